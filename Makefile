@@ -1,0 +1,50 @@
+# `make demo` and `make test` do everything on a machine that has Python 3.11 or newer and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Ray starts many processes; let Python keep its compiled modules.
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+ARGS ?=
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: .venv/.installed  ## make .venv and install what the lock lists
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gan-dist needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo "installing from requirements.lock"
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## train on handwritten digits with Ray, two workers; the same command again continues
+	@$(BIN)/gan-dist train digits $(ARGS)
+
+test: setup  ## the whole test suite
+	@$(BIN)/pytest $(ARGS)
+
+quick: setup  ## the tests that need no cluster and no patience
+	@$(BIN)/pytest -m "not slow and not ray" $(ARGS)
+
+check: setup  ## what CI runs: ruff, format, mypy strict, all tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pytest $(ARGS)
+
+lock: setup  ## renew requirements.lock from pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+	    --custom-compile-command "make lock" --group dev pyproject.toml -o requirements.lock
+
+clean:  ## remove .venv and caches, not runs/
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: help setup demo test quick check lock clean

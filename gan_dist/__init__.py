@@ -1,0 +1,24 @@
+"""Train GANs on your own images across a Ray cluster; use what came out of it in three lines.
+
+import gan_dist
+release = gan_dist.load("runs/digits")
+images = release.sample(64)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gan_dist.release import Release, load
+
+__all__ = ["Release", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Torch takes seconds to import; the command line's help must not wait for it.
+    if name in __all__:
+        from gan_dist import release
+
+        return getattr(release, name)
+    raise AttributeError(f"module 'gan_dist' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Small files that the package carries, and the programs that made them."""

@@ -1,0 +1,199 @@
+"""The verbs: parse, call, print. Each imports its room only when it is called, so that help comes at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gan_dist.errors import GanDistError
+
+if TYPE_CHECKING:
+    from gan_dist.config import RunConfig
+    from gan_dist.training.loop import Outcome
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="gan-dist",
+    help="Train GANs on your own images, on a laptop or across a Ray cluster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. optim.g.lr=1e-4.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+@app.callback()
+def _verbs() -> None:
+    """Keep a verb a verb, however many there are."""
+
+
+@app.command()
+def train(
+    config: Annotated[
+        str | None, typer.Argument(help="A preset's name, or a YAML file's path or URI.")
+    ] = None,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved configuration and sizes; do nothing.")
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one run; the same command again continues it."""
+    from gan_dist.configfile import config_schema, load_config, preset_names, to_yaml
+
+    if schema:
+        typer.echo(json.dumps(config_schema(), indent=2))
+        return
+    if config is None:
+        raise GanDistError(f"give a configuration: one of {', '.join(preset_names())}, or a YAML file")
+    resolved = load_config(config, overrides or [])
+    resolved = resolved.model_copy(update={"storage": _absolute(resolved.storage)})
+    if dry_run:
+        from gan_dist.training.summary import summarise
+
+        summary = summarise(resolved)
+        typer.echo(
+            to_yaml(resolved) + "\n" + "\n".join(f"# {key}: {value}" for key, value in summary.items())
+        )
+        if as_json:
+            typer.echo(json.dumps(summary))
+        return
+    outcome = _train(resolved)
+    result = _result(resolved, outcome)
+    _print_end(resolved, outcome, result, [config, *(overrides or [])])
+    if as_json:
+        typer.echo(json.dumps(result))
+    if not outcome.finished:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def sample(
+    source: Annotated[str, typer.Argument(help="A release, a checkpoint, or a run's folder.")],
+    out: Annotated[str, typer.Option(help="The PNG to write.")] = "grid.png",
+    n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the latents.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a grid of a generator's images."""
+    from gan_dist import release, telemetry
+
+    images = release.load(source).sample(n, seed)
+    telemetry.write_png(out, telemetry.image_grid(images))
+    typer.echo(json.dumps({"out": out}) if as_json else f"{n} images of {source} are in {out}")
+
+
+def _train(config: RunConfig) -> Outcome:
+    """Check what can be checked without a cluster, then train and show it."""
+    from gan_dist.telemetry import ProgressLine
+    from gan_dist.training.summary import prepare
+
+    with ProgressLine(config.log.every_s) as line:
+        line.status("loading")
+        done = prepare(config)
+        if done is not None:
+            return done
+        from gan_dist.cluster import trainer
+        from gan_dist.cluster.board import News
+
+        line.status(f"starting {config.scale.workers} workers")
+        warned = 0
+
+        def show(news: News) -> None:
+            nonlocal warned
+            for sentence in news.warnings[warned:]:
+                line.note(f"warning: {sentence}")
+            warned = len(news.warnings)
+            if news.progress is not None:
+                line.update(news.progress)
+
+        return trainer.run(config, show)
+
+
+def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
+    from gan_dist import release, storage
+    from gan_dist.training.evaluate import metric_name
+    from gan_dist.training.state import checkpoint_names
+
+    run_uri = storage.join(config.storage, config.name)
+    best = release.read_best(run_uri) if storage.exists(storage.join(run_uri, release.BEST)) else None
+    checkpoints = checkpoint_names(run_uri)
+    return {
+        "run": run_uri,
+        "kimg": outcome.images / 1000,
+        "finished": outcome.finished,
+        "images_per_second": outcome.images_per_second,
+        "metric": metric_name(config),
+        "value": outcome.value,
+        "best": best and {**best, "release": storage.join(run_uri, str(best["release"]))},
+        "checkpoint": storage.join(run_uri, checkpoints[0]) if checkpoints else None,
+    }
+
+
+def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], arguments: list[str]) -> None:
+    run = result["run"]
+    state = "finished at" if outcome.finished else "stopped at"
+    speed = f", {outcome.images_per_second:,.0f} images/s" if outcome.images_per_second else ""
+    typer.echo(f"\n{config.name} {state} {outcome.images / 1000:g} kimg{speed}")
+    best = result["best"]
+    if isinstance(best, dict):
+        typer.echo(
+            f"  {best['metric']} {best['value']:.3f} at its best, after {best['images'] / 1000:g} kimg"
+        )
+        typer.echo(f"  best        {best['release']}")
+    typer.echo(f"  samples     {run}/samples/")
+    typer.echo(f"  metrics     {run}/metrics.jsonl (and tensorboard --logdir {run}/tensorboard)")
+    typer.echo(f"  checkpoint  {result['checkpoint']}")
+    if outcome.finished:
+        arguments = [a for a in arguments if not a.startswith("train.kimg=")]
+        arguments.append(f"train.kimg={2 * config.train.kimg:g}")
+    typer.echo(f"continue it with\n  {shlex.join([*_program(), 'train', *arguments])}")
+
+
+def _program() -> list[str]:
+    """Return how this program was called, as a user can type it again."""
+    script = Path(sys.argv[0])
+    if script.name == "gan-dist":
+        return [os.path.relpath(script) if script.is_relative_to(Path.cwd()) else "gan-dist"]
+    return ["gan-dist"]
+
+
+def _absolute(uri: str) -> str:
+    """Return a local path as an absolute one: workers have other working directories.
+
+    A submitted job's working directory is a copy that Ray deletes, so there a relative path means the home.
+    """
+    if "://" in uri:
+        return uri
+    base = Path.home() / "gan-dist" if "RAY_JOB_ID" in os.environ or _in_job() else Path.cwd()
+    return str(base / Path(uri).expanduser())
+
+
+def _in_job() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's error is one message and exit code 2, without a traceback."""
+    try:
+        app(arguments)
+    except GanDistError as error:
+        typer.echo(f"gan-dist: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

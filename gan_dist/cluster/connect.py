@@ -1,0 +1,77 @@
+"""Joining a cluster or starting a local one, and whether it can ever hold what is asked of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from gan_dist.config import ScaleConfig
+from gan_dist.errors import CapacityError
+
+
+@contextmanager
+def cluster(scale: ScaleConfig) -> Iterator[None]:
+    """Be connected to a cluster that has room for a run: the one in RAY_ADDRESS, or a local one of its own.
+
+    Raises:
+        CapacityError: the workers can never be placed.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        require_room(scale, [(float(os.cpu_count() or 1), float(_local_gpus()))], "this machine")
+    # Ray's own chatter stays in its log files; what a user must know comes from here.
+    ray.init(
+        address=address or "local",
+        include_dashboard=None if address else False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    try:
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+        require_room(scale, nodes, f"the cluster at {ray.get_runtime_context().gcs_address}")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def require_room(scale: ScaleConfig, nodes: list[tuple[float, float]], where: str) -> None:
+    """Refuse what can never be placed.
+
+    Args:
+        scale: What the run asks for.
+        nodes: The CPUs and GPUs of every node.
+        where: What the nodes are, for the message.
+
+    Raises:
+        CapacityError: with the arithmetic and the most that fits.
+    """
+    fits = sum(_workers_on(scale, cpus, gpus) for cpus, gpus in nodes)
+    if fits >= scale.workers:
+        return
+    cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
+    need = f"{scale.workers} x {scale.cpus_per_worker:g} = {scale.workers * scale.cpus_per_worker:g} CPUs"
+    if scale.gpus_per_worker:
+        need += f" and {scale.workers} x {scale.gpus_per_worker:g} = "
+        need += f"{scale.workers * scale.gpus_per_worker:g} GPUs"
+    remedy = f"use scale.workers={fits}" if fits else "ask for less per worker"
+    raise CapacityError(
+        f"scale.workers={scale.workers} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
+        f"{len(nodes)} node{'s' * (len(nodes) != 1)}, which hold {fits} such workers: {remedy}, or add nodes"
+    )
+
+
+def _workers_on(scale: ScaleConfig, cpus: float, gpus: float) -> int:
+    fits = math.floor(cpus / scale.cpus_per_worker)
+    return min(fits, math.floor(gpus / scale.gpus_per_worker)) if scale.gpus_per_worker else fits
+
+
+def _local_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,188 @@
+"""Image sets that need no download: real handwriting, its stacked variant, and procedural shapes.
+
+`builtin://digits`            1,797 handwritten digits, 8x8 grey, labelled (UCI ML repository, CC BY 4.0)
+`builtin://stacked-digits`    three digits as red, green and blue, 8x8, 1000 classes
+`builtin://shapes`            coloured circles, squares and triangles of any size and number, labelled
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from gan_dist import randomness
+from gan_dist.data.shards import ImageSet, Manifest, Rows, ShardInfo, ShardSet
+from gan_dist.errors import DataError
+
+PREFIX = "builtin://"
+DIGITS = Path(__file__).parent.parent / "assets" / "digits"
+GROUP_ROWS = 1024
+SHAPES = ("circle", "square", "triangle")
+
+Floats = npt.NDArray[np.float32]
+
+
+def open_builtin(uri: str) -> ImageSet:
+    """Return a built-in set.
+
+    Raises:
+        DataError: there is no such set, or it has no such parameter.
+    """
+    parts = urlsplit(uri)
+    name, given = parts.netloc, dict(parse_qsl(parts.query, keep_blank_values=True))
+    if name == "digits":
+        _parameters(uri, given, {})
+        return ShardSet(str(DIGITS))
+    if name == "stacked-digits":
+        return StackedDigits(**_parameters(uri, given, {"count": 60_000}))
+    if name == "shapes":
+        return Shapes(**_parameters(uri, given, {"count": 10_000, "resolution": 64}))
+    raise DataError(f"data.path={uri}: there is no such set; built in are digits, stacked-digits and shapes")
+
+
+def _parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int]) -> dict[str, int]:
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        known = ", ".join(defaults) or "none"
+        raise DataError(f"data.path={uri}: {', '.join(unknown)} is no parameter of this set; it has: {known}")
+    for key, value in given.items():
+        if not value.isdecimal() or int(value) == 0:
+            raise DataError(f"data.path={uri}: {key} must be a whole number above 0, not {value!r}")
+    return {**defaults, **{key: int(value) for key, value in given.items()}}
+
+
+def _virtual_manifest(name: str, count: int, resolution: int, classes: tuple[str, ...]) -> Manifest:
+    sizes = tuple(min(GROUP_ROWS, count - start) for start in range(0, count, GROUP_ROWS))
+    size = resolution * resolution * 3
+    shard = ShardInfo(file=name, row_groups=sizes, bytes=count * size, sha256="")
+    return Manifest(
+        height=resolution,
+        width=resolution,
+        channels=3,
+        count=count,
+        classes=classes,
+        shards=(shard,),
+        source=name,
+    )
+
+
+class _Procedural(ABC):
+    """A set whose rows are computed from their index."""
+
+    manifest: Manifest
+
+    @property
+    def group_rows(self) -> tuple[int, ...]:
+        """Rows in each group."""
+        return self.manifest.shards[0].row_groups
+
+    def read_group(self, group: int) -> Rows:
+        """Return the rows of one group."""
+        start = group * GROUP_ROWS
+        return self.rows(np.arange(start, start + self.group_rows[group]))
+
+    @abstractmethod
+    def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
+        """Return the rows with these indices."""
+
+
+class StackedDigits(_Procedural):
+    """Three digits drawn at random, one a colour channel: 1000 classes (Srivastava et al. 2017, on digits).
+
+    Args:
+        count: Number of images.
+    """
+
+    def __init__(self, count: int) -> None:
+        classes = tuple(f"{number:03d}" for number in range(1000))
+        self.manifest = _virtual_manifest(f"stacked-digits?count={count}", count, 8, classes)
+
+    @cached_property
+    def _digits(self) -> Rows:
+        digits = ShardSet(str(DIGITS))
+        return Rows.concatenate([digits.read_group(group) for group in range(len(digits.group_rows))])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"manifest": self.manifest}
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
+        """Return the rows with these indices."""
+        draws = randomness.bits(3 * self.manifest.count, 0, "stacked-digits").reshape(-1, 3)[indices]
+        picks = (draws % np.uint64(len(self._digits))).astype(np.int64)
+        pixels = self._digits.pixels[picks]
+        assert self._digits.labels is not None
+        labels = self._digits.labels[picks] @ np.array([100, 10, 1])
+        return Rows(np.ascontiguousarray(pixels.transpose(0, 2, 1)).reshape(len(indices), -1), labels)
+
+
+class Shapes(_Procedural):
+    """One shape on a plain ground, antialiased, with known factors: for benchmarks and tests.
+
+    Args:
+        count: Number of images.
+        resolution: Edge length in pixels.
+    """
+
+    def __init__(self, count: int, resolution: int) -> None:
+        name = f"shapes?count={count}&resolution={resolution}"
+        self.manifest = _virtual_manifest(name, count, resolution, SHAPES)
+
+    def factors(self, indices: npt.NDArray[np.int64]) -> dict[str, Floats]:
+        """Return what each image shows.
+
+        `shape` is the index in `SHAPES`; `x`, `y` the centre and `size` the radius, as fractions of the edge;
+        `angle` is in radians; `foreground` and `background` are RGB in [0, 1].
+        """
+        # One hash of the index gives all factors, so that any image can be made without the others.
+        seeds = np.add.outer(indices.astype(np.uint64) * np.uint64(12), np.arange(12, dtype=np.uint64))
+        uniform = (_mix(seeds) >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
+        return {
+            "shape": np.floor(uniform[:, 0] * len(SHAPES)),
+            "x": 0.3 + 0.4 * uniform[:, 1],
+            "y": 0.3 + 0.4 * uniform[:, 2],
+            "size": 0.12 + 0.16 * uniform[:, 3],
+            "angle": 2 * np.float32(np.pi) * uniform[:, 4],
+            "foreground": 0.35 + 0.65 * uniform[:, 5:8],
+            "background": 0.3 * uniform[:, 8:11],
+        }
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
+        """Return the rows with these indices."""
+        factors = self.factors(indices)
+        resolution = self.manifest.height
+        cover = _coverage(factors, resolution)[..., None]
+        foreground, background = factors["foreground"][:, None, None], factors["background"][:, None, None]
+        images = np.rint(255 * (background + cover * (foreground - background))).astype(np.uint8)
+        return Rows(images.reshape(len(indices), -1), factors["shape"].astype(np.int64))
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return a 64-bit hash of each value (the finaliser of SplitMix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        values = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _coverage(factors: Mapping[str, Floats], resolution: int) -> Floats:
+    """Return the share of each pixel that the shape covers, (n, R, R) in [0, 1], from signed distances."""
+    centres = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
+    angle = factors["angle"][:, None, None]
+    x = centres[None, None, :] - factors["x"][:, None, None]
+    y = centres[None, :, None] - factors["y"][:, None, None]
+    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    size = factors["size"][:, None, None]
+    circle = np.sqrt(u * u + v * v) - size
+    square = np.maximum(np.abs(u), np.abs(v)) - size * np.float32(0.8)
+    triangle = np.maximum(np.abs(u) * np.float32(0.866) + v * 0.5, -v) - size * np.float32(0.6)
+    shape = factors["shape"][:, None, None]
+    distance = np.where(shape == 0, circle, np.where(shape == 1, square, triangle))
+    return np.clip(0.5 - distance * resolution, 0, 1).astype(np.float32)

@@ -1,0 +1,131 @@
+"""From a configuration to batches: opens the set, chooses how it is read, and follows the order."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+from gan_dist.config import RunConfig
+from gan_dist.data.builtin import PREFIX, open_builtin
+from gan_dist.data.order import Order, Window
+from gan_dist.data.resident import Direct, Resident
+from gan_dist.data.shards import ImageSet, Rows, ShardSet
+
+MEMORY_LIMIT = 256 * 2**20
+
+Fetch = Callable[[Iterable[Window]], Iterator[tuple[Window, Rows]]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a global batch.
+
+    `images` is uint8 (n, C, R, R), stored channels last; `labels` is int64 (n,) or None.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor | None
+
+
+def open_images(path: str) -> ImageSet:
+    """Return the set that `data.path` names.
+
+    Raises:
+        DataError: there is no such set, or its manifest cannot be understood.
+    """
+    return open_builtin(path) if path.startswith(PREFIX) else ShardSet(path)
+
+
+def image_resolution(config: RunConfig, images: ImageSet) -> int:
+    """Return the edge length in pixels that the networks work at."""
+    return config.data.resolution or images.manifest.height
+
+
+def make_order(config: RunConfig, images: ImageSet) -> Order:
+    """Return the order of a run's images."""
+    return Order(
+        images.group_rows,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        streams=config.data.streams,
+        window=config.data.window,
+    )
+
+
+def choose_fetch(config: RunConfig, images: ImageSet, *, with_ray: bool) -> Fetch:
+    """Return how windows are read; every way gives the same rows.
+
+    Args:
+        config: The run.
+        images: Its set.
+        with_ray: Let Ray Data's tasks do the streaming, rather than threads of this process.
+    """
+    manifest = images.manifest
+    size = manifest.count * manifest.height * manifest.width * manifest.channels
+    if config.data.cache == "memory" or (config.data.cache == "auto" and size <= MEMORY_LIMIT):
+        return Resident(images)
+    if with_ray:
+        from gan_dist.data.stream import Streamed
+
+        return Streamed(images)
+    return Direct(images)
+
+
+def batches(
+    order: Order, fetch: Fetch, *, rank: int, world_size: int, start: int, stop: int
+) -> Iterator[Rows]:
+    """Yield a rank's part of every global batch from slot `start` until `stop` is reached.
+
+    Both are positions on the clock, images seen; `start` is a multiple of the batch size.
+    """
+    batch = order.batch_size
+    stop = start + -(-(stop - start) // batch) * batch
+    streams = order.rank_streams(rank, world_size)
+    arriving = fetch(order.windows(streams, start, stop))
+    held: dict[int, deque[tuple[Window, Rows]]] = {stream: deque() for stream in streams}
+    for slot in range(start, stop, batch):
+        parts = []
+        for take in order.takes(slot, rank, world_size):
+            queue = held[take.stream]
+            while not queue or queue[-1][0].stop < take.stop:
+                window, rows = next(arriving)
+                held[window.stream].append((window, rows))
+            while queue[0][0].stop <= take.start:
+                queue.popleft()
+            for window, rows in queue:
+                low, high = max(take.start, window.start), min(take.stop, window.stop)
+                if low < high:
+                    parts.append(rows[low - window.start : high - window.start])
+        yield Rows.concatenate(parts)
+
+
+def to_batch(rows: Rows, images: ImageSet, resolution: int) -> Batch:
+    """Return rows as tensors of the asked resolution."""
+    manifest = images.manifest
+    shape = (len(rows), manifest.height, manifest.width, manifest.channels)
+    pixels = _tensor(rows.pixels).view(shape).permute(0, 3, 1, 2)
+    labels = None if rows.labels is None else _tensor(rows.labels)
+    return Batch(resize(pixels, resolution), labels)
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """Return an array's memory as a tensor that is only read."""
+    with warnings.catch_warnings():
+        # Arrow's buffers are not writable, which torch cannot express and warns of.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
+
+
+def resize(images: torch.Tensor, resolution: int) -> torch.Tensor:
+    """Return uint8 images (n, C, H, W) at another resolution: bilinear, antialiased when shrinking."""
+    if images.shape[-2:] == (resolution, resolution):
+        return images
+    size = (resolution, resolution)
+    scaled = torch.nn.functional.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8)

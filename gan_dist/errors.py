@@ -1,0 +1,61 @@
+"""Every error that a user can cause. Each says what is wrong, where, and how to mend it.
+
+GanDistError                what the command line prints without a traceback, exit code 2
+├── ConfigError             a configuration's problems, all of them at once
+├── DataError               an image set that is missing, damaged or not what the configuration says
+├── StorageError            a path or URI that cannot be read or written
+├── CheckpointError         a checkpoint or release that is missing, damaged or of another kind
+├── ResumeError             a run folder that belongs to a different configuration
+├── CapacityError           a request that this machine or cluster can never place
+└── NonFiniteError          a loss or gradient that stopped being a number
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class GanDistError(Exception):
+    """Base of all errors that a user can cause; the message is one to show as it is."""
+
+    exit_code = 2
+
+
+class ConfigError(GanDistError):
+    """A configuration with one or more problems.
+
+    `problems` holds one sentence each, already prefixed with its origin (`file:line` or the override).
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+class DataError(GanDistError):
+    """An image set that is missing, damaged, or not what the configuration says it is."""
+
+
+class StorageError(GanDistError):
+    """A path or URI that cannot be opened, read or written."""
+
+
+class CheckpointError(GanDistError):
+    """A checkpoint or release that is missing, damaged, or of another kind."""
+
+
+class ResumeError(GanDistError):
+    """A run folder that was begun with a configuration that differs where it matters."""
+
+
+class CapacityError(GanDistError):
+    """A request that this machine or cluster can never place."""
+
+
+class NonFiniteError(GanDistError):
+    """A loss or gradient that is infinite or not a number; every rank stops before the update."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""How good generated images are: features of images, their moments, and the scores computed from those."""

@@ -1,0 +1,40 @@
+"""Random numbers as pure functions of a key, so that nothing has to be saved to continue a run.
+
+A key is the run's seed, a name for the use, and counters such as images seen. NumPy promises that
+`SeedSequence` and the `Philox` bit generator never change their output, and PyTorch's CPU generator is the
+same on every machine; so a key gives the same numbers for ever and everywhere.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+def _sequence(seed: int, name: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence([seed, zlib.crc32(name.encode()), *counters])
+
+
+def bits(count: int, seed: int, name: str, *counters: int) -> npt.NDArray[np.uint64]:
+    """Return `count` uniform 64-bit integers."""
+    philox = np.random.Philox(_sequence(seed, name, counters))
+    return philox.random_raw(count)
+
+
+def permutation(count: int, seed: int, name: str, *counters: int) -> npt.NDArray[np.intp]:
+    """Return a uniform permutation of `range(count)`."""
+    return np.argsort(bits(count, seed, name, *counters), kind="stable")
+
+
+def generator(seed: int, name: str, *counters: int) -> torch.Generator:
+    """Return a fresh CPU generator for the key."""
+    state = _sequence(seed, name, counters).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def normal(shape: tuple[int, ...], seed: int, name: str, *counters: int) -> torch.Tensor:
+    """Return N(0, 1) float32 numbers on the CPU; draw the whole global batch and slice it by rank."""
+    return torch.randn(shape, generator=generator(seed, name, *counters))

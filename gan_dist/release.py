@@ -1,0 +1,126 @@
+"""A finished generator as a folder: written, found, verified, loaded. No Ray, no training code."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from PIL.Image import Image
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from gan_dist import models, randomness, storage
+from gan_dist.config import RunConfig
+from gan_dist.configfile import load_config
+from gan_dist.errors import CheckpointError
+from gan_dist.folders import read_folder, to_json, write_folder
+
+BEST = "best.json"
+CONFIG = "config.yaml"
+SHAPE = "shape.json"
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What the networks make: `channels` x `resolution` x `resolution`."""
+
+    resolution: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """A generator that is ready to use, as `gan_dist.load` returns it."""
+
+    generator: nn.Module
+    """Takes latents (n, latent_dim), float32, and returns images (n, C, R, R) in [-1, 1]."""
+    config: RunConfig
+    shape: ImageShape
+
+    @torch.no_grad()
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k."""
+        rows = [self._latent(seed, index) for index in range(n)]
+        images = [self.generator(chunk) for chunk in torch.stack(rows).split(256)]
+        return to_uint8(torch.cat(images))
+
+    def _latent(self, seed: int, index: int) -> Tensor:
+        return randomness.normal((self.config.model.latent_dim,), seed, "sample", index)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as uint8, rounded to the nearest level."""
+    return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors as a safetensors file."""
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def write_best(
+    run_uri: str,
+    generator: nn.Module,
+    *,
+    shape: ImageShape,
+    config_yaml: str,
+    record: Mapping[str, object],
+    metric: str,
+    picture: Image,
+) -> None:
+    """Write a run's best generator as a release beside its checkpoints, and point `best.json` to it.
+
+    A kill at any moment leaves `best.json` pointing to a whole release, the old one or the new.
+    """
+    name = f"best_{record['images']:012d}"
+    samples = io.BytesIO()
+    picture.save(samples, format="PNG")
+    contents = {
+        "generator.safetensors": pack(generator.state_dict()),
+        CONFIG: config_yaml.encode(),
+        SHAPE: to_json(asdict(shape)),
+        "metrics.json": to_json(dict(record)),
+        "samples.png": samples.getvalue(),
+    }
+    write_folder(storage.join(run_uri, name), "release", contents)
+    pointer = {"release": name, "images": record["images"], "metric": metric, "value": record[metric]}
+    storage.write_bytes(storage.join(run_uri, BEST), to_json(pointer))
+    for other in storage.names(run_uri):
+        if other.startswith("best_") and other != name:
+            storage.delete_tree(storage.join(run_uri, other))
+
+
+def read_best(run_uri: str) -> dict[str, object]:
+    """Return a run's `best.json`: `release`, `images`, `metric` and `value`.
+
+    Raises:
+        StorageError: the run has none.
+    """
+    pointer: dict[str, object] = json.loads(storage.read_bytes(storage.join(run_uri, BEST)))
+    return pointer
+
+
+def load(uri: str, device: torch.device | str = "cpu") -> Release:
+    """Return the generator of a release, of a checkpoint, or of a run's best release.
+
+    Nothing is unpickled, and every file's hash is checked.
+
+    Raises:
+        CheckpointError: there is none of these, or it is damaged.
+    """
+    if storage.exists(storage.join(uri, BEST)):
+        uri = storage.join(uri, str(read_best(uri)["release"]))
+    kind, contents = read_folder(uri, ["release", "checkpoint"])
+    config = load_config(storage.join(uri, CONFIG))
+    shape = ImageShape(**json.loads(contents[SHAPE]))
+    generator, _ = models.build(config.model, resolution=shape.resolution, channels=shape.channels)
+    weights = contents["generator.safetensors" if kind == "release" else "average.safetensors"]
+    try:
+        generator.load_state_dict(load_tensors(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{uri} holds another network than its {CONFIG} says: {error}") from None
+    return Release(generator.eval().requires_grad_(False).to(device), config, shape)

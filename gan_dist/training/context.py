@@ -1,0 +1,104 @@
+"""What the loop may ask of the world it runs in."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+from gan_dist import storage
+from gan_dist.telemetry import Progress
+from gan_dist.training import state as states
+
+logger = logging.getLogger("gan_dist")
+
+
+class Context(Protocol):
+    """One process of a run."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number among all of the run."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes of the run."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+
+    @property
+    def with_ray(self) -> bool:
+        """Whether Ray Data may be asked to stream."""
+
+    def progress(self, progress: Progress) -> None:
+        """Take note of how far the run is; called by rank 0 at every step, and cheap."""
+
+    def stop_requested(self) -> bool:
+        """Tell whether the run should write a checkpoint and end; rank 0's answer counts."""
+
+    def warn(self, sentence: str) -> None:
+        """Tell the user something that the run goes on in spite of."""
+
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
+        """Keep a checkpoint under the run's folder as `name`, and only a few older ones.
+
+        Every rank calls it at the same time; rank 0 gives the local folder with the files, which is moved.
+        """
+
+
+class LocalContext:
+    """A plain process, or one of several that have already joined torch.distributed's default group.
+
+    Args:
+        run_uri: The run's folder, in which checkpoints are kept.
+        device: Where to compute.
+        on_progress: Called with every `Progress`.
+        should_stop: Asked at every step.
+    """
+
+    with_ray = False
+
+    def __init__(
+        self,
+        run_uri: str,
+        *,
+        device: torch.device | str = "cpu",
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.device = torch.device(device)
+        self._run_uri = run_uri
+        self._on_progress = on_progress
+        self._should_stop = should_stop
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    @property
+    def world_size(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    def progress(self, progress: Progress) -> None:
+        self._on_progress(progress)
+
+    def stop_requested(self) -> bool:
+        return self._should_stop()
+
+    def warn(self, sentence: str) -> None:
+        logger.warning(sentence)
+
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
+        if checkpoint is not None:
+            storage.copy_tree(str(checkpoint), storage.join(self._run_uri, name))
+            shutil.rmtree(checkpoint)
+            states.prune(self._run_uri)
+        if dist.is_initialized():
+            dist.barrier()

@@ -1,0 +1,241 @@
+"""The training loop: one clock, images seen; no Ray, no command line."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from PIL.Image import Image
+
+from gan_dist import randomness, release, storage, telemetry
+from gan_dist.config import FREE_ON_RESUME, RunConfig
+from gan_dist.configfile import differing_keys, load_config, to_yaml
+from gan_dist.data.loader import (
+    batches,
+    choose_fetch,
+    image_resolution,
+    make_order,
+    open_images,
+    to_batch,
+)
+from gan_dist.errors import ResumeError
+from gan_dist.release import ImageShape
+from gan_dist.telemetry import Progress
+from gan_dist.training import state as states
+from gan_dist.training.context import Context
+from gan_dist.training.evaluate import Evaluator, generate, metric_name
+from gan_dist.training.state import Best, TrainingState
+from gan_dist.training.step import Step
+
+GRID = 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run ended."""
+
+    images: int
+    finished: bool
+    """False when it was asked to stop before its last image."""
+    images_per_second: float | None
+    """Over this call's training, evaluations left out; None when there was nothing to do."""
+    value: float | None
+    """The last measurement."""
+
+
+def total_images(config: RunConfig) -> int:
+    """Return the length of a run in images: `train.kimg`, rounded up to whole generator updates."""
+    update = config.train.batch_size * config.optim.d_steps
+    return -(-round(config.train.kimg * 1000) // update) * update
+
+
+def require_same_run(config: RunConfig, run_uri: str) -> None:
+    """Refuse to continue a run with a configuration that would have computed something else.
+
+    Raises:
+        ResumeError: with each key that differs, the run's value and the given one.
+    """
+    earlier_uri = storage.join(run_uri, release.CONFIG)
+    if not storage.exists(earlier_uri):
+        return
+    differing = differing_keys(load_config(earlier_uri), config, FREE_ON_RESUME)
+    if differing:
+        listed = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
+        raise ResumeError(
+            f"{run_uri} belongs to a run with another configuration: {listed}. Give the run another name "
+            "(name=...), or the values it was begun with"
+        )
+
+
+def train(config: RunConfig, context: Context) -> Outcome:
+    """Train a run from where its folder says it is, to its end or until it is asked to stop.
+
+    Every rank calls it. The folder `<storage>/<name>/` is written by rank 0.
+
+    Raises:
+        ConfigError: the networks cannot be built for these images.
+        DataError: the image set is missing or damaged.
+        NonFiniteError: a loss or gradient stopped being a number.
+        StorageError: the run's folder cannot be read or written.
+    """
+    # What the run is made of, and where it is.
+    run_uri = storage.join(config.storage, config.name)
+    require_same_run(config, run_uri)
+    images = open_images(config.data.path)
+    shape = ImageShape(image_resolution(config, images), images.manifest.channels)
+    state = states.new_state(config, shape, context.device)
+    for warning in states.load_latest(state, run_uri):
+        context.warn(warning)
+    total = total_images(config)
+    if state.images >= total:
+        return Outcome(state.images, finished=True, images_per_second=None, value=None)
+
+    # What it needs on the way.
+    step = Step(config, state, context)
+    evaluator = Evaluator(config, images, context)
+    recorder = _Recorder(config, run_uri, state, context)
+    mine = batches(
+        make_order(config, images),
+        choose_fetch(config, images, with_ray=context.with_ray),
+        rank=context.rank,
+        world_size=context.world_size,
+        start=state.images,
+        stop=total,
+    )
+
+    # One round is d_steps discriminator updates and one generator update.
+    stop = False
+    while state.images < total and not stop:
+        before = state.images
+        for _ in range(config.optim.d_steps):
+            loss_d = step.discriminator_phase(to_batch(next(mine), images, shape.resolution))
+        loss_g = step.generator_phase()
+        losses = step.share(loss_d, loss_g, stop=context.rank == 0 and context.stop_requested())
+        step.update_average()
+        recorder.step(*losses[:2])
+
+        # Measuring, and the checkpoint that goes with it, changes nothing of what follows.
+        stop = losses[2]
+        every = round(config.eval.every_kimg * 1000)
+        if state.images // every > before // every or state.images >= total:
+            recorder.measured(evaluator(state.average))
+        elif stop:
+            recorder.checkpoint({})
+    recorder.close()
+    return Outcome(
+        images=state.images,
+        finished=state.images >= total,
+        images_per_second=recorder.images_per_second,
+        value=recorder.value,
+    )
+
+
+class _Recorder:
+    """Writes a run's folder and tells the context; what differs by rank is here rather than in the loop."""
+
+    def __init__(self, config: RunConfig, run_uri: str, state: TrainingState, context: Context) -> None:
+        self.value: float | None = None
+        self._config = config
+        self._config_yaml = to_yaml(config)
+        self._run_uri = run_uri
+        self._state = state
+        self._context = context
+        self._metric = metric_name(config)
+        self._losses = (float("nan"), float("nan"))
+        self._trained_s = 0.0
+        self._trained_images = 0
+        self._first = context.rank == 0
+        if self._first:
+            storage.write_bytes(storage.join(run_uri, release.CONFIG), self._config_yaml.encode())
+            self._records = telemetry.Records(run_uri, state.images)
+        self._last_step = time.perf_counter()
+        self._last_images = state.images
+
+    @property
+    def images_per_second(self) -> float:
+        return self._trained_images / self._trained_s if self._trained_s else 0.0
+
+    def step(self, loss_d: float, loss_g: float) -> None:
+        """Note a finished round."""
+        now = time.perf_counter()
+        self._trained_s += now - self._last_step
+        self._trained_images += self._state.images - self._last_images
+        self._last_step, self._last_images = now, self._state.images
+        self._losses = (loss_d, loss_g)
+        if self._first:
+            self._context.progress(self._progress())
+
+    def measured(self, value: float) -> None:
+        """Note a measurement: the record, the samples, the checkpoint and whether it is the best."""
+        state = self._state
+        self.value = value
+        better = state.best is None or value < state.best.value
+        if better:
+            state.best = Best(value, state.images)
+        metrics = {self._metric: value}
+        if self._first:
+            picture = self._write_samples()
+            if better:
+                self._write_best(metrics, picture)
+        self.checkpoint(metrics)
+        self._last_step = time.perf_counter()
+        if self._first:
+            self._context.progress(self._progress())
+
+    def checkpoint(self, metrics: dict[str, float]) -> None:
+        """Write a checkpoint and the record that goes with it."""
+        record = self._record(metrics)
+        folder, name = None, ""
+        if self._first:
+            folder = telemetry.local_folder()
+            states.save(self._state, str(folder), self._config_yaml)
+            name = states.checkpoint_name(self._state.images, states.checkpoint_names(self._run_uri))
+            self._records.write({**record, "checkpoint": name})
+        self._context.report(record, folder, name)
+
+    def _record(self, metrics: dict[str, float]) -> dict[str, object]:
+        return {
+            "images": self._state.images,
+            "kimg": self._state.images / 1000,
+            "loss_d": self._losses[0],
+            "loss_g": self._losses[1],
+            "images_per_second": self.images_per_second,
+            **metrics,
+        }
+
+    def close(self) -> None:
+        if self._first:
+            self._records.close()
+
+    def _write_samples(self) -> Image:
+        """Write the grid of what fixed latents have become, and return it."""
+        config, state = self._config, self._state
+        latents = randomness.normal((GRID, config.model.latent_dim), config.seed, "latents-grid")
+        picture = telemetry.image_grid(generate(state.average, latents.to(self._context.device)))
+        name = f"fakes_{state.images / 1000:010.3f}.png"
+        telemetry.write_png(storage.join(self._run_uri, "samples", name), picture)
+        return picture
+
+    def _write_best(self, metrics: dict[str, float], picture: Image) -> None:
+        """Keep the averaged generator as a release, beside the checkpoints, which come and go."""
+        release.write_best(
+            self._run_uri,
+            self._state.average,
+            shape=self._state.shape,
+            config_yaml=self._config_yaml,
+            record=self._record(metrics),
+            metric=self._metric,
+            picture=picture,
+        )
+
+    def _progress(self) -> Progress:
+        state = self._state
+        return Progress(
+            images=state.images,
+            total_images=total_images(self._config),
+            loss_d=self._losses[0],
+            loss_g=self._losses[1],
+            metric=self._metric,
+            value=self.value,
+            best=None if state.best is None else state.best.value,
+        )

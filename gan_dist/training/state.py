@@ -1,0 +1,165 @@
+"""Everything a run is, and its checkpoints: safetensors and JSON, with a manifest of hashes written last."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+
+from gan_dist import models, randomness, storage
+from gan_dist.config import AdamConfig, RunConfig
+from gan_dist.errors import CheckpointError
+from gan_dist.folders import read_folder, to_json, write_folder
+from gan_dist.release import CONFIG, SHAPE, ImageShape, pack
+
+STATE = "state.json"
+KEEP = 3
+"""Checkpoints of a run that are kept: the newest, and two to fall back on."""
+_NAME = re.compile(r"checkpoint_(\d{12})(-\d+)?")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best measurement so far, and where on the clock it was."""
+
+    value: float
+    images: int
+
+
+@dataclass
+class TrainingState:
+    """A run at one moment. What is not here is a pure function of the configuration and `images`."""
+
+    shape: ImageShape
+    generator: nn.Module
+    discriminator: nn.Module
+    average: nn.Module
+    """The generator's exponential moving average: what is evaluated and released."""
+    optimizer_g: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    images: int = 0
+    """The clock: images that the discriminator has seen."""
+    best: Best | None = None
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return every tensor, by file and name; the same storage, not a copy."""
+        return {
+            "generator": dict(self.generator.state_dict()),
+            "discriminator": dict(self.discriminator.state_dict()),
+            "average": dict(self.average.state_dict()),
+            "optimizer_g": _optimizer_tensors(self.optimizer_g),
+            "optimizer_d": _optimizer_tensors(self.optimizer_d),
+        }
+
+
+def new_state(config: RunConfig, shape: ImageShape, device: torch.device) -> TrainingState:
+    """Return the state before the first image; the weights are a function of the seed."""
+    generator, discriminator = models.build(
+        config.model, resolution=shape.resolution, channels=shape.channels
+    )
+    models.initialise(generator, randomness.generator(config.seed, "generator"))
+    models.initialise(discriminator, randomness.generator(config.seed, "discriminator"))
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    for network in (generator, discriminator, average):
+        network.to(device)
+    return TrainingState(
+        shape=shape,
+        generator=generator,
+        discriminator=discriminator,
+        average=average,
+        optimizer_g=_adam(generator, config.optim.g),
+        optimizer_d=_adam(discriminator, config.optim.d),
+    )
+
+
+def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
+    return torch.optim.Adam(
+        network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True
+    )
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state: Mapping[int, Mapping[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = tensor
+    # Learning rates and the like come from the configuration, not from the file.
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+
+
+def checkpoint_name(images: int, taken: list[str]) -> str:
+    """Return the name for a checkpoint at `images` that no entry of `taken` has."""
+    plain = f"checkpoint_{images:012d}"
+    names = [plain] + [f"{plain}-{attempt}" for attempt in range(1, len(taken) + 2)]
+    return next(name for name in names if name not in taken)
+
+
+def checkpoint_names(run_uri: str) -> list[str]:
+    """Return the names of a run's checkpoints, the newest first."""
+    found = [name for name in storage.names(run_uri) if _NAME.fullmatch(name)]
+    return sorted(found, key=lambda name: (name[:23], len(name), name), reverse=True)
+
+
+def save(state: TrainingState, uri: str, config_yaml: str) -> None:
+    """Write a checkpoint; its manifest, without which it counts for nothing, last."""
+    record = {"images": state.images, "best": None if state.best is None else asdict(state.best)}
+    contents = {f"{name}.safetensors": pack(tensors) for name, tensors in state.tensors().items()}
+    contents |= {STATE: to_json(record), SHAPE: to_json(asdict(state.shape)), CONFIG: config_yaml.encode()}
+    write_folder(uri, "checkpoint", contents)
+
+
+def load(state: TrainingState, uri: str) -> None:
+    """Fill `state` from a checkpoint, bit for bit.
+
+    Raises:
+        CheckpointError: it is missing, damaged or made for other networks; `state` is then unchanged.
+    """
+    _, contents = read_folder(uri, ["checkpoint"])
+    record: dict[str, Any] = json.loads(contents[STATE])
+    tensors = {name: load_tensors(contents[f"{name}.safetensors"]) for name in state.tensors()}
+    for name in ("generator", "discriminator", "average"):
+        network: nn.Module = getattr(state, name)
+        expected = {key: value.shape for key, value in network.state_dict().items()}
+        if {key: value.shape for key, value in tensors[name].items()} != expected:
+            raise CheckpointError(f"{uri}/{name}.safetensors holds another network than the configuration's")
+    for name in ("generator", "discriminator", "average"):
+        getattr(state, name).load_state_dict(tensors[name])
+    _load_optimizer(state.optimizer_g, tensors["optimizer_g"])
+    _load_optimizer(state.optimizer_d, tensors["optimizer_d"])
+    state.images = record["images"]
+    state.best = None if record["best"] is None else Best(**record["best"])
+
+
+def load_latest(state: TrainingState, run_uri: str) -> list[str]:
+    """Fill `state` from the newest checkpoint of a run that is whole; leave it as it is where there is none.
+
+    Returns:
+        One sentence for each newer checkpoint that had to be passed over.
+    """
+    passed_over = []
+    for name in checkpoint_names(run_uri):
+        try:
+            load(state, storage.join(run_uri, name))
+        except CheckpointError as error:
+            passed_over.append(f"{error}; the run goes on from the checkpoint before it")
+        else:
+            break
+    return passed_over
+
+
+def prune(run_uri: str) -> None:
+    """Delete all but the newest checkpoints of a run."""
+    for name in checkpoint_names(run_uri)[KEEP:]:
+        storage.delete_tree(storage.join(run_uri, name))

@@ -1,0 +1,55 @@
+"""What a run is going to be: sizes for a dry run, and the checks that need no cluster."""
+
+from __future__ import annotations
+
+import torch
+
+from gan_dist import models, storage
+from gan_dist.config import RunConfig
+from gan_dist.data.loader import image_resolution, open_images
+from gan_dist.training import state as states
+from gan_dist.training.loop import Outcome, require_same_run, total_images
+
+
+def summarise(config: RunConfig) -> dict[str, object]:
+    """Return a run's sizes, without side effects.
+
+    Raises:
+        DataError: the image set is missing.
+        ConfigError: the networks cannot be built for these images.
+    """
+    images = open_images(config.data.path)
+    manifest = images.manifest
+    resolution = image_resolution(config, images)
+    with torch.device("meta"):
+        networks = models.build(config.model, resolution=resolution, channels=manifest.channels)
+    generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
+    scale = config.scale
+    return {
+        "run": storage.join(config.storage, config.name),
+        "images": f"{manifest.count} of {manifest.height}x{manifest.width}x{manifest.channels}, "
+        f"read at {resolution}x{resolution}",
+        "generator_parameters": generator,
+        "discriminator_parameters": discriminator,
+        "length": f"{total_images(config)} images, {total_images(config) / manifest.count:.1f} epochs",
+        "placement": f"{scale.workers} workers of {scale.cpus_per_worker:g} CPUs and "
+        f"{scale.gpus_per_worker:g} GPUs, {config.train.batch_size // scale.workers} images each a batch",
+    }
+
+
+def prepare(config: RunConfig) -> Outcome | None:
+    """Refuse a run that cannot succeed, before any cluster work; return its outcome if it has ended already.
+
+    Raises:
+        DataError: the image set is missing.
+        ConfigError: the networks cannot be built for these images.
+        ResumeError: the folder belongs to another configuration.
+    """
+    summarise(config)
+    run_uri = storage.join(config.storage, config.name)
+    require_same_run(config, run_uri)
+    for name in states.checkpoint_names(run_uri)[:1]:
+        images = int(name.split("_")[1].split("-")[0])
+        if images >= total_images(config):
+            return Outcome(images, finished=True, images_per_second=None, value=None)
+    return None

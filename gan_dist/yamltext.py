@@ -1,0 +1,164 @@
+"""YAML as configurations use it: plain values only, numbers as YAML 1.2 writes them, and lines to point at.
+
+PyYAML reads YAML 1.1, where `1e-4` is text, `no` is false, `010` is eight and `1:30` is ninety. Nothing here
+constructs Python objects, and aliases are refused, so a small file cannot become a large one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+MAX_DEPTH = 32
+_TAG = "tag:yaml.org,2002:"
+_INT = r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
+_FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+_RESOLVERS = (
+    ("null", r"~|null|Null|NULL|", [*"~nN", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    ("int", _INT, [*"-+0123456789"]),
+    ("float", _FLOAT, [*"-+.0123456789"]),
+)
+
+
+class UnreadableYaml(ValueError):  # noqa: N818 - it is always turned into a ConfigError
+    """What is wrong, and on which line (from 1)."""
+
+    def __init__(self, line: int, problem: str) -> None:
+        self.line = line
+        super().__init__(problem)
+
+
+class _Loader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(
+                problem="aliases (*name) are refused; write the value out", problem_mark=mark
+            )
+        if self.depth == MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+# Not in the class's body, because PyYAML's stubs take it for a variable of instances.
+_Loader.yaml_implicit_resolvers = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Keeps YAML 1.1's rules beside ours: text is quoted where either would take it for another type."""
+
+
+for _name, _pattern, _first in _RESOLVERS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def is_number(text: str) -> bool:
+    """Tell whether `text` without quotes is a number in YAML 1.2."""
+    return re.fullmatch(f"{_INT}|{_FLOAT}", text) is not None
+
+
+def dump(value: object) -> str:
+    """Return plain values as YAML in their own order; `compose` and `plain_value` give them back."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9))
+
+
+def compose(text: str) -> yaml.Node | None:
+    """Return the nodes of one document, each with its line; None if there is nothing in it.
+
+    Raises:
+        UnreadableYaml: `text` is not YAML, uses an alias or nests more than MAX_DEPTH levels.
+    """
+    loader = None
+    try:
+        loader = _Loader(text)
+        node: yaml.Node | None = loader.get_single_node()
+        return node
+    except (ValueError, OverflowError) as error:
+        # PyYAML lets these through, for instance for the escape "\\UFFFFFFFF".
+        line, column = (loader.line + 1, loader.column + 1) if loader else (1, 1)
+        raise UnreadableYaml(
+            line, f"not readable as YAML at column {column}: a number or escape is out of range"
+        ) from error
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        code = ord(error.character) if isinstance(error.character, str) else error.character
+        raise UnreadableYaml(
+            line, f"not readable as YAML at column {column}: U+{code:04X} is not allowed"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        context = None if error.context == "while scanning for the next token" else error.context
+        said = ", ".join(part for part in (context, error.problem) if part)
+        if "'\\t'" in said:
+            said += " (YAML is indented with spaces)"
+        raise UnreadableYaml(line, f"not readable as YAML at column {column}: {said}") from error
+
+
+def check_tag(node: yaml.Node) -> None:
+    """Refuse a node that asks for anything other than a plain value.
+
+    Raises:
+        UnreadableYaml: names the tag.
+    """
+    known = {
+        yaml.ScalarNode: [_TAG + name for name in ("str", "null", "bool", "int", "float")],
+        yaml.SequenceNode: [_TAG + "seq"],
+        yaml.MappingNode: [_TAG + "map"],
+    }
+    if node.tag not in known[type(node)]:
+        tag = " ".join(node.tag.replace(_TAG, "!!").split())[:80]
+        raise UnreadableYaml(
+            node.start_mark.line + 1, f"has the tag {tag}; a configuration holds plain values only"
+        )
+
+
+def plain_value(node: yaml.Node) -> Any:
+    """Return the text, number, bool, None, list or dict (with text as keys) that `node` writes.
+
+    Raises:
+        UnreadableYaml: it has another tag, a scalar that does not fit its tag, or a key that stands twice.
+    """
+    check_tag(node)
+    line = node.start_mark.line + 1 if node.start_mark else 1
+    if isinstance(node, yaml.SequenceNode):
+        return [plain_value(item) for item in node.value]
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise UnreadableYaml(line, "has a key that is not plain text")
+            if key.value in mapping:
+                raise UnreadableYaml(key.start_mark.line + 1, f"has the key {key.value} twice")
+            mapping[str(_scalar("str", key.value))] = plain_value(value)
+        return mapping
+    try:
+        return _scalar(node.tag.removeprefix(_TAG), node.value)
+    except (ValueError, KeyError):
+        text = node.value if len(node.value) <= 40 else f"{node.value[:39]}…"
+        raise UnreadableYaml(
+            line, f"holds {text!r}, which cannot be read as {node.tag.replace(_TAG, '!!')}"
+        ) from None
+
+
+def _scalar(kind: str, text: str) -> str | int | float | bool | None:
+    if kind == "int":
+        return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+    if kind == "float":
+        return float(re.sub(r"\.(?=[inIN])", "", text))
+    if kind == "bool":
+        return {"true": True, "false": False}[text.lower()]
+    if kind == "null":
+        return None
+    text.encode()  # an escape can write half a surrogate pair, which is no text
+    return text
