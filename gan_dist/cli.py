@@ -52,7 +52,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one run; the same command again continues it."""
-    from gan_dist.configfile import config_schema, load_config, preset_names, to_yaml
+    from gan_dist.config import config_schema, load_config, preset_names, to_yaml
 
     if schema:
         typer.echo(json.dumps(config_schema(), indent=2))
@@ -144,31 +144,35 @@ def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
 
 
 def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], arguments: list[str]) -> None:
-    run = result["run"]
+    run = _short(str(result["run"]))
     state = "finished at" if outcome.finished else "stopped at"
     speed = f", {outcome.images_per_second:,.0f} images/s" if outcome.images_per_second else ""
-    typer.echo(f"\n{config.name} {state} {outcome.images / 1000:g} kimg{speed}")
+    typer.echo(f"{config.name} {state} {outcome.images / 1000:g} kimg{speed}")
     best = result["best"]
     if isinstance(best, dict):
         typer.echo(
             f"  {best['metric']} {best['value']:.3f} at its best, after {best['images'] / 1000:g} kimg"
         )
-        typer.echo(f"  best        {best['release']}")
-    typer.echo(f"  samples     {run}/samples/")
-    typer.echo(f"  metrics     {run}/metrics.jsonl (and tensorboard --logdir {run}/tensorboard)")
-    typer.echo(f"  checkpoint  {result['checkpoint']}")
+        typer.echo(f"  best        {_short(best['release'])}")
+    typer.echo(f"  samples     {run}/samples")
+    typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
+    typer.echo(f"  checkpoint  {_short(str(result['checkpoint']))}")
     if outcome.finished:
         arguments = [a for a in arguments if not a.startswith("train.kimg=")]
         arguments.append(f"train.kimg={2 * config.train.kimg:g}")
     typer.echo(f"continue it with\n  {shlex.join([*_program(), 'train', *arguments])}")
 
 
+def _short(uri: str) -> str:
+    """Return a path below the working directory as a relative one."""
+    return os.path.relpath(uri) if Path(uri).is_relative_to(Path.cwd()) else uri
+
+
 def _program() -> list[str]:
-    """Return how this program was called, as a user can type it again."""
+    """Return how a user calls this program again."""
     script = Path(sys.argv[0])
-    if script.name == "gan-dist":
-        return [os.path.relpath(script) if script.is_relative_to(Path.cwd()) else "gan-dist"]
-    return ["gan-dist"]
+    inside = script.name == "gan-dist" and script.is_relative_to(Path.cwd())
+    return [os.path.relpath(script) if inside else "gan-dist"]
 
 
 def _absolute(uri: str) -> str:
@@ -178,12 +182,8 @@ def _absolute(uri: str) -> str:
     """
     if "://" in uri:
         return uri
-    base = Path.home() / "gan-dist" if "RAY_JOB_ID" in os.environ or _in_job() else Path.cwd()
-    return str(base / Path(uri).expanduser())
-
-
-def _in_job() -> bool:
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return str((Path.home() / "gan-dist" if submitted else Path.cwd()) / Path(uri).expanduser())
 
 
 def main(arguments: list[str] | None = None) -> None:

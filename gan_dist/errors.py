@@ -59,3 +59,9 @@ class NonFiniteError(GanDistError):
     """A loss or gradient that is infinite or not a number; every rank stops before the update."""
 
     exit_code = 3
+
+
+class WorkerError(GanDistError):
+    """Workers that died or failed more often than they are started again."""
+
+    exit_code = 1

@@ -14,8 +14,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from gan_dist import models, randomness, storage
-from gan_dist.config import RunConfig
-from gan_dist.configfile import load_config
+from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError
 from gan_dist.folders import read_folder, to_json, write_folder
 

@@ -16,13 +16,21 @@ from gan_dist.errors import CapacityError
 
 @contextmanager
 def cluster(scale: ScaleConfig) -> Iterator[None]:
-    """Be connected to a cluster that has room for a run: the one in RAY_ADDRESS, or a local one of its own.
+    """Be connected to a cluster that has room for a run.
+
+    It is the one that this process is connected to already, or the one in RAY_ADDRESS, or else a local one
+    that is started now and ends with the context.
 
     Raises:
         CapacityError: the workers can never be placed.
     """
+    if ray.is_initialized():
+        _require_room_here(scale)
+        yield
+        return
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
+        # Known at once, so that nothing has to be started for it.
         require_room(scale, [(float(os.cpu_count() or 1), float(_local_gpus()))], "this machine")
     # Ray's own chatter stays in its log files; what a user must know comes from here.
     ray.init(
@@ -32,12 +40,16 @@ def cluster(scale: ScaleConfig) -> Iterator[None]:
         log_to_driver=False,
     )
     try:
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        nodes = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
-        require_room(scale, nodes, f"the cluster at {ray.get_runtime_context().gcs_address}")
+        _require_room_here(scale)
         yield
     finally:
         ray.shutdown()
+
+
+def _require_room_here(scale: ScaleConfig) -> None:
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+    require_room(scale, nodes, f"the cluster at {ray.get_runtime_context().gcs_address}")
 
 
 def require_room(scale: ScaleConfig, nodes: list[tuple[float, float]], where: str) -> None:

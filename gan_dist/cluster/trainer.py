@@ -22,7 +22,7 @@ from gan_dist import storage
 from gan_dist.cluster.board import Link, News, new_board
 from gan_dist.cluster.connect import cluster
 from gan_dist.config import RunConfig
-from gan_dist.errors import GanDistError
+from gan_dist.errors import GanDistError, WorkerError
 from gan_dist.telemetry import Progress
 from gan_dist.training import state as states
 from gan_dist.training.loop import Outcome, train
@@ -44,6 +44,7 @@ def run(config: RunConfig, show: Callable[[News], None]) -> Outcome:
     Raises:
         CapacityError: the workers can never be placed.
         GanDistError: whatever the loop raises.
+        WorkerError: the workers kept failing for another reason.
     """
     with cluster(config.scale), _interrupts() as interrupted:
         board = new_board()
@@ -53,19 +54,19 @@ def run(config: RunConfig, show: Callable[[News], None]) -> Outcome:
             if interrupted.is_set() and not asked:
                 board.request_stop.remote()
                 asked = True
-            news = ray.get(board.read.remote())
-            show(news)
-            if news.failure is not None:
-                raise news.failure
+            show(ray.get(board.read.remote()))
             time.sleep(POLL_S)
-        news = ray.get(board.read.remote())
+        news: News = ray.get(board.read.remote())
         show(news)
-        if news.failure is not None:
-            raise news.failure
-        if fit.error is not None:
-            raise fit.error
-        outcome: Outcome = news.outcome
-        return outcome
+    if news.failure is not None:
+        raise news.failure
+    if fit.error is not None:
+        raise WorkerError(
+            f"the workers failed {RETRIES + 1} times, the last time with: {fit.error}\n"
+            "The same command goes on from the last checkpoint"
+        ) from fit.error
+    assert news.outcome is not None
+    return news.outcome
 
 
 class _Fit:
@@ -117,7 +118,9 @@ def _trainer(config: RunConfig, board: Any) -> TorchTrainer:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """Run in every worker."""
+    """Run in every worker, and again in every worker after one has failed."""
+    if ray.get(settings["board"].read.remote()).failure is not None:
+        return  # Nothing that another try could mend.
     config = RunConfig.model_validate(settings["config"])
     torch.set_num_threads(max(1, int(config.scale.cpus_per_worker)))
     context = TrainContext(settings["board"])

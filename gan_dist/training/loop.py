@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from gan_dist import randomness, release, storage, telemetry
-from gan_dist.config import FREE_ON_RESUME, RunConfig
-from gan_dist.configfile import differing_keys, load_config, to_yaml
+from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config, to_yaml
 from gan_dist.data.loader import (
     batches,
     choose_fetch,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -14,6 +17,10 @@ from gan_dist.errors import NonFiniteError
 from gan_dist.models import ema
 from gan_dist.training.context import Context
 from gan_dist.training.state import TrainingState
+
+# Newer versions of torch warn of the old name, older ones do not know the new one.
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers"
 
 
 class Step:
@@ -138,7 +145,8 @@ def _distributed(network: nn.Module, context: Context) -> nn.Module:
     if context.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     # Buffers are averaged by `Step.share`; a broadcast between two forward passes would break the backward.
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    options: dict[str, Any] = {SYNC_BUFFERS: False}
+    return DistributedDataParallel(network, **options)
 
 
 def normalise(images: Tensor) -> Tensor:

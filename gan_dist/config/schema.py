@@ -1,4 +1,4 @@
-"""The whole run as frozen models; `configfile.py` fills them from a preset or YAML file and overrides.
+"""The whole run as frozen models; `load.py` fills them from a preset or YAML file and overrides.
 
 The dotted names of the fields (`optim.g.lr`) are the keys that a user types and a search space names.
 """

@@ -56,6 +56,14 @@ class _Dumper(yaml.SafeDumper):
     """Keeps YAML 1.1's rules beside ours: text is quoted where either would take it for another type."""
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # PyYAML writes breaks such as U+0085 as they are, and reads them back as spaces; only "" has escapes.
+    return dumper.represent_scalar(_TAG + "str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 for _name, _pattern, _first in _RESOLVERS:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from gan_dist.config import RunConfig
-from gan_dist.configdraft import Draft, Origin
+from gan_dist.config.draft import Draft, Origin
+from gan_dist.config.schema import RunConfig
+from gan_dist.config.yamltext import dump
 from gan_dist.errors import ConfigError, StorageError
-from gan_dist.yamltext import dump
 
-PRESETS = Path(__file__).parent / "presets"
+PRESETS = Path(__file__).parents[1] / "presets"
 MAX_BYTES = 1024 * 1024
 
 

@@ -13,9 +13,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gan_dist.config import RunConfig
-from gan_dist.configkeys import brief, choices, expectation, fit, leaves, nearest_key, sections, shown
-from gan_dist.yamltext import UnreadableYaml, check_tag, compose, is_number, plain_value
+from gan_dist.config.keys import brief, choices, expectation, fit, leaves, nearest_key, sections, shown
+from gan_dist.config.schema import RunConfig
+from gan_dist.config.yamltext import UnreadableYaml, check_tag, compose, is_number, plain_value
 
 
 class Origin(NamedTuple):

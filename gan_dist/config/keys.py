@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
-from gan_dist.config import RunConfig
+from gan_dist.config.schema import RunConfig
 
 BOUNDS = {
     "exclusiveMinimum": "greater than",
@@ -71,7 +71,7 @@ def sections() -> dict[str, Section]:
 
 
 def nearest_key(key: str, is_section: bool = False) -> str | None:
-    """Return the key that was probably meant: alike as a whole, or with the same last name in another section."""
+    """Return the key that was probably meant: alike as a whole, or of the same last name elsewhere."""
 
     def likeness(known: str) -> tuple[float, float]:
         whole = difflib.SequenceMatcher(None, key, known).ratio()

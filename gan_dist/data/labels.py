@@ -1,0 +1,67 @@
+"""From whatever labels images come with to class numbers and their names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+
+from gan_dist import storage
+from gan_dist.errors import DataError
+
+SHOWN = 3
+
+
+def number_classes(labels: Iterable[str]) -> dict[str, int]:
+    """Return the number of each class: names sorted, or by value where all are whole numbers."""
+    names = set(labels)
+    numeric = all(name.isdecimal() for name in names)
+    return {name: n for n, name in enumerate(sorted(names, key=(lambda n: (int(n), n)) if numeric else None))}
+
+
+def some(names: Sequence[str]) -> str:
+    """Return how many there are and the first few, for a message."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def read_labels(uri: str) -> dict[str, str]:
+    """Return the label of each path that a CSV or JSON Lines file lists.
+
+    The columns, or keys, are `path`, relative to the source, and `label`; others are passed over.
+
+    Raises:
+        DataError: it lacks a column or a value, or gives one path two labels.
+        StorageError: it cannot be read.
+    """
+    text = storage.read_text(uri).removeprefix("\ufeff")
+    file = uri.partition("?")[0]
+    rows = _json_lines(uri, text) if file.endswith((".jsonl", ".ndjson")) else _csv_rows(uri, text)
+    labels: dict[str, str] = {}
+    for line, path, label in rows:
+        if path in (None, "") or label in (None, ""):
+            raise DataError(f"{uri}:{line} needs a value for both path and label")
+        path, label = str(path).removeprefix("./"), str(label)
+        if labels.setdefault(path, label) != label:
+            raise DataError(f"{uri}:{line} gives {path} the label {label}, but it had {labels[path]} before")
+    return labels
+
+
+def _csv_rows(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
+    reader = csv.DictReader(io.StringIO(text))
+    columns = reader.fieldnames or []
+    if not {"path", "label"} <= set(columns):
+        raise DataError(f"{uri} needs a first line with the columns path,label; it has {','.join(columns)}")
+    for row in reader:
+        yield reader.line_num, row["path"], row["label"]
+
+
+def _json_lines(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield number, row["path"], row["label"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f'{uri}:{number} is not an object like {{"path": ..., "label": ...}}') from None

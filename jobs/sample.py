@@ -1,0 +1,7 @@
+"""What `ray job submit` runs to draw samples: the same program as `gan-dist sample`."""
+
+import sys
+
+from gan_dist.cli import main
+
+main(["sample", *sys.argv[1:]])

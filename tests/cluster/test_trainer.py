@@ -1,0 +1,52 @@
+"""Runs under the real TorchTrainer, with images streamed by Ray Data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gan_dist.cluster import trainer
+from gan_dist.cluster.board import News
+from gan_dist.errors import CapacityError, NonFiniteError
+from gan_dist.telemetry import read_records
+from tests.gloo import run_gloo
+from tests.unit.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+@pytest.mark.slow
+def test_a_resumed_streamed_run_has_the_bits_of_plain_torch_distributed(tmp_path: Path) -> None:
+    whole = config(tmp_path / "whole", "scale.workers=2", "data.cache=memory")
+    run_gloo(run_on_ranks, 2, whole)
+
+    news: list[News] = []
+    for kimg in (0.32, 0.64):
+        parts = config(tmp_path / "parts", "scale.workers=2", "data.cache=stream", f"train.kimg={kimg}")
+        outcome = trainer.run(parts, news.append)
+        assert outcome.finished
+
+    assert_same_bits(tensors(whole), tensors(parts))
+    assert timeless(read_records(f"{whole.storage}/run")) == timeless(read_records(f"{parts.storage}/run"))
+    shown = [one.progress for one in news if one.progress is not None]
+    assert shown[-1].images == shown[-1].total_images == 640
+    best = json.loads((tmp_path / "parts" / "run" / "best.json").read_text())
+    assert shown[-1].best == best["value"]
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_ends_with_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match="Lower optim"):
+        trainer.run(config(tmp_path, "optim.d.lr=1e30", "optim.g.lr=1e30"), lambda _: None)
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(
+        CapacityError, match=r"needs 8 x 1 = 8 CPUs; .* has 2 CPUs and 0 GPUs on 1 node"
+    ) as caught:
+        trainer.run(config(tmp_path, "scale.workers=8"), lambda _: None)
+    assert "use scale.workers=2" in str(caught.value)
+    with pytest.raises(CapacityError, match="2 x 1 = 2 GPUs"):
+        trainer.run(config(tmp_path, "scale.gpus_per_worker=1"), lambda _: None)

@@ -1,0 +1,90 @@
+"""What users import and type; a change here is a change of the contract."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import gan_dist
+from gan_dist.cli import app
+
+PACKAGE = Path(gan_dist.__file__).parent
+RAY_ROOMS = ("cluster/", "data/stream.py", "data/pack.py")
+
+
+def test_the_package_exports_this_and_nothing_else() -> None:
+    assert sorted(gan_dist.__all__) == ["Release", "load"]
+    with pytest.raises(AttributeError, match="no attribute 'train'"):
+        gan_dist.train  # noqa: B018
+
+
+def test_loading_a_release_does_not_import_ray() -> None:
+    code = "import gan_dist, sys; gan_dist.load; assert 'torch' in sys.modules; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_ray_stays_in_its_rooms() -> None:
+    users = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if any(name.split(".")[0] == "ray" for name in imports(file))
+    }
+    assert users
+    assert {user for user in users if not user.startswith(RAY_ROOMS)} == set()
+
+
+LAYERS = [
+    ("errors", "config", "storage", "randomness"),
+    ("folders", "data", "models", "losses", "metrics", "telemetry", "release", "assets"),
+    ("training",),
+    ("cluster",),
+    ("cli",),
+]
+
+
+def test_imports_go_downward_only() -> None:
+    layer = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+    upward = [
+        f"{file.relative_to(PACKAGE)} imports {name}"
+        for file in PACKAGE.rglob("*.py")
+        for name in imports(file)
+        if name.startswith("gan_dist.")
+        and (room := file.relative_to(PACKAGE).parts[0].removesuffix(".py")) in layer
+        and (other := name.split(".")[1]) in layer
+        and layer[other] > layer[room]
+    ]
+    assert upward == []
+
+
+def test_the_schema_is_json_and_describes_every_section() -> None:
+    result = CliRunner().invoke(app, ["train", "--schema"])
+    schema = json.loads(result.output)
+    assert {"data", "model", "loss", "optim", "ema", "train", "eval", "scale"} <= set(schema["properties"])
+    assert "Learning rate" in result.output
+
+
+def test_a_dry_run_shows_sizes_and_touches_nothing(tmp_path: Path) -> None:
+    arguments = ["train", "digits", "--dry-run", "--json", f"storage={tmp_path}", "train.kimg=10"]
+    result = CliRunner().invoke(app, arguments)
+    summary = json.loads(result.output.splitlines()[-1])
+    assert summary["length"].startswith("10048 images")
+    assert summary["placement"].startswith("2 workers of 1 CPUs and 0 GPUs")
+    assert summary["generator_parameters"] > 0
+    assert list(tmp_path.iterdir()) == []

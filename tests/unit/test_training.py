@@ -1,0 +1,283 @@
+"""The loop in plain processes: resumed bit for bit, equal on one worker and two, honest about damage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+import gan_dist
+from gan_dist import storage
+from gan_dist.config import RunConfig, load_config
+from gan_dist.data.loader import Batch, open_images
+from gan_dist.errors import NonFiniteError, ResumeError
+from gan_dist.release import ImageShape
+from gan_dist.telemetry import Progress, read_records
+from gan_dist.training import state as states
+from gan_dist.training.context import LocalContext
+from gan_dist.training.loop import Outcome, train
+from gan_dist.training.state import TrainingState, new_state
+from gan_dist.training.step import Step
+from tests.gloo import run_gloo
+
+SMALL = ["model.width=4", "model.latent_dim=8", "train.batch_size=32", "eval.samples=64", "data.cache=memory"]
+
+
+def config(storage_path: Path | str, *overrides: str) -> RunConfig:
+    settings = [f"storage={storage_path}", "name=run", *SMALL, "eval.every_kimg=0.32", "train.kimg=0.64"]
+    return load_config("digits", [*settings, *overrides])
+
+
+def run(settings: RunConfig, **hooks: object) -> Outcome:
+    torch.set_num_threads(1)
+    uri = storage.join(settings.storage, settings.name)
+    return train(settings, LocalContext(uri, **hooks))  # type: ignore[arg-type]
+
+
+def run_on_ranks(*settings: RunConfig) -> None:
+    """Train one configuration after another in one worker group; called on every rank."""
+    for one in settings:
+        run(one)
+
+
+def tensors(settings: RunConfig) -> dict[str, torch.Tensor]:
+    """Return every tensor of a run's newest checkpoint."""
+    run_uri = storage.join(settings.storage, settings.name)
+    shape = ImageShape(16, 1)
+    state = new_state(settings, shape, torch.device("cpu"))
+    states.load(state, storage.join(run_uri, states.checkpoint_names(run_uri)[0]))
+    return {f"{file}.{key}": value for file, part in state.tensors().items() for key, value in part.items()}
+
+
+def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [key for key in a if not torch.equal(a[key], b[key])]
+    assert not different
+
+
+def timeless(records: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{k: v for k, v in r.items() if k not in ("time", "images_per_second")} for r in records]
+
+
+def test_a_run_extended_from_its_end_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
+    run(whole)
+    run(config(tmp_path / "parts", "train.kimg=0.32"))
+    run(parts)
+    assert_same_bits(tensors(whole), tensors(parts))
+    assert timeless(read_records(f"{whole.storage}/run")) == timeless(read_records(f"{parts.storage}/run"))
+
+
+def test_a_run_stopped_between_evaluations_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
+    run(whole)
+    steps: list[Progress] = []
+    outcome = run(parts, on_progress=steps.append, should_stop=lambda: len(steps) == 4)
+    assert (outcome.finished, outcome.images) == (False, 5 * 32)
+    assert run(parts).finished
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+def test_two_workers_resume_to_the_same_bits(tmp_path: Path) -> None:
+    whole, parts = (
+        config(tmp_path / "whole", "scale.workers=2"),
+        config(tmp_path / "parts", "scale.workers=2"),
+    )
+    first = config(tmp_path / "parts", "scale.workers=2", "train.kimg=0.32")
+    run_gloo(run_on_ranks, 2, whole, first, parts)
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_once(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    run(config(tmp_path, "train.kimg=0.32"))
+    folder = tmp_path / "run"
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"images": 9999, "kimg": 9.999}) + "\n" + '{"images": 99')
+    run(settings)
+    assert [record["images"] for record in read_records(str(folder))] == [320, 640]
+
+
+def _gradients(settings: RunConfig, reals: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return both networks' gradients after a phase each, on this rank's part of the batch."""
+    torch.set_num_threads(1)
+    context = LocalContext("unused")
+    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    # Batch normalisation by fixed statistics: nothing couples the images of a batch.
+    state.generator.eval()
+    state.discriminator.eval()
+    step = Step(settings, state, context)
+    mine = reals.chunk(context.world_size)[context.rank]
+    step.discriminator_phase(Batch(mine, None))
+    kept = {f"d.{k}": p.grad.clone() for k, p in state.discriminator.named_parameters() if p.grad is not None}
+    step.generator_phase()
+    kept |= {f"g.{k}": p.grad.clone() for k, p in state.generator.named_parameters() if p.grad is not None}
+    return kept
+
+
+@pytest.mark.parametrize("loss", ["minimax", "nonsaturating"])
+def test_gradients_are_the_same_on_one_worker_and_on_two(tmp_path: Path, loss: str) -> None:
+    settings = config(tmp_path, f"loss.name={loss}")
+    generator = torch.Generator().manual_seed(1)
+    reals = torch.randint(0, 256, (32, 1, 16, 16), dtype=torch.uint8, generator=generator)
+    one = _gradients(settings, reals)
+    for many in run_gloo(_gradients, 2, settings, reals):
+        assert many.keys() == one.keys()
+        for key, expected in one.items():
+            error = (many[key] - expected).norm() / expected.norm()
+            assert error <= 1e-5, key
+
+
+def _live_state(settings: RunConfig) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """Return this rank's own weights and running statistics after three rounds."""
+    torch.set_num_threads(1)
+    context = LocalContext("unused")
+    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    step = Step(settings, state, context)
+    generator = torch.Generator().manual_seed(context.rank)
+    for _ in range(3):
+        batch = torch.randint(0, 256, (16, 1, 16, 16), dtype=torch.uint8, generator=generator)
+        losses = step.discriminator_phase(Batch(batch, None)), step.generator_phase()
+        step.share(*losses, stop=False)
+        step.update_average()
+    return [tensor.numpy() for part in state.tensors().values() for tensor in part.values()]
+
+
+def test_ranks_stay_equal_to_the_last_bit_running_statistics_included(tmp_path: Path) -> None:
+    first, second = run_gloo(_live_state, 2, config(tmp_path))
+    assert len(first) > 40
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _poisoned_step(settings: RunConfig) -> tuple[str, bool]:
+    """Take a step in which rank 1's part of the weights' gradients is not finite."""
+    torch.set_num_threads(1)
+    context = LocalContext("unused")
+    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    before = {k: v.clone() for k, v in state.discriminator.named_parameters()}
+    step = Step(settings, state, context)
+    if context.rank == 1:
+        state.generator.register_forward_hook(lambda *_: torch.full((16, 1, 16, 16), float("nan")))
+    try:
+        step.discriminator_phase(Batch(torch.zeros(16, 1, 16, 16, dtype=torch.uint8), None))
+    except NonFiniteError as error:
+        unchanged = all(torch.equal(before[k], v) for k, v in state.discriminator.named_parameters())
+        return str(error), unchanged
+    return "no error", False
+
+
+def test_one_rank_with_a_non_finite_gradient_stops_all_before_the_update(tmp_path: Path) -> None:
+    for message, unchanged in run_gloo(_poisoned_step, 2, config(tmp_path)):
+        assert message.startswith("the discriminator's gradient is nan after 0 images")
+        assert unchanged
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, broken = config(tmp_path / "whole"), config(tmp_path / "broken")
+    run(whole)
+    run(config(tmp_path / "broken", "train.kimg=0.64"))
+    folder = tmp_path / "broken" / "run"
+    damage(folder / "checkpoint_000000000640" / "optimizer_d.safetensors")
+    with caplog.at_level(logging.WARNING, "gan_dist"):
+        run(broken)
+    assert "checkpoint_000000000640/optimizer_d.safetensors is damaged" in caplog.text
+    assert "goes on from the checkpoint before it" in caplog.text
+    # The damaged one is left for whoever wants to look at it; the new one stands beside it.
+    assert (folder / "checkpoint_000000000640").exists()
+    assert states.checkpoint_names(str(folder))[0] == "checkpoint_000000000640-1"
+    assert_same_bits(tensors(whole), tensors(broken))
+
+
+def test_only_the_newest_checkpoints_and_the_best_release_are_kept(tmp_path: Path) -> None:
+    run(config(tmp_path, "eval.every_kimg=0.064"))
+    folder = tmp_path / "run"
+    kept = [f"checkpoint_{images:012d}" for images in (640, 576, 512)]
+    assert states.checkpoint_names(str(folder)) == kept
+    best = json.loads((folder / "best.json").read_text())
+    records = read_records(str(folder))
+    values = [(record["fd_digits"], record["images"]) for record in records]
+    assert len(records) == 10
+    assert min(values) == (best["value"], best["images"])
+    assert [entry.name for entry in folder.glob("best_*")] == [best["release"]]
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ResumeError, match=r"optim\.g\.lr was 0\.0002, is now 0\.001") as caught:
+        run(config(tmp_path, "optim.g.lr=1e-3", "train.kimg=5"))
+    assert "train.kimg" not in str(caught.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run(config(tmp_path)).finished
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_best_generator_loads_in_three_lines(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    release = gan_dist.load(str(tmp_path / "run"))
+    images = release.sample(5, seed=3)
+    assert images.shape == (5, 1, 16, 16)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images[:2], release.sample(2, seed=3))
+    newest = tmp_path / "run" / states.checkpoint_names(str(tmp_path / "run"))[0]
+    assert gan_dist.load(str(newest)).sample(1).shape == (1, 1, 16, 16)
+
+
+def test_the_clock_counts_every_discriminator_batch(tmp_path: Path) -> None:
+    outcome = run(config(tmp_path, "optim.d_steps=3", "train.kimg=0.5", "eval.every_kimg=0.5"))
+    assert outcome.images == 6 * 96
+
+
+def test_the_stream_read_directly_trains_to_the_same_bits_as_memory(tmp_path: Path) -> None:
+    memory, stream = config(tmp_path / "memory"), config(tmp_path / "stream", "data.cache=stream")
+    run(memory)
+    run(stream)
+    assert_same_bits(tensors(memory), tensors(stream))
+
+
+def test_samples_are_written_at_every_evaluation(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert names == ["fakes_000000.320.png", "fakes_000000.640.png"]
+
+
+def test_reference_statistics_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    one = _reference(config(tmp_path))
+    for mean, second in run_gloo(_reference, 2, config(tmp_path)):
+        np.testing.assert_allclose(mean, one[0], rtol=1e-10)
+        np.testing.assert_allclose(second, one[1], rtol=1e-8, atol=1e-6)
+
+
+def _reference(settings: RunConfig) -> tuple[np.ndarray[Any, np.dtype[np.float64]], ...]:
+    from gan_dist.training.evaluate import Evaluator
+
+    images = open_images(settings.data.path)
+    moments = Evaluator(settings, images, LocalContext("unused"))._reference
+    return moments.mean.numpy(), moments.m2.numpy()
+
+
+def test_state_has_nothing_that_a_checkpoint_lacks() -> None:
+    """A field added to the state must be saved, or resuming would lose it."""
+    fields = set(TrainingState.__dataclass_fields__)
+    saved = {"generator", "discriminator", "average", "optimizer_g", "optimizer_d", "images", "best", "shape"}
+    assert fields == saved
+    assert not dist.is_initialized()
