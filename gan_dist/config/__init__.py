@@ -21,6 +21,7 @@ from gan_dist.config.schema import (
     RunConfig,
     ScaleConfig,
     Section,
+    StorageConfig,
     TrainConfig,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "RunConfig",
     "ScaleConfig",
     "Section",
+    "StorageConfig",
     "TrainConfig",
     "config_schema",
     "differing_keys",

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gan_dist.config.keys import brief, choices, expectation, fit, leaves, nearest_key, sections, shown
-from gan_dist.config.schema import RunConfig
+from gan_dist.config.schema import SHORTHAND, RunConfig
 from gan_dist.config.yamltext import UnreadableYaml, check_tag, compose, is_number, plain_value
 
 
@@ -134,6 +134,8 @@ class Draft:
         seen: dict[str, Origin],
         origin: Origin,
     ) -> None:
+        if key in SHORTHAND and isinstance(node, yaml.ScalarNode) and (node.value or node.style):
+            key = SHORTHAND[key]
         section = sections().get(key) if key else None
         if section is None and key not in leaves():
             self.problems.append((origin, self._unknown(key, isinstance(node, yaml.MappingNode))))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from gan_dist.config.draft import Draft, Origin
-from gan_dist.config.schema import RunConfig
+from gan_dist.config.schema import SHORTHAND, RunConfig
 from gan_dist.config.yamltext import dump
 from gan_dist.errors import ConfigError, StorageError
 
@@ -65,6 +65,9 @@ def config_schema() -> dict[str, Any]:
     schema = RunConfig.model_json_schema()
     # A file may leave its name to the file's own name.
     schema["required"] = [key for key in schema["required"] if key != "name"]
+    for section in SHORTHAND:
+        whole = schema["properties"][section]
+        schema["properties"][section] = {"anyOf": [{"type": "string"}, whole]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 

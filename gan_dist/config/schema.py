@@ -20,6 +20,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+class StorageConfig(Section):
+    """Where runs are kept, and how files of all kinds are reached; `storage: URI` is short for `storage.path`."""
+
+    path: Annotated[str, Field(min_length=1)] = "runs"
+    """Folder or bucket prefix in which runs are kept."""
+    backend: Literal["pyarrow", "s3fs"] = "pyarrow"
+    """What talks to object stores; `s3fs` reaches some that `pyarrow` does not."""
+    timeout_s: PositiveFloat = 60.0
+    """Seconds without progress after which a transfer is given up, retries included."""
+
+
 class DataConfig(Section):
     """Which images, and how they are read."""
 
@@ -131,8 +142,8 @@ class RunConfig(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the run, and of its folder in `storage`. The same name continues the same run."""
-    storage: Annotated[str, Field(min_length=1)] = "runs"
-    """Folder or bucket prefix in which runs are kept."""
+    storage: StorageConfig = StorageConfig()
+    """Where runs are kept, and how files are reached."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial weights, of the order of the images and of all noise."""
     data: DataConfig
@@ -154,6 +165,12 @@ class RunConfig(Section):
     log: LogConfig = LogConfig()
     """What is shown while the run goes on."""
 
+    @property
+    def run_uri(self) -> str:
+        """The run's folder."""
+        base, mark, query = self.storage.path.partition("?")
+        return f"{base.rstrip('/')}/{self.name}{mark}{query}"
+
     @model_validator(mode="after")
     def _batch_divides(self) -> RunConfig:
         batch, workers = self.train.batch_size, self.scale.workers
@@ -169,7 +186,9 @@ class RunConfig(Section):
 
 FREE_ON_RESUME = frozenset(
     {
-        "storage",
+        "storage.path",
+        "storage.backend",
+        "storage.timeout_s",
         "data.cache",
         "train.kimg",
         "eval.every_kimg",
@@ -180,3 +199,6 @@ FREE_ON_RESUME = frozenset(
     }
 )
 """Keys that may change when a run continues: they say how far and where it runs, not what it computes."""
+
+SHORTHAND = {"storage": "storage.path"}
+"""Sections that a plain value may stand for, and the key that it then sets."""

@@ -78,7 +78,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
         StorageError: the run's folder cannot be read or written.
     """
     # What the run is made of, and where it is.
-    run_uri = storage.join(config.storage, config.name)
+    run_uri = config.run_uri
     require_same_run(config, run_uri)
     images = open_images(config.data.path)
     shape = ImageShape(image_resolution(config, images), images.manifest.channels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gan_dist import models, storage
+from gan_dist import models
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import image_resolution, open_images
 from gan_dist.training import state as states
@@ -26,7 +26,7 @@ def summarise(config: RunConfig) -> dict[str, object]:
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
     scale = config.scale
     return {
-        "run": storage.join(config.storage, config.name),
+        "run": config.run_uri,
         "images": f"{manifest.count} of {manifest.height}x{manifest.width}x{manifest.channels}, "
         f"read at {resolution}x{resolution}",
         "generator_parameters": generator,
@@ -46,7 +46,7 @@ def prepare(config: RunConfig) -> Outcome | None:
         ResumeError: the folder belongs to another configuration.
     """
     summarise(config)
-    run_uri = storage.join(config.storage, config.name)
+    run_uri = config.run_uri
     require_same_run(config, run_uri)
     for name in states.checkpoint_names(run_uri)[:1]:
         images = int(name.split("_")[1].split("-")[0])

@@ -29,7 +29,7 @@ def test_a_resumed_streamed_run_has_the_bits_of_plain_torch_distributed(tmp_path
         assert outcome.finished
 
     assert_same_bits(tensors(whole), tensors(parts))
-    assert timeless(read_records(f"{whole.storage}/run")) == timeless(read_records(f"{parts.storage}/run"))
+    assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
     shown = [one.progress for one in news if one.progress is not None]
     assert shown[-1].images == shown[-1].total_images == 640
     best = json.loads((tmp_path / "parts" / "run" / "best.json").read_text())

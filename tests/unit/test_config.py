@@ -29,6 +29,7 @@ from gan_dist.config import (
     RunConfig,
     ScaleConfig,
     Section,
+    StorageConfig,
     TrainConfig,
     config_schema,
     differing_keys,
@@ -153,7 +154,7 @@ def test_presets_load(name: str) -> None:
 def test_digits_preset_is_what_the_demo_needs() -> None:
     config = load_config("digits", ["name=mine", "scale.workers=1"])
     assert (config.name, config.data.path, config.scale.workers) == ("mine", "builtin://digits", 1)
-    assert config.train.kimg / config.eval.every_kimg == 12
+    assert config.train.kimg / config.eval.every_kimg == 15
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.e-4", "1E-4", "+1e-4", "0.0001", ".1e-3"])
@@ -176,7 +177,7 @@ def test_a_whole_number_may_stand_for_a_float() -> None:
 @pytest.mark.parametrize("text", ["no", "on", "1:30", "2024-01-01", "1_000"])
 def test_text_that_yaml_1_1_would_bend_stays_text(text: str) -> None:
     config = load_text(f"{GOOD}storage: {text}\n")
-    assert config.storage == text
+    assert config.storage.path == text
     assert load_text(to_yaml(config)) == config
 
 
@@ -195,6 +196,12 @@ def test_dotted_keys_nulls_and_quotes() -> None:
 def test_paths_and_uris_need_no_quotes() -> None:
     for path in ("builtin://shapes?count=20000&resolution=64", "s3://b/a?region=eu#x", "/a b/ä=1", "C:\\x"):
         assert load_text(GOOD, f"data.path={path}").data.path == path
+
+
+def test_a_section_may_be_given_by_its_one_common_key() -> None:
+    assert load_text(GOOD, "storage=s3://b/runs").storage.path == "s3://b/runs"
+    config = load_text(GOOD + "storage:\n  path: x\n  backend: s3fs\n", "storage=y")
+    assert (config.storage.path, config.storage.backend) == ("y", "s3fs")
 
 
 def test_name_defaults_to_the_files_own() -> None:
@@ -324,7 +331,7 @@ def test_flatten_has_the_schemas_keys() -> None:
     assert flat["optim.g.lr"] == 2e-4
     assert flat["data.path"] == "builtin://digits"
     assert set(flat) >= FREE_ON_RESUME
-    assert [key for key in flat if "." not in key] == ["name", "storage", "seed"]
+    assert [key for key in flat if "." not in key] == ["name", "seed"]
 
 
 def test_differing_keys() -> None:
@@ -332,7 +339,7 @@ def test_differing_keys() -> None:
     b = load_text(GOOD, "train.kimg=5", "optim.d.lr=1", "storage=x")
     assert differing_keys(a, a) == []
     assert differing_keys(a, b, FREE_ON_RESUME) == [("optim.d.lr", 2e-4, 1.0)]
-    assert [key for key, _, _ in differing_keys(a, b)] == ["storage", "optim.d.lr", "train.kimg"]
+    assert [key for key, _, _ in differing_keys(a, b)] == ["storage.path", "optim.d.lr", "train.kimg"]
 
 
 def test_schema_describes_keys() -> None:
@@ -388,7 +395,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
     workers = draw(st.integers(1, 64))
     return RunConfig(
         name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]*", fullmatch=True) | st.just("1e5")),
-        storage=draw(text),
+        storage=StorageConfig(path=draw(text), timeout_s=draw(st.floats(0.1, 1e6))),
         seed=draw(st.integers(0, 2**32 - 1)),
         data=DataConfig(
             path=draw(text | st.just("")),
