@@ -15,23 +15,16 @@ from gan_dist.errors import CapacityError
 
 
 @contextmanager
-def cluster(scale: ScaleConfig) -> Iterator[None]:
-    """Be connected to a cluster that has room for a run.
+def connect() -> Iterator[None]:
+    """Be connected to a cluster.
 
     It is the one that this process is connected to already, or the one in RAY_ADDRESS, or else a local one
     that is started now and ends with the context.
-
-    Raises:
-        CapacityError: the workers can never be placed.
     """
     if ray.is_initialized():
-        _require_room_here(scale)
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        # Known at once, so that nothing has to be started for it.
-        require_room(scale, [(float(os.cpu_count() or 1), float(_local_gpus()))], "this machine")
     # Ray's own chatter stays in its log files; what a user must know comes from here.
     ray.init(
         address=address or "local",
@@ -40,10 +33,24 @@ def cluster(scale: ScaleConfig) -> Iterator[None]:
         log_to_driver=False,
     )
     try:
-        _require_room_here(scale)
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def cluster(scale: ScaleConfig) -> Iterator[None]:
+    """Be connected to a cluster that has room for a run, as `connect` finds one.
+
+    Raises:
+        CapacityError: the workers can never be placed.
+    """
+    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+        # Known at once, so that nothing has to be started for it.
+        require_room(scale, [(float(os.cpu_count() or 1), float(_local_gpus()))], "this machine")
+    with connect():
+        _require_room_here(scale)
+        yield
 
 
 def _require_room_here(scale: ScaleConfig) -> None:

@@ -89,8 +89,8 @@ class _Fit:
 
 
 def _trainer(config: RunConfig, board: Any) -> TorchTrainer:
-    filesystem, path = storage.open_uri(config.storage)
-    run_uri = storage.join(config.storage, config.name)
+    filesystem, path = storage.open_uri(config.storage.path)
+    run_uri = config.run_uri
     states.prune(run_uri)
     # Ray's list of its checkpoints would refuse a run begun with another Ray version or one of which a user
     # has deleted a checkpoint. The loop finds its checkpoints by itself and checks them.
@@ -160,8 +160,7 @@ class TrainContext:
         return self._link is not None and self._link.stop
 
     def warn(self, sentence: str) -> None:
-        if self.rank == 0:
-            self._board.warn.remote(sentence)
+        self._board.warn.remote(sentence)
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint)

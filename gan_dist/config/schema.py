@@ -21,7 +21,7 @@ class Section(BaseModel):
 
 
 class StorageConfig(Section):
-    """Where runs are kept, and how files of all kinds are reached; `storage: URI` is short for `storage.path`."""
+    """Where runs are kept, and how all files are reached; `storage: URI` is short for `storage.path`."""
 
     path: Annotated[str, Field(min_length=1)] = "runs"
     """Folder or bucket prefix in which runs are kept."""
@@ -42,6 +42,14 @@ class DataConfig(Section):
     cache: Literal["auto", "memory", "stream"] = "auto"
     """`memory` holds the decoded set in every worker; `stream` reads shards as training goes;
     `auto` takes memory for sets of up to 256 MiB of pixels. The order of images is the same."""
+    verify: Literal["raise", "quarantine"] = "raise"
+    """What a damaged row group does: `raise` names it and stops the run; `quarantine` reads the whole set
+    once before training, names what is damaged, and trains on the rest."""
+    disk_cache_gb: Annotated[float, Field(ge=0)] = 0.0
+    """Gigabytes (10^9 bytes) of each node's disk that may hold row groups fetched from object storage;
+    0 fetches them anew in every epoch."""
+    disk_cache_dir: str = "~/.cache/gan-dist"
+    """Where a node keeps them."""
     streams: Positive | None = None
     """Number of canonical streams that the global order is woven from; chosen from the set when absent.
     Up to this many workers read disjoint rows."""
@@ -190,6 +198,9 @@ FREE_ON_RESUME = frozenset(
         "storage.backend",
         "storage.timeout_s",
         "data.cache",
+        "data.verify",
+        "data.disk_cache_gb",
+        "data.disk_cache_dir",
         "train.kimg",
         "eval.every_kimg",
         "scale.workers",

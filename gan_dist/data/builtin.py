@@ -61,7 +61,7 @@ def _parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int])
 def _virtual_manifest(name: str, count: int, resolution: int, classes: tuple[str, ...]) -> Manifest:
     sizes = tuple(min(GROUP_ROWS, count - start) for start in range(0, count, GROUP_ROWS))
     size = resolution * resolution * 3
-    shard = ShardInfo(file=name, row_groups=sizes, bytes=count * size, sha256="")
+    shard = ShardInfo(file=name, row_groups=sizes, checksums=(), bytes=count * size, sha256="")
     return Manifest(
         height=resolution,
         width=resolution,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -13,13 +13,14 @@ import torch
 
 from gan_dist.config import RunConfig
 from gan_dist.data.builtin import PREFIX, open_builtin
+from gan_dist.data.cache import DiskCached
 from gan_dist.data.order import Order, Window
 from gan_dist.data.resident import Direct, Resident
-from gan_dist.data.shards import ImageSet, Rows, ShardSet
+from gan_dist.data.shards import ImageSet, Rows, Selection, ShardSet
 
 MEMORY_LIMIT = 256 * 2**20
 
-Fetch = Callable[[Iterable[Window]], Iterator[tuple[Window, Rows]]]
+Fetch = Callable[[Iterable[Window]], Iterator[tuple[Window, Rows | Selection]]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,19 @@ def open_images(path: str) -> ImageSet:
         DataError: there is no such set, or its manifest cannot be understood.
     """
     return open_builtin(path) if path.startswith(PREFIX) else ShardSet(path)
+
+
+def open_configured(config: RunConfig) -> ImageSet:
+    """Return a run's set, with the node's disk before it where that is asked for and the set is not local.
+
+    Raises:
+        DataError: there is no such set, or its manifest cannot be understood.
+    """
+    images = open_images(config.data.path)
+    if not config.data.disk_cache_gb or not isinstance(images, ShardSet) or "://" not in images.uri:
+        return images
+    folder = str(Path(config.data.disk_cache_dir).expanduser())
+    return DiskCached(images, folder, round(config.data.disk_cache_gb * 1e9))
 
 
 def image_resolution(config: RunConfig, images: ImageSet) -> int:
@@ -88,7 +102,7 @@ def batches(
     stop = start + -(-(stop - start) // batch) * batch
     streams = order.rank_streams(rank, world_size)
     arriving = fetch(order.windows(streams, start, stop))
-    held: dict[int, deque[tuple[Window, Rows]]] = {stream: deque() for stream in streams}
+    held: dict[int, deque[tuple[Window, Rows | Selection]]] = {stream: deque() for stream in streams}
     for slot in range(start, stop, batch):
         parts = []
         for take in order.takes(slot, rank, world_size):
@@ -101,8 +115,20 @@ def batches(
             for window, rows in queue:
                 low, high = max(take.start, window.start), min(take.stop, window.stop)
                 if low < high:
-                    parts.append(rows[low - window.start : high - window.start])
-        yield Rows.concatenate(parts)
+                    parts.append((rows, low - window.start, high - window.start))
+        yield _joined(parts)
+
+
+def _joined(parts: list[tuple[Rows | Selection, int, int]]) -> Rows:
+    """Return rows [start, stop) of each part, one after another: the one copy that a batch costs."""
+    first = parts[0][0] if isinstance(parts[0][0], Rows) else parts[0][0].rows
+    count = sum(stop - start for _, start, stop in parts)
+    joined = Rows.empty(count, first.pixels.shape[1], labelled=first.labels is not None)
+    at = 0
+    for rows, start, stop in parts:
+        rows.copy_to(joined[at : at + stop - start], start, stop)
+        at += stop - start
+    return joined
 
 
 def to_batch(rows: Rows, images: ImageSet, resolution: int) -> Batch:
@@ -115,11 +141,8 @@ def to_batch(rows: Rows, images: ImageSet, resolution: int) -> Batch:
 
 
 def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    """Return an array's memory as a tensor that is only read."""
-    with warnings.catch_warnings():
-        # Arrow's buffers are not writable, which torch cannot express and warns of.
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return torch.from_numpy(array)
+    # Torch has no tensors that may only be read, as arrays over Arrow's memory are.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def resize(images: torch.Tensor, resolution: int) -> torch.Tensor:

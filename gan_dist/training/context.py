@@ -44,7 +44,7 @@ class Context(Protocol):
         """Tell whether the run should write a checkpoint and end; rank 0's answer counts."""
 
     def warn(self, sentence: str) -> None:
-        """Tell the user something that the run goes on in spite of."""
+        """Tell the user something that the run goes on in spite of; any rank may."""
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         """Keep a checkpoint under the run's folder as `name`, and only a few older ones.

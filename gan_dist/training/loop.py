@@ -14,7 +14,7 @@ from gan_dist.data.loader import (
     choose_fetch,
     image_resolution,
     make_order,
-    open_images,
+    open_configured,
     to_batch,
 )
 from gan_dist.errors import ResumeError
@@ -23,6 +23,7 @@ from gan_dist.telemetry import Progress
 from gan_dist.training import state as states
 from gan_dist.training.context import Context
 from gan_dist.training.evaluate import Evaluator, generate, metric_name
+from gan_dist.training.quarantine import usable
 from gan_dist.training.state import Best, TrainingState
 from gan_dist.training.step import Step
 
@@ -80,19 +81,21 @@ def train(config: RunConfig, context: Context) -> Outcome:
     # What the run is made of, and where it is.
     run_uri = config.run_uri
     require_same_run(config, run_uri)
-    images = open_images(config.data.path)
+    images = open_configured(config)
     shape = ImageShape(image_resolution(config, images), images.manifest.channels)
     state = states.new_state(config, shape, context.device)
     for warning in states.load_latest(state, run_uri):
-        context.warn(warning)
+        if context.rank == 0:
+            context.warn(warning)
     total = total_images(config)
     if state.images >= total:
         return Outcome(state.images, finished=True, images_per_second=None, value=None)
 
     # What it needs on the way.
+    images, quarantined = usable(config, images, context)
     step = Step(config, state, context)
     evaluator = Evaluator(config, images, context)
-    recorder = _Recorder(config, run_uri, state, context)
+    recorder = _Recorder(config, run_uri, state, context, quarantined)
     mine = batches(
         make_order(config, images),
         choose_fetch(config, images, with_ray=context.with_ray),
@@ -132,10 +135,13 @@ def train(config: RunConfig, context: Context) -> Outcome:
 class _Recorder:
     """Writes a run's folder and tells the context; what differs by rank is here rather than in the loop."""
 
-    def __init__(self, config: RunConfig, run_uri: str, state: TrainingState, context: Context) -> None:
+    def __init__(
+        self, config: RunConfig, run_uri: str, state: TrainingState, context: Context, quarantined: int
+    ) -> None:
         self.value: float | None = None
         self._config = config
         self._config_yaml = to_yaml(config)
+        self._quarantined = quarantined
         self._run_uri = run_uri
         self._state = state
         self._context = context
@@ -199,6 +205,7 @@ class _Recorder:
             "loss_d": self._losses[0],
             "loss_g": self._losses[1],
             "images_per_second": self.images_per_second,
+            "quarantined": self._quarantined,
             **metrics,
         }
 

@@ -55,7 +55,8 @@ LAYERS = [
     ("folders", "data", "models", "losses", "metrics", "telemetry", "release", "assets"),
     ("training",),
     ("cluster",),
-    ("cli",),
+    ("bench",),
+    ("cli", "cli_pack"),
 ]
 
 

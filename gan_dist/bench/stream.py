@@ -1,0 +1,211 @@
+"""How fast images come out of shards, against WebDataset, a numpy memmap, Ray's own reader and a DataLoader.
+
+All readers give shuffled batches of the same images in memory, `shapes` at 64x64x3; the files are in the page
+cache. A ratio is that of images a second; each is the best of three passes, since a machine's other work only
+ever slows one down.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from gan_dist.data.builtin import Shapes
+from gan_dist.data.loader import Fetch, batches
+from gan_dist.data.order import Order
+from gan_dist.data.resident import Direct
+from gan_dist.data.shards import Rows, ShardSet, write_set
+
+RESOLUTION = 64
+BATCH = 256
+GROUP_ROWS = 1024
+SHARD_ROWS = 10 * GROUP_ROWS
+PASSES = 3
+PIXELS = RESOLUTION * RESOLUTION * 3
+
+
+def run(*, quick: bool = False) -> dict[str, object]:
+    """Return the figures: rates in images a second, and their ratios."""
+    from gan_dist.cluster.bench_streams import ray_figures
+
+    count = 4096 if quick else 65_536
+    with tempfile.TemporaryDirectory(prefix="gan-dist-bench-") as folder:
+        shards = _write_shards(Path(folder, "shards"), count)
+        pixels = _write_memmap(Path(folder, "pixels.bin"), shards)
+        tars = {kind: _write_tars(Path(folder, kind), shards, kind) for kind in ("raw", "png")}
+        # WebDataset and PNG are an order of magnitude slower; a part of the set tells their rate.
+        part = min(count, 16_384)
+        rates = {
+            "reader": best_rate(lambda: _reader(shards, Direct(shards))),
+            "reader_unverified": best_rate(lambda: _reader(shards, Direct(_unverified(shards)))),
+            "memmap": best_rate(lambda: _memmap(pixels)),
+            "webdataset_raw": best_rate(lambda: _webdataset(tars["raw"], "raw"), limit=part),
+            "webdataset_png": best_rate(lambda: _webdataset(tars["png"], "png"), limit=part),
+            "dataloader": best_rate(lambda: _dataloader(shards)),
+        }
+        order = shuffled_order(shards)
+        through_ray = ray_figures(shards, order, tars["png"], lambda make: best_rate(make, limit=part))
+        size = sum(file.stat().st_size for file in Path(folder, "shards").iterdir())
+    return {
+        "images": count,
+        "reader_vs_webdataset_raw": rates["reader"] / rates["webdataset_raw"],
+        "reader_vs_webdataset_png": rates["reader"] / rates["webdataset_png"],
+        "reader_vs_memmap": rates["reader"] / rates["memmap"],
+        "ray_vs_read_webdataset": through_ray["ray"] / through_ray["read_webdataset"],
+        "ray_vs_dataloader": through_ray["ray"] / rates["dataloader"],
+        "first_batch_s": through_ray["first_batch_s"],
+        "epoch_gap_ms": through_ray["epoch_gap_ms"],
+        "checksum_cost": rates["reader_unverified"] / rates["reader"] - 1,
+        "size_ratio": size / (count * PIXELS),
+        "images_per_second": {
+            **rates,
+            "ray": through_ray["ray"],
+            "read_webdataset": through_ray["read_webdataset"],
+        },
+    }
+
+
+def best_rate(make: Callable[[], Iterable[int]], limit: int | None = None) -> float:
+    """Return the best images a second over the passes, the first batch left out as start-up.
+
+    Args:
+        make: Starts a pass; its items are the numbers of images of the batches.
+        limit: Images after which a pass is ended.
+    """
+    return max(rate(make(), limit) for _ in range(PASSES))
+
+
+def rate(counts: Iterable[int], limit: int | None = None) -> float:
+    """Return a pass's images a second after its first batch."""
+    images, began = 0, 0.0
+    for number, count in enumerate(counts):
+        if number == 0:
+            began = time.perf_counter()
+            continue
+        images += count
+        if limit is not None and images >= limit:
+            break
+    return images / (time.perf_counter() - began)
+
+
+def shuffled_order(shards: ShardSet) -> Order:
+    """Return the order that a run with default settings has."""
+    return Order(shards.group_rows, seed=0, batch_size=BATCH, streams=None, window=16_384)
+
+
+def _write_shards(folder: Path, count: int) -> ShardSet:
+    shapes = Shapes(count, RESOLUTION)
+    starts = range(0, count, SHARD_ROWS)
+    parts = (shapes.rows(np.arange(start, min(start + SHARD_ROWS, count))) for start in starts)
+    write_set(
+        str(folder),
+        parts,
+        group_rows=GROUP_ROWS,
+        height=RESOLUTION,
+        width=RESOLUTION,
+        channels=3,
+        classes=shapes.manifest.classes,
+    )
+    return ShardSet(str(folder))
+
+
+def _rows(shards: ShardSet) -> Iterator[Rows]:
+    return (shards.read_group(group) for group in range(len(shards.group_rows)))
+
+
+def _write_memmap(path: Path, shards: ShardSet) -> npt.NDArray[np.uint8]:
+    with path.open("wb") as file:
+        for rows in _rows(shards):
+            file.write(rows.pixels.tobytes())
+    return np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, PIXELS)
+
+
+def _write_tars(folder: Path, shards: ShardSet, kind: str) -> list[str]:
+    """Write the images as WebDataset tars, their pixels as they are or as PNG."""
+    folder.mkdir()
+    paths = []
+    for number, rows in enumerate(_rows(shards)):
+        path = folder / f"{number:05d}.tar"
+        with tarfile.open(path, "w") as tar:
+            for index, row in enumerate(rows.pixels):
+                content = row.tobytes()
+                if kind == "png":
+                    buffer = io.BytesIO()
+                    Image.fromarray(row.reshape(RESOLUTION, RESOLUTION, 3)).save(buffer, "PNG")
+                    content = buffer.getvalue()
+                info = tarfile.TarInfo(f"{number:05d}{index:05d}.{kind}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        paths.append(str(path))
+    return paths
+
+
+def _unverified(shards: ShardSet) -> ShardSet:
+    return ShardSet(shards.uri, verify=False)
+
+
+def _reader(shards: ShardSet, fetch: Fetch) -> Iterator[int]:
+    stop = shards.manifest.count
+    for rows in batches(shuffled_order(shards), fetch, rank=0, world_size=1, start=0, stop=stop):
+        yield len(rows)
+
+
+def _memmap(pixels: npt.NDArray[np.uint8]) -> Iterator[int]:
+    order = np.random.default_rng(0).permutation(len(pixels))
+    for start in range(0, len(pixels), BATCH):
+        yield len(pixels[order[start : start + BATCH]])
+
+
+def _webdataset(tars: list[str], kind: str) -> Iterator[int]:
+    import webdataset
+
+    def decode(sample: dict[str, Any]) -> npt.NDArray[np.uint8]:
+        content = sample[kind]
+        if kind == "png":
+            return np.asarray(Image.open(io.BytesIO(content)))
+        return np.frombuffer(content, dtype=np.uint8).reshape(RESOLUTION, RESOLUTION, 3)
+
+    dataset = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=0).shuffle(1000).map(decode)
+    held: list[npt.NDArray[np.uint8]] = []
+    for image in dataset:
+        held.append(image)
+        if len(held) == BATCH:
+            yield len(np.stack(held))
+            held = []
+
+
+class _Shuffled(IterableDataset[torch.Tensor]):
+    """The same order as batches, each DataLoader worker being one of the ranks that share it."""
+
+    def __init__(self, shards: ShardSet) -> None:
+        self._shards = shards
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        info = get_worker_info()
+        assert info is not None
+        order = shuffled_order(self._shards)
+        mine = batches(
+            order,
+            Direct(self._shards),
+            rank=info.id,
+            world_size=info.num_workers,
+            start=0,
+            stop=self._shards.manifest.count,
+        )
+        return (torch.from_numpy(rows.pixels) for rows in mine)
+
+
+def _dataloader(shards: ShardSet) -> Iterator[int]:
+    for batch in DataLoader(_Shuffled(shards), batch_size=None, num_workers=2):
+        yield len(batch)

@@ -1,0 +1,70 @@
+"""What `gan-dist bench stream` measures of Ray Data: our plan through it, and its own WebDataset reader."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray.data
+from PIL import Image
+
+from gan_dist.cluster.connect import connect
+from gan_dist.data.loader import batches
+from gan_dist.data.order import Order
+from gan_dist.data.shards import ShardSet
+from gan_dist.data.stream import Streamed
+
+EPOCHS = 4
+
+
+Measure = Callable[[Callable[[], Iterable[int]]], float]
+"""From what starts a pass, whose items are numbers of images, to the best images a second."""
+
+
+def ray_figures(shards: ShardSet, order: Order, png_tars: list[str], measure: Measure) -> dict[str, float]:
+    """Return rates in images a second, seconds to the first batch, and the longest wait at an epoch."""
+    with connect():
+        _drain(shards, order, epochs=1)  # workers started, code imported: Ray is warm
+        passes = [_drain(shards, order, EPOCHS) for _ in range(3)]
+        own = measure(lambda: _read_webdataset(png_tars, order.batch_size))
+    return {
+        "ray": max(one["rate"] for one in passes),
+        "first_batch_s": min(one["first_batch_s"] for one in passes),
+        "epoch_gap_ms": min(one["epoch_gap_ms"] for one in passes),
+        "read_webdataset": own,
+    }
+
+
+def _drain(shards: ShardSet, order: Order, epochs: int) -> dict[str, float]:
+    """Read some epochs through Ray Data; the gap is the longest wait for a batch near an epoch's border."""
+    count = shards.manifest.count
+    began = time.perf_counter()
+    reader = batches(order, Streamed(shards), rank=0, world_size=1, start=0, stop=epochs * count)
+    arrivals = [began]
+    for _ in reader:
+        arrivals.append(time.perf_counter())
+    waits = np.diff(arrivals)
+    # Steady state: from the second epoch on.
+    per_epoch = count // order.batch_size
+    steady = arrivals[per_epoch:] if epochs > 1 else arrivals[1:]
+    border = [
+        waits[max(1, epoch * per_epoch - 2) : epoch * per_epoch + 3].max() for epoch in range(1, epochs)
+    ]
+    return {
+        "rate": (len(steady) - 1) * order.batch_size / (steady[-1] - steady[0]),
+        "first_batch_s": float(waits[0]),
+        "epoch_gap_ms": 1000 * float(max(border, default=0.0)),
+    }
+
+
+def _read_webdataset(tars: list[str], batch: int) -> Iterator[int]:
+    def decode(row: dict[str, Any]) -> dict[str, npt.NDArray[np.uint8]]:
+        return {"image": np.asarray(Image.open(io.BytesIO(row["png"])))}
+
+    dataset = ray.data.read_webdataset(tars, decoder=None, shuffle="files").map(decode)
+    for rows in dataset.iter_batches(batch_size=batch, local_shuffle_buffer_size=1000, batch_format="numpy"):
+        yield len(rows["image"])

@@ -1,0 +1,38 @@
+"""A set without its damaged row groups: what `data.verify=quarantine` trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gan_dist.data.shards import ImageSet, Manifest, Rows
+from gan_dist.errors import DataError
+
+
+class Without:
+    """A set of which some groups are left out; the others keep their order and are numbered anew.
+
+    Args:
+        images: The whole set.
+        groups: The groups to leave out.
+    """
+
+    def __init__(self, images: ImageSet, groups: Sequence[int]) -> None:
+        left_out = set(groups)
+        self._images = images
+        self._kept = [group for group in range(len(images.group_rows)) if group not in left_out]
+        self.group_rows = tuple(images.group_rows[group] for group in self._kept)
+        self.manifest: Manifest = images.manifest
+
+    def read_group(self, group: int) -> Rows:
+        return self._images.read_group(self._kept[group])
+
+
+def find_damage(images: ImageSet, groups: Sequence[int]) -> dict[int, str]:
+    """Read some groups and return what is wrong with each that cannot be read whole."""
+    damage = {}
+    for group in groups:
+        try:
+            images.read_group(group)
+        except DataError as error:
+            damage[group] = str(error)
+    return damage

@@ -1,0 +1,87 @@
+"""Reads a packed set again and names what is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gan_dist import storage
+from gan_dist.data.shards import Manifest, ShardInfo, checksum, read_manifest, table_rows
+from gan_dist.errors import DataError, StorageError
+
+READERS = 4
+
+
+def verify_set(uri: str) -> Manifest:
+    """Check every shard's hash, pages and rows against the manifest, and return that.
+
+    Raises:
+        DataError: naming every shard that is missing or damaged, and how.
+        StorageError: storage cannot be read.
+    """
+    manifest = read_manifest(uri)
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(lambda shard: _damage(uri, manifest, shard), manifest.shards))
+    damaged = [f"  {shard.file}: {what}" for shard, what in zip(manifest.shards, found, strict=True) if what]
+    if damaged:
+        listed = "\n".join(damaged)
+        raise DataError(
+            f"{len(damaged)} of {len(manifest.shards)} shards of {uri} are missing or damaged; "
+            f"restore them or pack the set again:\n{listed}"
+        )
+    return manifest
+
+
+def sha256_of(uri: str) -> str:
+    """Return a file's sha256 without holding the file.
+
+    Raises:
+        StorageError: it does not exist or cannot be read.
+    """
+    filesystem, path = storage.open_uri(uri)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise StorageError(f"{uri} does not exist") from None
+    except OSError as error:
+        raise StorageError(f"{uri} cannot be read: {error}") from None
+
+
+def _damage(uri: str, manifest: Manifest, shard: ShardInfo) -> str | None:
+    """Return what is wrong with a shard, or None."""
+    file = storage.join(uri, shard.file)
+    if not storage.exists(file):
+        return "missing"
+    if sha256_of(file) != shard.sha256:
+        # The pages tell where, which the whole file's hash does not.
+        return _page_damage(file, manifest, shard) or "other bytes than the manifest's sha256 says"
+    return _page_damage(file, manifest, shard)
+
+
+def _page_damage(file: str, manifest: Manifest, shard: ShardInfo) -> str | None:
+    filesystem, path = storage.open_uri(file)
+    size = manifest.height * manifest.width * manifest.channels
+    try:
+        with filesystem.open_input_file(path) as source:
+            if source.size() != shard.bytes:
+                return f"{source.size()} bytes, not {shard.bytes}"
+            reader = pq.ParquetFile(source, page_checksum_verification=True)
+            groups = [reader.metadata.row_group(n).num_rows for n in range(reader.metadata.num_row_groups)]
+            if tuple(groups) != shard.row_groups:
+                return f"row groups of {groups} rows, not {list(shard.row_groups)}"
+            if reader.schema_arrow.field("pixels").type != pa.binary(size):
+                return f"its pixels are not of {size} bytes an image"
+            for group in range(len(groups)):
+                try:
+                    rows = table_rows(reader.read_row_group(group, use_threads=False))
+                except (OSError, pa.ArrowException) as error:
+                    return f"row group {group}: {error}"
+                if checksum(rows) != shard.checksums[group]:
+                    return f"row group {group}: other images than the manifest's checksum says"
+    except (OSError, KeyError, pa.ArrowException) as error:
+        return f"no readable Parquet file ({error})"
+    return None
