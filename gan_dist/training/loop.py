@@ -9,6 +9,7 @@ from PIL.Image import Image
 
 from gan_dist import randomness, release, storage, telemetry
 from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config, to_yaml
+from gan_dist.data.device import on_device
 from gan_dist.data.loader import (
     batches,
     choose_fetch,
@@ -96,7 +97,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
     step = Step(config, state, context)
     evaluator = Evaluator(config, images, context)
     recorder = _Recorder(config, run_uri, state, context, quarantined)
-    mine = batches(
+    rows = batches(
         make_order(config, images),
         choose_fetch(config, images, with_ray=context.with_ray),
         rank=context.rank,
@@ -104,13 +105,14 @@ def train(config: RunConfig, context: Context) -> Outcome:
         start=state.images,
         stop=total,
     )
+    mine = on_device((to_batch(some, images, shape.resolution) for some in rows), context.device)
 
     # One round is d_steps discriminator updates and one generator update.
     stop = False
     while state.images < total and not stop:
         before = state.images
         for _ in range(config.optim.d_steps):
-            loss_d = step.discriminator_phase(to_batch(next(mine), images, shape.resolution))
+            loss_d = step.discriminator_phase(next(mine))
         loss_g = step.generator_phase()
         losses = step.share(loss_d, loss_g, stop=context.rank == 0 and context.stop_requested())
         step.update_average()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import torch.distributed as dist
 import gan_dist
 from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
+from gan_dist.data.builtin import DIGITS
 from gan_dist.data.loader import Batch, open_images
-from gan_dist.errors import NonFiniteError, ResumeError
+from gan_dist.errors import DataError, NonFiniteError, ResumeError
 from gan_dist.release import ImageShape
 from gan_dist.telemetry import Progress, read_records
 from gan_dist.training import state as states
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import Outcome, train
+from gan_dist.training.quarantine import usable
 from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
 from tests.gloo import run_gloo
@@ -281,3 +284,41 @@ def test_state_has_nothing_that_a_checkpoint_lacks() -> None:
     saved = {"generator", "discriminator", "average", "optimizer_g", "optimizer_d", "images", "best", "shape"}
     assert fields == saved
     assert not dist.is_initialized()
+
+
+def _damaged_digits(folder: Path) -> str:
+    """Return a copy of the digits in whose fourth row group a byte is flipped."""
+    shutil.copytree(DIGITS, folder)
+    shard = folder / "shard-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[int(3.5 * len(content) / 15)] ^= 1
+    shard.write_bytes(content)
+    return str(folder)
+
+
+def test_damage_stops_a_run_and_is_named(tmp_path: Path) -> None:
+    path = _damaged_digits(tmp_path / "digits")
+    for cache in ("memory", "stream"):
+        with pytest.raises(DataError, match=r"shard shard-00000.parquet, row group 3, of .* is damaged"):
+            run(config(tmp_path / cache, f"data.path={path}", f"data.cache={cache}"))
+
+
+def test_damage_can_be_left_out_and_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = config(tmp_path, f"data.path={_damaged_digits(tmp_path / 'digits')}", "data.verify=quarantine")
+    with caplog.at_level(logging.WARNING, "gan_dist"):
+        assert run(settings).finished
+    assert caplog.text.count("left out: shard shard-00000.parquet, row group 3") == 1
+    assert [record["quarantined"] for record in read_records(settings.run_uri)] == [128, 128]
+
+
+def test_all_workers_leave_out_the_same(tmp_path: Path) -> None:
+    path = _damaged_digits(tmp_path / "digits")
+    settings = config(tmp_path, f"data.path={path}", "data.verify=quarantine")
+    for groups in run_gloo(_usable_groups, 2, settings):
+        assert groups == (128,) * 13 + (5,)
+
+
+def _usable_groups(settings: RunConfig) -> tuple[int, ...]:
+    images, left_out = usable(settings, open_images(settings.data.path), LocalContext("unused"))
+    assert left_out == 128
+    return images.group_rows
