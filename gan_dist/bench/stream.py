@@ -138,15 +138,17 @@ def _write_tars(folder: Path, shards: ShardSet, kind: str) -> list[str]:
     for number, rows in enumerate(_rows(shards)):
         path = folder / f"{number:05d}.tar"
         with tarfile.open(path, "w") as tar:
-            for index, row in enumerate(rows.pixels):
+            assert rows.labels is not None
+            for index, (row, label) in enumerate(zip(rows.pixels, rows.labels, strict=True)):
                 content = row.tobytes()
                 if kind == "png":
                     buffer = io.BytesIO()
                     Image.fromarray(row.reshape(RESOLUTION, RESOLUTION, 3)).save(buffer, "PNG")
                     content = buffer.getvalue()
-                info = tarfile.TarInfo(f"{number:05d}{index:05d}.{kind}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+                for suffix, member in ((kind, content), ("cls", str(label).encode())):
+                    info = tarfile.TarInfo(f"{number:05d}{index:05d}.{suffix}")
+                    info.size = len(member)
+                    tar.addfile(info, io.BytesIO(member))
         paths.append(str(path))
     return paths
 
@@ -170,18 +172,20 @@ def _memmap(pixels: npt.NDArray[np.uint8]) -> Iterator[int]:
 def _webdataset(tars: list[str], kind: str) -> Iterator[int]:
     import webdataset
 
-    def decode(sample: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    def decode(sample: dict[str, Any]) -> tuple[npt.NDArray[np.uint8], int]:
         content = sample[kind]
         if kind == "png":
-            return np.asarray(Image.open(io.BytesIO(content)))
-        return np.frombuffer(content, dtype=np.uint8).reshape(RESOLUTION, RESOLUTION, 3)
+            return np.asarray(Image.open(io.BytesIO(content))), int(sample["cls"])
+        image = np.frombuffer(content, dtype=np.uint8).reshape(RESOLUTION, RESOLUTION, 3)
+        return image, int(sample["cls"])
 
     dataset = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=0).shuffle(1000).map(decode)
-    held: list[npt.NDArray[np.uint8]] = []
-    for image in dataset:
-        held.append(image)
+    held: list[tuple[npt.NDArray[np.uint8], int]] = []
+    for example in dataset:
+        held.append(example)
         if len(held) == BATCH:
-            yield len(np.stack(held))
+            images, labels = zip(*held, strict=True)
+            yield len(np.stack(images)) and len(np.array(labels))
             held = []
 
 

@@ -20,7 +20,8 @@ from gan_dist.data.shards import ImageSet, Rows, Selection, ShardSet
 
 MEMORY_LIMIT = 256 * 2**20
 
-Fetch = Callable[[Iterable[Window]], Iterator[tuple[Window, Rows | Selection]]]
+Fetch = Callable[[Iterable[Window], int], Iterator[tuple[Window, Rows | Selection]]]
+"""Yields windows in order, reading the given number of them ahead."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def batches(
     batch = order.batch_size
     stop = start + -(-(stop - start) // batch) * batch
     streams = order.rank_streams(rank, world_size)
-    arriving = fetch(order.windows(streams, start, stop))
+    # All streams may need their next window at once: one round is read while the one before it is shown.
+    arriving = fetch(order.windows(streams, start, stop), len(streams) + 1)
     held: dict[int, deque[tuple[Window, Rows | Selection]]] = {stream: deque() for stream in streams}
     for slot in range(start, stop, batch):
         parts = []

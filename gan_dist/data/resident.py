@@ -11,7 +11,7 @@ import numpy as np
 from gan_dist.data.order import Window
 from gan_dist.data.shards import ImageSet, Rows, Selection
 
-READ_AHEAD = 4
+READERS = 4
 
 
 def read_all(images: ImageSet) -> Rows:
@@ -49,7 +49,7 @@ class Resident:
         self._rows = read_all(images)
         self._begins = np.concatenate([[0], np.cumsum(images.group_rows)])
 
-    def __call__(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Selection]]:
+    def __call__(self, windows: Iterable[Window], ahead: int) -> Iterator[tuple[Window, Selection]]:
         for window in windows:
             parts = [
                 np.arange(piece.start, piece.stop) + self._begins[piece.group] for piece in window.pieces
@@ -67,13 +67,13 @@ class Direct:
     def __init__(self, images: ImageSet) -> None:
         self._images = images
 
-    def __call__(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Rows | Selection]]:
+    def __call__(self, windows: Iterable[Window], ahead: int) -> Iterator[tuple[Window, Rows | Selection]]:
         pending: deque[tuple[Window, Future[Rows | Selection]]] = deque()
-        with ThreadPoolExecutor(READ_AHEAD, thread_name_prefix="read") as pool:
+        with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
             try:
                 for window in windows:
                     pending.append((window, pool.submit(self._read, window)))
-                    if len(pending) > READ_AHEAD:
+                    if len(pending) > ahead:
                         ready, rows = pending.popleft()
                         yield ready, rows.result()
                 while pending:

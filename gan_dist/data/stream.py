@@ -6,6 +6,7 @@ time, and so they can never be locked out by the workers that wait for them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -19,7 +20,6 @@ from gan_dist.data.shards import ImageSet, Rows, rows_table, table_rows
 
 TASK_BYTES = 32 * 2**20
 CONCURRENT_TASKS = 2
-PREFETCHED_BLOCKS = 4
 
 
 class Streamed:
@@ -32,8 +32,9 @@ class Streamed:
     def __init__(self, images: ImageSet) -> None:
         self._images = images
 
-    def __call__(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Rows]]:
+    def __call__(self, windows: Iterable[Window], ahead: int) -> Iterator[tuple[Window, Rows]]:
         planned = list(windows)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -42,9 +43,7 @@ class Streamed:
             num_cpus=0,
             concurrency=CONCURRENT_TASKS,
         )
-        blocks = dataset.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=PREFETCHED_BLOCKS
-        )
+        blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
         return _regroup(planned, blocks)
 
 
