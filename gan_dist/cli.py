@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist import cli_pack
 from gan_dist.errors import GanDistError
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def train(
     if config is None:
         raise GanDistError(f"give a configuration: one of {', '.join(preset_names())}, or a YAML file")
     resolved = load_config(config, overrides or [])
-    resolved = resolved.model_copy(update={"storage": _absolute(resolved.storage)})
+    kept_at = resolved.storage.model_copy(update={"path": absolute(resolved.storage.path)})
+    resolved = resolved.model_copy(update={"storage": kept_at})
     if dry_run:
         from gan_dist.training.summary import summarise
 
@@ -96,6 +98,30 @@ def sample(
     typer.echo(json.dumps({"out": out}) if as_json else f"{n} images of {source} are in {out}")
 
 
+app.command()(cli_pack.pack)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="stream or pack.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: that it runs, not how fast.")] = False,
+    out: Annotated[str | None, typer.Option(help="Folder in which to add a line to NAME.jsonl.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one benchmark: ratios to references that are measured in the same run."""
+    from gan_dist.bench import NAMES, record, run
+
+    if name not in NAMES:
+        raise GanDistError(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
+    figures = run(name, quick=quick)
+    for key, value in figures.items():
+        typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+    if out is not None:
+        typer.echo(f"recorded in {record.keep(out, figures)}")
+    if as_json:
+        typer.echo(json.dumps(figures))
+
+
 def _train(config: RunConfig) -> Outcome:
     """Check what can be checked without a cluster, then train and show it."""
     from gan_dist.telemetry import ProgressLine
@@ -128,7 +154,7 @@ def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
     from gan_dist.training.evaluate import metric_name
     from gan_dist.training.state import checkpoint_names
 
-    run_uri = storage.join(config.storage, config.name)
+    run_uri = config.run_uri
     best = release.read_best(run_uri) if storage.exists(storage.join(run_uri, release.BEST)) else None
     checkpoints = checkpoint_names(run_uri)
     return {
@@ -175,7 +201,7 @@ def _program() -> list[str]:
     return [os.path.relpath(script) if inside else "gan-dist"]
 
 
-def _absolute(uri: str) -> str:
+def absolute(uri: str) -> str:
     """Return a local path as an absolute one: workers have other working directories.
 
     A submitted job's working directory is a copy that Ray deletes, so there a relative path means the home.

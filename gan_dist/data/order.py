@@ -12,7 +12,8 @@ batch draws from S places of the set.
 
 Neither S nor the windows depend on the number of workers. Within a batch the slots are sorted by stream, and
 rank r of W takes the r-th of W equal parts: the global batches are the same for every W that divides B, and
-where W divides S no two ranks read the same piece. The whole state is one integer, the slot to go on from.
+where W divides S and S divides B no two ranks read the same stream. The whole state is one integer, the slot
+to go on from.
 """
 
 from __future__ import annotations
@@ -137,6 +138,8 @@ class Order:
 
     def _stream_windows(self, stream: int, start: int, stop: int) -> Iterator[Window]:
         first, last = self.position(stream, start), self.position(stream, stop)
+        if first == last:
+            return
         epoch = start // self.count
         while self.position(stream, epoch * self.count) < last:
             for window in self._epoch_windows(stream, epoch):

@@ -228,7 +228,7 @@ class _Files:
             source = pa.memory_map(path) if local else self._filesystem.open_input_file(path)
             if len(readers) >= MAX_OPEN:
                 readers.pop(next(iter(readers))).close()
-            readers[file] = pq.ParquetFile(source)
+            readers[file] = pq.ParquetFile(source, pre_buffer=False)
         return readers[file]
 
     def forget(self, file: str) -> None:
@@ -271,7 +271,9 @@ def _rows(table: pa.Table, expected: int, size: int, labelled: bool, where: str)
 
 def table_rows(table: pa.Table) -> Rows:
     """Return a table's images as arrays over its own memory."""
-    pixels = table.column("pixels").combine_chunks()
+    column = table.column("pixels")
+    # Combining copies, even where there is nothing to combine.
+    pixels = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     size = pixels.type.byte_width
     flat = np.frombuffer(pixels.buffers()[1], dtype=np.uint8)
     values = flat[pixels.offset * size : (pixels.offset + len(pixels)) * size].reshape(len(pixels), size)

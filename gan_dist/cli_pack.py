@@ -1,0 +1,180 @@
+"""The verb `pack`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gan_dist.errors import DataError
+
+if TYPE_CHECKING:
+    from gan_dist.data.decode import Decoding
+    from gan_dist.data.items import Source, SourceOptions
+    from gan_dist.data.packplan import Plan
+    from gan_dist.data.shards import Manifest
+
+INTERRUPTED = 130
+
+
+def pack(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder or prefix of images, tars or Parquet files; one of these; or torchvision://NAME."
+        ),
+    ],
+    dest: Annotated[str | None, typer.Argument(help="The folder or prefix to write the shards to.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Edge length in pixels.")] = None,
+    channels: Annotated[int, typer.Option(help="3 for colour, 1 for grey.")] = 3,
+    filter: Annotated[str, typer.Option(help="lanczos, bicubic, bilinear or box.")] = "lanczos",
+    labels: Annotated[
+        str | None, typer.Option(help="A CSV or JSONL file with path and label, instead of sub-folders.")
+    ] = None,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Pack without labels.")] = False,
+    image_column: Annotated[str | None, typer.Option(help="Parquet: the column of encoded images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Parquet: the column of labels.")] = None,
+    root: Annotated[str, typer.Option(help="torchvision: the folder of its files, on every node.")] = "data",
+    download: Annotated[bool, typer.Option("--download", help="torchvision: fetch what is missing.")] = False,
+    shard_mb: Annotated[float, typer.Option(help="Size of a shard in MiB.")] = 128.0,
+    max_bad: Annotated[
+        str, typer.Option(help="How many images may be unusable: a number or a percentage.")
+    ] = "1%",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the set at DEST instead; SOURCE is left out.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List SOURCE and show what would be made; write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Turn images into shards to train from; the same command again continues, --verify DEST checks."""
+    from gan_dist.cli import absolute
+    from gan_dist.data.decode import Decoding
+    from gan_dist.data.items import SourceOptions
+
+    if verify:
+        if dest is not None:
+            raise DataError("--verify takes one folder: gan-dist pack --verify DEST")
+        _verify(absolute(source), as_json)
+        return
+    if dest is None or resolution is None:
+        missing = "DEST" if dest is None else "--resolution"
+        raise DataError(f"{missing} is missing: gan-dist pack SOURCE DEST --resolution 64")
+    _pack(
+        absolute(source),
+        absolute(dest),
+        Decoding(resolution, channels, filter),
+        SourceOptions(
+            labels=None if labels is None else absolute(labels),
+            no_labels=no_labels,
+            image_column=image_column,
+            label_column=label_column,
+            root=absolute(root),
+            download=download,
+        ),
+        shard_mb=shard_mb,
+        max_bad=max_bad,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
+def _verify(uri: str, as_json: bool) -> None:
+    from gan_dist.data.items import shown
+    from gan_dist.data.verify import verify_set
+
+    manifest = verify_set(uri)
+    typer.echo(f"{shown(uri)} is whole: {manifest.count:,} images in {len(manifest.shards)} shards")
+    if as_json:
+        typer.echo(json.dumps({"dest": shown(uri), **_counts(manifest)}))
+
+
+def _counts(manifest: Manifest) -> dict[str, int]:
+    return {
+        "images": manifest.count,
+        "shards": len(manifest.shards),
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+    }
+
+
+def _pack(
+    uri: str,
+    dest: str,
+    decoding: Decoding,
+    options: SourceOptions,
+    *,
+    shard_mb: float,
+    max_bad: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from gan_dist.data import packplan, packstate
+    from gan_dist.data.items import shown
+    from gan_dist.data.sources import open_source
+
+    packplan.require_apart(uri, dest)
+    source = open_source(uri, options)
+    plan = packplan.make_plan(uri, source, decoding, shard_mb)
+    packplan.require_few_bad(source.rejected, len(source.items) + len(source.rejected), max_bad)
+    manifest = packstate.finished_set(dest, plan)
+    for note in source.notes:
+        typer.echo(note, err=True)
+    if dry_run:
+        summary = _summary(dest, plan)
+        typer.echo("\n".join(f"{key}: {value}" for key, value in summary.items()))
+        if as_json:
+            typer.echo(json.dumps(summary))
+        return
+    rate = None
+    if manifest is not None:
+        packstate.tidy(dest)
+        typer.echo(f"{shown(dest)} is complete already; gan-dist pack --verify checks it")
+    else:
+        manifest, rate = _run(source, dest, plan, max_bad)
+    quarantined = int(manifest.settings["quarantined"])
+    result = {**_counts(manifest), "quarantined": quarantined, "dest": shown(dest), "images_per_second": rate}
+    speed = f", {rate:,.0f} images/s" if rate else ""
+    typer.echo(f"{shown(dest)}: {manifest.count:,} images in {len(manifest.shards)} shards{speed}")
+    if quarantined:
+        typer.echo(f"  {quarantined:,} left out, listed with the reasons in {packstate.QUARANTINE}")
+    if enlarged := int(manifest.settings["enlarged"]):
+        typer.echo(f"  {enlarged:,} were smaller than {plan.resolution} pixels and are enlarged")
+    if as_json:
+        typer.echo(json.dumps(result))
+
+
+def _summary(dest: str, plan: Plan) -> dict[str, object]:
+    """Return what would be made, in sizes."""
+    from gan_dist.data.items import shown
+
+    return {
+        "source": plan.source,
+        "dest": shown(dest),
+        "images": plan.images,
+        "classes": None if plan.classes is None else len(plan.classes),
+        "resolution": plan.resolution,
+        "channels": plan.channels,
+        "filter": plan.filter,
+        "shards": math.ceil(plan.images / plan.shard_items),
+        "bytes": plan.images * plan.row_bytes,
+    }
+
+
+def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest, float]:
+    """Pack on the cluster; returns the set and the images decoded a second."""
+    from gan_dist.cluster.connect import connect
+    from gan_dist.data.pack import pack as run
+    from gan_dist.progress import CountProgress
+
+    try:
+        with CountProgress(plan.images, "images") as progress:
+            progress.note(f"packing {plan.images:,} images of {plan.source}")
+            with connect():
+                manifest = run(source, dest, plan, max_bad, progress.update)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command again continues", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    return manifest, progress.rate

@@ -1,0 +1,131 @@
+"""What sources are made of: references to images, and how to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+from gan_dist.data.labels import number_classes, some
+from gan_dist.errors import DataError
+
+# The last row is of pictures that cannot be decoded: rejected they are seen, left out they are missed.
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".png",
+            ".apng",
+            ".webp",
+            ".bmp",
+            ".dib",
+            ".gif",
+            ".tif",
+            ".tiff",
+        ),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".psd"),
+    )
+)
+UNLABELLED = -1
+
+
+class Item(NamedTuple):
+    """A reference to one image.
+
+    `name` is how the owner knows it; `file` the file to open, relative to the source; `at` the first byte,
+    the row or the index inside it, None for the whole file; `size` its bytes, 0 where not known; `label` its
+    class, or `UNLABELLED`.
+    """
+
+    name: str
+    file: str
+    at: int | None
+    size: int
+    label: int
+
+
+class Rejection(NamedTuple):
+    """An image, or part of a source, that is left out, and why."""
+
+    path: str
+    reason: str
+
+
+Reader = Callable[[Item], bytes]
+"""Returns an item's image file, or raises: `RejectedError`, or `StorageError` where another try may help."""
+
+
+class Origin(Protocol):
+    """Opens a source's files, in any process; can be pickled and hashed."""
+
+    def __hash__(self) -> int: ...
+
+    def open(self) -> Reader:
+        """Return what reads items; fastest when they come in order."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found to pack.
+
+    `classes` are the names of the labels, None for a set without; `rejected` is what the listing alone could
+    tell to be bad; `notes` are sentences that the owner should read.
+    """
+
+    origin: Origin
+    items: list[Item]
+    classes: tuple[str, ...] | None
+    rejected: list[Rejection]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a source: a file of labels or none at all, column names, and torchvision's folder."""
+
+    labels: str | None = None
+    no_labels: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
+    root: str = "data"
+    download: bool = False
+
+
+class FoundFile(NamedTuple):
+    """A file inside a source: its path relative to it, and its bytes."""
+
+    path: str
+    size: int
+
+
+class Labelled(NamedTuple):
+    """An item, and its label as the source writes it."""
+
+    item: Item
+    label: str | None
+
+
+def number_items(found: list[Labelled], *, no_labels: bool) -> tuple[list[Item], tuple[str, ...] | None]:
+    """Give items their class numbers; all of them have a label, or none."""
+    without = [item.name for item, label in found if label is None]
+    if no_labels or len(without) == len(found):
+        return [item for item, _ in found], None
+    if without:
+        raise DataError(
+            f"{len(without)} of {len(found)} images have no label: {some(without)}; "
+            "label them all, or use --no-labels"
+        )
+    numbers = number_classes(label for _, label in found if label is not None)
+    items = [item._replace(label=numbers[label]) for item, label in found if label is not None]
+    return items, tuple(numbers)
+
+
+def shown(uri: str) -> str:
+    """Return a URI without the user and password that it may hold."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri

@@ -1,0 +1,173 @@
+"""A packing as plain data: all that decides its bytes, and what goes into which shard. No Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import PIL
+from pydantic import BaseModel, ConfigDict
+
+from gan_dist import storage
+from gan_dist.data.decode import FILTERS, Decoding
+from gan_dist.data.items import Item, Rejection, Source, shown
+from gan_dist.errors import DataError
+
+GROUP_BYTES = 8 * 2**20
+SHOWN = 5
+
+
+class Plan(BaseModel):
+    """All that decides the bytes of a packed set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    packer: str
+    pillow: str
+    source: str
+    images: int
+    items_sha256: str
+    """Of every item's name, size and label, and of what the listing rejected."""
+    classes: tuple[str, ...] | None
+    resolution: int
+    channels: int
+    filter: str
+    shard_items: int
+    group_rows: int
+
+    @property
+    def decoding(self) -> Decoding:
+        """What images are turned into."""
+        return Decoding(self.resolution, self.channels, self.filter)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one image's pixels."""
+        return self.resolution**2 * self.channels
+
+    def jobs(self) -> list[Job]:
+        """Return the work of every shard."""
+        starts = range(0, self.images, self.shard_items)
+        return [Job(n, start, min(start + self.shard_items, self.images)) for n, start in enumerate(starts)]
+
+
+class Job(NamedTuple):
+    """One shard: its number, and its items [start, stop)."""
+
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        """The shard's name."""
+        return f"shard-{self.number:05d}.parquet"
+
+
+def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> Plan:
+    """Return the plan for a source.
+
+    Raises:
+        DataError: a setting is out of its range.
+    """
+    if decoding.resolution < 1:
+        raise DataError(f"--resolution must be 1 or more, not {decoding.resolution}")
+    if decoding.channels not in (1, 3):
+        raise DataError(f"--channels must be 3 (colour) or 1 (grey), not {decoding.channels}")
+    if decoding.filter not in FILTERS:
+        raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
+    if not (shard_mb > 0 and math.isfinite(shard_mb)):
+        raise DataError(f"--shard-mb must be above 0, not {shard_mb:g}")
+    row_bytes = decoding.resolution**2 * decoding.channels
+    shard_rows = max(1, int(shard_mb * 2**20) // row_bytes)
+    group_rows = max(1, min(shard_rows, GROUP_BYTES // row_bytes))
+    return Plan(
+        packer=packer_version(),
+        pillow=PIL.__version__,
+        source=shown(uri),
+        images=len(source.items),
+        items_sha256=_hash_items(source),
+        classes=source.classes,
+        resolution=decoding.resolution,
+        channels=decoding.channels,
+        filter=decoding.filter,
+        shard_items=shard_rows // group_rows * group_rows,
+        group_rows=group_rows,
+    )
+
+
+def packer_version() -> str:
+    """Return this package's version."""
+    try:
+        return importlib.metadata.version("gan-dist")
+    except importlib.metadata.PackageNotFoundError:
+        # A submitted job runs from an uploaded folder.
+        return "unknown"
+
+
+def _hash_items(source: Source) -> str:
+    digest = hashlib.sha256()
+    for item in source.items:
+        digest.update(f"{item.name}\0{item.at}\0{item.size}\0{item.label}\n".encode())
+    for rejection in source.rejected:
+        digest.update(f"{rejection.path}\0{rejection.reason}\n".encode())
+    return digest.hexdigest()
+
+
+def parse_max_bad(text: str, total: int) -> int:
+    """Return how many of `total` images may be bad: `text` is a percentage or a number.
+
+    Raises:
+        DataError: it is neither.
+    """
+    try:
+        if text.endswith("%"):
+            percent = float(text[:-1])
+            if 0 <= percent <= 100:
+                return int(total * percent / 100)
+        elif text.isdecimal():
+            return int(text)
+    except ValueError:
+        pass
+    raise DataError(f"--max-bad must be a number of images or a percentage such as 1%, not {text!r}")
+
+
+def require_few_bad(bad: Sequence[Rejection], total: int, max_bad: str) -> None:
+    """Refuse to go on with a source that has too many bad images.
+
+    Raises:
+        DataError: with the count and the first few reasons.
+    """
+    limit = parse_max_bad(max_bad, total)
+    if len(bad) <= limit:
+        return
+    lines = [f"  {path}: {reason}" for path, reason in bad[:SHOWN]]
+    if len(bad) > SHOWN:
+        lines.append(f"  and {len(bad) - SHOWN} more")
+    raise DataError(
+        f"{len(bad)} of {total} images cannot be used so far, and --max-bad {max_bad} allows {limit}: "
+        "mend or remove them, or raise --max-bad to go on without them\n" + "\n".join(lines)
+    )
+
+
+def require_apart(source: str, dest: str) -> None:
+    """Refuse a destination inside the source, where the set would become part of what it is packed from.
+
+    Raises:
+        DataError: it is inside.
+    """
+    if source.startswith("torchvision://"):
+        return
+    (source_fs, inner), (dest_fs, outer) = storage.open_uri(source), storage.open_uri(dest)
+    if source_fs.type_name == dest_fs.type_name and f"{outer}/".startswith(f"{inner.rstrip('/')}/"):
+        raise DataError(f"DEST {shown(dest)} is inside SOURCE {shown(source)}; choose a folder outside it")
+
+
+def items_of(source: Source, job: Job, size: int) -> list[list[Item]]:
+    """Return a shard's items in the fewest even pieces of `size` or less."""
+    count = job.stop - job.start
+    even = math.ceil(count / math.ceil(count / size))
+    return [source.items[start : min(start + even, job.stop)] for start in range(job.start, job.stop, even)]

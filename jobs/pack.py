@@ -1,0 +1,7 @@
+"""What `ray job submit` runs to pack images: the same program as `gan-dist pack`."""
+
+import sys
+
+from gan_dist.cli import main
+
+main(["pack", *sys.argv[1:]])
