@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -186,7 +187,7 @@ def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], a
     if outcome.finished:
         arguments = [a for a in arguments if not a.startswith("train.kimg=")]
         arguments.append(f"train.kimg={2 * config.train.kimg:g}")
-    typer.echo(f"continue it with\n  {shlex.join([*_program(), 'train', *arguments])}")
+    typer.echo(f"continue it with\n  {shlex.join([*_program('train'), *arguments])}")
 
 
 def _short(uri: str) -> str:
@@ -194,11 +195,21 @@ def _short(uri: str) -> str:
     return os.path.relpath(uri) if Path(uri).is_relative_to(Path.cwd()) else uri
 
 
-def _program() -> list[str]:
-    """Return how a user calls this program again."""
+def _program(verb: str) -> list[str]:
+    """Return how a user calls this verb again from where they called it."""
+    if _submitted():
+        return ["ray", "job", "submit", "--working-dir", ".", "--", "python", f"jobs/{verb}.py"]
     script = Path(sys.argv[0])
-    inside = script.name == "gan-dist" and script.is_relative_to(Path.cwd())
-    return [os.path.relpath(script) if inside else "gan-dist"]
+    if script.name == f"{verb}.py":
+        return ["python", os.path.relpath(script)]
+    known = shutil.which("gan-dist")
+    on_path = known is not None and Path(known).resolve() == script.resolve()
+    return ["gan-dist" if on_path else os.path.relpath(script), verb]
+
+
+def _submitted() -> bool:
+    """Tell whether this is the entrypoint of a job that was submitted to a cluster."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def absolute(uri: str) -> str:
@@ -208,8 +219,7 @@ def absolute(uri: str) -> str:
     """
     if "://" in uri:
         return uri
-    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    return str((Path.home() / "gan-dist" if submitted else Path.cwd()) / Path(uri).expanduser())
+    return str((Path.home() / "gan-dist" if _submitted() else Path.cwd()) / Path(uri).expanduser())
 
 
 def main(arguments: list[str] | None = None) -> None:

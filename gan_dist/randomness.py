@@ -3,6 +3,8 @@
 A key is the run's seed, a name for the use, and counters such as images seen. NumPy promises that
 `SeedSequence` and the `Philox` bit generator never change their output, and PyTorch's CPU generator is the
 same on every machine; so a key gives the same numbers for ever and everywhere.
+
+A name is always used with the same number of counters: `SeedSequence` does not tell (5,) from (5, 0).
 """
 
 from __future__ import annotations

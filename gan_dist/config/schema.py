@@ -28,7 +28,8 @@ class StorageConfig(Section):
     backend: Literal["pyarrow", "s3fs"] = "pyarrow"
     """What talks to object stores; `s3fs` reaches some that `pyarrow` does not."""
     timeout_s: PositiveFloat = 60.0
-    """Seconds without progress after which a transfer is given up, retries included."""
+    """Seconds after which an operation on an object store that does not succeed is given up, its retries
+    included."""
 
 
 class DataConfig(Section):

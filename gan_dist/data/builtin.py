@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,8 @@ def open_builtin(uri: str) -> ImageSet:
     Raises:
         DataError: there is no such set, or it has no such parameter.
     """
-    parts = urlsplit(uri)
-    name, given = parts.netloc, dict(parse_qsl(parts.query, keep_blank_values=True))
+    name, _, query = uri.removeprefix(PREFIX).partition("?")
+    given = dict(parse_qsl(query, keep_blank_values=True))
     if name == "digits":
         _parameters(uri, given, {})
         return ShardSet(str(DIGITS))
@@ -53,8 +53,9 @@ def _parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int])
         known = ", ".join(defaults) or "none"
         raise DataError(f"data.path={uri}: {', '.join(unknown)} is no parameter of this set; it has: {known}")
     for key, value in given.items():
-        if not value.isdecimal() or int(value) == 0:
-            raise DataError(f"data.path={uri}: {key} must be a whole number above 0, not {value!r}")
+        if not value.isdecimal() or len(value) > 9 or int(value) == 0:
+            allowed = "a whole number from 1 to 999999999"
+            raise DataError(f"data.path={uri}: {key} must be {allowed}, not {value!r}")
     return {**defaults, **{key: int(value) for key, value in given.items()}}
 
 

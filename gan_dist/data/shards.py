@@ -12,8 +12,10 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,13 +23,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from gan_dist import storage
 from gan_dist.errors import DataError, StorageError
 
 SCHEMA_VERSION = 1
 MAX_OPEN = 64
+FETCHES = 3
+"""Times that a row group is fetched from a store before it counts as damaged there."""
 MANIFEST = "manifest.json"
 
 Pixels = npt.NDArray[np.uint8]
@@ -92,7 +96,7 @@ class ShardInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
-    row_groups: tuple[int, ...]
+    row_groups: tuple[PositiveInt, ...]
     """Rows in each row group."""
     checksums: tuple[str, ...]
     """XXH3-128 of each row group's pixels and labels, in hexadecimal."""
@@ -106,9 +110,9 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
-    height: int
-    width: int
-    channels: int
+    height: PositiveInt
+    width: PositiveInt
+    channels: PositiveInt
     count: int
     classes: tuple[str, ...] | None = None
     """Names of the classes, indexed by label; None where the set is not labelled."""
@@ -124,6 +128,10 @@ class Manifest(BaseModel):
         """Return a sha256 that changes whenever the images or their order do."""
         described = self.model_dump_json(exclude={"packer_version", "settings"})
         return hashlib.sha256(described.encode()).hexdigest()
+
+
+class _Version(BaseModel):
+    schema_version: int = SCHEMA_VERSION
 
 
 class ImageSet(Protocol):
@@ -170,19 +178,32 @@ class ShardSet:
         return _Files(self.uri)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files and connections are each process's own.
-        return {key: value for key, value in self.__dict__.items() if key != "_files"}
+        # Open files and connections are each process's own; how stores are reached travels with the set.
+        state = {key: value for key, value in self.__dict__.items() if key != "_files"}
+        return {**state, "_options": storage.options()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        storage.configure(state.pop("_options"))
+        self.__dict__.update(state)
 
     def read_group(self, group: int) -> Rows:
         """Return the rows of one row group.
 
         Raises:
             DataError: the file is missing, damaged, or not what the manifest says.
+            StorageError: the store cannot be reached.
         """
+        # What arrives damaged from a store may be whole there.
+        for _ in range(FETCHES - 1 if "://" in self.uri else 0):
+            with suppress(DataError):
+                return self._read(group)
+        return self._read(group)
+
+    def _read(self, group: int) -> Rows:
         shard, number, expected = self._groups[group]
-        where = f"shard {shard.file}, row group {number}, of {self.uri}"
+        where = f"shard {shard.file}, row group {number}, of {storage.shown(self.uri)}"
         try:
-            table = self._files.open(shard.file).read_row_group(number, use_threads=False)
+            table = self._files.read(shard, number)
         except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
             self._files.forget(shard.file)
             raise DataError(
@@ -213,26 +234,48 @@ class ShardSet:
 
 
 class _Files:
-    """A set's open files, in each thread its own, so that a footer is parsed once."""
+    """A set's files, whose footers are parsed once."""
 
     def __init__(self, uri: str) -> None:
+        self._uri = uri
         self._filesystem, self._root = storage.open_uri(uri)
-        self._threads = threading.local()
+        self._mapped = threading.local()
+        self._footers: dict[str, pq.FileMetaData] = {}
 
-    def open(self, file: str) -> pq.ParquetFile:
-        readers: dict[str, pq.ParquetFile] = self._threads.__dict__.setdefault("readers", {})
-        if file not in readers:
-            path = f"{self._root}/{file}"
-            local = self._filesystem.type_name == "local"
-            # A mapped file is copied once, from the page cache to where it is wanted.
-            source = pa.memory_map(path) if local else self._filesystem.open_input_file(path)
+    def read(self, shard: ShardInfo, number: int) -> pa.Table:
+        """Return one row group of a file, unchecked."""
+        if self._filesystem.type_name == "local":
+            return self._map(shard).read_row_group(number, use_threads=False)
+        size = shard.bytes // len(shard.row_groups)
+        return storage.retrying(storage.join(self._uri, shard.file), lambda: self._fetch(shard, number), size)
+
+    def _fetch(self, shard: ShardInfo, number: int) -> pa.Table:
+        try:
+            with self._filesystem.open_input_file(f"{self._root}/{shard.file}") as source:
+                reader = pq.ParquetFile(source, metadata=self._footers.get(shard.file), pre_buffer=True)
+                self._footers.setdefault(shard.file, reader.metadata)
+                return reader.read_row_group(number, use_threads=False)
+        except (ValueError, KeyError, IndexError) as error:
+            # What arrived is no Parquet: for the caller to judge, not a failure of the store.
+            raise DataError(f"row group {number} of {shard.file} cannot be read ({error})") from None
+
+    def _map(self, shard: ShardInfo) -> pq.ParquetFile:
+        """Return a local file's reader, in each thread its own, over mapped memory: read with one copy."""
+        readers: dict[str, pq.ParquetFile] = self._mapped.__dict__.setdefault("readers", {})
+        path = Path(self._root, shard.file)
+        # Reading a mapped file that was cut short since it was opened would kill the process.
+        if (size := path.stat().st_size) != shard.bytes:
+            raise OSError(f"it is {size} bytes long, not {shard.bytes}")
+        if shard.file not in readers:
             if len(readers) >= MAX_OPEN:
                 readers.pop(next(iter(readers))).close()
-            readers[file] = pq.ParquetFile(source, pre_buffer=False)
-        return readers[file]
+            readers[shard.file] = pq.ParquetFile(pa.memory_map(str(path)), pre_buffer=False)
+        return readers[shard.file]
 
     def forget(self, file: str) -> None:
-        self._threads.__dict__.get("readers", {}).pop(file, None)
+        """Open a file anew at the next reading."""
+        self._footers.pop(file, None)
+        self._mapped.__dict__.get("readers", {}).pop(file, None)
 
 
 def read_manifest(uri: str) -> Manifest:
@@ -246,14 +289,24 @@ def read_manifest(uri: str) -> Manifest:
     except StorageError as error:
         raise DataError(f"data.path={uri} holds no image set: {error}") from None
     try:
+        # Another format may have other fields, so the version comes first.
+        version = _Version.model_validate_json(text).schema_version
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{uri} was packed with format {version}, this version reads {SCHEMA_VERSION}; "
+                "pack the set again"
+            )
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise DataError(f"{uri}/{MANIFEST} is not a manifest of shards: {error.errors()[0]['msg']}") from None
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise DataError(
-            f"{uri} was packed with format {manifest.schema_version}, this version reads {SCHEMA_VERSION}; "
-            "pack the set again"
-        )
+        first = error.errors()[0]
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise DataError(f"{uri}/{MANIFEST} is not a manifest of shards: {field}{first['msg']}") from None
+    for shard in manifest.shards:
+        if len(shard.checksums) != len(shard.row_groups):
+            raise DataError(
+                f"{uri}/{MANIFEST} lists {len(shard.row_groups)} row groups but {len(shard.checksums)} "
+                f"checksums for shard {shard.file}"
+            )
     listed = sum(sum(shard.row_groups) for shard in manifest.shards)
     if listed != manifest.count or manifest.count == 0:
         raise DataError(f"{uri}/{MANIFEST} says {manifest.count} images, but its shards list {listed}")

@@ -20,6 +20,7 @@ from gan_dist.data.loader import (
 )
 from gan_dist.errors import ResumeError
 from gan_dist.release import ImageShape
+from gan_dist.storage import StorageOptions
 from gan_dist.telemetry import Progress
 from gan_dist.training import state as states
 from gan_dist.training.context import Context
@@ -80,6 +81,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
         StorageError: the run's folder cannot be read or written.
     """
     # What the run is made of, and where it is.
+    storage.configure(StorageOptions(config.storage.backend, config.storage.timeout_s))
     run_uri = config.run_uri
     require_same_run(config, run_uri)
     images = open_configured(config)

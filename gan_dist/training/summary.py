@@ -7,6 +7,7 @@ import torch
 from gan_dist import models
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import image_resolution, open_images
+from gan_dist.storage import StorageOptions, configure
 from gan_dist.training import state as states
 from gan_dist.training.loop import Outcome, require_same_run, total_images
 
@@ -18,6 +19,7 @@ def summarise(config: RunConfig) -> dict[str, object]:
         DataError: the image set is missing.
         ConfigError: the networks cannot be built for these images.
     """
+    configure(StorageOptions(config.storage.backend, config.storage.timeout_s))
     images = open_images(config.data.path)
     manifest = images.manifest
     resolution = image_resolution(config, images)

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import uuid
 from pathlib import Path
-from typing import Any, TypeVar
 
 from gan_dist.errors import StorageError
+from gan_dist.storage.filesystems import StorageOptions, configure, open_uri, options
+from gan_dist.storage.retry import retrying, shown
 
-T = TypeVar("T")
-
-
-def open_uri(uri: str) -> tuple[Any, str]:
-    """Return the pyarrow filesystem of a local path or URI, and the path inside it.
-
-    Raises:
-        StorageError: the URI's scheme or form is not understood.
-    """
-    import pyarrow
-    from pyarrow import fs
-
-    if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise StorageError(
-            f"{uri} cannot be opened ({error}); use a local path or a URI such as s3://bucket/prefix"
-        ) from None
-    return filesystem, path.rstrip("/")
+__all__ = [
+    "StorageOptions",
+    "append_text",
+    "configure",
+    "copy_tree",
+    "delete_file",
+    "delete_tree",
+    "exists",
+    "join",
+    "names",
+    "open_uri",
+    "options",
+    "read_bytes",
+    "read_text",
+    "retrying",
+    "shown",
+    "write_bytes",
+]
 
 
 def join(uri: str, *parts: str) -> str:
@@ -43,7 +40,7 @@ def exists(uri: str) -> bool:
     from pyarrow import fs
 
     filesystem, path = open_uri(uri)
-    return bool(_guard(uri, lambda: filesystem.get_file_info(path).type != fs.FileType.NotFound))
+    return bool(retrying(uri, lambda: filesystem.get_file_info(path).type != fs.FileType.NotFound))
 
 
 def names(uri: str) -> list[str]:
@@ -52,7 +49,7 @@ def names(uri: str) -> list[str]:
 
     filesystem, path = open_uri(uri)
     selector = fs.FileSelector(path, allow_not_found=True)
-    found = _guard(uri, lambda: filesystem.get_file_info(selector))
+    found = retrying(uri, lambda: filesystem.get_file_info(selector))
     return sorted(info.base_name for info in found)
 
 
@@ -65,10 +62,14 @@ def read_bytes(uri: str) -> bytes:
     filesystem, path = open_uri(uri)
 
     def read() -> bytes:
-        with filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
+        with filesystem.open_input_file(path) as file:
+            size = file.size()
+            content: bytes = file.read()
+        if len(content) != size:
+            raise OSError(f"{len(content)} of {size} bytes arrived")
+        return content
 
-    return _guard(uri, read)
+    return retrying(uri, read)
 
 
 def read_text(uri: str) -> str:
@@ -91,14 +92,14 @@ def write_bytes(uri: str, content: bytes) -> None:
         if filesystem.type_name == "local":
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
             partial.write_bytes(content)
             partial.replace(target)
             return
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)
 
-    _guard(uri, write)
+    retrying(uri, write, len(content))
 
 
 def append_text(uri: str, text: str) -> None:
@@ -114,46 +115,30 @@ def append_text(uri: str, text: str) -> None:
         with Path(path).open("a", encoding="utf-8") as stream:
             stream.write(text)
 
-    _guard(uri, append)
+    retrying(uri, append)
 
 
 def copy_tree(source: str, destination: str) -> None:
-    """Copy a folder's files, whichever filesystems both are on."""
+    """Copy a folder's files, whichever filesystems both are on; a `manifest.json` comes last."""
     from pyarrow import fs
 
-    source_fs, source_path = open_uri(source)
-    destination_fs, destination_path = open_uri(destination)
-
-    def copy() -> None:
-        destination_fs.create_dir(destination_path, recursive=True)
-        fs.copy_files(
-            source_path,
-            destination_path,
-            source_filesystem=source_fs,
-            destination_filesystem=destination_fs,
-        )
-
-    _guard(destination, copy)
+    filesystem, root = open_uri(source)
+    selector = fs.FileSelector(root, recursive=True)
+    infos = retrying(source, lambda: filesystem.get_file_info(selector))
+    files = [info.path[len(root) + 1 :] for info in infos if info.type == fs.FileType.File]
+    for name in sorted(files, key=lambda name: (name.endswith("manifest.json"), name)):
+        write_bytes(join(destination, name), read_bytes(join(source, name)))
 
 
 def delete_file(uri: str) -> None:
     """Delete a file; an absent one is no error."""
     filesystem, path = open_uri(uri)
     if exists(uri):
-        _guard(uri, lambda: filesystem.delete_file(path))
+        retrying(uri, lambda: filesystem.delete_file(path))
 
 
 def delete_tree(uri: str) -> None:
     """Delete a folder and what is in it; an absent one is no error."""
     filesystem, path = open_uri(uri)
     if exists(uri):
-        _guard(uri, lambda: filesystem.delete_dir(path))
-
-
-def _guard(uri: str, action: Callable[[], T]) -> T:
-    try:
-        return action()
-    except FileNotFoundError:
-        raise StorageError(f"{uri} does not exist") from None
-    except OSError as error:
-        raise StorageError(f"{uri} cannot be used: {error}") from None
+        retrying(uri, lambda: filesystem.delete_dir(path))

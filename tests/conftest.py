@@ -1,0 +1,35 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from gan_dist import storage
+from gan_dist.storage import StorageOptions
+from tests.s3 import KEYS, make_bucket, s3_server
+
+
+@pytest.fixture(scope="session")
+def s3_url() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["pyarrow", "s3fs"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A new bucket, reached as a user would: by the usual AWS variables. Yields its URI."""
+    name = f"b{uuid.uuid4().hex[:12]}"
+    make_bucket(s3_url, name)
+    for key, value in {**KEYS, "AWS_ENDPOINT_URL": s3_url}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    yield f"s3://{name}"
+    storage.configure(StorageOptions())

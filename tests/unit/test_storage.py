@@ -1,0 +1,273 @@
+"""Local folders and real S3, by both backends: contents exact, faults survived, errors said plainly."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from gan_dist import storage
+from gan_dist.data.shards import Rows, ShardSet, write_set
+from gan_dist.errors import DataError, StorageError
+from gan_dist.storage import StorageOptions
+from tests.faults import Proxy, proxy
+from tests.s3 import KEYS, free_port
+
+Backend = Literal["pyarrow", "s3fs"]
+SECRET = KEYS["AWS_SECRET_ACCESS_KEY"]
+
+
+def use(backend: str, timeout_s: float = 60.0) -> None:
+    chosen: Backend = "s3fs" if backend == "s3fs" else "pyarrow"
+    storage.configure(StorageOptions(chosen, timeout_s))
+
+
+@pytest.fixture
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path)
+    bucket: str = request.getfixturevalue("bucket")
+    use(request.param)
+    return bucket
+
+
+everywhere = pytest.mark.parametrize("root", ["local", "pyarrow", "s3fs"], indirect=True)
+
+
+@everywhere
+def test_what_is_written_is_read(root: str) -> None:
+    uri = storage.join(root, "folder", "file.bin")
+    assert not storage.exists(uri)
+    for content in (b"", b"x", os.urandom(3_000_000)):
+        storage.write_bytes(uri, content)
+        assert storage.read_bytes(uri) == content
+    assert storage.exists(uri)
+    storage.delete_file(uri)
+    storage.delete_file(uri)
+    assert not storage.exists(uri)
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.read_bytes(uri)
+
+
+@everywhere
+def test_folders_are_listed_copied_and_deleted(root: str, tmp_path: Path) -> None:
+    assert storage.names(storage.join(root, "absent")) == []
+    for name in ("b", "a", "c/d"):
+        storage.write_bytes(storage.join(root, "folder", name), name.encode())
+    assert storage.names(storage.join(root, "folder")) == ["a", "b", "c"]
+    storage.copy_tree(storage.join(root, "folder"), str(tmp_path / "copy"))
+    assert (tmp_path / "copy" / "c" / "d").read_bytes() == b"c/d"
+    storage.copy_tree(str(tmp_path / "copy"), storage.join(root, "again"))
+    assert storage.read_bytes(storage.join(root, "again", "c", "d")) == b"c/d"
+    storage.delete_tree(storage.join(root, "folder"))
+    assert storage.names(storage.join(root, "folder")) == []
+
+
+@everywhere
+def test_text_is_appended(root: str) -> None:
+    uri = storage.join(root, "log.jsonl")
+    for line in ("eins\n", "zwei ä\n"):
+        storage.append_text(uri, line)
+    assert storage.read_text(uri) == "eins\nzwei ä\n"
+    storage.write_bytes(uri, b"\xff")
+    with pytest.raises(StorageError, match="not UTF-8"):
+        storage.read_text(uri)
+
+
+def test_a_reader_never_sees_a_part_of_a_local_file(tmp_path: Path) -> None:
+    uri = str(tmp_path / "file")
+    contents = [bytes([value]) * 300_000 for value in range(8)]
+    storage.write_bytes(uri, contents[0])
+
+    def write(content: bytes) -> None:
+        for _ in range(20):
+            storage.write_bytes(uri, content)
+
+    writers = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        assert storage.read_bytes(uri) in contents
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_endpoint_and_region_may_stand_in_the_uri(
+    bucket: str, backend: str, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    use(backend)
+    host = s3_url.removeprefix("http://")
+    root = f"{bucket}?endpoint_override={host}&scheme=http&region=us-east-1"
+    storage.write_bytes(storage.join(root, "x"), b"y")
+    assert storage.read_bytes(storage.join(root, "x")) == b"y"
+    with pytest.raises(StorageError, match="endpoint is not a setting"):
+        storage.exists(f"{bucket}?endpoint={host}")
+
+
+def test_the_aws_configuration_file_is_followed(
+    bucket: str, backend: str, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(f"[profile lab]\nregion = us-east-1\nendpoint_url = {s3_url}\n")
+    (tmp_path / "credentials").write_text(f"[lab]\naws_access_key_id = A\naws_secret_access_key = {SECRET}\n")
+    for key in ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    use(backend, timeout_s=61.0)  # options of its own: filesystems are kept by options and URI
+    storage.write_bytes(storage.join(bucket, "x"), b"y")
+    assert storage.read_bytes(storage.join(bucket, "x")) == b"y"
+
+
+@pytest.fixture
+def faulty(s3_url: str, bucket: str) -> Iterator[tuple[Proxy, str]]:
+    """A proxy before the server, and the bucket through it."""
+    with proxy(s3_url, seed=1) as running:
+        yield running, f"{bucket}?endpoint_override=127.0.0.1:{running.port}&scheme=http"
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [{"errors": 0.3}, {"reset": 0.2}, {"truncate": 0.2}, {"errors": 0.05, "latency_s": 0.05}],
+    ids=["errors", "resets", "truncated", "slow"],
+)
+def test_faults_are_survived_and_contents_are_exact(
+    faulty: tuple[Proxy, str], backend: str, faults: dict[str, float]
+) -> None:
+    running, root = faulty
+    use(backend)
+    contents = {f"file{number}": os.urandom(200_000) for number in range(8)}
+    for name, value in faults.items():
+        setattr(running.faults, name, value)
+    for name, content in contents.items():
+        storage.write_bytes(storage.join(root, name), content)
+    for name, content in contents.items():
+        assert storage.read_bytes(storage.join(root, name)) == content
+    assert sum(running.counts.values()) > running.counts["pass"]
+
+
+def test_a_stall_ends_within_the_time_limit(faulty: tuple[Proxy, str], backend: str) -> None:
+    running, root = faulty
+    use(backend, timeout_s=3.0)
+    storage.write_bytes(storage.join(root, "x"), os.urandom(100_000))
+    running.faults.stall = 1.0
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=r"could not be used within 3 s, in \d+ tries") as caught:
+        storage.read_bytes(storage.join(root, "x"))
+    assert time.monotonic() - began < 5
+    assert "storage.timeout_s" in str(caught.value)
+
+
+def test_nobody_listening_is_said_within_the_time_limit(bucket: str, backend: str) -> None:
+    use(backend, timeout_s=2.0)
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="check the endpoint"):
+        storage.read_bytes(f"{bucket}/x?endpoint_override=127.0.0.1:{free_port()}&scheme=http")
+    assert time.monotonic() - began < 4
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_missing_bucket_is_said_at_once(backend: str) -> None:
+    use(backend)
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.write_bytes("s3://no-such-bucket-here/x", b"x")
+    with pytest.raises(StorageError, match="does not exist"):
+        storage.read_bytes("s3://no-such-bucket-here/x")
+    assert time.monotonic() - began < 5
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A store that refuses everything, as real ones do (the server of the other tests checks nothing)."""
+
+    code = ""
+
+    def _refuse(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(length)
+        body = f"<?xml version='1.0'?><Error><Code>{self.code}</Code><Message>no</Message></Error>".encode()
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _refuse  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("InvalidAccessKeyId", "does not know the access key"),
+        ("SignatureDoesNotMatch", "the secret key does not belong to the access key"),
+        ("AccessDenied", "refuses access"),
+    ],
+)
+def test_refusals_are_said_at_once_and_without_secrets(
+    bucket: str, backend: str, code: str, said: str
+) -> None:
+    use(backend)
+    handler = type("Handler", (_Refusing,), {"code": code})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    uri = f"{bucket}/x?endpoint_override=127.0.0.1:{server.server_address[1]}&scheme=http"
+    began = time.monotonic()
+    try:
+        with pytest.raises(StorageError, match=said) as written:
+            storage.write_bytes(uri, b"x")
+        # A refused HEAD has no body that could tell the reasons apart.
+        with pytest.raises(StorageError, match=f"{said}|refuses access") as read:
+            storage.read_bytes(uri)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert time.monotonic() - began < 5
+    for caught in (written, read):
+        assert SECRET not in str(caught.value)
+        assert KEYS["AWS_ACCESS_KEY_ID"] not in str(caught.value)
+
+
+def shards(root: str) -> Rows:
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 16 * 16 * 3), dtype=np.uint8)
+    rows = Rows(pixels, np.arange(96) % 3)
+    parts = iter([rows[:64], rows[64:]])
+    write_set(root, parts, group_rows=16, height=16, width=16, channels=3, classes=("a", "b", "c"))
+    return rows
+
+
+def test_shards_are_read_exactly_through_faults(faulty: tuple[Proxy, str], backend: str) -> None:
+    running, root = faulty
+    use(backend)
+    rows = shards(root)
+    images = ShardSet(root)
+    # A flipped bit on the way is found by the checksum and fetched again.
+    running.faults.errors, running.faults.truncate, running.faults.corrupt = 0.1, 0.05, 0.05
+    for group in range(6):
+        read = images.read_group(group)
+        assert np.array_equal(read.pixels, rows.pixels[16 * group : 16 * group + 16])
+    assert sum(running.counts.values()) > running.counts["pass"]
+
+
+def test_damage_in_the_store_is_named_without_waiting(bucket: str, backend: str) -> None:
+    use(backend)
+    shards(bucket)
+    uri = storage.join(bucket, "shard-00001.parquet")
+    content = bytearray(storage.read_bytes(uri))
+    content[5000] ^= 1
+    storage.write_bytes(uri, bytes(content))
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"shard-00001\.parquet, row group 0, .* is damaged"):
+        ShardSet(bucket).read_group(4)
+    assert time.monotonic() - began < 5
