@@ -210,9 +210,13 @@ class ShardSet:
                 f"{where} cannot be read ({error}); restore the file or pack the set again"
             ) from None
         size = self.manifest.height * self.manifest.width * self.manifest.channels
-        rows = _rows(table, expected, size, self.manifest.classes is not None, where)
-        if self._verify:
-            self.check(group, rows)
+        try:
+            rows = _rows(table, expected, size, self.manifest.classes is not None, where)
+            if self._verify:
+                self.check(group, rows)
+        except DataError:
+            self._files.forget(shard.file)
+            raise
         return rows
 
     def check(self, group: int, rows: Rows) -> None:

@@ -78,10 +78,10 @@ def _page_damage(file: str, manifest: Manifest, shard: ShardInfo) -> str | None:
             for group in range(len(groups)):
                 try:
                     rows = table_rows(reader.read_row_group(group, use_threads=False))
-                except (OSError, pa.ArrowException) as error:
+                except (OSError, ValueError, pa.ArrowException) as error:
                     return f"row group {group}: {error}"
                 if checksum(rows) != shard.checksums[group]:
                     return f"row group {group}: other images than the manifest's checksum says"
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         return f"no readable Parquet file ({error})"
     return None

@@ -123,8 +123,15 @@ def _s3_by_pyarrow(endpoint: str | None, region: str | None, attempt_s: float) -
 
 
 def _s3_by_s3fs(endpoint: str | None, region: str | None, attempt_s: float) -> Any:
+    import pyarrow
     import s3fs
     from pyarrow import fs
+
+    class Handler(fs.FSSpecHandler):  # type: ignore[misc]
+        """Opens without asking first whether it is a file: any failure to answer would count as no."""
+
+        def open_input_file(self, path: str) -> Any:
+            return pyarrow.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
 
     filesystem = s3fs.S3FileSystem(
         endpoint_url=endpoint,
@@ -138,4 +145,4 @@ def _s3_by_s3fs(endpoint: str | None, region: str | None, attempt_s: float) -> A
         use_listings_cache=False,
         skip_instance_cache=True,
     )
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem))
+    return fs.PyFileSystem(Handler(filesystem))

@@ -112,7 +112,13 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
 
 
 def _raise_if_hopeless(uri: str, error: Exception) -> None:
-    said = f"{type(error).__name__}: {error}"
+    # Libraries soften the store's own words; these stand at the bottom of the chain.
+    chain: list[BaseException] = [error]
+    cause = error.__cause__
+    while cause is not None and len(chain) < 10:
+        chain.append(cause)
+        cause = cause.__cause__
+    said = " | ".join(f"{type(one).__name__}: {one}" for one in reversed(chain))
     for words, meaning in _HOPELESS:
         if re.search(words, said):
             raise StorageError(f"{shown(uri)}: {meaning}") from None

@@ -188,6 +188,7 @@ def test_a_missing_bucket_is_said_at_once(backend: str) -> None:
 class _Refusing(BaseHTTPRequestHandler):
     """A store that refuses everything, as real ones do (the server of the other tests checks nothing)."""
 
+    protocol_version = "HTTP/1.1"  # answers a client that asks before it sends a body
     code = ""
 
     def _refuse(self) -> None:
