@@ -46,6 +46,7 @@ def run(config: RunConfig, show: Callable[[News], None]) -> Outcome:
         GanDistError: whatever the loop raises.
         WorkerError: the workers kept failing for another reason.
     """
+    storage.configure(storage.StorageOptions(config.storage.backend, config.storage.timeout_s))
     with cluster(config.scale), _interrupts() as interrupted:
         board = new_board()
         fit = _Fit(config, board)

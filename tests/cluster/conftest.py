@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 import ray
 
+from tests.s3 import KEYS
+
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def local_ray(s3_url: str) -> Iterator[None]:
     # Short, since the paths of Ray's sockets are limited to 107 bytes.
     with (
         tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder,
@@ -19,6 +21,9 @@ def local_ray() -> Iterator[None]:
     ):
         patch.setenv("RAY_TMPDIR", folder)
         patch.delenv("RAY_ADDRESS", raising=False)
+        # As on a cluster whose nodes were started with these set.
+        for key, value in {**KEYS, "AWS_ENDPOINT_URL": s3_url}.items():
+            patch.setenv(key, value)
         ray.init(
             address="local",
             num_cpus=2,

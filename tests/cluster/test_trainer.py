@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import gan_dist
+from gan_dist import storage
 from gan_dist.cluster import trainer
 from gan_dist.cluster.board import News
+from gan_dist.data.builtin import DIGITS
 from gan_dist.errors import CapacityError, NonFiniteError
 from gan_dist.telemetry import read_records
 from tests.gloo import run_gloo
@@ -34,6 +37,23 @@ def test_a_resumed_streamed_run_has_the_bits_of_plain_torch_distributed(tmp_path
     assert shown[-1].images == shown[-1].total_images == 640
     best = json.loads((tmp_path / "parts" / "run" / "best.json").read_text())
     assert shown[-1].best == best["value"]
+
+
+@pytest.mark.slow
+def test_data_and_run_may_live_in_a_bucket(bucket: str, tmp_path: Path) -> None:
+    whole = config(tmp_path, "scale.workers=2", "data.cache=memory")
+    run_gloo(run_on_ranks, 2, whole)
+
+    images = storage.join(bucket, "digits")
+    storage.copy_tree(str(DIGITS), images)
+    remote = config(
+        bucket, "scale.workers=2", f"data.path={images}", "data.cache=stream", "storage.backend=s3fs"
+    )
+    assert trainer.run(remote, lambda _: None).finished
+
+    assert_same_bits(tensors(whole), tensors(remote))
+    assert timeless(read_records(whole.run_uri)) == timeless(read_records(remote.run_uri))
+    assert gan_dist.load(remote.run_uri).sample(2).shape == (2, 1, 16, 16)
 
 
 @pytest.mark.slow

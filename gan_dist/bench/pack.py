@@ -1,0 +1,69 @@
+"""How fast images become shards, against what a bare Pillow loop decodes, times the cores.
+
+The images are JPEG of CelebA's size, 178x218, packed to 64x64. The loop does the least that gives the same
+pixels: decode, crop, resize. Packing is timed from its first finished block, Ray being warm.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gan_dist.bench.record import cores
+
+WIDTH, HEIGHT = 178, 218
+RESOLUTION = 64
+
+
+def run(*, quick: bool = False) -> dict[str, object]:
+    """Return the figures: rates in images a second, and their ratio."""
+    from gan_dist.cluster.connect import connect
+    from gan_dist.data import packplan
+    from gan_dist.data.decode import Decoding
+    from gan_dist.data.items import SourceOptions
+    from gan_dist.data.pack import pack
+    from gan_dist.data.sources import open_source
+    from gan_dist.progress import CountProgress
+
+    count = 500 if quick else 20_000
+    with tempfile.TemporaryDirectory(prefix="gan-dist-bench-") as folder, connect():
+        images = Path(folder, "images")
+        _write_images(images, count)
+        rates = []
+        for number in range(3):
+            source = open_source(str(images), SourceOptions())
+            dest = str(Path(folder, f"set{number}"))
+            plan = packplan.make_plan(str(images), source, Decoding(RESOLUTION, 3, "lanczos"), 128.0)
+            with CountProgress(plan.images, "images") as progress:
+                pack(source, dest, plan, "0", progress.update)
+            rates.append(progress.rate)
+        loop = max(_loop_rate(images, min(count, 4000)) for _ in range(3))
+    return {
+        "images": count,
+        "ratio": max(rates) / (loop * cores()),
+        "images_per_second": {"pack": max(rates), "pillow_loop": loop, "cores": cores()},
+    }
+
+
+def _write_images(folder: Path, count: int) -> None:
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(draw.integers(0, 256, (14, 12, 3), dtype=np.uint8))
+        picture = coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{number:06d}.jpg", quality=90)
+
+
+def _loop_rate(folder: Path, count: int) -> float:
+    paths = sorted(folder.iterdir())[:count]
+    top = (HEIGHT - WIDTH) // 2
+    began = time.perf_counter()
+    for path in paths:
+        with Image.open(path) as picture:
+            square = picture.convert("RGB").crop((0, top, WIDTH, top + WIDTH))
+            np.asarray(square.resize((RESOLUTION, RESOLUTION), Image.Resampling.LANCZOS))
+    return count / (time.perf_counter() - began)
