@@ -1,0 +1,1 @@
+"""Measurements that need more than `gan-dist bench`: their servers and faults come from the tests."""
