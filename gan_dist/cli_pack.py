@@ -12,9 +12,9 @@ from gan_dist.errors import DataError
 
 if TYPE_CHECKING:
     from gan_dist.data.decode import Decoding
-    from gan_dist.data.items import Source, SourceOptions
     from gan_dist.data.packplan import Plan
     from gan_dist.data.shards import Manifest
+    from gan_dist.data.sources.items import Source, SourceOptions
 
 INTERRUPTED = 130
 
@@ -53,7 +53,7 @@ def pack(
     """Turn images into shards to train from; the same command again continues, --verify DEST checks."""
     from gan_dist.cli import absolute
     from gan_dist.data.decode import Decoding
-    from gan_dist.data.items import SourceOptions
+    from gan_dist.data.sources.items import SourceOptions
 
     if verify:
         if dest is not None:
@@ -83,8 +83,8 @@ def pack(
 
 
 def _verify(uri: str, as_json: bool) -> None:
-    from gan_dist.data.items import shown
     from gan_dist.data.verify import verify_set
+    from gan_dist.storage import shown
 
     manifest = verify_set(uri)
     typer.echo(f"{shown(uri)} is whole: {manifest.count:,} images in {len(manifest.shards)} shards")
@@ -112,8 +112,8 @@ def _pack(
     as_json: bool,
 ) -> None:
     from gan_dist.data import packplan, packstate
-    from gan_dist.data.items import shown
     from gan_dist.data.sources import open_source
+    from gan_dist.storage import shown
 
     packplan.require_apart(uri, dest)
     source = open_source(uri, options)
@@ -148,7 +148,7 @@ def _pack(
 
 def _summary(dest: str, plan: Plan) -> dict[str, object]:
     """Return what would be made, in sizes."""
-    from gan_dist.data.items import shown
+    from gan_dist.storage import shown
 
     return {
         "source": plan.source,

@@ -24,9 +24,9 @@ def run(*, quick: bool = False) -> dict[str, object]:
     from gan_dist.cluster.connect import connect
     from gan_dist.data import packplan
     from gan_dist.data.decode import Decoding
-    from gan_dist.data.items import SourceOptions
     from gan_dist.data.pack import pack
     from gan_dist.data.sources import open_source
+    from gan_dist.data.sources.items import SourceOptions
     from gan_dist.progress import CountProgress
 
     count = 500 if quick else 20_000

@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict
 
 from gan_dist import storage
 from gan_dist.data.decode import FILTERS, Decoding
-from gan_dist.data.items import Item, Rejection, Source, shown
+from gan_dist.data.sources.items import Item, Rejection, Source
 from gan_dist.errors import DataError
+from gan_dist.storage import shown
 
 GROUP_BYTES = 8 * 2**20
 SHOWN = 5

@@ -38,10 +38,9 @@ class Streamed:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
+        plan = _Windows(self._images, planned)
         dataset = ray.data.read_datasource(
-            _Windows(self._images, planned),
-            num_cpus=0,
-            concurrency=CONCURRENT_TASKS,
+            plan, num_cpus=0, concurrency=min(CONCURRENT_TASKS, len(plan)), override_num_blocks=len(plan)
         )
         blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
         return _regroup(planned, blocks)
@@ -55,6 +54,9 @@ class _Windows(Datasource):
         manifest = images.manifest
         self._row_bytes = manifest.height * manifest.width * manifest.channels
         self._tasks = _portions(windows, max(1, TASK_BYTES // self._row_bytes))
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
     def estimate_inmemory_data_size(self) -> int:
         """Return the bytes of all tasks' pixels."""

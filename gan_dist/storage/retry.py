@@ -135,5 +135,5 @@ def _reason(error: Exception) -> str:
 
 
 def shown(uri: str) -> str:
-    """Return a URI without its query and without a password in it."""
-    return re.sub(r"//[^/@]*@", "//", uri.partition("?")[0])
+    """Return a URI without the user and password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//", uri)

@@ -13,8 +13,8 @@ from PIL import Image
 from gan_dist import cli
 from gan_dist.data import packstate
 from gan_dist.data.decode import Decoding
-from gan_dist.data.items import Item, Rejection, Source
 from gan_dist.data.packplan import Job, Plan, items_of, make_plan, parse_max_bad, require_few_bad
+from gan_dist.data.sources.items import Item, Rejection, Source
 from gan_dist.errors import DataError
 from gan_dist.progress import CountProgress
 

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from gan_dist.data.decode import Decoding, RejectedError, decode
-from gan_dist.data.items import Source, SourceOptions, shown
-from gan_dist.data.labels import number_classes
 from gan_dist.data.sources import open_source
+from gan_dist.data.sources.items import Source, SourceOptions
+from gan_dist.data.sources.labels import number_classes
 from gan_dist.errors import DataError
+from gan_dist.storage import shown
 
 
 def picture(value: int) -> bytes:

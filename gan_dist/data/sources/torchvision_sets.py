@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from gan_dist.data.decode import RejectedError
-from gan_dist.data.items import UNLABELLED, Item, Reader, Source, SourceOptions
+from gan_dist.data.sources.items import UNLABELLED, Item, Reader, Source, SourceOptions
 from gan_dist.errors import DataError
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
-from gan_dist.data.labels import number_classes, some
+from gan_dist.data.sources.labels import number_classes, some
 from gan_dist.errors import DataError
 
 # The last row is of pictures that cannot be decoded: rejected they are seen, left out they are missed.
@@ -123,9 +122,3 @@ def number_items(found: list[Labelled], *, no_labels: bool) -> tuple[list[Item],
     numbers = number_classes(label for _, label in found if label is not None)
     items = [item._replace(label=numbers[label]) for item, label in found if label is not None]
     return items, tuple(numbers)
-
-
-def shown(uri: str) -> str:
-    """Return a URI without the user and password that it may hold."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from gan_dist import storage
 from gan_dist.data.decode import RejectedError
-from gan_dist.data.items import (
+from gan_dist.data.sources.items import (
     UNLABELLED,
     FoundFile,
     Item,
@@ -23,9 +23,9 @@ from gan_dist.data.items import (
     Source,
     SourceOptions,
     number_items,
-    shown,
 )
 from gan_dist.errors import DataError, StorageError
+from gan_dist.storage import shown
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMN = "label"

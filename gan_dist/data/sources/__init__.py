@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from gan_dist import storage
-from gan_dist.data.files import Files
-from gan_dist.data.items import (
+from gan_dist.data.sources.files import Files
+from gan_dist.data.sources.items import (
     IMAGE_SUFFIXES,
     UNLABELLED,
     FoundFile,
     Item,
     Source,
     SourceOptions,
-    shown,
 )
-from gan_dist.data.labels import number_classes, read_labels, some
+from gan_dist.data.sources.labels import number_classes, read_labels, some
 from gan_dist.errors import DataError, StorageError
+from gan_dist.storage import shown
 
 TORCHVISION = "torchvision://"
 
@@ -37,7 +37,7 @@ def open_source(uri: str, options: SourceOptions) -> Source:
     if options.labels is not None and options.no_labels:
         raise DataError("--labels and --no-labels exclude each other")
     if uri.startswith(TORCHVISION):
-        from gan_dist.data.torchvision_sets import open_torchvision
+        from gan_dist.data.sources.torchvision_sets import open_torchvision
 
         _refuse_labels_file(options, "torchvision's sets bring their own labels")
         return open_torchvision(uri, options)
@@ -58,10 +58,10 @@ def open_source(uri: str, options: SourceOptions) -> Source:
         return _open_folder(uri, root, images, files, options)
     _refuse_labels_file(options, "tars and Parquet files carry their labels")
     if tars:
-        from gan_dist.data.tars import open_tars
+        from gan_dist.data.sources.tars import open_tars
 
         return open_tars(root, tars, options)
-    from gan_dist.data.tables import open_parquet
+    from gan_dist.data.sources.tables import open_parquet
 
     return open_parquet(root, tables, options)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from gan_dist import storage
 from gan_dist.data.decode import RejectedError
-from gan_dist.data.items import Item, Reader, shown
+from gan_dist.data.sources.items import Item, Reader
 from gan_dist.errors import StorageError
+from gan_dist.storage import shown
 
 READ_AHEAD = 4 * 2**20
 

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gan_dist import storage
-from gan_dist.data.files import Files
-from gan_dist.data.items import (
+from gan_dist.data.sources.files import Files
+from gan_dist.data.sources.items import (
     IMAGE_SUFFIXES,
     UNLABELLED,
     FoundFile,
@@ -21,10 +21,10 @@ from gan_dist.data.items import (
     Source,
     SourceOptions,
     number_items,
-    shown,
 )
-from gan_dist.data.labels import some
+from gan_dist.data.sources.labels import some
 from gan_dist.errors import DataError, StorageError
+from gan_dist.storage import shown
 
 LABEL_LIMIT = 2**20
 STREAM_BYTES = 2**20

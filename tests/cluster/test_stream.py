@@ -1,0 +1,71 @@
+"""The order run by Ray Data: the same images as from memory, in the same order, through a bad network too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gan_dist import storage
+from gan_dist.data.builtin import DIGITS, open_builtin
+from gan_dist.data.loader import Fetch, batches, open_images
+from gan_dist.data.order import Order
+from gan_dist.data.resident import Resident
+from gan_dist.data.shards import ImageSet, Rows, ShardSet, write_set
+from gan_dist.data.stream import Streamed
+from tests.faults import proxy
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+
+
+def stream(images: ImageSet, fetch: Fetch, *, world_size: int, start: int, stop: int) -> list[Rows]:
+    """Return the global batches, put together from all ranks' parts."""
+    order = Order(images.group_rows, seed=3, batch_size=48, streams=4, window=512)
+    parts = [
+        batches(order, fetch, rank=rank, world_size=world_size, start=start, stop=stop)
+        for rank in range(world_size)
+    ]
+    return [Rows.concatenate(list(batch)) for batch in zip(*parts, strict=True)]
+
+
+def assert_same(a: list[Rows], b: list[Rows]) -> None:
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert one.labels is not None
+        assert other.labels is not None
+        assert np.array_equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ray_data_gives_the_images_of_memory_in_their_order(world_size: int) -> None:
+    images = open_builtin("builtin://digits")
+    expected = stream(images, Resident(images), world_size=1, start=0, stop=6000)
+    whole = stream(images, Streamed(images), world_size=world_size, start=0, stop=6000)
+    assert_same(whole, expected)
+    resumed = stream(images, Streamed(images), world_size=world_size, start=1920, stop=6000)
+    assert_same(resumed, expected[40:])
+
+
+def test_blocks_larger_than_rays_limit_are_put_together_again(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 256 * 256 * 3), dtype=np.uint8)
+    shape = {"height": 256, "width": 256, "channels": 3, "classes": ("a", "b")}
+    write_set(str(tmp_path), iter([Rows(pixels, np.arange(700) % 2)]), group_rows=700, **shape)
+    images = ShardSet(str(tmp_path))
+    order = Order(images.group_rows, seed=0, batch_size=100, streams=1, window=700)
+    streamed = batches(order, Streamed(images), rank=0, world_size=1, start=0, stop=1400)
+    memory = batches(order, Resident(images), rank=0, world_size=1, start=0, stop=1400)
+    assert_same(list(streamed), list(memory))
+
+
+def test_a_bad_network_changes_nothing(bucket: str, s3_url: str) -> None:
+    uri = storage.join(bucket, "digits")
+    storage.copy_tree(str(DIGITS), uri)
+    local = open_builtin("builtin://digits")
+    expected = stream(local, Resident(local), world_size=1, start=0, stop=3600)
+    with proxy(s3_url, seed=2) as running:
+        images = open_images(f"{uri}?endpoint_override=127.0.0.1:{running.port}&scheme=http")
+        running.faults.errors, running.faults.truncate, running.faults.corrupt = 0.1, 0.05, 0.05
+        assert_same(stream(images, Streamed(images), world_size=2, start=0, stop=3600), expected)
+        assert sum(running.counts.values()) > running.counts["pass"] > 0
