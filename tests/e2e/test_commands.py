@@ -127,21 +127,25 @@ def ray_head(folder: str) -> Iterator[dict[str, str]]:
         head.wait(timeout=60)
 
 
+def submit(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Submit a job, again while the head, which has just been started, has no agent yet that takes it."""
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(
+            command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        )
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_submitted_job_trains_on_the_cluster(tmp_path: Path, ray_folder: str) -> None:
     with ray_head(ray_folder) as env:
         command = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--", "python", "jobs/train.py"]
         settings = [*TINY, f"storage={tmp_path}", "train.kimg=1", "eval.every_kimg=1"]
-        done = subprocess.run(
-            [*command, "digits", *settings, "--json"],
-            env=env,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = submit([*command, "digits", *settings, "--json"], env)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"run"')]
     result = json.loads(lines[-1])
