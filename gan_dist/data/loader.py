@@ -14,11 +14,12 @@ import torch
 from gan_dist.config import RunConfig
 from gan_dist.data.builtin import PREFIX, open_builtin
 from gan_dist.data.cache import DiskCached
-from gan_dist.data.order import Order, Window
+from gan_dist.data.order import Order, Take, Window
 from gan_dist.data.resident import Direct, Resident
 from gan_dist.data.shards import ImageSet, Rows, Selection, ShardSet
 
 MEMORY_LIMIT = 256 * 2**20
+READ_AHEAD = 4
 
 Fetch = Callable[[Iterable[Window], int], Iterator[tuple[Window, Rows | Selection]]]
 """Yields windows in order, reading the given number of them ahead."""
@@ -102,23 +103,47 @@ def batches(
     batch = order.batch_size
     stop = start + -(-(stop - start) // batch) * batch
     streams = order.rank_streams(rank, world_size)
-    # All streams may need their next window at once: one round is read while the one before it is shown.
-    arriving = fetch(order.windows(streams, start, stop), len(streams) + 1)
-    held: dict[int, deque[tuple[Window, Rows | Selection]]] = {stream: deque() for stream in streams}
+    held = _Held(streams, fetch(order.windows(streams, start, stop), READ_AHEAD))
     for slot in range(start, stop, batch):
-        parts = []
-        for take in order.takes(slot, rank, world_size):
-            queue = held[take.stream]
-            while not queue or queue[-1][0].stop < take.stop:
-                window, rows = next(arriving)
-                held[window.stream].append((window, rows))
-            while queue[0][0].stop <= take.start:
-                queue.popleft()
-            for window, rows in queue:
-                low, high = max(take.start, window.start), min(take.stop, window.stop)
-                if low < high:
-                    parts.append((rows, low - window.start, high - window.start))
-        yield _joined(parts)
+        yield _joined([part for take in order.takes(slot, rank, world_size) for part in held.parts(take)])
+        held.keep_pace()
+
+
+class _Held:
+    """The windows that a rank has: of each stream what is being shown and what comes next."""
+
+    def __init__(self, streams: list[int], arriving: Iterator[tuple[Window, Rows | Selection]]) -> None:
+        self._arriving = arriving
+        self._queues: dict[int, deque[tuple[Window, Rows | Selection]]] = {s: deque() for s in streams}
+        self._arrived = 0
+        self._shown = 0
+        self._lead = 0
+
+    def parts(self, take: Take) -> Iterator[tuple[Rows | Selection, int, int]]:
+        """Yield the parts of windows that a take consists of, as what to copy from, start and stop."""
+        queue = self._queues[take.stream]
+        while not queue or queue[-1][0].stop < take.stop:
+            self._pull(next(self._arriving))
+        while queue[0][0].stop <= take.start:
+            queue.popleft()
+        for window, rows in queue:
+            low, high = max(take.start, window.start), min(take.stop, window.stop)
+            if low < high:
+                yield rows, low - window.start, high - window.start
+        self._shown += take.stop - take.start
+
+    def keep_pace(self) -> None:
+        """Take in as much as has been shown, for all streams may need their next window in the same batch."""
+        self._lead = self._lead or self._arrived
+        while self._arrived < self._shown + self._lead:
+            arrived = next(self._arriving, None)
+            if arrived is None:
+                break
+            self._pull(arrived)
+
+    def _pull(self, arrived: tuple[Window, Rows | Selection]) -> None:
+        self._queues[arrived[0].stream].append(arrived)
+        self._arrived += len(arrived[0])
 
 
 def _joined(parts: list[tuple[Rows | Selection, int, int]]) -> Rows:
@@ -128,7 +153,7 @@ def _joined(parts: list[tuple[Rows | Selection, int, int]]) -> Rows:
     joined = Rows.empty(count, first.pixels.shape[1], labelled=first.labels is not None)
     at = 0
     for rows, start, stop in parts:
-        rows.copy_to(joined[at : at + stop - start], start, stop)
+        rows.copy_to(joined, at, start, stop)
         at += stop - start
     return joined
 

@@ -22,6 +22,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,24 +52,19 @@ class Window:
     stream: int
     epoch: int
     start: int
+    stop: int
     pieces: tuple[Piece, ...]
     seed: int
 
     def __len__(self) -> int:
-        return sum(map(len, self.pieces))
-
-    @property
-    def stop(self) -> int:
-        """The stream's position after the window's last row."""
-        return self.start + len(self)
+        return self.stop - self.start
 
     def permutation(self) -> npt.NDArray[np.intp]:
         """Return the order in which the pieces' rows, laid end to end, are shown."""
         return randomness.permutation(len(self), self.seed, "window", self.stream, self.start)
 
 
-@dataclass(frozen=True)
-class Take:
+class Take(NamedTuple):
     """Positions [start, stop) of a stream, which a rank's part of a batch consists of."""
 
     stream: int
@@ -127,13 +123,16 @@ class Order:
         low, high = rank * share, (rank + 1) * share
         takes = []
         before = 0
+        begin, end = slot, slot + self.batch_size
         for stream in range(self.streams):
-            start = self.position(stream, slot)
-            stop = self.position(stream, slot + self.batch_size)
-            first, last = max(low - before, 0), min(high - before, stop - start)
-            if first < last:
-                takes.append(Take(stream, start + first, start + last))
-            before += stop - start
+            # `position`, written out: this is on every batch's way.
+            start, stop = -((stream - begin) // self.streams), -((stream - end) // self.streams)
+            after = before + stop - start
+            if after > low and before < high:
+                first, last = max(low - before, 0), min(high - before, stop - start)
+                if first < last:
+                    takes.append(Take(stream, start + first, start + last))
+            before = after
         return takes
 
     def _stream_windows(self, stream: int, start: int, stop: int) -> Iterator[Window]:
@@ -155,10 +154,10 @@ class Order:
             held.append(piece)
             rows += len(piece)
             if rows >= self.stream_window:
-                yield Window(stream, epoch, begin, tuple(held), self.seed)
+                yield Window(stream, epoch, begin, begin + rows, tuple(held), self.seed)
                 begin, held, rows = begin + rows, [], 0
         if held:
-            yield Window(stream, epoch, begin, tuple(held), self.seed)
+            yield Window(stream, epoch, begin, begin + rows, tuple(held), self.seed)
 
     def _segment(self, stream: int, epoch: int) -> Iterator[Piece]:
         """Yield the pieces of groups that are a stream's part of an epoch."""

@@ -51,11 +51,11 @@ class Rows:
     def __getitem__(self, index: slice | npt.NDArray[np.intp]) -> Rows:
         return Rows(self.pixels[index], None if self.labels is None else self.labels[index])
 
-    def copy_to(self, out: Rows, start: int, stop: int) -> None:
-        """Write the rows [start, stop) over all of `out`."""
-        out.pixels[:] = self.pixels[start:stop]
+    def copy_to(self, out: Rows, at: int, start: int, stop: int) -> None:
+        """Write the rows [start, stop) to `out`, from its row `at` on."""
+        out.pixels[at : at + stop - start] = self.pixels[start:stop]
         if self.labels is not None and out.labels is not None:
-            out.labels[:] = self.labels[start:stop]
+            out.labels[at : at + stop - start] = self.labels[start:stop]
 
     @staticmethod
     def empty(count: int, size: int, *, labelled: bool) -> Rows:
@@ -81,13 +81,13 @@ class Selection:
     rows: Rows
     index: npt.NDArray[np.intp]
 
-    def copy_to(self, out: Rows, start: int, stop: int) -> None:
-        """Write the selected rows [start, stop) over all of `out`."""
+    def copy_to(self, out: Rows, at: int, start: int, stop: int) -> None:
+        """Write the selected rows [start, stop) to `out`, from its row `at` on."""
         index = self.index[start:stop]
         # With `clip` numpy writes to `out` directly; the indices are known to be in range.
-        np.take(self.rows.pixels, index, axis=0, out=out.pixels, mode="clip")
+        self.rows.pixels.take(index, axis=0, out=out.pixels[at : at + stop - start], mode="clip")
         if self.rows.labels is not None and out.labels is not None:
-            np.take(self.rows.labels, index, out=out.labels, mode="clip")
+            out.labels[at : at + stop - start] = self.rows.labels[index]
 
 
 class ShardInfo(BaseModel):

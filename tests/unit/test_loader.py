@@ -20,6 +20,7 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS, open_builtin
 from gan_dist.data.loader import (
     MEMORY_LIMIT,
+    READ_AHEAD,
     Fetch,
     batches,
     choose_fetch,
@@ -178,7 +179,7 @@ def test_the_number_of_windows_read_ahead_changes_nothing() -> None:
         assert [window for window, _ in read] == windows
         for window, rows in read:
             out = Rows.empty(len(window), 6, labelled=True)
-            rows.copy_to(out, 0, len(window))
+            rows.copy_to(out, 0, 0, len(window))
             assert_same(out, read_window(images, window))
 
 
@@ -238,7 +239,7 @@ def test_batches_do_not_change_once_they_are_given() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize(
     ("batch", "rounds"),
-    # A batch that spans the ends of windows needs the old ones, the new ones and those read ahead at once.
+    # A batch that spans the ends of windows needs the old ones, the new ones and those that follow at once.
     [(40, 2), (48, 3)],
     ids=["windows-of-whole-batches", "batches-across-windows"],
 )
@@ -251,8 +252,7 @@ def test_reading_holds_few_rounds_of_windows_however_large_the_set(
     for _ in batches(order, Direct(images), rank=0, world_size=world_size, start=0, stop=8000):
         pass
     assert len(images.reads) >= 800 // world_size
-    # Two more are in the hands of the reader and of whom it hands them to.
-    assert images.most_alive <= rounds * streams + 2
+    assert images.most_alive <= rounds * streams + READ_AHEAD
 
 
 def test_a_slow_consumer_is_not_run_away_from() -> None:
