@@ -24,7 +24,7 @@ from gan_dist.storage import StorageOptions
 from tests.faults import proxy
 from tests.s3 import KEYS, make_bucket, s3_server
 
-COUNT, RESOLUTION = 32_768, 64
+COUNT, EPOCHS, RESOLUTION = 32_768, 3, 64
 BANDWIDTH = 100e6
 
 
@@ -48,10 +48,10 @@ def main() -> None:
             began = time.perf_counter()
             seen = sum(
                 int(rows.pixels.sum(dtype=np.int64))
-                for rows in batches(order, Direct(images), rank=0, world_size=1, start=0, stop=COUNT)
+                for rows in batches(order, Direct(images), rank=0, world_size=1, start=0, stop=EPOCHS * COUNT)
             )
-            rate = COUNT / (time.perf_counter() - began)
-            expected = sum(
+            rate = EPOCHS * COUNT / (time.perf_counter() - began)
+            expected = EPOCHS * sum(
                 int(shapes.rows(np.arange(start, start + 1024)).pixels.sum(dtype=np.int64))
                 for start in range(0, COUNT, 1024)
             )

@@ -56,7 +56,8 @@ class DataConfig(Section):
     Up to this many workers read disjoint rows."""
     window: Positive = 16384
     """Images over which order is shuffled at once, over all streams together. More mixes better and holds
-    more memory: twice `window` images, divided among the workers."""
+    more memory: two to three times `window` images, divided among the workers, and a dozen row groups each.
+    A set that is larger is shuffled in blocks: whole row groups in random order, rows within a window."""
 
 
 class ModelConfig(Section):

@@ -19,7 +19,7 @@ from gan_dist.data.resident import Direct, Resident
 from gan_dist.data.shards import ImageSet, Rows, Selection, ShardSet
 
 MEMORY_LIMIT = 256 * 2**20
-READ_AHEAD = 4
+READ_AHEAD = 12
 
 Fetch = Callable[[Iterable[Window], int], Iterator[tuple[Window, Rows | Selection]]]
 """Yields windows in order, reading the given number of them ahead."""

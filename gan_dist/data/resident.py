@@ -11,7 +11,7 @@ import numpy as np
 from gan_dist.data.order import Window
 from gan_dist.data.shards import ImageSet, Rows, Selection
 
-READERS = 4
+READERS = 12
 
 
 def read_all(images: ImageSet) -> Rows:
