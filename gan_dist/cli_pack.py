@@ -12,8 +12,8 @@ from gan_dist.errors import DataError
 
 if TYPE_CHECKING:
     from gan_dist.data.decode import Decoding
+    from gan_dist.data.manifest import Manifest
     from gan_dist.data.packplan import Plan
-    from gan_dist.data.shards import Manifest
     from gan_dist.data.sources.items import Source, SourceOptions
 
 INTERRUPTED = 130

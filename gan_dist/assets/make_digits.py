@@ -6,7 +6,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from gan_dist.data.builtin import DIGITS
-from gan_dist.data.shards import Rows, write_set
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import write_set
 
 
 def digits() -> Rows:

@@ -25,7 +25,8 @@ from gan_dist.data.builtin import Shapes
 from gan_dist.data.loader import Fetch, batches
 from gan_dist.data.order import Order
 from gan_dist.data.resident import Direct
-from gan_dist.data.shards import Rows, ShardSet, write_set
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import ShardSet, write_set
 
 RESOLUTION = 64
 BATCH = 256

@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gan_dist import randomness
-from gan_dist.data.shards import ImageSet, Manifest, Rows, ShardInfo, ShardSet
+from gan_dist.data.manifest import ImageSet, Manifest, ShardInfo
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import ShardSet
 from gan_dist.errors import DataError
 
 PREFIX = "builtin://"

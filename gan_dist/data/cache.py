@@ -11,7 +11,9 @@ import pyarrow as pa
 from filelock import FileLock
 
 from gan_dist import storage
-from gan_dist.data.shards import Manifest, Rows, ShardSet, rows_table, table_rows
+from gan_dist.data.manifest import Manifest
+from gan_dist.data.rows import Rows, rows_table, table_rows
+from gan_dist.data.shards import ShardSet
 from gan_dist.errors import DataError
 
 SUFFIX = ".arrow"

@@ -14,9 +14,11 @@ import torch
 from gan_dist.config import RunConfig
 from gan_dist.data.builtin import PREFIX, open_builtin
 from gan_dist.data.cache import DiskCached
+from gan_dist.data.manifest import ImageSet
 from gan_dist.data.order import Order, Take, Window
 from gan_dist.data.resident import Direct, Resident
-from gan_dist.data.shards import ImageSet, Rows, Selection, ShardSet
+from gan_dist.data.rows import Rows, Selection
+from gan_dist.data.shards import ShardSet
 
 MEMORY_LIMIT = 256 * 2**20
 READ_AHEAD = 12

@@ -26,9 +26,11 @@ from ray.exceptions import RayTaskError
 
 from gan_dist.data import packstate
 from gan_dist.data.decode import RejectedError, decode
+from gan_dist.data.manifest import Manifest
 from gan_dist.data.packplan import Job, Plan, items_of, require_few_bad
 from gan_dist.data.packstate import ShardRecord
-from gan_dist.data.shards import Manifest, Rows, rows_table, table_rows, write_shard
+from gan_dist.data.rows import Rows, rows_table, table_rows
+from gan_dist.data.shards import write_shard
 from gan_dist.data.sources.items import Item, Origin, Reader, Rejection, Source
 from gan_dist.errors import DataError, GanDistError
 

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gan_dist import storage
+from gan_dist.data.manifest import MANIFEST, Manifest, ShardInfo
 from gan_dist.data.packplan import Job, Plan
-from gan_dist.data.shards import MANIFEST, Manifest, ShardInfo
 from gan_dist.data.sources.items import Rejection, Source
 from gan_dist.data.verify import sha256_of
 from gan_dist.errors import DataError, StorageError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gan_dist.data.shards import ImageSet, Manifest, Rows
+from gan_dist.data.manifest import ImageSet, Manifest
+from gan_dist.data.rows import Rows
 from gan_dist.errors import DataError
 
 

@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from gan_dist.data.manifest import ImageSet
 from gan_dist.data.order import Window
-from gan_dist.data.shards import ImageSet, Rows, Selection
+from gan_dist.data.rows import Rows, Selection
 
 READERS = 12
 

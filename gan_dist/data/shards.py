@@ -13,138 +13,21 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from gan_dist import storage
-from gan_dist.errors import DataError, StorageError
+from gan_dist.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
+from gan_dist.data.rows import Rows, checksum, rows_table, table_rows
+from gan_dist.errors import DataError
 
-SCHEMA_VERSION = 1
 MAX_OPEN = 64
 FETCHES = 3
 """Times that a row group is fetched from a store before it counts as damaged there."""
-MANIFEST = "manifest.json"
-
-Pixels = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some images of a set: `pixels` uint8 (n, H*W*C), `labels` int64 (n,) or None."""
-
-    pixels: Pixels
-    labels: Labels | None
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: slice | npt.NDArray[np.intp]) -> Rows:
-        return Rows(self.pixels[index], None if self.labels is None else self.labels[index])
-
-    def copy_to(self, out: Rows, at: int, start: int, stop: int) -> None:
-        """Write the rows [start, stop) to `out`, from its row `at` on."""
-        out.pixels[at : at + stop - start] = self.pixels[start:stop]
-        if self.labels is not None and out.labels is not None:
-            out.labels[at : at + stop - start] = self.labels[start:stop]
-
-    @staticmethod
-    def empty(count: int, size: int, *, labelled: bool) -> Rows:
-        """Return rows whose values are still to be written."""
-        labels = np.empty(count, dtype=np.int64) if labelled else None
-        return Rows(np.empty((count, size), dtype=np.uint8), labels)
-
-    @staticmethod
-    def concatenate(parts: list[Rows]) -> Rows:
-        """Join parts of the same set; a single part is returned as it is, without a copy."""
-        if len(parts) == 1:
-            return parts[0]
-        labels = [part.labels for part in parts if part.labels is not None]
-        return Rows(
-            np.concatenate([part.pixels for part in parts]), np.concatenate(labels) if labels else None
-        )
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Some of `rows`, in the order of `index`; copied only when asked for."""
-
-    rows: Rows
-    index: npt.NDArray[np.intp]
-
-    def copy_to(self, out: Rows, at: int, start: int, stop: int) -> None:
-        """Write the selected rows [start, stop) to `out`, from its row `at` on."""
-        index = self.index[start:stop]
-        # With `clip` numpy writes to `out` directly; the indices are known to be in range.
-        self.rows.pixels.take(index, axis=0, out=out.pixels[at : at + stop - start], mode="clip")
-        if self.rows.labels is not None and out.labels is not None:
-            out.labels[at : at + stop - start] = self.rows.labels[index]
-
-
-class ShardInfo(BaseModel):
-    """One file of a set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    file: str
-    row_groups: tuple[PositiveInt, ...]
-    """Rows in each row group."""
-    checksums: tuple[str, ...]
-    """XXH3-128 of each row group's pixels and labels, in hexadecimal."""
-    bytes: int
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """What a set holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: int = SCHEMA_VERSION
-    height: PositiveInt
-    width: PositiveInt
-    channels: PositiveInt
-    count: int
-    classes: tuple[str, ...] | None = None
-    """Names of the classes, indexed by label; None where the set is not labelled."""
-    shards: tuple[ShardInfo, ...]
-    source: str = ""
-    license: str = ""
-    attribution: str = ""
-    packer_version: str = ""
-    settings: dict[str, str] = {}
-    """How the images were made: the filter, the decoder's version, counts of what was left out."""
-
-    def fingerprint(self) -> str:
-        """Return a sha256 that changes whenever the images or their order do."""
-        described = self.model_dump_json(exclude={"packer_version", "settings"})
-        return hashlib.sha256(described.encode()).hexdigest()
-
-
-class _Version(BaseModel):
-    schema_version: int = SCHEMA_VERSION
-
-
-class ImageSet(Protocol):
-    """Images in numbered groups of rows; a group is what is read at once. Must be picklable."""
-
-    manifest: Manifest
-
-    @property
-    def group_rows(self) -> tuple[int, ...]:
-        """Rows in each group, in order."""
-
-    def read_group(self, group: int) -> Rows:
-        """Return all rows of one group."""
 
 
 class ShardSet:
@@ -282,41 +165,6 @@ class _Files:
         self._mapped.__dict__.get("readers", {}).pop(file, None)
 
 
-def read_manifest(uri: str) -> Manifest:
-    """Return what the set at a path or URI holds.
-
-    Raises:
-        DataError: there is no manifest, or it cannot be understood.
-    """
-    try:
-        text = storage.read_text(storage.join(uri, MANIFEST))
-    except StorageError as error:
-        raise DataError(f"data.path={uri} holds no image set: {error}") from None
-    try:
-        # Another format may have other fields, so the version comes first.
-        version = _Version.model_validate_json(text).schema_version
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"{uri} was packed with format {version}, this version reads {SCHEMA_VERSION}; "
-                "pack the set again"
-            )
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = "".join(f"{part}: " for part in first["loc"])
-        raise DataError(f"{uri}/{MANIFEST} is not a manifest of shards: {field}{first['msg']}") from None
-    for shard in manifest.shards:
-        if len(shard.checksums) != len(shard.row_groups):
-            raise DataError(
-                f"{uri}/{MANIFEST} lists {len(shard.row_groups)} row groups but {len(shard.checksums)} "
-                f"checksums for shard {shard.file}"
-            )
-    listed = sum(sum(shard.row_groups) for shard in manifest.shards)
-    if listed != manifest.count or manifest.count == 0:
-        raise DataError(f"{uri}/{MANIFEST} says {manifest.count} images, but its shards list {listed}")
-    return manifest
-
-
 def _rows(table: pa.Table, expected: int, size: int, labelled: bool, where: str) -> Rows:
     schema = {"pixels": pa.binary(size), **({"label": pa.int64()} if labelled else {})}
     found = {field.name: field.type for field in table.schema}
@@ -324,28 +172,6 @@ def _rows(table: pa.Table, expected: int, size: int, labelled: bool, where: str)
         kind = "labelled images" if labelled else "images"
         raise DataError(f"{where} does not hold {expected} {kind} of {size} bytes, as the manifest says")
     return table_rows(table)
-
-
-def table_rows(table: pa.Table) -> Rows:
-    """Return a table's images as arrays over its own memory."""
-    column = table.column("pixels")
-    # Combining copies, even where there is nothing to combine.
-    pixels = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    size = pixels.type.byte_width
-    flat = np.frombuffer(pixels.buffers()[1], dtype=np.uint8)
-    values = flat[pixels.offset * size : (pixels.offset + len(pixels)) * size].reshape(len(pixels), size)
-    labels = table.column("label").to_numpy() if "label" in table.column_names else None
-    return Rows(values, labels)
-
-
-def rows_table(rows: Rows) -> pa.Table:
-    """Return images as a table over their own memory; the inverse of `table_rows`."""
-    count, size = rows.pixels.shape
-    buffer = pa.py_buffer(np.ascontiguousarray(rows.pixels))
-    columns = {"pixels": pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), count, [None, buffer])}
-    if rows.labels is not None:
-        columns["label"] = pa.array(rows.labels)
-    return pa.table(columns)
 
 
 def encode_shard(rows: Rows, group_rows: int) -> bytes:
@@ -376,14 +202,6 @@ def write_shard(uri: str, file: str, rows: Rows, group_rows: int) -> ShardInfo:
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )
-
-
-def checksum(rows: Rows) -> str:
-    """Return the XXH3-128 of rows' pixels and labels; a CRC32 would cost more than the reading."""
-    state = xxhash.xxh3_128(np.ascontiguousarray(rows.pixels).data)
-    if rows.labels is not None:
-        state.update(np.ascontiguousarray(rows.labels).data)
-    return state.hexdigest()
 
 
 def write_set(uri: str, shards: Iterator[Rows], *, group_rows: int, **description: Any) -> Manifest:

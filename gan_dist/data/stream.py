@@ -14,9 +14,10 @@ import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from gan_dist.data.manifest import ImageSet
 from gan_dist.data.order import Window
 from gan_dist.data.resident import read_window
-from gan_dist.data.shards import ImageSet, Rows, rows_table, table_rows
+from gan_dist.data.rows import Rows, rows_table, table_rows
 
 TASK_BYTES = 32 * 2**20
 CONCURRENT_TASKS = 2

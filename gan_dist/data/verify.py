@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gan_dist import storage
-from gan_dist.data.shards import Manifest, ShardInfo, checksum, read_manifest, table_rows
+from gan_dist.data.manifest import Manifest, ShardInfo, read_manifest
+from gan_dist.data.rows import checksum, table_rows
 from gan_dist.errors import DataError, StorageError
 
 READERS = 4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gan_dist import randomness
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import image_resolution, to_batch
-from gan_dist.data.shards import ImageSet
+from gan_dist.data.manifest import ImageSet
 from gan_dist.metrics.features import load_extractor
 from gan_dist.metrics.moments import Moments, all_reduce
 from gan_dist.metrics.scores import frechet_distance

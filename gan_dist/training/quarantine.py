@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 
 from gan_dist.config import RunConfig
+from gan_dist.data.manifest import ImageSet
 from gan_dist.data.quarantine import Without, find_damage
-from gan_dist.data.shards import ImageSet
 from gan_dist.errors import DataError
 from gan_dist.training.context import Context
 

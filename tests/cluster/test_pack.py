@@ -25,7 +25,8 @@ from gan_dist.data.decode import Decoding
 from gan_dist.data.pack import pack
 from gan_dist.data.packplan import make_plan
 from gan_dist.data.resident import read_all
-from gan_dist.data.shards import Rows, ShardSet
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import ShardSet
 from gan_dist.data.sources.files import Files
 from gan_dist.data.sources.items import Item, Source
 from gan_dist.data.verify import verify_set

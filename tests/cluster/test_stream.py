@@ -10,9 +10,11 @@ import pytest
 from gan_dist import storage
 from gan_dist.data.builtin import DIGITS, open_builtin
 from gan_dist.data.loader import Fetch, batches, open_images
+from gan_dist.data.manifest import ImageSet
 from gan_dist.data.order import Order
 from gan_dist.data.resident import Resident
-from gan_dist.data.shards import ImageSet, Rows, ShardSet, write_set
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import ShardSet, write_set
 from gan_dist.data.stream import Streamed
 from tests.faults import proxy
 

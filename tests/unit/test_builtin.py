@@ -10,8 +10,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from gan_dist.data.builtin import SHAPES, Shapes, StackedDigits, open_builtin
+from gan_dist.data.manifest import ImageSet
 from gan_dist.data.resident import read_all
-from gan_dist.data.shards import ImageSet, Rows
+from gan_dist.data.rows import Rows
 from gan_dist.errors import DataError
 
 Images = npt.NDArray[np.uint8]

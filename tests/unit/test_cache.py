@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gan_dist.data.cache import DiskCached
-from gan_dist.data.shards import Rows, ShardSet, write_set
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import ShardSet, write_set
 
 ROWS, SIZE = 32, 8 * 8 * 3
 GROUP_BYTES = ROWS * (SIZE + 8)

@@ -30,9 +30,10 @@ from gan_dist.data.loader import (
     resize,
     to_batch,
 )
+from gan_dist.data.manifest import ImageSet, Manifest, ShardInfo
 from gan_dist.data.order import Order
 from gan_dist.data.resident import READERS, Direct, Resident, read_all, read_window
-from gan_dist.data.shards import ImageSet, Manifest, Rows, ShardInfo
+from gan_dist.data.rows import Rows
 from gan_dist.errors import DataError
 
 SETS = [

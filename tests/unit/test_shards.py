@@ -16,16 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gan_dist.data.manifest import MANIFEST
 from gan_dist.data.resident import read_all
-from gan_dist.data.shards import (
-    MANIFEST,
-    Rows,
-    ShardSet,
-    encode_shard,
-    rows_table,
-    table_rows,
-    write_set,
-)
+from gan_dist.data.rows import Rows, rows_table, table_rows
+from gan_dist.data.shards import ShardSet, encode_shard, write_set
 from gan_dist.data.verify import verify_set
 from gan_dist.errors import DataError
 

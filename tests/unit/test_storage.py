@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from gan_dist import storage
-from gan_dist.data.shards import Rows, ShardSet, write_set
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import ShardSet, write_set
 from gan_dist.errors import DataError, StorageError
 from gan_dist.storage import StorageOptions
 from tests.faults import Proxy, proxy

@@ -1,0 +1,107 @@
+"""What a set of images holds: the manifest, and what any set can do."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+
+from gan_dist import storage
+from gan_dist.data.rows import Rows
+from gan_dist.errors import DataError, StorageError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class ShardInfo(BaseModel):
+    """One file of a set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    row_groups: tuple[PositiveInt, ...]
+    """Rows in each row group."""
+    checksums: tuple[str, ...]
+    """XXH3-128 of each row group's pixels and labels, in hexadecimal."""
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a set holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    height: PositiveInt
+    width: PositiveInt
+    channels: PositiveInt
+    count: int
+    classes: tuple[str, ...] | None = None
+    """Names of the classes, indexed by label; None where the set is not labelled."""
+    shards: tuple[ShardInfo, ...]
+    source: str = ""
+    license: str = ""
+    attribution: str = ""
+    packer_version: str = ""
+    settings: dict[str, str] = {}
+    """How the images were made: the filter, the decoder's version, counts of what was left out."""
+
+    def fingerprint(self) -> str:
+        """Return a sha256 that changes whenever the images or their order do."""
+        described = self.model_dump_json(exclude={"packer_version", "settings"})
+        return hashlib.sha256(described.encode()).hexdigest()
+
+
+class _Version(BaseModel):
+    schema_version: int = SCHEMA_VERSION
+
+
+class ImageSet(Protocol):
+    """Images in numbered groups of rows; a group is what is read at once. Must be picklable."""
+
+    manifest: Manifest
+
+    @property
+    def group_rows(self) -> tuple[int, ...]:
+        """Rows in each group, in order."""
+
+    def read_group(self, group: int) -> Rows:
+        """Return all rows of one group."""
+
+
+def read_manifest(uri: str) -> Manifest:
+    """Return what the set at a path or URI holds.
+
+    Raises:
+        DataError: there is no manifest, or it cannot be understood.
+    """
+    try:
+        text = storage.read_text(storage.join(uri, MANIFEST))
+    except StorageError as error:
+        raise DataError(f"data.path={uri} holds no image set: {error}") from None
+    try:
+        # Another format may have other fields, so the version comes first.
+        version = _Version.model_validate_json(text).schema_version
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{uri} was packed with format {version}, this version reads {SCHEMA_VERSION}; "
+                "pack the set again"
+            )
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise DataError(f"{uri}/{MANIFEST} is not a manifest of shards: {field}{first['msg']}") from None
+    for shard in manifest.shards:
+        if len(shard.checksums) != len(shard.row_groups):
+            raise DataError(
+                f"{uri}/{MANIFEST} lists {len(shard.row_groups)} row groups but {len(shard.checksums)} "
+                f"checksums for shard {shard.file}"
+            )
+    listed = sum(sum(shard.row_groups) for shard in manifest.shards)
+    if listed != manifest.count or manifest.count == 0:
+        raise DataError(f"{uri}/{MANIFEST} says {manifest.count} images, but its shards list {listed}")
+    return manifest

@@ -1,0 +1,95 @@
+"""Images as arrays: rows of pixels with their labels, over whatever memory they lie in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some images of a set: `pixels` uint8 (n, H*W*C), `labels` int64 (n,) or None."""
+
+    pixels: Pixels
+    labels: Labels | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: slice | npt.NDArray[np.intp]) -> Rows:
+        return Rows(self.pixels[index], None if self.labels is None else self.labels[index])
+
+    def copy_to(self, out: Rows, at: int, start: int, stop: int) -> None:
+        """Write the rows [start, stop) to `out`, from its row `at` on."""
+        out.pixels[at : at + stop - start] = self.pixels[start:stop]
+        if self.labels is not None and out.labels is not None:
+            out.labels[at : at + stop - start] = self.labels[start:stop]
+
+    @staticmethod
+    def empty(count: int, size: int, *, labelled: bool) -> Rows:
+        """Return rows whose values are still to be written."""
+        labels = np.empty(count, dtype=np.int64) if labelled else None
+        return Rows(np.empty((count, size), dtype=np.uint8), labels)
+
+    @staticmethod
+    def concatenate(parts: list[Rows]) -> Rows:
+        """Join parts of the same set; a single part is returned as it is, without a copy."""
+        if len(parts) == 1:
+            return parts[0]
+        labels = [part.labels for part in parts if part.labels is not None]
+        return Rows(
+            np.concatenate([part.pixels for part in parts]), np.concatenate(labels) if labels else None
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some of `rows`, in the order of `index`; copied only when asked for."""
+
+    rows: Rows
+    index: npt.NDArray[np.intp]
+
+    def copy_to(self, out: Rows, at: int, start: int, stop: int) -> None:
+        """Write the selected rows [start, stop) to `out`, from its row `at` on."""
+        index = self.index[start:stop]
+        # With `clip` numpy writes to `out` directly; the indices are known to be in range.
+        self.rows.pixels.take(index, axis=0, out=out.pixels[at : at + stop - start], mode="clip")
+        if self.rows.labels is not None and out.labels is not None:
+            out.labels[at : at + stop - start] = self.rows.labels[index]
+
+
+def table_rows(table: pa.Table) -> Rows:
+    """Return a table's images as arrays over its own memory."""
+    column = table.column("pixels")
+    # Combining copies, even where there is nothing to combine.
+    pixels = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    size = pixels.type.byte_width
+    flat = np.frombuffer(pixels.buffers()[1], dtype=np.uint8)
+    values = flat[pixels.offset * size : (pixels.offset + len(pixels)) * size].reshape(len(pixels), size)
+    labels = table.column("label").to_numpy() if "label" in table.column_names else None
+    return Rows(values, labels)
+
+
+def rows_table(rows: Rows) -> pa.Table:
+    """Return images as a table over their own memory; the inverse of `table_rows`."""
+    count, size = rows.pixels.shape
+    buffer = pa.py_buffer(np.ascontiguousarray(rows.pixels))
+    columns = {"pixels": pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), count, [None, buffer])}
+    if rows.labels is not None:
+        columns["label"] = pa.array(rows.labels)
+    return pa.table(columns)
+
+
+def checksum(rows: Rows) -> str:
+    """Return the XXH3-128 of rows' pixels and labels; a CRC32 would cost more than the reading."""
+    state = xxhash.xxh3_128(np.ascontiguousarray(rows.pixels).data)
+    if rows.labels is not None:
+        state.update(np.ascontiguousarray(rows.labels).data)
+    return state.hexdigest()
