@@ -12,12 +12,12 @@ import json
 import math
 import sys
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gan_dist.assets import make_digits
 from gan_dist.metrics.features import LENET_PATH, Digits, LeNet, lenet_input
 from gan_dist.metrics.moments import Moments
 from gan_dist.metrics.scores import frechet_distance
@@ -31,12 +31,10 @@ SOURCE = (
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """The 1,797 digits: images uint8 (N, 1, 8, 8), values 0..16 scaled to 0..255, and labels int64 (N,)."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images = np.round(data.images * (255 / 16)).astype(np.uint8)
-    return torch.from_numpy(images)[:, None], torch.from_numpy(data.target.astype(np.int64))
+    """Return the built-in digits: images uint8 (N, 1, 8, 8), labels int64 (N,)."""
+    rows = make_digits.digits()
+    assert rows.labels is not None
+    return torch.from_numpy(rows.pixels.reshape(-1, 1, 8, 8)), torch.from_numpy(rows.labels)
 
 
 def held_out(count: int) -> Tensor:
