@@ -44,20 +44,21 @@ class Progress:
 
     def line(self, images_per_second: float) -> str:
         """Return the progress as one line of text."""
-        parts = [
-            f"{self.images / 1000:.1f}/{self.total_images / 1000:.1f} kimg",
-            f"{images_per_second:,.0f} images/s",
-            f"D {self.loss_d:.3f}",
-            f"G {self.loss_g:.3f}",
-        ]
+        parts = [f"{self.images / 1000:.1f}/{self.total_images / 1000:.1f} kimg"]
+        parts.append(f"{images_per_second:,.0f} images/s")
+        left = None
+        if images_per_second > 0 and self.images < self.total_images:
+            seconds = (self.total_images - self.images) / images_per_second
+            left = timedelta(seconds=math.ceil(seconds))
+            parts.append(f"{left} left")
         if self.value is not None:
             parts.append(f"{self.metric} {self.value:.2f}")
         if self.best is not None:
             parts.append(f"best {self.best:.2f}")
-        if images_per_second > 0:
-            left = math.ceil((self.total_images - self.images) / images_per_second)
-            at = datetime.now().astimezone() + timedelta(seconds=left)
-            parts.append(f"{timedelta(seconds=left)} left, until {at:%H:%M:%S}")
+        # A narrow terminal cuts off what stands last.
+        parts += [f"D {self.loss_d:.3f}", f"G {self.loss_g:.3f}"]
+        if left is not None:
+            parts.append(f"until {datetime.now().astimezone() + left:%H:%M:%S}")
         return "  ".join(parts)
 
 
