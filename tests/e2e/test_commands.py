@@ -104,14 +104,13 @@ def free_ports(count: int) -> list[int]:
 @contextmanager
 def ray_head(folder: str) -> Iterator[dict[str, str]]:
     """A head of its own: temporary folder, ports and token. Yields what a user exports to use it."""
-    port, dashboard, client = free_ports(3)
+    # Ray's defaults for these are fixed numbers, which another cluster on this machine may have taken.
+    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     env = environment(folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="e2e-" + os.urandom(16).hex())
-    command = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", f"--port={port}"]
-    command += [
-        f"--dashboard-port={dashboard}",
-        f"--ray-client-server-port={client}",
-        "--node-ip-address=127.0.0.1",
-    ]
+    command = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
+    command += ["--node-ip-address=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())]
+    dashboard = ports["dashboard-port"]
     with Path(folder, "head.log").open("w") as log:
         head = subprocess.Popen([str(BIN / "ray"), *command], env=env, stdout=log, stderr=log)
     try:
