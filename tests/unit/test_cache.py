@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,12 @@ def assert_same(a: Rows, b: Rows) -> None:
 
 
 def held(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.name != "lock")
+    total = 0
+    for file in folder.iterdir():
+        # Another process may evict it between being listed and being measured.
+        with suppress(FileNotFoundError):
+            total += file.stat().st_size if file.name != "lock" else 0
+    return total
 
 
 def test_a_group_is_fetched_once(images: ShardSet, tmp_path: Path) -> None:
