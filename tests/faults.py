@@ -88,7 +88,7 @@ class Proxy:
 
     def stop(self) -> None:
         """Let `serve` end."""
-        if self._ended is not None:
+        if self._ended is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._ended.set)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -99,8 +99,10 @@ class Proxy:
             # A client that waits for this in vain sends its body a second later.
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        body = await request.read()
-        await self._pass_bytes(len(body))
+        body = bytearray()
+        async for piece in request.content.iter_chunked(CHUNK):
+            body += piece
+            await self._pass_bytes(len(piece))
         await asyncio.sleep(self.faults.latency_s)
         if kind in _ERRORS:
             status, code = _ERRORS[kind]
@@ -113,7 +115,7 @@ class Proxy:
         url = URL(self._upstream + request.raw_path, encoded=True)
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP}
         async with self._session.request(
-            request.method, url, headers=headers, data=body, allow_redirects=False
+            request.method, url, headers=headers, data=bytes(body), allow_redirects=False
         ) as answer:
             content = bytearray(await answer.read())
             if kind == "corrupt" and content and request.method == "GET":

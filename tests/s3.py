@@ -6,11 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
@@ -50,3 +52,37 @@ def s3_server() -> Iterator[str]:
 
 def make_bucket(url: str, name: str) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{url}/{name}", method="PUT"), timeout=10).close()
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """A store that refuses everything, as real ones do (the server of the other tests checks nothing)."""
+
+    protocol_version = "HTTP/1.1"  # answers a client that asks before it sends a body
+    code = ""
+
+    def _refuse(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(length)
+        body = f"<?xml version='1.0'?><Error><Code>{self.code}</Code><Message>no</Message></Error>".encode()
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _refuse  # noqa: N815
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@contextmanager
+def refusing_server(code: str) -> Iterator[str]:
+    """Serve 403 with a code of S3's to every request; yields the URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Refusing,), {"code": code}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()

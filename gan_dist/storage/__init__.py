@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from pathlib import Path
+from typing import Any
 
 from gan_dist.errors import StorageError
 from gan_dist.storage.filesystems import StorageOptions, configure, open_uri, options
-from gan_dist.storage.retry import retrying, shown
+from gan_dist.storage.retry import retrying
+from gan_dist.storage.wording import shown
 
 __all__ = [
     "StorageOptions",
@@ -27,6 +30,9 @@ __all__ = [
     "shown",
     "write_bytes",
 ]
+
+REWRITES = 20
+"""Times that a file may be overwritten while it is read before reading it is given up."""
 
 
 def join(uri: str, *parts: str) -> str:
@@ -61,15 +67,31 @@ def read_bytes(uri: str) -> bytes:
     """
     filesystem, path = open_uri(uri)
 
-    def read() -> bytes:
-        with filesystem.open_input_file(path) as file:
-            size = file.size()
-            content: bytes = file.read()
+    def opened() -> Any:
+        return filesystem.open_input_file(path)
+
+    def read() -> bytes | None:
+        try:
+            content: bytes = file.read_at(size, 0)
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # s3fs: it is no longer the object whose size was asked
+                return None
+            raise
         if len(content) != size:
             raise OSError(f"{len(content)} of {size} bytes arrived")
         return content
 
-    return retrying(uri, read)
+    file = retrying(uri, opened)
+    for _ in range(REWRITES):
+        size = file.size()
+        content = retrying(uri, read, size)
+        if content is not None and filesystem.type_name != "s3":
+            return content
+        # The size was asked before the content: written anew in between, they belong to different objects.
+        before, file = file, retrying(uri, opened)
+        if content is not None and file.metadata().get("ETag") == before.metadata().get("ETag"):
+            return content
+    raise StorageError(f"{shown(uri)} is written anew faster than it can be read; let its writer end first")
 
 
 def read_text(uri: str) -> str:
@@ -81,7 +103,7 @@ def read_text(uri: str) -> str:
     try:
         return read_bytes(uri).decode()
     except UnicodeDecodeError as error:
-        raise StorageError(f"{uri} is not UTF-8 text (byte {error.start})") from None
+        raise StorageError(f"{shown(uri)} is not UTF-8 text (byte {error.start})") from None
 
 
 def write_bytes(uri: str, content: bytes) -> None:

@@ -10,6 +10,10 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from gan_dist.errors import StorageError
+from gan_dist.storage.wording import holds_secret, shown
+
+PART_BYTES = 8 * 2**20
+"""Size of the parts in which s3fs sends an object."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,18 @@ def open_uri(uri: str, using: StorageOptions | None = None) -> tuple[Any, str]:
         using: Options other than this process's.
 
     Raises:
-        StorageError: the URI's scheme or form is not understood.
+        StorageError: the URI's scheme or form is not understood, or it holds a password.
     """
     import pyarrow
     from pyarrow import fs
 
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    if holds_secret(uri):
+        raise StorageError(
+            f"{shown(uri)} holds credentials, which every record of the run would show; take them out and "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
     scheme, _, rest = uri.partition("://")
     try:
         if scheme == "s3":
@@ -59,8 +68,9 @@ def open_uri(uri: str, using: StorageOptions | None = None) -> tuple[Any, str]:
             return _s3(using or _current, query, os.getpid()), path.rstrip("/")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        meaning = str(error).replace(uri, shown(uri))
         raise StorageError(
-            f"{uri} cannot be opened ({error}); use a local path or a URI such as s3://bucket/prefix"
+            f"{shown(uri)} cannot be opened ({meaning}); use a local path or a URI such as s3://bucket/prefix"
         ) from None
     return filesystem, path.rstrip("/")
 
@@ -72,14 +82,15 @@ def _s3(using: StorageOptions, query: str, _process: int) -> Any:
     unknown = set(settings) - {"endpoint_override", "scheme", "region"}
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))} is not a setting of an s3 URI")
-    endpoint, region = _configured(settings)
+    endpoint, region = configured(settings)
     # An attempt ends well before the whole operation must, so that there is time for another.
     attempt_s = max(1.0, min(10.0, using.timeout_s / 3))
-    make = _s3_by_pyarrow if using.backend == "pyarrow" else _s3_by_s3fs
-    return make(endpoint, region, attempt_s)
+    if using.backend == "pyarrow":
+        return _s3_by_pyarrow(endpoint, region, attempt_s)
+    return _s3_by_s3fs(endpoint, region, attempt_s, max(attempt_s, using.timeout_s / 2))
 
 
-def _configured(settings: dict[str, str]) -> tuple[str | None, str | None]:
+def configured(settings: dict[str, str]) -> tuple[str | None, str | None]:
     """Return endpoint URL and region: the URI's own, else the environment's, else the profile's."""
     import botocore.session
 
@@ -116,13 +127,14 @@ def _s3_by_pyarrow(endpoint: str | None, region: str | None, attempt_s: float) -
         region=region or ("us-east-1" if endpoint else None),
         connect_timeout=attempt_s,
         request_timeout=attempt_s,
-        background_writes=False,
+        # Written in the foreground, an object of which a part failed would be completed without that part.
+        background_writes=True,
         # What fails is tried again by `retrying`, alike for both backends.
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
     )
 
 
-def _s3_by_s3fs(endpoint: str | None, region: str | None, attempt_s: float) -> Any:
+def _s3_by_s3fs(endpoint: str | None, region: str | None, attempt_s: float, write_s: float) -> Any:
     import pyarrow
     import s3fs
     from pyarrow import fs
@@ -133,16 +145,25 @@ def _s3_by_s3fs(endpoint: str | None, region: str | None, attempt_s: float) -> A
         def open_input_file(self, path: str) -> Any:
             return pyarrow.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
 
-    filesystem = s3fs.S3FileSystem(
-        endpoint_url=endpoint,
-        client_kwargs={"region_name": region},
-        config_kwargs={
-            "connect_timeout": attempt_s,
-            "read_timeout": attempt_s,
-            "retries": {"max_attempts": 2, "mode": "standard"},
-        },
-        # Another process may have written since; and an instance belongs to its event loop.
-        use_listings_cache=False,
-        skip_instance_cache=True,
-    )
-    return fs.PyFileSystem(Handler(filesystem))
+        def open_output_stream(self, path: str, metadata: object) -> Any:
+            return pyarrow.PythonFile(writer.open(path, mode="wb"), mode="w")
+
+    def make(read_s: float) -> Any:
+        return s3fs.S3FileSystem(
+            endpoint_url=endpoint,
+            client_kwargs={"region_name": region},
+            config_kwargs={
+                "connect_timeout": attempt_s,
+                "read_timeout": read_s,
+                "retries": {"max_attempts": 2, "mode": "standard"},
+            },
+            default_block_size=PART_BYTES,
+            fixed_upload_size=True,
+            # Another process may have written since; and an instance belongs to its event loop.
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+    # The time-out of an answer runs while a part is still being sent: it must suffice for slow links.
+    writer = make(write_s)
+    return fs.PyFileSystem(Handler(make(attempt_s)))

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from gan_dist.errors import GanDistError, StorageError
 from gan_dist.storage.filesystems import options
+from gan_dist.storage.probe import store_says
+from gan_dist.storage.wording import reason, shown
 
 T = TypeVar("T")
 
@@ -19,12 +21,12 @@ LONGEST_WAIT_S = 5.0
 SLOWEST_RATE = 256 * 1024
 """Bytes a second below which a transfer counts as stalled."""
 
+_NO_BUCKET = "the bucket does not exist; create it, or correct its name"
+_REFUSED = "the store refuses access; give these credentials the right to it, or use others"
+
 # What no retry mends, by words that the backends' messages share, and what to do about it.
 _HOPELESS = (
-    (
-        r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist",
-        "the bucket does not exist; create it, or correct its name",
-    ),
+    (r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist", _NO_BUCKET),
     (
         r"INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|INVALID_CLIENT_TOKEN|UNRECOGNIZED_CLIENT",
         "the store does not know the access key; set AWS_ACCESS_KEY_ID or AWS_PROFILE to one that it does",
@@ -42,10 +44,24 @@ _HOPELESS = (
         "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     ),
     (
-        r"ACCESS_DENIED|AccessDenied|Access Denied|Forbidden|\b403\b",
-        "the store refuses access; give these credentials the right to it, or use others",
+        r"RequestTimeTooSkewed|REQUEST_TIME_TOO_SKEWED",
+        "this machine's clock is not the store's; set it",
     ),
+    (
+        r"PermanentRedirect|AuthorizationHeaderMalformed|HTTP status 301",
+        "the bucket is in another region; set AWS_REGION, or ?region=... in the URI",
+    ),
+    (
+        r"InvalidBucketName|INVALID_BUCKET_NAME|Invalid bucket name|Expected an S3 object path",
+        "S3 allows no such bucket name; correct the URI, which is s3://bucket/prefix",
+    ),
+    (r"ACCESS_DENIED|AccessDenied|Access Denied|Forbidden|HTTP status 403|\(403\)", _REFUSED),
 )
+_NOBODY = r"curlCode: [67]\b|EndpointConnectionError|Could not connect to the endpoint|Connection refused"
+PATIENCE_WITH_NOBODY = 2
+"""Tries at an endpoint that has never answered this process; one that has may be restarting."""
+
+_answered: set[str] = set()
 
 
 def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
@@ -61,23 +77,36 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
     """
     if "://" not in uri:
         return _once(uri, action)
+    place = re.sub(r"(://[^/?]*)[^?]*", r"\1", uri)
     allowed = options().timeout_s + size / SLOWEST_RATE
     deadline = time.monotonic() + allowed
     tries = 0
     while True:
         tries += 1
         try:
-            return _within(deadline - time.monotonic(), action)
+            result = _within(deadline - time.monotonic(), action)
         except Exception as error:
             if isinstance(error, GanDistError):
                 raise
-            _raise_if_hopeless(uri, error)
+            said = _said(uri, error)
+            _raise_if_hopeless(uri, error, said)
+            nobody = bool(re.search(_NOBODY, said))
+            if nobody and place not in _answered and tries >= PATIENCE_WITH_NOBODY:
+                raise StorageError(
+                    f"{shown(uri)}: nobody answers at the store's address in {tries} tries: {reason(error)}; "
+                    "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI"
+                ) from None
+            if not nobody and not isinstance(error, TimeoutError):
+                _answered.add(place)
             wait = random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**tries))
             if time.monotonic() + wait >= deadline:
                 raise StorageError(
                     f"{shown(uri)} could not be used within {allowed:.0f} s, in {tries} tries: "
-                    f"{_reason(error)}; check the endpoint and the network, or raise storage.timeout_s"
+                    f"{reason(error)}; check the endpoint and the network, or raise storage.timeout_s"
                 ) from None
+        else:
+            _answered.add(place)
+            return result
         time.sleep(wait)
 
 
@@ -85,9 +114,9 @@ def _once(uri: str, action: Callable[[], T]) -> T:
     try:
         return action()
     except FileNotFoundError:
-        raise StorageError(f"{uri} does not exist") from None
+        raise StorageError(f"{shown(uri)} does not exist") from None
     except OSError as error:
-        raise StorageError(f"{uri} cannot be used: {error}") from None
+        raise StorageError(f"{shown(uri)} cannot be used: {error}") from None
 
 
 def _within(seconds: float, action: Callable[[], T]) -> T:
@@ -111,29 +140,33 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
     return done[0]
 
 
-def _raise_if_hopeless(uri: str, error: Exception) -> None:
+def _said(uri: str, error: BaseException) -> str:
+    """Return what an error and its causes say, the innermost first."""
     # Libraries soften the store's own words; these stand at the bottom of the chain.
-    chain: list[BaseException] = [error]
-    cause = error.__cause__
-    while cause is not None and len(chain) < 10:
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None and len(chain) < 10:
         chain.append(cause)
-        cause = cause.__cause__
     said = " | ".join(f"{type(one).__name__}: {one}" for one in reversed(chain))
-    for words, meaning in _HOPELESS:
-        if re.search(words, said):
-            raise StorageError(f"{shown(uri)}: {meaning}") from None
-    if isinstance(error, FileNotFoundError):
+    # What a user has called a file is no word of the store's.
+    path = uri.partition("://")[2].partition("?")[0]
+    for name in (path, path.partition("/")[2]):
+        said = said.replace(name, "") if name else said
+    return said
+
+
+def _raise_if_hopeless(uri: str, error: Exception, said: str) -> None:
+    meaning = _meaning(said)
+    if meaning is None and isinstance(error, PermissionError):
+        meaning = _REFUSED
+    if isinstance(error, FileNotFoundError) and meaning is None:
+        if uri.startswith("s3://") and _meaning(store_says(uri)) == _NO_BUCKET:
+            raise StorageError(f"{shown(uri)}: {_NO_BUCKET}") from None
         raise StorageError(f"{shown(uri)} does not exist") from None
-    if isinstance(error, PermissionError):
-        raise StorageError(f"{shown(uri)}: {_HOPELESS[-1][1]}") from None
+    if meaning == _REFUSED and uri.startswith("s3://"):
+        meaning = _meaning(store_says(uri)) or _REFUSED
+    if meaning is not None:
+        raise StorageError(f"{shown(uri)}: {meaning}") from None
 
 
-def _reason(error: Exception) -> str:
-    """Return an error in one line, without what a signed request may have put into it."""
-    text = re.sub(r"(?i)(X-Amz-\w+|Signature|Credential|AWSAccessKeyId)=[^&\s]+", r"\1=...", str(error))
-    return " ".join(text.split())[:200] or type(error).__name__
-
-
-def shown(uri: str) -> str:
-    """Return a URI without the user and password that it may hold."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def _meaning(said: str) -> str | None:
+    return next((meaning for words, meaning in _HOPELESS if re.search(words, said)), None)

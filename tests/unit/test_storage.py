@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,7 @@ from gan_dist.data.shards import ShardSet, write_set
 from gan_dist.errors import DataError, StorageError
 from gan_dist.storage import StorageOptions
 from tests.faults import Proxy, proxy
-from tests.s3 import KEYS, free_port
+from tests.s3 import KEYS, free_port, refusing_server
 
 Backend = Literal["pyarrow", "s3fs"]
 SECRET = KEYS["AWS_SECRET_ACCESS_KEY"]
@@ -167,45 +166,23 @@ def test_a_stall_ends_within_the_time_limit(faulty: tuple[Proxy, str], backend: 
     assert "storage.timeout_s" in str(caught.value)
 
 
-def test_nobody_listening_is_said_within_the_time_limit(bucket: str, backend: str) -> None:
-    use(backend, timeout_s=2.0)
+def test_nobody_listening_is_said_long_before_the_time_limit(bucket: str, backend: str) -> None:
+    use(backend)
     began = time.monotonic()
-    with pytest.raises(StorageError, match="check the endpoint"):
+    with pytest.raises(StorageError, match=r"nobody answers at the store's address .* check the endpoint"):
         storage.read_bytes(f"{bucket}/x?endpoint_override=127.0.0.1:{free_port()}&scheme=http")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.usefixtures("bucket")
 def test_a_missing_bucket_is_said_at_once(backend: str) -> None:
     use(backend)
     began = time.monotonic()
-    with pytest.raises(StorageError, match="does not exist"):
+    with pytest.raises(StorageError, match="the bucket does not exist"):
         storage.write_bytes("s3://no-such-bucket-here/x", b"x")
-    with pytest.raises(StorageError, match="does not exist"):
+    with pytest.raises(StorageError, match="the bucket does not exist"):
         storage.read_bytes("s3://no-such-bucket-here/x")
     assert time.monotonic() - began < 5
-
-
-class _Refusing(BaseHTTPRequestHandler):
-    """A store that refuses everything, as real ones do (the server of the other tests checks nothing)."""
-
-    protocol_version = "HTTP/1.1"  # answers a client that asks before it sends a body
-    code = ""
-
-    def _refuse(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        self.rfile.read(length)
-        body = f"<?xml version='1.0'?><Error><Code>{self.code}</Code><Message>no</Message></Error>".encode()
-        self.send_response(403)
-        self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _refuse  # noqa: N815
-
-    def log_message(self, format: str, *args: object) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -220,25 +197,19 @@ def test_refusals_are_said_at_once_and_without_secrets(
     bucket: str, backend: str, code: str, said: str
 ) -> None:
     use(backend)
-    handler = type("Handler", (_Refusing,), {"code": code})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    uri = f"{bucket}/x?endpoint_override=127.0.0.1:{server.server_address[1]}&scheme=http"
     began = time.monotonic()
-    try:
-        with pytest.raises(StorageError, match=said) as written:
-            storage.write_bytes(uri, b"x")
-        # A refused HEAD has no body that could tell the reasons apart.
-        with pytest.raises(StorageError, match=f"{said}|refuses access") as read:
-            storage.read_bytes(uri)
-    finally:
-        server.shutdown()
-        server.server_close()
+    with refusing_server(code) as url:
+        uri = f"{bucket}/x?endpoint_override={url.removeprefix('http://')}&scheme=http"
+        for action in (
+            lambda: storage.write_bytes(uri, b"x"),
+            lambda: storage.read_bytes(uri),  # begins with a HEAD, whose refusal has no body to tell why
+            lambda: storage.exists(uri),
+        ):
+            with pytest.raises(StorageError, match=said) as caught:
+                action()
+            assert SECRET not in str(caught.value)
+            assert KEYS["AWS_ACCESS_KEY_ID"] not in str(caught.value)
     assert time.monotonic() - began < 5
-    for caught in (written, read):
-        assert SECRET not in str(caught.value)
-        assert KEYS["AWS_ACCESS_KEY_ID"] not in str(caught.value)
 
 
 def shards(root: str) -> Rows:
