@@ -38,7 +38,7 @@ def pack(
     label_column: Annotated[str | None, typer.Option(help="Parquet: the column of labels.")] = None,
     root: Annotated[str, typer.Option(help="torchvision: the folder of its files, on every node.")] = "data",
     download: Annotated[bool, typer.Option("--download", help="torchvision: fetch what is missing.")] = False,
-    shard_mb: Annotated[float, typer.Option(help="Size of a shard in MiB.")] = 128.0,
+    shard_mb: Annotated[float, typer.Option(help="Size of a shard in MiB.")] = 64.0,
     max_bad: Annotated[
         str, typer.Option(help="How many images may be unusable: a number or a percentage.")
     ] = "1%",

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gan_dist import storage
 from gan_dist.data.decode import FILTERS, Decoding
-from gan_dist.data.sources.items import Item, Rejection, Source
+from gan_dist.data.sources.items import Rejection, Source
 from gan_dist.errors import DataError
 from gan_dist.storage import shown
 
@@ -165,10 +165,3 @@ def require_apart(source: str, dest: str) -> None:
     (source_fs, inner), (dest_fs, outer) = storage.open_uri(source), storage.open_uri(dest)
     if source_fs.type_name == dest_fs.type_name and f"{outer}/".startswith(f"{inner.rstrip('/')}/"):
         raise DataError(f"DEST {shown(dest)} is inside SOURCE {shown(source)}; choose a folder outside it")
-
-
-def items_of(source: Source, job: Job, size: int) -> list[list[Item]]:
-    """Return a shard's items in the fewest even pieces of `size` or less."""
-    count = job.stop - job.start
-    even = math.ceil(count / math.ceil(count / size))
-    return [source.items[start : min(start + even, job.stop)] for start in range(job.start, job.stop, even)]

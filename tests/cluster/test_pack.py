@@ -27,7 +27,7 @@ from gan_dist.data.packplan import make_plan
 from gan_dist.data.resident import read_all
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet
-from gan_dist.data.sources.files import Files
+from gan_dist.data.sources.files import Ranges
 from gan_dist.data.sources.items import Item, Source
 from gan_dist.data.verify import verify_set
 from gan_dist.errors import DataError, StorageError
@@ -225,12 +225,12 @@ def test_grey_and_unlabelled(photos: Path, tmp_path: Path) -> None:
 def test_storage_that_fails_is_the_users_error_and_no_bad_image(tmp_path: Path) -> None:
     (tmp_path / "a.tar").mkdir()
     items = [Item(f"a.tar/{n}.png", "a.tar", n * 1024, 100, -1) for n in range(20)]
-    source = Source(Files(str(tmp_path)), items, None, [], [])
+    source = Source(Ranges(str(tmp_path)), items, None, [], [])
     plan = make_plan("nowhere", source, Decoding(8), 1.0)
     with pytest.raises(StorageError) as caught:
         pack(source, str(tmp_path / "dest"), plan, "100%", lambda _: None)
     message = str(caught.value)
-    assert message.startswith(f"a.tar of {tmp_path} cannot be read: ")
+    assert message.startswith(f"{tmp_path}/a.tar cannot be used: ")
     assert "\n" not in message
 
 

@@ -1,31 +1,58 @@
-"""Reads image files, or ranges of bytes in larger ones, below a folder or a bucket's prefix."""
+"""Image files, or ranges of bytes in larger ones, below a folder or a bucket's prefix."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gan_dist import storage
 from gan_dist.data.decode import RejectedError
 from gan_dist.data.sources.items import Item, Reader
-from gan_dist.errors import StorageError
-from gan_dist.storage import shown
 
 READ_AHEAD = 4 * 2**20
+STORE_READERS = 16
+"""Whole files read at a time from a store, where each waits for the store's latency."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Whole files, or ranges of bytes in them, below a folder."""
+    """Whole files below a folder."""
 
     root: str
 
+    @property
+    def readers(self) -> int:
+        """How many threads should read items at a time."""
+        return STORE_READERS if "://" in self.root else 1
+
+    def open(self) -> Reader:
+        """Return what reads items, in any thread."""
+        filesystem, folder = storage.open_uri(self.root)
+
+        def whole(item: Item) -> bytes:
+            with filesystem.open_input_stream(f"{folder}/{item.file}") as stream:
+                content = bytes(stream.read())
+            if filesystem.type_name != "local" and item.size and len(content) != item.size:
+                raise OSError(f"{len(content)} of {item.size} bytes arrived")
+            return content
+
+        return lambda item: _tried(storage.join(self.root, item.file), lambda: whole(item), item.size)
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Ranges of bytes in files below a folder."""
+
+    root: str
+    readers = 1
+
     def open(self) -> Reader:
         """Return what reads items; neighbours in one file share a read."""
-        return _FileReader(self.root)
+        return _RangeReader(self.root)
 
 
-class _FileReader:
+class _RangeReader:
     def __init__(self, root: str) -> None:
         self._uri = root
         self._filesystem, self._root = storage.open_uri(root)
@@ -34,22 +61,33 @@ class _FileReader:
         self._begin, self._held = 0, b""
 
     def __call__(self, item: Item) -> bytes:
-        try:
-            if item.at is None:
-                with self._filesystem.open_input_stream(f"{self._root}/{item.file}") as stream:
-                    return bytes(stream.read())
-            return self._range(item.file, item.at, item.size)
-        except FileNotFoundError:
-            raise RejectedError("the file is gone") from None
-        except PermissionError:
-            raise RejectedError("no permission to read the file") from None
-        except OSError as error:
-            raise StorageError(f"{item.file} of {shown(self._uri)} cannot be read: {error}") from None
+        return _tried(storage.join(self._uri, item.file), lambda: self._range(item), READ_AHEAD)
 
-    def _range(self, name: str, start: int, size: int) -> bytes:
+    def _range(self, item: Item) -> bytes:
+        name, start, size = item.file, item.at or 0, item.size
         if self._name != name:
             self._file = self._filesystem.open_input_file(f"{self._root}/{name}")
             self._name, self._held = name, b""
         if not self._begin <= start <= start + size <= self._begin + len(self._held):
             self._begin, self._held = start, self._file.read_at(max(size, READ_AHEAD), start)
         return self._held[start - self._begin :][:size]
+
+
+def _tried(uri: str, read: Callable[[], bytes], size: int) -> bytes:
+    """Read in as many tries as a store needs; a file that is gone or closed to us is a rejection."""
+
+    def attempt() -> bytes | RejectedError:
+        try:
+            return read()
+        except FileNotFoundError:
+            return RejectedError("the file is gone")
+        except PermissionError:
+            if "://" in uri:
+                # A store says so of credentials that have expired, too.
+                raise
+            return RejectedError("no permission to read the file")
+
+    outcome = storage.retrying(uri, attempt, size)
+    if isinstance(outcome, RejectedError):
+        raise outcome
+    return outcome

@@ -64,6 +64,10 @@ class Origin(Protocol):
 
     def __hash__(self) -> int: ...
 
+    @property
+    def readers(self) -> int:
+        """How many threads should read items at a time."""
+
     def open(self) -> Reader:
         """Return what reads items; fastest when they come in order."""
 

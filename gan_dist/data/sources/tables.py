@@ -131,6 +131,7 @@ class EncodedColumn:
 
     root: str
     column: str
+    readers = 1
 
     def open(self) -> Reader:
         """Return what reads items; it holds a few rows at a time, however large a row group is."""

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gan_dist import storage
-from gan_dist.data.sources.files import Files
+from gan_dist.data.sources.files import Ranges
 from gan_dist.data.sources.items import (
     IMAGE_SUFFIXES,
     UNLABELLED,
@@ -70,7 +70,7 @@ def open_tars(root: str, files: Sequence[FoundFile], options: SourceOptions) -> 
         reasons = some([f"{path}: {reason}" for path, reason in rejected]) or "no member is named like one"
         raise DataError(f"{shown(root)}: the tars hold no images ({reasons})")
     items, classes = number_items(found, no_labels=options.no_labels)
-    return Source(Files(root), items, classes, rejected, notes)
+    return Source(Ranges(root), items, classes, rejected, notes)
 
 
 def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Rejection], str | None]:

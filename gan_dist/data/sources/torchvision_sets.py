@@ -104,6 +104,7 @@ class TorchvisionSet:
     name: str
     split: str | None
     root: str
+    readers = 1
 
     def load(self, *, download: bool = False) -> Any:
         """Return torchvision's own object."""
