@@ -40,3 +40,8 @@ def generator(seed: int, name: str, *counters: int) -> torch.Generator:
 def normal(shape: tuple[int, ...], seed: int, name: str, *counters: int) -> torch.Tensor:
     """Return N(0, 1) float32 numbers on the CPU; draw the whole global batch and slice it by rank."""
     return torch.randn(shape, generator=generator(seed, name, *counters))
+
+
+def uniform(shape: tuple[int, ...], seed: int, name: str, *counters: int) -> torch.Tensor:
+    """Return uniform float32 numbers in [0, 1), likewise."""
+    return torch.rand(shape, generator=generator(seed, name, *counters))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -21,6 +21,7 @@ from gan_dist.folders import read_folder, to_json, write_folder
 BEST = "best.json"
 CONFIG = "config.yaml"
 SHAPE = "shape.json"
+CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class ImageShape:
 
     resolution: int
     channels: int
+    classes: int = 0
+    """Classes that conditional networks are told apart by; 0 where they are not told."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,50 @@ class Release:
     """A generator that is ready to use, as `gan_dist.load` returns it."""
 
     generator: nn.Module
-    """Takes latents (n, latent_dim), float32, and returns images (n, C, R, R) in [-1, 1]."""
+    """Takes latents (n, latent_dim), float32, and classes (n,), int64, where it is conditional; returns
+    images (n, C, R, R) in [-1, 1]."""
     config: RunConfig
     shape: ImageShape
 
     @torch.no_grad()
-    def sample(self, n: int, seed: int = 0) -> Tensor:
-        """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k."""
-        rows = [self._latent(seed, index) for index in range(n)]
-        images = [self.generator(chunk) for chunk in torch.stack(rows).split(256)]
+    def sample(self, n: int, seed: int = 0, labels: Sequence[int] | None = None) -> Tensor:
+        """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k.
+
+        Args:
+            n: How many.
+            seed: Of the latents.
+            labels: The classes of a conditional generator's images, `n` of them; all in turn when absent.
+
+        Raises:
+            ValueError: labels for a generator that has none, not `n` of them, or not among its classes.
+        """
+        device = next(self.generator.parameters()).device
+        latents = torch.stack([self._latent(seed, index) for index in range(n)]).to(device)
+        classes = self._classes(n, labels)
+        classes = None if classes is None else classes.to(device)
+        images = [
+            self.generator(latents[start : start + CHUNK], _slice(classes, start))
+            for start in range(0, n, CHUNK)
+        ]
         return to_uint8(torch.cat(images))
+
+    def _classes(self, n: int, labels: Sequence[int] | None) -> Tensor | None:
+        known = self.shape.classes
+        if not known:
+            if labels is not None:
+                raise ValueError("this generator was not told classes; it makes none by name")
+            return None
+        chosen = [index % known for index in range(n)] if labels is None else list(labels)
+        if len(chosen) != n or not all(0 <= label < known for label in chosen):
+            raise ValueError(f"labels must be {n} numbers from 0 to {known - 1}")
+        return torch.tensor(chosen, dtype=torch.int64)
 
     def _latent(self, seed: int, index: int) -> Tensor:
         return randomness.normal((self.config.model.latent_dim,), seed, "sample", index)
+
+
+def _slice(classes: Tensor | None, start: int) -> Tensor | None:
+    return None if classes is None else classes[start : start + CHUNK]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -116,7 +150,9 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     kind, contents = read_folder(uri, ["release", "checkpoint"])
     config = load_config(storage.join(uri, CONFIG))
     shape = ImageShape(**json.loads(contents[SHAPE]))
-    generator, _ = models.build(config.model, resolution=shape.resolution, channels=shape.channels)
+    generator, _ = models.build(
+        config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
+    )
     weights = contents["generator.safetensors" if kind == "release" else "average.safetensors"]
     try:
         generator.load_state_dict(load_tensors(weights))

@@ -10,7 +10,6 @@ from gan_dist.config.load import (
 )
 from gan_dist.config.schema import (
     FREE_ON_RESUME,
-    AdamConfig,
     DataConfig,
     EmaConfig,
     EvalConfig,
@@ -18,6 +17,7 @@ from gan_dist.config.schema import (
     LossConfig,
     ModelConfig,
     OptimConfig,
+    RateConfig,
     RunConfig,
     ScaleConfig,
     Section,
@@ -27,7 +27,6 @@ from gan_dist.config.schema import (
 
 __all__ = [
     "FREE_ON_RESUME",
-    "AdamConfig",
     "DataConfig",
     "EmaConfig",
     "EvalConfig",
@@ -35,6 +34,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimConfig",
+    "RateConfig",
     "RunConfig",
     "ScaleConfig",
     "Section",

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gan_dist.config.keys import brief, choices, expectation, fit, leaves, nearest_key, sections, shown
-from gan_dist.config.schema import SHORTHAND, RunConfig
+from gan_dist.config.papers import PAPERS
+from gan_dist.config.schema import SHORTHAND, LossConfig, RunConfig
 from gan_dist.config.yamltext import UnreadableYaml, check_tag, compose, is_number, plain_value
 
 
@@ -34,6 +35,7 @@ class Draft:
     origins: dict[str, Origin] = field(default_factory=dict)
     problems: list[tuple[Origin, str]] = field(default_factory=list)
     blamed: set[str] = field(default_factory=set)
+    loss: object = LossConfig().name
 
     def sentences(self) -> list[str]:
         """Return all problems, origin first, in the order of their origins."""
@@ -60,6 +62,7 @@ class Draft:
             self.problems.append((where(node), f"a configuration is a mapping of keys to values, not {kind}"))
             return False
         self._mapping("", node, where, {})
+        self._follow_paper()
         return True
 
     def read_override(self, index: int, override: str) -> None:
@@ -85,6 +88,7 @@ class Draft:
     def validate(self, label: str, stem: str) -> RunConfig | None:
         """Return the finished configuration; None if there are problems, all of them then in `problems`."""
         whole = Origin(2, 0, label)
+        self._follow_paper()
         values = {"name": stem} | self.values
         tree: dict[str, Any] = {}
         for key in [key for key, section in sections().items() if section.required] + list(values):
@@ -112,6 +116,21 @@ class Draft:
                     self.problems.append((self.origins.get(leaf, whole), self._misfit(leaf, one, values)))
             return None
         return None if self.problems else config
+
+    def _follow_paper(self) -> None:
+        """Where the loss is changed, let what its paper sets take the place of what was set before.
+
+        A file comes before the overrides, which count as one however they are ordered; what is set where
+        the loss is named, or later, stays.
+        """
+        before, loss = self.loss, self.values.get("loss.name", LossConfig().name)
+        self.loss = loss
+        if loss == before or not isinstance(loss, str):
+            return
+        rank = self.origins["loss.name"].rank
+        for key, value in PAPERS.get(loss, {}).items():
+            if key not in self.origins or self.origins[key].rank < rank:
+                self.values[key] = value
 
     def _mapping(
         self,

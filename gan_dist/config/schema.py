@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -43,6 +44,14 @@ class DataConfig(Section):
     cache: Literal["auto", "memory", "stream"] = "auto"
     """`memory` holds the decoded set in every worker; `stream` reads shards as training goes;
     `auto` takes memory for sets of up to 256 MiB of pixels. The order of images is the same."""
+    augment: Literal["none", "diffaugment", "ada"] = "none"
+    """What the discriminator's images, real and generated, go through: `diffaugment` changes all of them in
+    colour, place and by cutting out a square; `ada` changes each with a probability that rises while the
+    discriminator is too sure of the reals. For sets of up to some tens of thousands of images."""
+    augment_target: Annotated[float, Field(ge=-1, le=1)] = 0.6
+    """`ada`: the mean sign of the discriminator's logits on reals that is too sure."""
+    augment_kimg: PositiveFloat = 500.0
+    """`ada`: thousands of images in which the probability can rise from 0 to 1."""
     verify: Literal["raise", "quarantine"] = "raise"
     """What a damaged row group does: `raise` names it and stops the run; `quarantine` reads the whole set
     once before training, names what is damaged, and trains on the rest."""
@@ -63,28 +72,65 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The two networks."""
 
-    name: Literal["dcgan"] = "dcgan"
+    name: Literal["dcgan", "resnet", "r3gan"] = "dcgan"
     """Architecture of generator and discriminator."""
     latent_dim: Positive = 100
     """Length of the latent vector z, drawn from N(0, 1)."""
     width: Positive = 64
     """Channels next to the image; every halving of the resolution doubles them."""
+    max_width: Positive | None = None
+    """Channels at most, however low the resolution; unlimited when absent."""
+    blocks: Positive = 1
+    """Residual blocks at every resolution (`r3gan`; its authors use 2)."""
+    attention: bool = False
+    """Self-attention in both networks at a quarter of the resolution (`resnet`)."""
+    spectral_norm: bool | None = None
+    """Spectral normalisation of the discriminator's weights; when absent, `resnet` has it."""
+    conditional: bool = False
+    """Both networks are told the class: needs a labelled set. The discriminator judges by projection."""
+    pack: Positive = 1
+    """Images of one kind that the discriminator judges together (PacGAN)."""
 
 
 class LossConfig(Section):
-    """The adversarial objective."""
+    """The adversarial objective, and what is added to the discriminator's side of it.
 
-    name: Literal["minimax", "nonsaturating"] = "nonsaturating"
-    """`minimax` is the original saturating game, `nonsaturating` the one that is used in practice."""
+    Naming a loss also sets what its paper sets (`optim`, `clip`, `gp`, `r1`, `r2`), in the file or override
+    that names it; keys that are given there, or later, win.
+    """
+
+    name: Literal["minimax", "nonsaturating", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"] = "nonsaturating"
+    """`minimax` is the original saturating game, `nonsaturating` the one that is used in practice;
+    `rpgan` pairs reals with fakes (R3GAN)."""
+    gp: NotNegative = 0.0
+    """Weight of the penalty on gradients between reals and fakes that are not of norm 1 (WGAN-GP: 10)."""
+    gp_sides: Literal["two", "one"] = "two"
+    """`one` penalises only norms above 1."""
+    dragan: NotNegative = 0.0
+    """Weight of the same penalty around the reals (DRAGAN: 10)."""
+    r1: NotNegative = 0.0
+    """Weight gamma of gamma/2 times the squared norm of the gradient at reals."""
+    r2: NotNegative = 0.0
+    """Weight gamma of gamma/2 times the squared norm of the gradient at fakes."""
+    penalty_every: Positive = 1
+    """Discriminator updates for one with the penalties, which then count so many times."""
+    clip: NotNegative = 0.0
+    """Limit of the absolute value of the discriminator's weights (WGAN: 0.01); 0 for none."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """How far below 1 the target of reals is (`minimax`, `nonsaturating`, `lsgan`)."""
+    instance_noise: NotNegative = 0.0
+    """Standard deviation of noise added to all that the discriminator sees, at the start."""
+    instance_noise_kimg: PositiveFloat = 100.0
+    """Thousands of images over which that noise falls linearly to nothing."""
 
 
-class AdamConfig(Section):
-    """One network's optimizer: Adam."""
+class RateConfig(Section):
+    """One network's learning rate, and the optimizer's memory."""
 
     lr: PositiveFloat = 2e-4
     """Learning rate."""
     beta1: Beta = 0.5
-    """Decay of the gradient's running mean."""
+    """Decay of the gradient's running mean (`adam`)."""
     beta2: Beta = 0.999
     """Decay of the squared gradient's running mean."""
 
@@ -92,12 +138,20 @@ class AdamConfig(Section):
 class OptimConfig(Section):
     """How both networks are updated."""
 
-    g: AdamConfig = AdamConfig()
-    """The generator's optimizer."""
-    d: AdamConfig = AdamConfig()
-    """The discriminator's optimizer."""
+    name: Literal["adam", "rmsprop"] = "adam"
+    """The optimizer of both networks."""
+    g: RateConfig = RateConfig()
+    """The generator's learning rate."""
+    d: RateConfig = RateConfig()
+    """The discriminator's learning rate."""
     d_steps: Positive = 1
     """Discriminator updates, each on a batch of its own, for one generator update."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How both learning rates fall to 0 over `decay_kimg`."""
+    decay_kimg: PositiveFloat | None = None
+    """Thousands of images after which a `linear` or `cosine` schedule has reached 0."""
+    clip_norm: NotNegative = 0.0
+    """Norm to which a network's gradient is cut down; 0 for none."""
 
 
 class EmaConfig(Section):
@@ -116,6 +170,15 @@ class TrainConfig(Section):
     """Images in one batch over all workers together."""
     kimg: PositiveFloat = 1000.0
     """Length of the run in thousands of images seen by the discriminator."""
+    accumulate: Positive = 1
+    """Portions in which a worker computes its part of a batch, to save memory; the mean is the same."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the networks: `auto` is bf16 where the hardware has it. Penalties, losses, weights,
+    averages and measurements are always float32."""
+    channels_last: bool = True
+    """Lay images out with their channels innermost, as fast convolutions want them."""
+    compile: Literal["auto", "never", "always"] = "auto"
+    """torch.compile: `auto` on GPUs, for losses without gradient penalties."""
 
 
 class EvalConfig(Section):
@@ -191,8 +254,41 @@ class RunConfig(Section):
                 f"train.batch_size={batch} is the batch over all workers and must divide by "
                 f"scale.workers={workers}: {batch} / {workers} = {batch / workers:g}; use {nearest}"
             )
+        portions = workers * self.train.accumulate * self.model.pack
+        if batch % portions:
+            raise ValueError(
+                f"train.batch_size={batch} must divide by scale.workers={workers} times "
+                f"train.accumulate={self.train.accumulate} times model.pack={self.model.pack}: {batch} / "
+                f"{portions} = {batch / portions:g}; use {batch - batch % portions + portions}"
+            )
         return self
 
+    @model_validator(mode="after")
+    def _loss_agrees(self) -> RunConfig:
+        loss, optim = self.loss, self.optim
+        for penalty in ("gp", "dragan"):
+            if loss.clip and (weight := getattr(loss, penalty)):
+                raise ValueError(
+                    f"loss.clip={loss.clip:g} contradicts loss.{penalty}={weight:g}: both bound the "
+                    f"discriminator's slope, and clipped weights cannot give it norm 1; set one of them to 0"
+                )
+        if loss.label_smoothing and loss.name not in SMOOTHED:
+            raise ValueError(
+                f"loss.label_smoothing={loss.label_smoothing:g}: loss.name={loss.name} has no labels to "
+                f"smooth; set it to 0, or use {', '.join(SMOOTHED)}"
+            )
+        if loss.name == "wgan-gp" and not loss.gp:
+            raise ValueError("loss.gp=0: loss.name=wgan-gp is defined by its penalty; its authors use 10")
+        if optim.schedule != "constant" and optim.decay_kimg is None:
+            raise ValueError(
+                f"optim.schedule={optim.schedule} needs optim.decay_kimg, the thousands of images in which "
+                f"it falls to 0; for the whole run optim.decay_kimg={self.train.kimg:g}"
+            )
+        return self
+
+
+SMOOTHED = ("minimax", "nonsaturating", "lsgan")
+"""Losses that compare with labels."""
 
 FREE_ON_RESUME = frozenset(
     {

@@ -2,31 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
 from gan_dist.config import ModelConfig
 from gan_dist.errors import ConfigError
-from gan_dist.models import dcgan
-from gan_dist.models.dcgan import Discriminator, Generator, initialise
+from gan_dist.models import dcgan, initial, r3gan, resnet
+from gan_dist.models.base import Discriminator, Generator
+from gan_dist.models.shapes import MIN_RESOLUTION, possible_resolutions
 
-__all__ = ["Discriminator", "Generator", "build", "initialise"]
+__all__ = ["Discriminator", "Generator", "build", "coupled", "initialise"]
 
 
-def build(model: ModelConfig, *, resolution: int, channels: int) -> tuple[Generator, Discriminator]:
+@dataclass(frozen=True)
+class _Architecture:
+    build: Callable[..., tuple[Generator, Discriminator]]
+    attention: bool = False
+    blocks: bool = False
+    spectral_norm: bool = True
+
+
+_ARCHITECTURES = {
+    "dcgan": _Architecture(dcgan.build),
+    "resnet": _Architecture(resnet.build, attention=True),
+    "r3gan": _Architecture(r3gan.build, blocks=True, spectral_norm=False),
+}
+
+
+def build(
+    model: ModelConfig, *, resolution: int, channels: int, classes: int = 0
+) -> tuple[Generator, Discriminator]:
     """The generator and the discriminator of `model` for images (channels, resolution, resolution).
 
-    The weights are torch's defaults; `initialise` sets them from a seed. Raises ConfigError if the
-    architecture cannot have this resolution, with the nearest ones that it can.
+    `classes` is the number of classes of the image set, 0 if it has no labels; it is read if `model` is
+    conditional. The weights are torch's defaults; `initialise` sets them from a seed.
+
+    Raises:
+        ConfigError: the architecture cannot have this resolution (with the nearest ones that it can) or has
+            no such option, or there are no labels for a conditional one; with all that is wrong.
     """
-    match model.name:
-        case "dcgan":
-            possible = dcgan.possible_resolutions(resolution)
-            if resolution not in possible:
-                raise ConfigError(
-                    [
-                        f"data.resolution={resolution}: model.name=dcgan makes images whose edge is a power "
-                        f"of two of at least {dcgan.MIN_RESOLUTION}; use {' or '.join(map(str, possible))}"
-                    ]
-                )
-            generator = Generator(
-                latent_dim=model.latent_dim, width=model.width, resolution=resolution, channels=channels
-            )
-            return generator, Discriminator(width=model.width, resolution=resolution, channels=channels)
+    problems = _problems(model, resolution, classes)
+    if problems:
+        raise ConfigError(problems)
+    return _ARCHITECTURES[model.name].build(
+        model, resolution=resolution, channels=channels, classes=classes if model.conditional else 0
+    )
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Set every weight and statistic of a network in place, as a pure function of `generator`'s state.
+
+    The distributions are the architecture's (`recipe`). Numbers are drawn on `generator`'s device, layer
+    after layer, and then copied, so the weights do not depend on the module's device or memory format.
+    Raises TypeError for what `build` has not made, and for a layer that the architecture does not know.
+    """
+    if not isinstance(module, Generator | Discriminator):
+        raise TypeError(f"a {type(module).__name__} is no network of an architecture that is known here")
+    initial.apply(module, module.recipe, generator)
+
+
+def coupled(module: nn.Module) -> bool:
+    """Whether the images of a batch influence one another's results: batch norm in training mode.
+
+    If not, reals and fakes may share one pass (images of one pack side by side).
+    """
+    norms = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return any(isinstance(layer, norms) and layer.training for layer in module.modules())
+
+
+def _problems(model: ModelConfig, resolution: int, classes: int) -> list[str]:
+    architecture = _ARCHITECTURES[model.name]
+    named = f"model.name={model.name}"
+    problems = []
+    possible = possible_resolutions(resolution)
+    if resolution not in possible:
+        problems.append(
+            f"data.resolution={resolution}: {named} makes images whose edge is a power of two of at least "
+            f"{MIN_RESOLUTION}; use {' or '.join(map(str, possible))}"
+        )
+    if model.conditional and classes == 0:
+        problems.append(
+            "model.conditional=true needs a labelled set, and data.path has no labels; use "
+            "model.conditional=false, or pack the set with labels"
+        )
+    if model.attention and not architecture.attention:
+        problems.append(
+            f"model.attention=true: {named} has no self-attention; use {_having('attention')}, or false"
+        )
+    elif model.attention and resolution in possible and resolution < resnet.MIN_ATTENTION:
+        problems.append(
+            f"model.attention=true: at data.resolution={resolution} there are no feature maps of a quarter "
+            f"of it; use data.resolution={resnet.MIN_ATTENTION}, or model.attention=false"
+        )
+    if model.blocks > 1 and not architecture.blocks:
+        problems.append(
+            f"model.blocks={model.blocks}: {named} has one at every resolution; use {_having('blocks')}, or 1"
+        )
+    if model.spectral_norm and not architecture.spectral_norm:
+        problems.append(
+            f"model.spectral_norm=true: {named} has no spectral normalisation; use "
+            f"{_having('spectral_norm')}, or false"
+        )
+    return problems
+
+
+def _having(option: str) -> str:
+    names = (name for name, architecture in _ARCHITECTURES.items() if getattr(architecture, option))
+    return " or ".join(f"model.name={name}" for name in names)

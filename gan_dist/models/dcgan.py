@@ -1,4 +1,4 @@
-"""DCGAN (Radford, Metz and Chintala 2016) for any power-of-two resolution.
+"""DCGAN (Radford, Metz and Chintala 2016) for any power-of-two resolution of at least 8.
 
 At 64x64x3 with `latent_dim=100` and `width=64` it is the network of the article's figure 1 in the form that
 PyTorch's DCGAN tutorial gave it: the projection of z is a transposed convolution from 1x1. Other
@@ -12,111 +12,140 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-MIN_RESOLUTION = 16
-"""Below this a discriminator would have no normalised stage left."""
-
-_BASE = 4  # edge of the feature maps at which the generator starts and the discriminator ends
-
-
-def possible_resolutions(resolution: int) -> tuple[int, ...]:
-    """The resolutions near `resolution` that a DCGAN can have: itself, or the nearest below and above."""
-    if resolution <= MIN_RESOLUTION:
-        return (MIN_RESOLUTION,)
-    below = 1 << (resolution.bit_length() - 1)
-    return (resolution,) if below == resolution else (below, 2 * below)
+from gan_dist.config import ModelConfig
+from gan_dist.models import base, initial
+from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
+from gan_dist.models.shapes import halvings, widths
 
 
-class Generator(nn.Module):
-    """Latents to images: transposed convolutions 4x4, batch norm and ReLU, Tanh at the end.
+def build(
+    model: ModelConfig, *, resolution: int, channels: int, classes: int
+) -> tuple[Generator, Discriminator]:
+    """The pair that `model` describes; it is unconditional for `classes` 0."""
+    generator = Generator(
+        latent_dim=model.latent_dim,
+        width=model.width,
+        max_width=model.max_width,
+        resolution=resolution,
+        channels=channels,
+        classes=classes,
+    )
+    discriminator = Discriminator(
+        width=model.width,
+        max_width=model.max_width,
+        resolution=resolution,
+        channels=channels,
+        classes=classes,
+        pack=model.pack,
+        spectral_norm=bool(model.spectral_norm),
+    )
+    return generator, discriminator
 
-    `resolution` R is a power of two of at least 16 and `channels` C is at least 1; `width` is the number of
-    channels at R/2, doubled at every halving of the resolution down to 4x4. Raises ValueError otherwise.
+
+def _layer(layer: nn.Module, generator: torch.Generator) -> None:
+    initial.normal(layer, 0.02, generator)
+
+
+def _norm(norm: Norm, generator: torch.Generator) -> None:
+    initial.norm(norm, 0.02, generator)
+
+
+RECIPE: initial.Recipe = {
+    nn.Conv2d: _layer,
+    nn.ConvTranspose2d: _layer,
+    nn.Embedding: _layer,
+    nn.BatchNorm2d: _norm,
+    nn.SyncBatchNorm: _norm,
+    ConditionalBatchNorm: _norm,
+}
+"""Convolutions N(0, 0.02); batch norm gamma N(1, 0.02), beta 0, running statistics 0 and 1 (section 4 of the
+article; gamma as in its code). Embeddings, which it has not, are drawn as convolutions are."""
+
+
+class Generator(base.Generator):
+    """Latents to images: transposed convolutions 4x4, batch norm and ReLU.
+
+    `resolution` R is a power of two of at least 8 and `channels` C is at least 1; `width` is the number of
+    channels at R/2, doubled at every halving of the resolution down to 4x4, up to `max_width`. With
+    `classes` its batch norm is conditional. Raises ValueError for another resolution.
     """
 
-    def __init__(self, *, latent_dim: int, width: int, resolution: int, channels: int) -> None:
-        super().__init__()
-        self.latent_dim = latent_dim
-        self.resolution = resolution
-        self.channels = channels
-        widths = _widths(width, resolution)
+    recipe = RECIPE
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        width: int,
+        resolution: int,
+        channels: int,
+        max_width: int | None = None,
+        classes: int = 0,
+    ) -> None:
+        super().__init__(latent_dim=latent_dim, resolution=resolution, channels=channels, classes=classes)
+        wide = widths(width, max_width, halvings(resolution))
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(latent_dim, widths[-1], 4, stride=1, padding=0, bias=False),
-            nn.BatchNorm2d(widths[-1]),
+            nn.ConvTranspose2d(latent_dim, wide[-1], 4, stride=1, padding=0, bias=False),
+            batch_norm(wide[-1], classes),
             nn.ReLU(inplace=True),
         ]
-        for wide, narrow in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True):
+        for before, after in pairwise(reversed(wide)):
             layers += [
-                nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(narrow),
+                nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
+                batch_norm(after, classes),
                 nn.ReLU(inplace=True),
             ]
-        layers += [nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1, bias=False), nn.Tanh()]
+        layers.append(nn.ConvTranspose2d(wide[0], channels, 4, stride=2, padding=1, bias=False))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents float32 (B, latent_dim), drawn from N(0, 1), to images float32 (B, C, R, R) in [-1, 1]."""
-        images: Tensor = self.layers(latents[:, :, None, None])
-        return images
+    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        maps = latents[:, :, None, None]
+        for layer in self.layers:
+            maps = call(layer, maps, labels)
+        return maps
 
 
-class Discriminator(nn.Module):
+class Discriminator(base.Discriminator):
     """Images to logits: the generator mirrored, with strided convolutions and LeakyReLU 0.2.
 
-    There is no batch norm on the first layer and no Sigmoid on the last one, so that losses can be
-    computed from logits. Arguments are the generator's; raises ValueError as the generator does.
+    There is no batch norm on the first layer (so none at all at 8x8) and no Sigmoid on the last one, so that
+    losses can be computed from logits. Labels are compared with the last 4x4 feature maps, summed over
+    their positions. `spectral_norm` divides every weight but batch norm's. Raises ValueError as the
+    generator does.
     """
 
-    def __init__(self, *, width: int, resolution: int, channels: int) -> None:
-        super().__init__()
-        self.resolution = resolution
-        self.channels = channels
-        widths = _widths(width, resolution)
-        layers: list[nn.Module] = [
-            nn.Conv2d(channels, widths[0], 4, stride=2, padding=1, bias=False),
-            nn.LeakyReLU(0.2, inplace=True),
-        ]
-        for narrow, wide in pairwise(widths):
-            layers += [
-                nn.Conv2d(narrow, wide, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(wide),
-                nn.LeakyReLU(0.2, inplace=True),
-            ]
-        layers.append(nn.Conv2d(widths[-1], 1, 4, stride=1, padding=0, bias=False))
+    recipe = RECIPE
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        resolution: int,
+        channels: int,
+        max_width: int | None = None,
+        classes: int = 0,
+        pack: int = 1,
+        spectral_norm: bool = False,
+    ) -> None:
+        super().__init__(resolution=resolution, channels=channels, classes=classes, pack=pack)
+        wide = widths(width, max_width, halvings(resolution))
+
+        def halving(before: int, after: int) -> nn.Conv2d:
+            return spectral(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False), spectral_norm)
+
+        layers: list[nn.Module] = [halving(pack * channels, wide[0]), nn.LeakyReLU(0.2, inplace=True)]
+        for before, after in pairwise(wide):
+            layers += [halving(before, after), nn.BatchNorm2d(after), nn.LeakyReLU(0.2, inplace=True)]
+        layers.append(spectral(nn.Conv2d(wide[-1], 1, 4, stride=1, padding=0, bias=False), spectral_norm))
         self.layers = nn.Sequential(*layers)
+        self.embed = spectral(nn.Embedding(classes, wide[-1]), spectral_norm) if classes else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """`images` float32 (B, C, R, R) in [-1, 1] to logits float32 (B,); positive means real."""
-        logits: Tensor = self.layers(images)
-        return logits.flatten()
+    def extract(self, images: Tensor) -> Tensor:
+        maps = images
+        for layer in self.layers[:-1]:
+            maps = layer(maps)
+        return maps
 
-
-@torch.no_grad()
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Set every weight and statistic of `module` in place, as a pure function of `generator`'s state.
-
-    Convolutions N(0, 0.02); batch norm gamma N(1, 0.02), beta 0, running statistics 0 and 1 (section 4 of
-    the article; gamma as in its code). Numbers are drawn on `generator`'s device, layer after layer, and
-    then copied, so the weights do not depend on the module's device or memory format.
-    Raises TypeError for a layer that this recipe does not know.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            _fill(layer.weight, 0.0, generator)
-        elif isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
-            layer.reset_running_stats()
-            _fill(layer.weight, 1.0, generator)
-            layer.bias.zero_()
-        elif any(True for _ in layer.parameters(recurse=False)):
-            raise TypeError(f"DCGAN's initialisation does not cover a {type(layer).__name__}")
-
-
-def _fill(weight: Tensor, mean: float, generator: torch.Generator) -> None:
-    weight.copy_(torch.normal(mean, 0.02, weight.shape, generator=generator, device=generator.device))
-
-
-def _widths(width: int, resolution: int) -> tuple[int, ...]:
-    """Channels of the hidden stages from resolution/2 down to 4x4: width, 2 width, 4 width, ..."""
-    if possible_resolutions(resolution) != (resolution,):
-        raise ValueError(f"{resolution} is not a power of two of at least {MIN_RESOLUTION}")
-    stages = (resolution // _BASE).bit_length() - 1
-    return tuple(width << stage for stage in range(stages))
+    def judge(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        logits: Tensor = self.layers[-1](maps)
+        return logits.flatten(), maps.sum((2, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import torch
 from PIL.Image import Image
 
 from gan_dist import randomness, release, storage, telemetry
@@ -18,13 +19,14 @@ from gan_dist.data.loader import (
     open_configured,
     to_batch,
 )
+from gan_dist.data.manifest import ImageSet
 from gan_dist.errors import ResumeError
 from gan_dist.release import ImageShape
 from gan_dist.storage import StorageOptions
 from gan_dist.telemetry import Progress
 from gan_dist.training import state as states
 from gan_dist.training.context import Context
-from gan_dist.training.evaluate import Evaluator, generate, metric_name
+from gan_dist.training.evaluate import Evaluator, Measurement, generate, metric_name
 from gan_dist.training.quarantine import usable
 from gan_dist.training.state import Best, TrainingState
 from gan_dist.training.step import Step
@@ -69,6 +71,12 @@ def require_same_run(config: RunConfig, run_uri: str) -> None:
         )
 
 
+def image_shape(config: RunConfig, images: ImageSet) -> ImageShape:
+    """Return what the networks of a run make of an image set."""
+    classes = len(images.manifest.classes or ()) if config.model.conditional else 0
+    return ImageShape(image_resolution(config, images), images.manifest.channels, classes)
+
+
 def train(config: RunConfig, context: Context) -> Outcome:
     """Train a run from where its folder says it is, to its end or until it is asked to stop.
 
@@ -85,7 +93,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
     run_uri = config.run_uri
     require_same_run(config, run_uri)
     images = open_configured(config)
-    shape = ImageShape(image_resolution(config, images), images.manifest.channels)
+    shape = image_shape(config, images)
     state = states.new_state(config, shape, context.device)
     for warning in states.load_latest(state, run_uri):
         if context.rank == 0:
@@ -114,14 +122,14 @@ def train(config: RunConfig, context: Context) -> Outcome:
     while state.images < total and not stop:
         before = state.images
         for _ in range(config.optim.d_steps):
-            loss_d = step.discriminator_phase(next(mine))
-        loss_g = step.generator_phase()
-        losses = step.share(loss_d, loss_g, stop=context.rank == 0 and context.stop_requested())
+            batch = next(mine)
+            of_d = step.discriminator_phase(batch)
+        of_g = step.generator_phase(batch)
+        told, stop = step.share(of_d | of_g, stop=context.rank == 0 and context.stop_requested())
         step.update_average()
-        recorder.step(*losses[:2])
+        recorder.step(told)
 
         # Measuring, and the checkpoint that goes with it, changes nothing of what follows.
-        stop = losses[2]
         every = round(config.eval.every_kimg * 1000)
         if state.images // every > before // every or state.images >= total:
             recorder.measured(evaluator(state.average))
@@ -150,7 +158,7 @@ class _Recorder:
         self._state = state
         self._context = context
         self._metric = metric_name(config)
-        self._losses = (float("nan"), float("nan"))
+        self._told = {"loss_d": float("nan"), "loss_g": float("nan")}
         self._trained_s = 0.0
         self._trained_images = 0
         self._first = context.rank == 0
@@ -164,24 +172,24 @@ class _Recorder:
     def images_per_second(self) -> float:
         return self._trained_images / self._trained_s if self._trained_s else 0.0
 
-    def step(self, loss_d: float, loss_g: float) -> None:
-        """Note a finished round."""
+    def step(self, told: dict[str, float]) -> None:
+        """Note a finished round, and the scalars of its phases."""
         now = time.perf_counter()
         self._trained_s += now - self._last_step
         self._trained_images += self._state.images - self._last_images
         self._last_step, self._last_images = now, self._state.images
-        self._losses = (loss_d, loss_g)
+        self._told = told
         if self._first:
             self._context.progress(self._progress())
 
-    def measured(self, value: float) -> None:
+    def measured(self, found: Measurement) -> None:
         """Note a measurement: the record, the samples, the checkpoint and whether it is the best."""
         state = self._state
-        self.value = value
+        self.value = value = found.distance
         better = state.best is None or value < state.best.value
         if better:
             state.best = Best(value, state.images)
-        metrics = {self._metric: value}
+        metrics = {self._metric: value, **found.indicators}
         if self._first:
             picture = self._write_samples()
             if better:
@@ -206,12 +214,20 @@ class _Recorder:
         return {
             "images": self._state.images,
             "kimg": self._state.images / 1000,
-            "loss_d": self._losses[0],
-            "loss_g": self._losses[1],
+            **self._told,
+            **self._watched(),
             "images_per_second": self.images_per_second,
             "quarantined": self._quarantined,
             **metrics,
         }
+
+    def _watched(self) -> dict[str, float]:
+        state = self._state
+        norms = {
+            f"weight_norm_{name}": float(torch.nn.utils.get_total_norm(list(network.parameters())))
+            for name, network in (("d", state.discriminator), ("g", state.generator))
+        }
+        return norms | ({"augment_p": state.augment.p} if self._config.data.augment == "ada" else {})
 
     def close(self) -> None:
         if self._first:
@@ -221,7 +237,9 @@ class _Recorder:
         """Write the grid of what fixed latents have become, and return it."""
         config, state = self._config, self._state
         latents = randomness.normal((GRID, config.model.latent_dim), config.seed, "latents-grid")
-        picture = telemetry.image_grid(generate(state.average, latents.to(self._context.device)))
+        device, classes = self._context.device, state.shape.classes
+        labels = torch.arange(GRID, device=device) * classes // GRID if classes else None
+        picture = telemetry.image_grid(generate(state.average, latents.to(device), labels))
         name = f"fakes_{state.images / 1000:010.3f}.png"
         telemetry.write_png(storage.join(self._run_uri, "samples", name), picture)
         return picture
@@ -243,8 +261,8 @@ class _Recorder:
         return Progress(
             images=state.images,
             total_images=total_images(self._config),
-            loss_d=self._losses[0],
-            loss_g=self._losses[1],
+            loss_d=self._told["loss_d"],
+            loss_g=self._told["loss_g"],
             metric=self._metric,
             value=self.value,
             best=None if state.best is None else state.best.value,

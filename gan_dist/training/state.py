@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from gan_dist import models, randomness, storage
-from gan_dist.config import AdamConfig, RunConfig
+from gan_dist.config import RateConfig, RunConfig
 from gan_dist.errors import CheckpointError
 from gan_dist.folders import read_folder, to_json, write_folder
 from gan_dist.release import CONFIG, SHAPE, ImageShape, pack
+from gan_dist.training.arithmetic import memory_format
 
 STATE = "state.json"
 KEEP = 3
@@ -34,6 +35,16 @@ class Best:
 
 
 @dataclass
+class AugmentStrength:
+    """How often `data.augment=ada` changes an image, and the signs that its next adjustment goes by."""
+
+    p: float = 0.0
+    signs: float = 0.0
+    """Sum over rounds of the mean sign of the reals' logits, since the last adjustment."""
+    rounds: int = 0
+
+
+@dataclass
 class TrainingState:
     """A run at one moment. What is not here is a pure function of the configuration and `images`."""
 
@@ -47,6 +58,7 @@ class TrainingState:
     images: int = 0
     """The clock: images that the discriminator has seen."""
     best: Best | None = None
+    augment: AugmentStrength = field(default_factory=AugmentStrength)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return every tensor, by file and name; the same storage, not a copy."""
@@ -62,24 +74,27 @@ class TrainingState:
 def new_state(config: RunConfig, shape: ImageShape, device: torch.device) -> TrainingState:
     """Return the state before the first image; the weights are a function of the seed."""
     generator, discriminator = models.build(
-        config.model, resolution=shape.resolution, channels=shape.channels
+        config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
     )
     models.initialise(generator, randomness.generator(config.seed, "generator"))
     models.initialise(discriminator, randomness.generator(config.seed, "discriminator"))
     average = copy.deepcopy(generator).eval().requires_grad_(False)
+    layout = memory_format(channels_last=config.train.channels_last)
     for network in (generator, discriminator, average):
-        network.to(device)
+        network.to(device).to(memory_format=layout)
     return TrainingState(
         shape=shape,
         generator=generator,
         discriminator=discriminator,
         average=average,
-        optimizer_g=_adam(generator, config.optim.g),
-        optimizer_d=_adam(discriminator, config.optim.d),
+        optimizer_g=_optimizer(generator, config.optim.name, config.optim.g),
+        optimizer_d=_optimizer(discriminator, config.optim.name, config.optim.d),
     )
 
 
-def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, name: str, config: RateConfig) -> torch.optim.Optimizer:
+    if name == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), lr=config.lr, alpha=config.beta2, foreach=True)
     return torch.optim.Adam(
         network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True
     )
@@ -91,10 +106,14 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = tensor
+        weight = weights[int(index)]
+        # Fused updates read a weight and its averages side by side: all must have the same layout.
+        laid_out = torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
+        entries.setdefault(int(index), {})[name] = laid_out
     # Learning rates and the like come from the configuration, not from the file.
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
 
@@ -114,7 +133,8 @@ def checkpoint_names(run_uri: str) -> list[str]:
 
 def save(state: TrainingState, uri: str, config_yaml: str) -> None:
     """Write a checkpoint; its manifest, without which it counts for nothing, last."""
-    record = {"images": state.images, "best": None if state.best is None else asdict(state.best)}
+    best = None if state.best is None else asdict(state.best)
+    record = {"images": state.images, "best": best, "augment": asdict(state.augment)}
     contents = {f"{name}.safetensors": pack(tensors) for name, tensors in state.tensors().items()}
     contents |= {STATE: to_json(record), SHAPE: to_json(asdict(state.shape)), CONFIG: config_yaml.encode()}
     write_folder(uri, "checkpoint", contents)
@@ -140,6 +160,7 @@ def load(state: TrainingState, uri: str) -> None:
     _load_optimizer(state.optimizer_d, tensors["optimizer_d"])
     state.images = record["images"]
     state.best = None if record["best"] is None else Best(**record["best"])
+    state.augment = AugmentStrength(**record["augment"])
 
 
 def load_latest(state: TrainingState, run_uri: str) -> list[str]:

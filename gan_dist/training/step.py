@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,17 +12,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gan_dist import losses, randomness
-from gan_dist.config import RunConfig
+from gan_dist import losses, models, penalties
+from gan_dist.config import RateConfig, RunConfig
 from gan_dist.data.loader import Batch
 from gan_dist.errors import NonFiniteError
-from gan_dist.models import ema
+from gan_dist.models import augment, ema
+from gan_dist.training.arithmetic import Arithmetic
 from gan_dist.training.context import Context
+from gan_dist.training.draws import Draws
+from gan_dist.training.schedule import instance_noise, rate_factor
 from gan_dist.training.state import TrainingState
 
 # Newer versions of torch warn of the old name, older ones do not know the new one.
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers"
+
+ADJUST_EVERY = 4
+"""Rounds between two adjustments of the augmentation's strength: Karras et al. 2020 (ADA), section 3.1."""
+
+Scalars = dict[str, Tensor]
 
 
 class Step:
@@ -32,6 +42,9 @@ class Step:
         config: The run.
         state: What is advanced, in place.
         context: The process that this is.
+
+    Raises:
+        ConfigError: the device cannot compute as configured.
     """
 
     def __init__(self, config: RunConfig, state: TrainingState, context: Context) -> None:
@@ -39,64 +52,178 @@ class Step:
         self._state = state
         self._context = context
         self._loss = losses.build(config.loss)
+        self._augment = augment.build(config.data.augment)
+        self._arithmetic = Arithmetic.of(config, context.device)
+        self._draws = Draws(config, context)
+        if self._arithmetic.compiled:
+            state.generator.compile()
+            state.discriminator.compile()
         self._generator = _distributed(state.generator, context)
         self._discriminator = _distributed(state.discriminator, context)
+        self._apart = models.coupled(state.discriminator)
+        """Whether reals and fakes must be judged in two passes, lest they influence each other."""
 
-    def discriminator_phase(self, batch: Batch) -> Tensor:
+    # The discriminator
+
+    def discriminator_phase(self, batch: Batch) -> Scalars:
         """Update the discriminator on reals and as many fakes; the clock moves on by the global batch.
 
         Args:
             batch: This rank's part of the global batch.
 
         Returns:
-            The loss on this rank's part, a scalar on the device.
+            Scalars on the device, over this rank's part: `loss_d`, `real_accuracy`, `fake_accuracy`,
+            `real_sign` (mean sign of the reals' logits) and `grad_norm_d`.
 
         Raises:
             NonFiniteError: before the update, on every rank, when any rank's gradient is not finite.
         """
-        state = self._state
-        reals = normalise(batch.images.to(self._context.device))
-        with torch.no_grad():
-            fakes = state.generator(self._latents("latents-d"))
+        state, config = self._state, self._config
+        every = config.loss.penalty_every
+        weight = every if penalties.due(state.images, config.train.batch_size, every) else 0
+        spread = self._spread(batch.images) if config.loss.dragan and weight else None
         state.optimizer_d.zero_grad()
-        loss = self._loss.discriminator(self._discriminator(reals), self._discriminator(fakes))
-        loss.backward()
-        self._require_finite("discriminator", state.discriminator, loss)
-        state.optimizer_d.step()
-        state.images += self._config.train.batch_size
-        return loss.detach()
+        sums: Scalars = {}
+        for portion, (reals, labels) in enumerate(self._portions(batch)):
+            with self._reduced(self._discriminator, portion):
+                loss, scalars = self._judge(reals, labels, portion, weight, spread)
+                (loss / config.train.accumulate).backward()
+            for name, value in scalars.items():
+                sums[name] = sums.get(name, 0) + value / config.train.accumulate
+        norm = self._finite_norm("discriminator", state.discriminator, sums["loss_d"])
+        self._update(state.optimizer_d, config.optim.d)
+        if config.loss.clip:
+            with torch.no_grad():
+                for weights in state.discriminator.parameters():
+                    weights.clamp_(-config.loss.clip, config.loss.clip)
+        state.images += config.train.batch_size
+        return {**sums, "grad_norm_d": norm}
 
-    def generator_phase(self) -> Tensor:
+    def _judge(
+        self, reals: Tensor, labels: Tensor | None, portion: int, weight: int, spread: Tensor | None
+    ) -> tuple[Tensor, Scalars]:
+        """Return the discriminator's loss on a portion, penalties included, and what is told of it."""
+        loss_config = self._config.loss
+        with torch.no_grad(), self._arithmetic.networks():
+            fakes = self._state.generator(self._latents("latents-d", portion), labels)
+        reals, fakes = self._seen(reals, "reals-d", portion), self._seen(fakes, "fakes-d", portion)
+        gamma_real, gamma_fake = weight * loss_config.r1, weight * loss_config.r2
+        # A pass whose gradient is penalised is one of float32, which the loss then shares.
+        with self._arithmetic.networks(exact=bool(gamma_real or gamma_fake)):
+            judged = self._logits(reals, fakes, labels, slopes=(gamma_real > 0, gamma_fake > 0))
+        real_logits, fake_logits, real_slope, fake_slope = judged
+        loss = self._loss.discriminator(real_logits, fake_logits)
+        if gamma_real:
+            loss = loss + gamma_real / 2 * real_slope
+        if gamma_fake:
+            loss = loss + gamma_fake / 2 * fake_slope
+        if weight * (loss_config.gp + loss_config.dragan):
+            loss = loss + weight * self._unit_norm_penalties(reals, fakes, labels, portion, spread)
+        real_accuracy, fake_accuracy = self._loss.accuracy(real_logits, fake_logits)
+        scalars = {
+            "loss_d": loss.detach(),
+            "real_accuracy": real_accuracy,
+            "fake_accuracy": fake_accuracy,
+            "real_sign": real_logits.detach().sign().mean(),
+        }
+        return loss, scalars
+
+    def _logits(
+        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, slopes: tuple[bool, bool]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the logits of reals and of fakes and, where asked for, E|grad D|^2 at each (else zeros)."""
+        zero = reals.new_zeros(())
+        if self._apart or slopes[0] != slopes[1]:
+            found = []
+            for images, sloped in ((reals, slopes[0]), (fakes, slopes[1])):
+                images.requires_grad_(sloped)
+                logits = self._discriminator(images, labels)
+                slope = penalties.gradient_norm_sq_from(logits, images) if sloped else zero
+                found.append((logits, slope))
+            return found[0][0], found[1][0], found[0][1], found[1][1]
+        both = torch.cat([reals, fakes]).requires_grad_(slopes[0])
+        logits = self._discriminator(both, None if labels is None else labels.repeat(2))
+        real_logits, fake_logits = logits.chunk(2)
+        if not slopes[0]:
+            return real_logits, fake_logits, zero, zero
+        squares = penalties.gradient_norms_sq(logits, both)
+        return real_logits, fake_logits, *(half.mean() for half in squares.chunk(2))
+
+    def _unit_norm_penalties(
+        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, portion: int, spread: Tensor | None
+    ) -> Tensor:
+        """Return the weighted penalties on norms that are not 1; each has a pass of its own, in float32."""
+        config, pack, clock = self._config.loss, self._config.model.pack, self._state.images
+        one_sided = config.gp_sides == "one"
+
+        def critic(images: Tensor) -> Tensor:
+            logits: Tensor = self._discriminator(images, labels)
+            return logits
+
+        total = reals.new_zeros(())
+        if config.gp:
+            mix = self._draws.uniform("mix-gp", (), clock, portion)
+            slope = penalties.gradient_penalty(critic, reals, fakes, mix, one_sided=one_sided, pack=pack)
+            total = total + config.gp * slope
+        if config.dragan:
+            assert spread is not None
+            mix = self._draws.uniform("mix-dragan", (), clock, portion)
+            noise = self._draws.uniform("noise-dragan", tuple(reals.shape[1:]), clock, portion)
+            slope = penalties.dragan(critic, reals, noise, mix, spread, one_sided=one_sided, pack=pack)
+            total = total + config.dragan * slope
+        return total
+
+    # The generator
+
+    def generator_phase(self, batch: Batch) -> Scalars:
         """Update the generator against the frozen discriminator.
 
+        Args:
+            batch: The discriminator's last; relativistic losses compare with its images, conditional
+                generators are given its classes.
+
         Returns:
-            The loss on this rank's part, a scalar on the device.
+            Scalars on the device, over this rank's part: `loss_g` and `grad_norm_g`.
 
         Raises:
             NonFiniteError: before the update, on every rank, when any rank's gradient is not finite.
         """
-        state = self._state
+        state, config = self._state, self._config
         # Frozen, the discriminator costs no weight gradients and no all-reduce here.
         state.discriminator.requires_grad_(False)
         state.optimizer_g.zero_grad()
-        loss = self._loss.generator(state.discriminator(self._generator(self._latents("latents-g"))), None)
-        loss.backward()
+        total = torch.zeros((), device=self._context.device)
+        for portion, (reals, labels) in enumerate(self._portions(batch)):
+            with self._reduced(self._generator, portion):
+                with self._arithmetic.networks():
+                    fakes = self._generator(self._latents("latents-g", portion), labels)
+                    fake_logits = state.discriminator(self._seen(fakes, "fakes-g", portion), labels)
+                    real_logits = None
+                    if self._loss.relativistic:
+                        with torch.no_grad():
+                            real_logits = state.discriminator(self._seen(reals, "reals-g", portion), labels)
+                loss = self._loss.generator(fake_logits, real_logits) / config.train.accumulate
+                loss.backward()
+            total += loss.detach()
         state.discriminator.requires_grad_(True)
-        self._require_finite("generator", state.generator, loss)
-        state.optimizer_g.step()
-        return loss.detach()
+        norm = self._finite_norm("generator", state.generator, total)
+        self._update(state.optimizer_g, config.optim.g)
+        return {"loss_g": total, "grad_norm_g": norm}
 
-    def share(self, loss_d: Tensor, loss_g: Tensor, *, stop: bool) -> tuple[float, float, bool]:
-        """Average over the ranks, in one all-reduce, what each has of its own after a step.
+    # After both
+
+    def share(self, scalars: Scalars, *, stop: bool) -> tuple[dict[str, float], bool]:
+        """Average over the ranks, in one all-reduce, what each has of its own after a round.
 
         These are the running statistics of batch normalisation, so that every rank's networks stay equal to
-        the last bit; the losses; and whether any rank was asked to stop.
+        the last bit; the scalars of the phases; and whether any rank was asked to stop.
 
         Returns:
-            The mean losses, and whether to stop.
+            The mean scalars, and whether to stop.
         """
-        flag = torch.tensor(float(stop), device=loss_d.device)
-        shared = [loss_d, loss_g, flag, *self._statistics()]
+        flag = torch.tensor(float(stop), device=self._context.device)
+        told = torch.stack([*(value.float() for value in scalars.values()), flag])
+        shared = [told, *self._statistics()]
         if self._context.world_size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in shared])
             dist.all_reduce(flat)
@@ -104,8 +231,11 @@ class Step:
             sizes = [tensor.numel() for tensor in shared]
             for tensor, part in zip(shared, flat.split(sizes), strict=True):
                 tensor.copy_(part.view_as(tensor))
-        values = torch.stack([loss_d, loss_g, flag]).tolist()
-        return values[0], values[1], values[2] > 0
+        *values, stopped = told.tolist()
+        means = dict(zip(scalars, values, strict=True))
+        if self._config.data.augment == "ada":
+            self._adjust_augmentation(means["real_sign"])
+        return means, stopped > 0
 
     def update_average(self) -> None:
         """Move the averaged generator towards the generator."""
@@ -114,29 +244,82 @@ class Step:
         beta = ema.decay(batch, state.images - batch, config.ema.half_life_kimg, config.ema.ramp_up)
         ema.update(state.average, state.generator, beta)
 
+    def _adjust_augmentation(self, real_sign: float) -> None:
+        data, strength = self._config.data, self._state.augment
+        strength.signs += real_sign
+        strength.rounds += 1
+        if strength.rounds == ADJUST_EVERY:
+            images = ADJUST_EVERY * self._config.train.batch_size * self._config.optim.d_steps
+            mean = max(-1.0, min(1.0, strength.signs / ADJUST_EVERY))
+            strength.p = augment.adjusted(
+                strength.p, mean, images, target=data.augment_target, kimg=data.augment_kimg
+            )
+            strength.signs, strength.rounds = 0.0, 0
+
+    # What both phases use
+
+    def _portions(self, batch: Batch) -> list[tuple[Tensor, Tensor | None]]:
+        """Return a batch's images, in [-1, 1], and labels, in the portions that are computed at a time."""
+        count = self._config.train.accumulate
+        reals = [self._arithmetic.images(part) for part in batch.images.chunk(count)]
+        if not self._config.model.conditional:
+            return [(part, None) for part in reals]
+        assert batch.labels is not None
+        return list(zip(reals, batch.labels.to(self._context.device).chunk(count), strict=True))
+
+    def _reduced(self, network: nn.Module, portion: int) -> AbstractContextManager[object]:
+        """Return the context of a portion's passes, in which gradients are all-reduced by the last alone."""
+        if portion < self._config.train.accumulate - 1 and isinstance(network, DistributedDataParallel):
+            return network.no_sync()
+        return nullcontext()
+
+    def _latents(self, name: str, portion: int) -> Tensor:
+        """Return a portion's latents, (n, latent_dim)."""
+        return self._draws.normal(name, (self._config.model.latent_dim,), self._state.images, portion)
+
+    def _seen(self, images: Tensor, name: str, portion: int) -> Tensor:
+        """Return images as the discriminator is shown them: augmented, and with noise."""
+        state = self._state
+        if self._augment.columns:
+            draws = self._draws.uniform(f"augment-{name}", (self._augment.columns,), state.images, portion)
+            images = self._augment(images, draws, state.augment.p)
+        if sigma := instance_noise(self._config.loss, state.images):
+            noise = self._draws.normal(f"noise-{name}", tuple(images.shape[1:]), state.images, portion)
+            images = images + sigma * noise
+        return images
+
+    def _spread(self, pixels: Tensor) -> Tensor:
+        """Return the standard deviation of all numbers of the global batch, as DRAGAN has it."""
+        values = self._arithmetic.images(pixels).double()
+        sums = torch.stack([values.sum(), values.square().sum()])
+        if self._context.world_size > 1:
+            dist.all_reduce(sums)
+        sums /= values.numel() * self._context.world_size
+        return (sums[1] - sums[0].square()).clamp(min=0).sqrt().float()
+
+    def _update(self, optimizer: torch.optim.Optimizer, rate: RateConfig) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate.lr * rate_factor(self._config.optim, self._state.images)
+        optimizer.step()
+
     def _statistics(self) -> list[Tensor]:
         networks = (self._state.generator, self._state.discriminator)
         return [b for network in networks for b in network.buffers() if b.is_floating_point()]
 
-    def _latents(self, name: str) -> Tensor:
-        """Return this rank's slice of the global batch's latents, (n, latent_dim)."""
-        config, context = self._config, self._context
-        batch = config.train.batch_size
-        shape = (batch, config.model.latent_dim)
-        latents = randomness.normal(shape, config.seed, name, self._state.images)
-        share = batch // context.world_size
-        return latents[context.rank * share : (context.rank + 1) * share].to(context.device)
-
-    def _require_finite(self, what: str, network: nn.Module, loss: Tensor) -> None:
+    def _finite_norm(self, what: str, network: nn.Module, loss: Tensor) -> Tensor:
+        """Return the norm of a network's gradient, which is then cut down to `optim.clip_norm`."""
         # DDP has averaged the gradients, so one rank's infinity is seen by all of them.
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm: Tensor = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             raise NonFiniteError(
                 f"the {what}'s gradient is {norm.item()} after {self._state.images} images (its loss here: "
                 f"{loss.item():.4g}); nothing was updated. Lower optim.g.lr and optim.d.lr and run the same "
                 "command again: it goes on from the last checkpoint"
             )
+        if limit := self._config.optim.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(network.parameters(), limit, norm)
+        return norm
 
 
 def _distributed(network: nn.Module, context: Context) -> nn.Module:
@@ -144,11 +327,8 @@ def _distributed(network: nn.Module, context: Context) -> nn.Module:
         return network
     if context.device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    # Of a convolution from one channel both layouts are the same, and its gradient may come in either.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # Buffers are averaged by `Step.share`; a broadcast between two forward passes would break the backward.
     options: dict[str, Any] = {SYNC_BUFFERS: False}
     return DistributedDataParallel(network, **options)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Return uint8 images as float32 in [-1, 1]."""
-    return images.to(torch.float32).div_(127.5).sub_(1)

@@ -6,10 +6,11 @@ import torch
 
 from gan_dist import models
 from gan_dist.config import RunConfig
-from gan_dist.data.loader import image_resolution, open_images
+from gan_dist.data.loader import open_images
 from gan_dist.storage import StorageOptions, configure
 from gan_dist.training import state as states
-from gan_dist.training.loop import Outcome, require_same_run, total_images
+from gan_dist.training.arithmetic import Arithmetic
+from gan_dist.training.loop import Outcome, image_shape, require_same_run, total_images
 
 
 def summarise(config: RunConfig) -> dict[str, object]:
@@ -17,20 +18,24 @@ def summarise(config: RunConfig) -> dict[str, object]:
 
     Raises:
         DataError: the image set is missing.
-        ConfigError: the networks cannot be built for these images.
+        ConfigError: the networks cannot be built for these images, or not computed as configured.
     """
     configure(StorageOptions(config.storage.backend, config.storage.timeout_s))
     images = open_images(config.data.path)
     manifest = images.manifest
-    resolution = image_resolution(config, images)
+    shape = image_shape(config, images)
     with torch.device("meta"):
-        networks = models.build(config.model, resolution=resolution, channels=manifest.channels)
+        networks = models.build(
+            config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
+        )
+    if not config.scale.gpus_per_worker:
+        Arithmetic.of(config, torch.device("cpu"))
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
     scale = config.scale
     return {
         "run": config.run_uri,
         "images": f"{manifest.count} of {manifest.height}x{manifest.width}x{manifest.channels}, "
-        f"read at {resolution}x{resolution}",
+        f"read at {shape.resolution}x{shape.resolution}",
         "generator_parameters": generator,
         "discriminator_parameters": discriminator,
         "length": f"{total_images(config)} images, {total_images(config) / manifest.count:.1f} epochs",

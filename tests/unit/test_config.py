@@ -18,7 +18,6 @@ from pydantic import BaseModel, Field
 from gan_dist import storage
 from gan_dist.config import (
     FREE_ON_RESUME,
-    AdamConfig,
     DataConfig,
     EmaConfig,
     EvalConfig,
@@ -26,6 +25,7 @@ from gan_dist.config import (
     LossConfig,
     ModelConfig,
     OptimConfig,
+    RateConfig,
     RunConfig,
     ScaleConfig,
     Section,
@@ -41,6 +41,7 @@ from gan_dist.config import (
     to_yaml,
 )
 from gan_dist.config.load import MAX_BYTES
+from gan_dist.config.papers import PAPERS
 from gan_dist.errors import ConfigError, StorageError
 
 GOLDEN = Path(__file__).parent / "golden" / "config_errors.txt"
@@ -79,6 +80,12 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "duplicate keys": (GOOD + "seed: 1\ntrain: {kimg: 1}\nseed: 2\ntrain.kimg: 2\ntrain: {}\n", []),
     "rule over two keys": (GOOD + "train:\n  batch_size: 64\n", ["scale.workers=5"]),
     "rule over two keys of the file": (GOOD + "scale:\n  workers: 100\n", []),
+    "clip with penalty": (GOOD + "loss: {name: wgan, gp: 10}\n", []),
+    "clip with penalty of two layers": (GOOD + "loss: {name: wgan-gp}\n", ["loss.clip=0.01"]),
+    "nothing to smooth": (GOOD, ["loss.name=hinge", "loss.label_smoothing=0.1"]),
+    "no penalty where it is the loss": (GOOD, ["loss.gp=0", "loss.name=wgan-gp"]),
+    "schedule without length": (GOOD + "train: {kimg: 160}\n", ["optim.schedule=cosine"]),
+    "portions": (GOOD, ["train.accumulate=3", "scale.workers=2", "model.pack=2"]),
     "rule waits until keys are right": (GOOD, ["scale.workers=5", "train.batchsize=65"]),
     "file and overrides together": ("train:\n  kimg: x\n", ["seed=-1", "seeed=1", "train"]),
     "colon in a value": ("data:\n  path: a: b\n", ["zzz=1"]),
@@ -345,7 +352,7 @@ def test_differing_keys() -> None:
 def test_schema_describes_keys() -> None:
     schema = config_schema()
     assert schema["required"] == ["data"]
-    assert schema["$defs"]["AdamConfig"]["properties"]["lr"]["description"] == "Learning rate."
+    assert schema["$defs"]["RateConfig"]["properties"]["lr"]["description"] == "Learning rate."
 
 
 def test_importing_is_cheap() -> None:
@@ -361,10 +368,52 @@ def test_importing_is_cheap() -> None:
     assert result.stdout.strip() == "set()"
 
 
+def resolved(text: str, *overrides: str) -> dict[str, object]:
+    return flatten(load_text(text, *overrides))
+
+
+def test_a_loss_brings_what_its_paper_sets() -> None:
+    config = load_text(GOOD + "loss: {name: wgan}\n")
+    assert (config.optim.name, config.optim.g.lr, config.optim.d.lr) == ("rmsprop", 5e-5, 5e-5)
+    assert (config.loss.clip, config.optim.d_steps) == (0.01, 5)
+    config = load_text(GOOD, "loss.name=wgan-gp")
+    assert (config.loss.gp, config.optim.d.beta1, config.optim.d.beta2) == (10, 0, 0.9)
+
+
+@pytest.mark.parametrize("loss", PAPERS)
+def test_papers_set_the_same_keys_and_values_that_fit(loss: str) -> None:
+    assert PAPERS[loss].keys() == PAPERS["minimax"].keys()
+    found = resolved(GOOD, f"loss.name={loss}")
+    assert {key: found[key] for key in PAPERS[loss]} == PAPERS[loss]
+    if loss in ("minimax", "nonsaturating"):
+        assert found == resolved(GOOD) | {"loss.name": loss}
+
+
+def test_what_is_set_with_the_loss_or_later_wins_over_its_paper() -> None:
+    text = GOOD + "optim: {g: {lr: 1.0}, d_steps: 2}\nloss: {name: wgan}\n"
+    assert load_text(text).optim.g.lr == 1.0
+    assert load_text(text, "optim.d_steps=3").optim.d_steps == 3
+    for overrides in (["optim.g.lr=0.5", "loss.name=hinge"], ["loss.name=hinge", "optim.g.lr=0.5"]):
+        config = load_text(text, *overrides)
+        assert (config.optim.g.lr, config.optim.d.lr) == (0.5, 2e-4)
+        assert (config.optim.d_steps, config.optim.name, config.loss.clip) == (5, "adam", 0)
+
+
+def test_naming_the_loss_that_it_is_already_changes_nothing() -> None:
+    text = GOOD + "optim: {g: {lr: 1.0}}\n"
+    assert load_text(text, "loss.name=nonsaturating") == load_text(text)
+    assert load_config("digits", ["loss.name=nonsaturating"]) == load_config("digits")
+
+
+def test_a_resolved_file_stays_as_it_is_whatever_its_loss() -> None:
+    config = load_text(GOOD, "loss.name=wgan", "optim.g.lr=1e-3", "loss.clip=0.02")
+    assert load_text(to_yaml(config)) == config
+
+
 positive = st.integers(1, 2**40)
 real = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
 beta = st.floats(min_value=0, max_value=1, exclude_max=True)
-adam = st.builds(AdamConfig, lr=real, beta1=beta, beta2=beta)
+rates = st.builds(RateConfig, lr=real, beta1=beta, beta2=beta)
 text = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(
     [
         "null",
@@ -405,8 +454,17 @@ def configs(draw: st.DrawFn) -> RunConfig:
             window=draw(positive),
         ),
         model=ModelConfig(latent_dim=draw(positive), width=draw(positive)),
-        loss=LossConfig(name=draw(st.sampled_from(["minimax", "nonsaturating"]))),
-        optim=OptimConfig(g=draw(adam), d=draw(adam), d_steps=draw(positive)),
+        loss=LossConfig(
+            name=draw(st.sampled_from(["minimax", "nonsaturating", "lsgan", "wgan", "hinge", "rpgan"])),
+            r1=draw(real),
+            clip=draw(real | st.just(0.0)),
+        ),
+        optim=OptimConfig(
+            name=draw(st.sampled_from(["adam", "rmsprop"])),
+            g=draw(rates),
+            d=draw(rates),
+            d_steps=draw(positive),
+        ),
         ema=EmaConfig(half_life_kimg=draw(real), ramp_up=draw(real)),
         train=TrainConfig(batch_size=workers * draw(st.integers(1, 99)), kimg=draw(real)),
         eval=EvalConfig(every_kimg=draw(real), samples=draw(st.integers(2, 2**40))),

@@ -1,0 +1,92 @@
+"""How initial weights are drawn: from one generator, layer after layer, the same on every device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from gan_dist.models.layers import ConditionalBatchNorm, Norm, SpectralNorm
+
+Rule: TypeAlias = Callable[[Any, torch.Generator], None]
+"""Sets a module, and all that is inside it, from a generator's numbers."""
+Recipe: TypeAlias = Mapping[type[nn.Module], Rule]
+"""One architecture's rules; the first whose type a module has takes care of it."""
+
+
+@torch.no_grad()
+def apply(module: nn.Module, recipe: Recipe, generator: torch.Generator) -> None:
+    """Set `module` in place, depth first in the order of registration.
+
+    Raises TypeError for a module with parameters that no rule covers.
+    """
+    for kind, rule in recipe.items():
+        if isinstance(module, kind):
+            rule(module, generator)
+            return
+    if any(True for _ in module.parameters(recurse=False)):
+        raise TypeError(f"this architecture's initialisation does not cover a {type(module).__name__}")
+    for child in module.children():
+        apply(child, recipe, generator)
+
+
+def normal(layer: nn.Module, std: float, generator: torch.Generator, mean: float = 0.0) -> None:
+    """Draw `layer.weight` from N(mean, std^2); the bias, if there is one, becomes 0."""
+    shape = _weight(layer).shape
+    values = torch.normal(mean, std, shape, generator=generator, device=generator.device, dtype=torch.float32)
+    _set(layer, values, generator)
+
+
+def msr(layer: nn.Module, gain: float, generator: torch.Generator) -> None:
+    """Draw `layer.weight` from N(0, gain^2 / fan-in) (He et al. 2015, equation 10); the bias becomes 0."""
+    fan_in, _ = _fans(_weight(layer))
+    normal(layer, gain / math.sqrt(fan_in), generator)
+
+
+def xavier(layer: nn.Module, gain: float, generator: torch.Generator) -> None:
+    """Draw `layer.weight` uniformly with variance 2 gain^2 / (fan-in + fan-out); the bias becomes 0.
+
+    Glorot and Bengio 2010, equation 16.
+    """
+    weight = _weight(layer)
+    bound = gain * math.sqrt(6 / sum(_fans(weight)))
+    numbers = torch.rand(weight.shape, generator=generator, device=generator.device, dtype=torch.float32)
+    _set(layer, numbers.mul_(2).sub_(1).mul_(bound), generator)
+
+
+def norm(layer: Norm, std: float, generator: torch.Generator) -> None:
+    """Draw batch norm's gain from N(1, std^2), for every class; bias 0, running statistics 0 and 1."""
+    statistics = layer.norm if isinstance(layer, ConditionalBatchNorm) else layer
+    statistics.reset_running_stats()
+    normal(layer, std, generator, mean=1.0)
+
+
+def nothing(module: nn.Module, generator: torch.Generator) -> None:
+    """For modules without anything to set."""
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """The tensor that is trained: under spectral normalisation not the one that is used."""
+    holder: Any = layer
+    weight: Tensor = holder.parametrizations.weight.original if is_parametrized(layer) else holder.weight
+    return weight
+
+
+def _set(layer: nn.Module, values: Tensor, generator: torch.Generator) -> None:
+    _weight(layer).copy_(values)
+    bias = getattr(layer, "bias", None)
+    if isinstance(bias, Tensor):
+        bias.zero_()
+    for module in layer.modules():
+        if isinstance(module, SpectralNorm):
+            module.draw(generator)
+
+
+def _fans(weight: Tensor) -> tuple[int, int]:
+    """Inputs of one output and outputs of one input, of a weight (out, in, ...)."""
+    taps = math.prod(weight.shape[2:])
+    return weight.shape[1] * taps, weight.shape[0] * taps

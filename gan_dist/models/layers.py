@@ -1,0 +1,99 @@
+"""Layers that several architectures share."""
+
+from __future__ import annotations
+
+from typing import TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm with a gain and a bias for every class (de Vries et al. 2017, section 4.1).
+
+    `weight` and `bias` are float32 (classes, channels), 1 and 0 at first; the statistics are common to all
+    classes. This is the generator's conditioning in Miyato and Koyama 2018.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.weight = nn.Parameter(torch.ones(classes, channels))
+        self.bias = nn.Parameter(torch.zeros(classes, channels))
+
+    def forward(self, maps: Tensor, labels: Tensor) -> Tensor:
+        """Maps float (B, channels, H, W) and labels int64 (B,) to maps of the same shape."""
+        normal: Tensor = self.norm(maps)
+        rows = (F.embedding(labels, table).to(normal.dtype) for table in (self.weight, self.bias))
+        gain, bias = (row[:, :, None, None] for row in rows)
+        return normal * gain + bias
+
+
+Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | ConditionalBatchNorm
+
+
+def batch_norm(channels: int, classes: int) -> nn.Module:
+    """Batch norm, of the conditional kind if there are classes."""
+    return ConditionalBatchNorm(channels, classes) if classes else nn.BatchNorm2d(channels)
+
+
+def call(layer: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
+    """`layer(maps)`, with the labels if it is one that reads them."""
+    result: Tensor = layer(maps, labels) if isinstance(layer, ConditionalBatchNorm) else layer(maps)
+    return result
+
+
+class SpectralNorm(nn.Module):
+    """Parametrisation of a weight (out, ...) by weight / sigma, its largest singular value (out x the rest).
+
+    Miyato et al. 2018, algorithm 1: one power iteration for every use of the weight in training mode, none
+    otherwise. The state is named as by `torch.nn.utils.parametrizations.spectral_norm`. Unlike that one,
+    it computes in float32 under autocast, where sigma would have eight bits, and takes no numbers from
+    torch's global generator.
+    """
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        for name, length in zip(("_u", "_v"), matrix.shape, strict=True):
+            self.register_buffer(name, F.normalize(matrix.new_ones(length), dim=0))
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Set both vectors to random directions."""
+        for vector in (self._u, self._v):
+            numbers = torch.normal(
+                0.0, 1.0, vector.shape, generator=generator, device=generator.device, dtype=torch.float32
+            )
+            vector.copy_(F.normalize(numbers, dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight divided by its largest singular value."""
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = weight.flatten(1)
+            if self.training:
+                self._iterate(matrix)
+            # Copies, because a second forward pass before the backward one changes the buffers in place.
+            u, v = self._u.clone(), self._v.clone()
+            return weight / torch.dot(u, matrix.mv(v))
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor) -> None:
+        self._u.copy_(F.normalize(matrix.mv(self._v), dim=0))
+        self._v.copy_(F.normalize(matrix.t().mv(self._u), dim=0))
+
+
+def spectral(layer: Layer, on: bool = True) -> Layer:
+    """Return `layer`, its weight under spectral normalisation if `on`."""
+    if on:
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        parametrize.register_parametrization(layer, "weight", SpectralNorm(weight), unsafe=True)
+    return layer

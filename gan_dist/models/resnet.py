@@ -1,0 +1,256 @@
+"""Residual networks of SNGAN (Miyato et al. 2018, tables 3 and 4), with SAGAN's self-attention on request.
+
+The blocks are those of Gulrajani et al. 2017, appendix F. At 128x128 with `width=64` and `max_width=1024`
+these are the networks of table 4; the discriminator of table 3 (32x32, `width=256` or 128) stops at 8x8,
+while this one goes on to 4x4 at all resolutions.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gan_dist.config import ModelConfig
+from gan_dist.models import base, initial
+from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
+from gan_dist.models.shapes import BASE, halvings, widths
+
+MIN_ATTENTION = 4 * BASE
+"""Resolution below which there are no feature maps at a quarter of it."""
+
+
+def build(
+    model: ModelConfig, *, resolution: int, channels: int, classes: int
+) -> tuple[Generator, Discriminator]:
+    """The pair that `model` describes; it is unconditional for `classes` 0."""
+    generator = Generator(
+        latent_dim=model.latent_dim,
+        width=model.width,
+        max_width=model.max_width,
+        resolution=resolution,
+        channels=channels,
+        classes=classes,
+        attention=model.attention,
+    )
+    discriminator = Discriminator(
+        width=model.width,
+        max_width=model.max_width,
+        resolution=resolution,
+        channels=channels,
+        classes=classes,
+        attention=model.attention,
+        pack=model.pack,
+        spectral_norm=model.spectral_norm is not False,
+    )
+    return generator, discriminator
+
+
+class SelfAttention(nn.Module):
+    """Attention of every position to all: Zhang et al. 2019 (SAGAN), equations 1 to 3.
+
+    `scale` (their gamma) starts at 0, so that the layer starts as the identity. Queries, keys and values have
+    an eighth of the channels. Memory grows with the fourth power of the maps' edge.
+    """
+
+    def __init__(self, channels: int, spectral_norm: bool = False) -> None:
+        super().__init__()
+        inner = max(1, channels // 8)
+
+        def pointwise(before: int, after: int) -> nn.Conv2d:
+            return spectral(nn.Conv2d(before, after, 1, bias=False), spectral_norm)
+
+        self.query = pointwise(channels, inner)
+        self.key = pointwise(channels, inner)
+        self.value = pointwise(channels, inner)
+        self.out = pointwise(inner, channels)
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps float (B, channels, H, W) to maps of the same shape."""
+        query, key, value = (layer(maps).flatten(2) for layer in (self.query, self.key, self.value))
+        # (B, from, to). Not scaled_dot_product_attention: its fast kernels cannot be differentiated twice.
+        weights = torch.bmm(query.transpose(1, 2), key).softmax(2).to(value.dtype)
+        attended = torch.bmm(value, weights.transpose(1, 2)).unflatten(2, maps.shape[2:])
+        added: Tensor = self.out(attended)
+        return maps + self.scale.to(maps.dtype) * added
+
+
+class GeneratorBlock(nn.Module):
+    """Doubles the resolution: two rounds of batch norm, ReLU and convolution beside a 1x1 convolution."""
+
+    def __init__(self, before: int, after: int, classes: int) -> None:
+        super().__init__()
+        # Without biases: the next batch norms would subtract them, as the last one does for the sum.
+        self.norm1 = batch_norm(before, classes)
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        self.norm2 = batch_norm(after, classes)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(before, after, 1, bias=False)
+
+    def forward(self, maps: Tensor, labels: Tensor | None) -> Tensor:
+        """Maps float (B, before, H, W) to (B, after, 2H, 2W)."""
+        inner: Tensor = self.conv1(_doubled(F.relu(call(self.norm1, maps, labels))))
+        inner = self.conv2(F.relu(call(self.norm2, inner, labels)))
+        # A 1x1 convolution and this upsampling commute; so it has a quarter of the work.
+        return _doubled(self.shortcut(maps)) + inner
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two rounds of ReLU and convolution, then average pooling if `halve`; no ReLU before the `first`."""
+
+    def __init__(
+        self, before: int, after: int, *, halve: bool, spectral_norm: bool, first: bool = False
+    ) -> None:
+        super().__init__()
+        inner = after if first else before
+        self.halve = halve
+        self.first = first
+        self.conv1 = spectral(nn.Conv2d(before, inner, 3, padding=1), spectral_norm)
+        self.conv2 = spectral(nn.Conv2d(inner, after, 3, padding=1), spectral_norm)
+        changes = halve or before != after
+        self.shortcut = spectral(nn.Conv2d(before, after, 1), spectral_norm) if changes else nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps float (B, before, H, W) to (B, after, H/2, W/2), or (B, after, H, W) without `halve`."""
+        inner: Tensor = self.conv2(F.relu(self.conv1(maps if self.first else F.relu(maps))))
+        if self.halve:
+            maps, inner = F.avg_pool2d(maps, 2), F.avg_pool2d(inner, 2)
+        shortcut: Tensor = self.shortcut(maps)
+        return shortcut + inner
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2.0, mode="nearest")
+
+
+def _layer(layer: nn.Module, generator: torch.Generator) -> None:
+    initial.xavier(layer, 1.0, generator)
+
+
+def _block(block: GeneratorBlock | DiscriminatorBlock, generator: torch.Generator) -> None:
+    for child in block.children():
+        if child is block.conv1 or child is block.conv2:
+            initial.xavier(child, math.sqrt(2), generator)
+        else:
+            initial.apply(child, RECIPE, generator)
+
+
+def _norm(norm: Norm, generator: torch.Generator) -> None:
+    initial.norm(norm, 0.0, generator)
+
+
+def _attention(attention: SelfAttention, generator: torch.Generator) -> None:
+    for layer in (attention.query, attention.key, attention.value, attention.out):
+        initial.xavier(layer, 1.0, generator)
+    nn.init.zeros_(attention.scale)
+
+
+RECIPE: initial.Recipe = {
+    GeneratorBlock: _block,
+    DiscriminatorBlock: _block,
+    SelfAttention: _attention,
+    nn.Conv2d: _layer,
+    nn.Linear: _layer,
+    nn.Embedding: _layer,
+    nn.BatchNorm2d: _norm,
+    nn.SyncBatchNorm: _norm,
+    ConditionalBatchNorm: _norm,
+}
+"""Xavier's uniform distribution, with a gain of sqrt(2) for the convolutions that a ReLU precedes (those of
+3x3 in blocks), as in the code of Miyato and Koyama 2018; batch norm's gain 1, all biases 0."""
+
+
+class Generator(base.Generator):
+    """Latents to images: a linear layer to 4x4, a block for every doubling, batch norm, ReLU, convolution.
+
+    `resolution` R is a power of two of at least 8 and `channels` C is at least 1; `width` is the number of
+    channels at R, doubled at every halving of the resolution down to 4x4, up to `max_width`. With
+    `classes` its batch norm is conditional. Attention is at R/4. Raises ValueError for another
+    resolution, and for attention below 16.
+    """
+
+    recipe = RECIPE
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int,
+        width: int,
+        resolution: int,
+        channels: int,
+        max_width: int | None = None,
+        classes: int = 0,
+        attention: bool = False,
+    ) -> None:
+        super().__init__(latent_dim=latent_dim, resolution=resolution, channels=channels, classes=classes)
+        _require_room(attention, resolution)
+        wide = widths(width, max_width, halvings(resolution) + 1)
+        self.start = nn.Linear(latent_dim, wide[-1] * BASE**2)
+        self.blocks = nn.ModuleList(GeneratorBlock(*pair, classes) for pair in pairwise(reversed(wide)))
+        if attention:
+            self.blocks.insert(len(self.blocks) - 2, SelfAttention(wide[2]))
+        self.norm = batch_norm(wide[0], classes)
+        self.out = nn.Conv2d(wide[0], channels, 3, padding=1)
+
+    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        maps: Tensor = self.start(latents).unflatten(1, (-1, BASE, BASE))
+        for block in self.blocks:
+            maps = block(maps) if isinstance(block, SelfAttention) else block(maps, labels)
+        images: Tensor = self.out(F.relu(call(self.norm, maps, labels)))
+        return images
+
+
+class Discriminator(base.Discriminator):
+    """Images to logits: a block for every halving down to 4x4, one more, ReLU, the sum over positions.
+
+    Arguments are the generator's, the first block's output having `width` channels. There is no batch norm,
+    so images do not influence one another (but in packs). `spectral_norm` divides all weights, those of
+    the attention and of the class embedding included. Raises ValueError as the generator does.
+    """
+
+    recipe = RECIPE
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        resolution: int,
+        channels: int,
+        max_width: int | None = None,
+        classes: int = 0,
+        attention: bool = False,
+        pack: int = 1,
+        spectral_norm: bool = True,
+    ) -> None:
+        super().__init__(resolution=resolution, channels=channels, classes=classes, pack=pack)
+        _require_room(attention, resolution)
+        wide = widths(width, max_width, halvings(resolution) + 1)
+        norm = {"spectral_norm": spectral_norm}
+        blocks: list[nn.Module] = [
+            DiscriminatorBlock(pack * channels, wide[0], halve=True, first=True, **norm)
+        ]
+        blocks += [DiscriminatorBlock(*pair, halve=True, **norm) for pair in pairwise(wide[:-1])]
+        blocks.append(DiscriminatorBlock(wide[-2], wide[-1], halve=False, **norm))
+        if attention:
+            blocks.insert(2, SelfAttention(wide[1], spectral_norm))
+        self.blocks = nn.Sequential(*blocks)
+        self.out = spectral(nn.Linear(wide[-1], 1), spectral_norm)
+        self.embed = spectral(nn.Embedding(classes, wide[-1]), spectral_norm) if classes else None
+
+    def extract(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.blocks(images)
+        return maps
+
+    def judge(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.relu(maps).sum((2, 3))
+        logits: Tensor = self.out(features)
+        return logits.squeeze(1), features
+
+
+def _require_room(attention: bool, resolution: int) -> None:
+    if attention and resolution < MIN_ATTENTION:
+        raise ValueError(f"self-attention needs a resolution of at least {MIN_ATTENTION}, not {resolution}")

@@ -1,0 +1,156 @@
+"""Penalties on the gradient of the discriminator with respect to its images.
+
+Each returns a scalar mean without its weight, differentiable with respect to the discriminator's parameters.
+A mean over one worker's images becomes the mean over the global batch when DDP averages the gradients. No
+random numbers are drawn here. Mixed precision is switched off inside: the square of a gradient that was
+rounded to 8 bits is no penalty, and one that was computed in float16 overflows.
+
+Differentiating the sum of the logits gives every image its own gradient as long as the discriminator judges
+images (or packs of them) independently, so without batch normalisation or statistics of a minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Critic: TypeAlias = Callable[[Tensor], Tensor]
+"""Images float32 (B, C, H, W) to logits (B,), or (B / m,) where m consecutive images are judged together."""
+
+
+def gradient_penalty(
+    critic: Critic, reals: Tensor, fakes: Tensor, mix: Tensor, *, one_sided: bool, pack: int = 1
+) -> Tensor:
+    """E[(|grad D(x^)| - 1)^2], x^ = mix x + (1 - mix) G(z): Gulrajani et al. 2017, equation 3.
+
+    One-sided, E[max(0, |grad D(x^)| - 1)^2]: Petzka et al. 2018, equation 8. Where the gradient is zero the
+    norm's derivative is taken to be zero.
+
+    Args:
+        critic: The discriminator.
+        reals: float32 (B, C, H, W).
+        fakes: As many; neither they nor the reals receive a gradient.
+        mix: float32 (B,), uniform in [0, 1).
+        one_sided: Whether norms below 1 go unpunished.
+        pack: Images that the critic judges together. A point is then a pack: the norm is over all its images,
+            and the number of its first image is that of the whole pack, so that it lies on the straight line
+            between a pack of reals and one of fakes.
+
+    Returns:
+        A float32 scalar.
+    """
+    with torch.no_grad():
+        points = torch.lerp(fakes, reals, _spread(mix, reals, pack))
+    return _from_unit_norm(critic, points, one_sided=one_sided, pack=pack)
+
+
+def dragan(
+    critic: Critic,
+    reals: Tensor,
+    noise: Tensor,
+    mix: Tensor,
+    std: Tensor,
+    *,
+    one_sided: bool = False,
+    pack: int = 1,
+) -> Tensor:
+    """E[(|grad D(x + mix std/2 noise)| - 1)^2]: Kodali et al. 2017, perturbed as in the authors' code.
+
+    Their paper writes N(0, cI) for the perturbation, their code adds uniform numbers that are not negative.
+
+    Args:
+        critic: The discriminator.
+        reals: float32 (B, C, H, W); they receive no gradient.
+        noise: float32 (B, C, H, W), uniform in [0, 1).
+        mix: float32 (B,), uniform in [0, 1).
+        std: float32 scalar, the standard deviation of all numbers of the batch together (of the population,
+            as NumPy has it). It is the global batch's, so that any number of workers computes the same.
+        one_sided: Whether norms below 1 go unpunished.
+        pack: Images that the critic judges together, as for `gradient_penalty`.
+
+    Returns:
+        A float32 scalar.
+    """
+    with torch.no_grad():
+        points = reals + _spread(mix, reals, pack) * (0.5 * std) * noise
+    return _from_unit_norm(critic, points, one_sided=one_sided, pack=pack)
+
+
+def zero_centred(critic: Critic, images: Tensor) -> Tensor:
+    """E[|grad D(x)|^2]: Mescheder et al. 2018, equation 9 at reals (R1), 10 at fakes (R2), no gamma/2.
+
+    Args:
+        critic: The discriminator.
+        images: float32 (B, C, H, W); they receive no gradient.
+
+    Returns:
+        A float32 scalar: the mean over images of the squared norm over C, H and W. For a critic that judges
+        m images together this is 1/m of the mean over packs.
+    """
+    images = images.detach().requires_grad_()
+    with _full_precision(images):
+        logits = critic(images)
+    return gradient_norm_sq_from(logits, images)
+
+
+def gradient_norm_sq_from(logits: Tensor, images: Tensor) -> Tensor:
+    """`zero_centred` for logits that are already there, to share the forward pass with the loss.
+
+    Args:
+        logits: (B,) or (B / m,), computed from `images` in float32.
+        images: float32 (B, C, H, W) that require a gradient.
+
+    Returns:
+        A float32 scalar.
+    """
+    return gradient_norms_sq(logits, images).mean()
+
+
+def gradient_norms_sq(logits: Tensor, images: Tensor) -> Tensor:
+    """The same for each image, float32 (B,)."""
+    return _gradients(logits, images).square().flatten(1).sum(1)
+
+
+def due(images_seen: int, batch: int, every: int) -> bool:
+    """Whether a discriminator update has the penalties; their weight is then `every` times what it was.
+
+    So their mean over any `every` consecutive updates is that of penalties in each: lazy regularisation,
+    Karras et al. 2020 (StyleGAN2), section 3.1.
+
+    Args:
+        images_seen: Images of the global batches before this update.
+        batch: Images in one global batch.
+        every: Updates for one with penalties.
+    """
+    return images_seen // batch % every == 0
+
+
+def _from_unit_norm(critic: Critic, points: Tensor, *, one_sided: bool, pack: int) -> Tensor:
+    points.requires_grad_()
+    with _full_precision(points):
+        logits = critic(points)
+    gradients = _gradients(logits, points)
+    # Not the root of a sum of squares: at zero its derivative is infinite, this one's is zero.
+    norms: Tensor = torch.linalg.vector_norm(gradients.reshape(-1, pack * points[0].numel()), dim=1)
+    excess = norms - 1
+    if one_sided:
+        excess = excess.relu()
+    return excess.square().mean()
+
+
+def _gradients(logits: Tensor, images: Tensor) -> Tensor:
+    with _full_precision(images):
+        gradients: Tensor = torch.autograd.grad(logits.sum(), images, create_graph=True)[0]
+    return gradients
+
+
+def _spread(mix: Tensor, images: Tensor, pack: int) -> Tensor:
+    """Return one number for each pack as (B, 1, 1, 1)."""
+    return mix[::pack].repeat_interleave(pack).view(-1, *[1] * (images.ndim - 1))
+
+
+def _full_precision(images: Tensor) -> torch.autocast:
+    return torch.autocast(images.device.type, enabled=False)

@@ -1,0 +1,60 @@
+"""The random numbers of a step: drawn for the whole global batch, of which each rank takes its own part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gan_dist import randomness
+from gan_dist.config import RunConfig
+from gan_dist.training.context import Context
+
+
+class Draws:
+    """Numbers as pure functions of the seed, a name and the clock, for one portion of this rank's images.
+
+    Args:
+        config: The run.
+        context: The process that this is.
+    """
+
+    def __init__(self, config: RunConfig, context: Context) -> None:
+        self._config = config
+        self._context = context
+        self._at = -1
+        self._drawn: dict[str, tuple[Tensor, ...]] = {}
+
+    def normal(self, name: str, shape: tuple[int, ...], images: int, portion: int) -> Tensor:
+        """Return N(0, 1) numbers float32 (n, *shape) for the n images of a portion, at the clock `images`."""
+        return self._mine(
+            name, images, portion, lambda size: randomness.normal(size, *self._key(name)), shape
+        )
+
+    def uniform(self, name: str, shape: tuple[int, ...], images: int, portion: int) -> Tensor:
+        """Return numbers in [0, 1), float32 (n, *shape), likewise."""
+        return self._mine(
+            name, images, portion, lambda size: randomness.uniform(size, *self._key(name)), shape
+        )
+
+    def _key(self, name: str) -> tuple[int, str, int]:
+        return self._config.seed, name, self._at
+
+    def _mine(
+        self,
+        name: str,
+        images: int,
+        portion: int,
+        draw: Callable[[tuple[int, ...]], Tensor],
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        if images != self._at:
+            self._at = images
+            self._drawn.clear()
+        if name not in self._drawn:
+            train, context = self._config.train, self._context
+            whole = draw((train.batch_size, *shape))
+            mine = whole.chunk(context.world_size)[context.rank].to(context.device)
+            self._drawn[name] = torch.chunk(mine, train.accumulate)
+        return self._drawn[name][portion]

@@ -1,0 +1,276 @@
+"""Every loss, penalty and augmentation: the same on one worker and on two, in one portion and in several."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+
+import pytest
+import torch
+
+from gan_dist.config import RunConfig, load_config
+from gan_dist.config.papers import PAPERS
+from gan_dist.data.loader import Batch
+from gan_dist.errors import ConfigError
+from gan_dist.models import augment
+from gan_dist.release import ImageShape
+from gan_dist.training.arithmetic import Arithmetic, has_bf16
+from gan_dist.training.context import LocalContext
+from gan_dist.training.schedule import instance_noise, rate_factor
+from gan_dist.training.state import TrainingState, new_state
+from gan_dist.training.step import Step
+from tests.gloo import run_gloo
+
+SMALL = ["model.width=4", "model.latent_dim=8", "train.batch_size=16", "train.precision=fp32", "storage=x"]
+CPU = torch.device("cpu")
+
+PENALTIES = {
+    "none": ["loss.gp=0", "loss.r1=0", "loss.r2=0"],
+    "gp": ["loss.gp=3"],
+    "gp one-sided": ["loss.gp=3", "loss.gp_sides=one"],
+    "dragan": ["loss.dragan=3"],
+    "r1": ["loss.r1=2"],
+    "r1 and r2": ["loss.r1=2", "loss.r2=1"],
+    "all, lazily": ["loss.r1=2", "loss.r2=1", "loss.gp=1", "loss.dragan=1", "loss.penalty_every=2"],
+}
+OTHERS = {
+    "conditional": ["model.conditional=true"],
+    "packed": ["model.pack=2"],
+    "packed and penalised": ["model.pack=2", "loss.gp=2", "loss.r1=1"],
+    "resnet": ["model.name=resnet", "loss.name=hinge"],
+    "resnet, conditional": ["model.name=resnet", "model.conditional=true", "loss.name=wgan-gp"],
+    "r3gan": ["model.name=r3gan", "model.width=16", "loss.name=rpgan"],
+    "r3gan, conditional, ada": [
+        *("model.name=r3gan", "model.width=16", "model.conditional=true", "loss.name=rpgan"),
+        "data.augment=ada",
+    ],
+    "instance noise": ["loss.instance_noise=0.3"],
+    "smoothed labels": ["loss.label_smoothing=0.1"],
+    "cut gradients": ["optim.clip_norm=0.01"],
+    "falling rates": ["optim.schedule=cosine", "optim.decay_kimg=0.05"],
+    "contiguous": ["train.channels_last=false"],
+}
+
+
+def settings(*overrides: str) -> RunConfig:
+    return load_config("digits", ["name=run", *SMALL, *overrides])
+
+
+@cache
+def combinations() -> dict[str, RunConfig]:
+    """Every loss x penalty x augmentation that is no contradiction, and what else a step can do."""
+    found = {}
+    for loss, penalty, kind in itertools.product(PAPERS, PENALTIES, ("none", "diffaugment", "ada")):
+        if loss == "wgan" and ("gp" in penalty or "dragan" in penalty or "all" in penalty):
+            continue  # its clipping contradicts them
+        if loss == "wgan-gp" and penalty == "none":
+            continue
+        overrides = [f"loss.name={loss}", f"data.augment={kind}", *PENALTIES[penalty]]
+        found[f"{loss}, {penalty}, {kind}"] = settings(*overrides)
+    return found | {name: settings(*overrides) for name, overrides in OTHERS.items()}
+
+
+def batches(count: int = 3) -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 16, 1, 16, 16), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (count, 16), generator=generator)
+    return [Batch(*pair) for pair in zip(images, labels, strict=True)]
+
+
+def fresh(config: RunConfig) -> TrainingState:
+    shape = ImageShape(16, 1, 10 if config.model.conditional else 0)
+    state = new_state(config, shape, CPU)
+    # Batch normalisation by fixed statistics: nothing couples the images of a batch.
+    state.generator.eval()
+    state.discriminator.eval()
+    state.augment.p = 0.7
+    return state
+
+
+def advance(config: RunConfig, state: TrainingState, given: list[Batch]) -> dict[str, torch.Tensor]:
+    """Take steps on this rank's part of each batch; return the last gradients and the weights."""
+    context = LocalContext("unused")
+    step = Step(config, state, context)
+    world, rank = context.world_size, context.rank
+    for batch in given:
+        assert batch.labels is not None
+        mine = Batch(batch.images.chunk(world)[rank], batch.labels.chunk(world)[rank])
+        step.share(step.discriminator_phase(mine) | step.generator_phase(mine), stop=False)
+        step.update_average()
+    networks = {"d": state.discriminator, "g": state.generator}
+    found = {}
+    for name, network in networks.items():
+        missing = [key for key, p in network.named_parameters() if p.grad is None]
+        assert not missing, (config, name, missing)
+        gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+        found[f"{name}.gradient"] = torch.cat(gradients)
+        found[f"{name}.weights"] = torch.cat([p.detach().flatten() for p in network.parameters()])
+    return found
+
+
+def outcomes(configs: dict[str, RunConfig], accumulate: int) -> dict[str, dict[str, torch.Tensor]]:
+    """Return, for each configuration, the gradients of a first step and the weights after three."""
+    torch.set_num_threads(1)
+    found = {}
+    for name, config in configs.items():
+        train = config.train.model_copy(update={"accumulate": accumulate})
+        portioned = config.model_copy(update={"train": train})
+        first = advance(portioned, fresh(portioned), batches()[:1])
+        third = advance(portioned, fresh(portioned), batches())
+        found[name] = {k: v for k, v in first.items() if "gradient" in k}
+        found[name] |= {k: v for k, v in third.items() if "weights" in k}
+    return found
+
+
+def start(config: RunConfig) -> dict[str, torch.Tensor]:
+    state = fresh(config)
+    networks = {"d": state.discriminator, "g": state.generator}
+    return {k: torch.cat([p.detach().flatten() for p in n.parameters()]) for k, n in networks.items()}
+
+
+def worst(
+    one: dict[str, dict[str, torch.Tensor]], other: dict[str, dict[str, torch.Tensor]]
+) -> dict[str, float]:
+    """Return the relative errors that are too large: gradients, and how far the weights have moved."""
+    assert one.keys() == other.keys()
+    errors = {}
+    for name, expected in one.items():
+        begun = start(combinations()[name])
+        for key, value in expected.items():
+            scale = (value - begun[key[0]]).norm() if "weights" in key else value.norm()
+            errors[f"{name}: {key}"] = float((other[name][key] - value).norm() / scale)
+    return {k: e for k, e in errors.items() if not e <= (3e-2 if "weights" in k else 1e-4)}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, dict[str, torch.Tensor]]:
+    return outcomes(combinations(), 1)
+
+
+def test_every_combination_is_tried_and_moves_both_networks(
+    alone: dict[str, dict[str, torch.Tensor]],
+) -> None:
+    assert len(alone) > 120
+    for name, found in alone.items():
+        begun = start(combinations()[name])
+        for network in ("d", "g"):
+            assert found[f"{network}.weights"].isfinite().all(), name
+            assert not torch.equal(found[f"{network}.weights"], begun[network]), name
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_workers_do_what_one_does(alone: dict[str, dict[str, torch.Tensor]], accumulate: int) -> None:
+    for many in run_gloo(outcomes, 2, combinations(), accumulate):
+        assert worst(alone, many) == {}
+
+
+def test_portions_do_what_the_whole_batch_does(alone: dict[str, dict[str, torch.Tensor]]) -> None:
+    assert worst(alone, outcomes(combinations(), 4)) == {}
+
+
+def stepped(config: RunConfig, count: int = 1) -> TrainingState:
+    state = fresh(config)
+    advance(config, state, batches(count))
+    return state
+
+
+def test_penalties_act_in_one_of_k_updates_and_count_k_times() -> None:
+    """On the first of two updates a lazy penalty doubles; on the second there is none."""
+    plain, every = settings("loss.r1=0"), settings("loss.r1=2")
+    lazy = settings("loss.r1=2", "loss.penalty_every=2")
+
+    def gradient(config: RunConfig, clock: int) -> torch.Tensor:
+        state = fresh(config)
+        state.images = clock
+        return advance(config, state, batches(1))["d.gradient"]
+
+    for clock, factor in ((0, 2), (16, 0), (32, 2), (48, 0)):
+        penalty = gradient(every, clock) - gradient(plain, clock)
+        found = gradient(lazy, clock) - gradient(plain, clock)
+        assert penalty.norm() > 0
+        torch.testing.assert_close(found, factor * penalty, rtol=1e-3, atol=1e-5)
+
+
+def test_clipped_weights_stay_within_the_limit() -> None:
+    state = stepped(settings("loss.name=wgan"))
+    largest = max(p.abs().max().item() for p in state.discriminator.parameters())
+    assert largest == pytest.approx(0.01, rel=1e-6)
+    assert max(p.abs().max().item() for p in state.generator.parameters()) > 0.01
+
+
+def test_cut_gradients_have_the_norm_that_is_asked_for() -> None:
+    config = settings("optim.clip_norm=0.001")
+    found = advance(config, fresh(config), batches(1))
+    assert found["d.gradient"].norm().item() == pytest.approx(0.001, rel=1e-3)
+    assert found["g.gradient"].norm() <= 0.001
+
+
+def test_the_discriminator_learns_only_in_its_own_phase() -> None:
+    config = settings()
+    state = fresh(config)
+    step = Step(config, state, LocalContext("unused"))
+    (batch,) = batches(1)
+    step.discriminator_phase(batch)
+    kept = [p.detach().clone() for p in state.discriminator.parameters()]
+    gradients = [p.grad.clone() for p in state.discriminator.parameters() if p.grad is not None]
+    step.generator_phase(batch)
+    assert all(torch.equal(a, b) for a, b in zip(kept, state.discriminator.parameters(), strict=True))
+    now = [p.grad for p in state.discriminator.parameters() if p.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(gradients, now, strict=True))
+    assert all(p.requires_grad for p in state.discriminator.parameters())
+
+
+def test_the_strength_of_ada_follows_the_signs_of_four_rounds() -> None:
+    config = settings("data.augment=ada", "data.augment_kimg=1")
+    state = fresh(config)
+    step = Step(config, state, LocalContext("unused"))
+    expected, signs = state.augment.p, []
+    for number, batch in enumerate(batches(8), start=1):
+        scalars = step.discriminator_phase(batch) | step.generator_phase(batch)
+        told, _ = step.share(scalars, stop=False)
+        signs.append(told["real_sign"])
+        if number % 4 == 0:
+            expected = augment.adjusted(expected, sum(signs[-4:]) / 4, 4 * 16, kimg=1)
+        assert state.augment.p == pytest.approx(expected)
+    assert state.augment.p != 0.7
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0, 0]), ("cosine", [1, 0.853553, 0, 0])],
+)
+def test_schedules_are_functions_of_the_clock(schedule: str, expected: list[float]) -> None:
+    optim = settings(f"optim.schedule={schedule}", "optim.decay_kimg=2").optim
+    assert [rate_factor(optim, images) for images in (0, 500, 2000, 9999)] == pytest.approx(
+        expected, abs=1e-6
+    )
+
+
+def test_instance_noise_falls_to_nothing() -> None:
+    loss = settings("loss.instance_noise=0.5", "loss.instance_noise_kimg=2").loss
+    assert [instance_noise(loss, images) for images in (0, 500, 2000, 9999)] == [0.5, 0.375, 0, 0]
+
+
+def test_bf16_moves_the_networks_nearly_as_float32_does() -> None:
+    if not has_bf16(CPU):
+        with pytest.raises(ConfigError, match=r"train\.precision=bf16: this machine's cpu does not compute"):
+            Arithmetic.of(settings("train.precision=bf16"), CPU)
+        return
+    exact, rounded = settings(), settings("train.precision=bf16")
+    a, b = (advance(config, fresh(config), batches(1)) for config in (exact, rounded))
+    for key in ("d.gradient", "g.gradient"):
+        assert 0 < (a[key] - b[key]).norm() / a[key].norm() < 0.1
+    # Where a penalty acts the discriminator's pass is float32.
+    a, b = (
+        advance(config, fresh(config), batches(1))
+        for config in (settings("loss.r1=1"), settings("loss.r1=1", "train.precision=bf16"))
+    )
+    fakes_are_bf16 = (a["d.gradient"] - b["d.gradient"]).norm() / a["d.gradient"].norm()
+    assert fakes_are_bf16 < 0.02
+
+
+def test_what_cannot_be_compiled_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be differentiated twice"):
+        Arithmetic.of(settings("train.compile=always", "loss.r1=1"), CPU)
+    assert not Arithmetic.of(settings(), CPU).compiled
+    assert Arithmetic.of(settings("train.compile=always"), CPU).compiled
