@@ -104,7 +104,7 @@ app.command()(cli_pack.pack)
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="stream or pack.")],
+    name: Annotated[str, typer.Argument(help="stream, pack or step.")],
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: that it runs, not how fast.")] = False,
     out: Annotated[str | None, typer.Option(help="Folder in which to add a line to NAME.jsonl.")] = None,
     as_json: AsJson = False,

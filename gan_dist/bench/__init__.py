@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 
-NAMES = ("stream", "pack")
+NAMES = ("stream", "pack", "step")
 
 
 def run(name: str, *, quick: bool = False) -> dict[str, object]:

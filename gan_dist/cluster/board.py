@@ -12,7 +12,7 @@ from gan_dist.errors import GanDistError
 from gan_dist.telemetry import Progress
 from gan_dist.training.loop import Outcome
 
-EXCHANGE_S = 0.3
+EXCHANGE_S = 1.0
 
 
 @dataclass(frozen=True)

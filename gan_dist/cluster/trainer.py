@@ -28,7 +28,7 @@ from gan_dist.training import state as states
 from gan_dist.training.loop import Outcome, train
 
 RETRIES = 3
-POLL_S = 0.2
+POLL_S = 0.5
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
@@ -98,7 +98,7 @@ def _trainer(config: RunConfig, board: Any) -> TorchTrainer:
     storage.delete_file(storage.join(run_uri, SNAPSHOT))
     scale = config.scale
     resources = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     return TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json"), "board": board},

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gan_dist.config import ModelConfig
 from gan_dist.models import base, initial
 from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
+from gan_dist.models.products import Conv4x4, ConvTranspose4x4
 from gan_dist.models.shapes import halvings, widths
 
 
@@ -91,11 +92,11 @@ class Generator(base.Generator):
         ]
         for before, after in pairwise(reversed(wide)):
             layers += [
-                nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
+                ConvTranspose4x4(before, after),
                 batch_norm(after, classes),
                 nn.ReLU(inplace=True),
             ]
-        layers.append(nn.ConvTranspose2d(wide[0], channels, 4, stride=2, padding=1, bias=False))
+        layers.append(ConvTranspose4x4(wide[0], channels))
         self.layers = nn.Sequential(*layers)
 
     def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
@@ -131,7 +132,7 @@ class Discriminator(base.Discriminator):
         wide = widths(width, max_width, halvings(resolution))
 
         def halving(before: int, after: int) -> nn.Conv2d:
-            return spectral(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False), spectral_norm)
+            return spectral(Conv4x4(before, after), spectral_norm)
 
         layers: list[nn.Module] = [halving(pack * channels, wide[0]), nn.LeakyReLU(0.2, inplace=True)]
         for before, after in pairwise(wide):

@@ -21,6 +21,7 @@ from gan_dist.data.loader import (
 )
 from gan_dist.data.manifest import ImageSet
 from gan_dist.errors import ResumeError
+from gan_dist.memory import keep_freed_memory
 from gan_dist.release import ImageShape
 from gan_dist.storage import StorageOptions
 from gan_dist.telemetry import Progress
@@ -89,6 +90,8 @@ def train(config: RunConfig, context: Context) -> Outcome:
         StorageError: the run's folder cannot be read or written.
     """
     # What the run is made of, and where it is.
+    if context.device.type == "cpu":
+        keep_freed_memory()
     storage.configure(StorageOptions(config.storage.backend, config.storage.timeout_s))
     run_uri = config.run_uri
     require_same_run(config, run_uri)

@@ -330,5 +330,5 @@ def _distributed(network: nn.Module, context: Context) -> nn.Module:
     # Of a convolution from one channel both layouts are the same, and its gradient may come in either.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # Buffers are averaged by `Step.share`; a broadcast between two forward passes would break the backward.
-    options: dict[str, Any] = {SYNC_BUFFERS: False}
+    options: dict[str, Any] = {SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
     return DistributedDataParallel(network, **options)
