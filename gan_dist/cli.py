@@ -88,13 +88,16 @@ def sample(
     source: Annotated[str, typer.Argument(help="A release, a checkpoint, or a run's folder.")],
     out: Annotated[str, typer.Option(help="The PNG to write.")] = "grid.png",
     n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
+    label: Annotated[
+        int | None, typer.Option(min=0, help="Class of all images; for a conditional generator.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the latents.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Write a grid of a generator's images."""
     from gan_dist import release, telemetry
 
-    images = release.load(source).sample(n, seed)
+    images = release.load(source).sample(n, seed, None if label is None else [label] * n)
     telemetry.write_png(out, telemetry.image_grid(images))
     typer.echo(json.dumps({"out": out}) if as_json else f"{n} images of {source} are in {out}")
 
@@ -104,8 +107,11 @@ app.command()(cli_pack.pack)
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="stream, pack or step.")],
+    name: Annotated[str, typer.Argument(help="stream, pack, step or modes.")],
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: that it runs, not how fast.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what takes long: all losses of modes.")
+    ] = False,
     out: Annotated[str | None, typer.Option(help="Folder in which to add a line to NAME.jsonl.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -114,7 +120,7 @@ def bench(
 
     if name not in NAMES:
         raise GanDistError(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
-    figures = run(name, quick=quick)
+    figures = run(name, quick=quick, everything=everything)
     for key, value in figures.items():
         typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
     if out is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gan_dist import models, randomness, storage
 from gan_dist.config import RunConfig, load_config
-from gan_dist.errors import CheckpointError
+from gan_dist.errors import CheckpointError, DataError
 from gan_dist.folders import read_folder, to_json, write_folder
 
 BEST = "best.json"
@@ -54,7 +54,7 @@ class Release:
             labels: The classes of a conditional generator's images, `n` of them; all in turn when absent.
 
         Raises:
-            ValueError: labels for a generator that has none, not `n` of them, or not among its classes.
+            DataError: labels for a generator that has none, not `n` of them, or not among its classes.
         """
         device = next(self.generator.parameters()).device
         latents = torch.stack([self._latent(seed, index) for index in range(n)]).to(device)
@@ -70,11 +70,11 @@ class Release:
         known = self.shape.classes
         if not known:
             if labels is not None:
-                raise ValueError("this generator was not told classes; it makes none by name")
+                raise DataError("this generator was trained without classes; ask for none")
             return None
         chosen = [index % known for index in range(n)] if labels is None else list(labels)
         if len(chosen) != n or not all(0 <= label < known for label in chosen):
-            raise ValueError(f"labels must be {n} numbers from 0 to {known - 1}")
+            raise DataError(f"classes must be {n} numbers from 0 to {known - 1}, as many as there are images")
         return torch.tensor(chosen, dtype=torch.int64)
 
     def _latent(self, seed: int, index: int) -> Tensor:

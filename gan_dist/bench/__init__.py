@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 
-NAMES = ("stream", "pack", "step")
+NAMES = ("stream", "pack", "step", "modes")
 
 
-def run(name: str, *, quick: bool = False) -> dict[str, object]:
+def run(name: str, *, quick: bool = False, everything: bool = False) -> dict[str, object]:
     """Run one benchmark and return its figures.
 
     Args:
         name: One of `NAMES`.
         quick: Take sizes that show that it runs, not how fast.
+        everything: Also measure what takes long; of those that are here, `modes` has such a part.
     """
-    figures: Mapping[str, object] = importlib.import_module(f"gan_dist.bench.{name}").run(quick=quick)
+    benchmark = importlib.import_module(f"gan_dist.bench.{name}")
+    more = {"everything": True} if everything and name == "modes" else {}
+    figures: Mapping[str, object] = benchmark.run(quick=quick, **more)
     return {"name": name, **figures}
