@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from functools import cache
 
 import pytest
@@ -277,3 +278,13 @@ def test_what_cannot_be_compiled_is_refused() -> None:
         Arithmetic.of(settings("train.compile=always", "loss.r1=1"), CPU)
     assert not Arithmetic.of(settings(), CPU).compiled
     assert Arithmetic.of(settings("train.compile=always"), CPU).compiled
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_networks_do_what_plain_ones_do() -> None:
+    plain, compiled = settings(), settings("train.compile=always")
+    expected, found = (advance(config, fresh(config), batches(2)) for config in (plain, compiled))
+    for key, value in expected.items():
+        assert (found[key] - value).norm() / value.norm() < 1e-4, key
