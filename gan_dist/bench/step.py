@@ -23,8 +23,8 @@ from torch.multiprocessing.spawn import spawn
 from gan_dist.bench.record import cores
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.loader import Batch
-from gan_dist.memory import keep_freed_memory
 from gan_dist.release import ImageShape
+from gan_dist.training.arithmetic import tune_process
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 from gan_dist.training.state import new_state
@@ -80,8 +80,8 @@ class _Runner:
 
 def _serve(pipe: Connection, name: str, steps: int, device: torch.device) -> None:
     torch.set_num_threads(cores())
-    if name == "ours" and device.type == "cpu":
-        keep_freed_memory()  # as `train` does
+    if name == "ours":
+        tune_process(device)  # as `train` does
     step = _ours(device) if name == "ours" else _reference(device)
     while pipe.recv():
         pipe.send(_rate(step, steps, device))

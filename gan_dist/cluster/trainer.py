@@ -29,6 +29,9 @@ from gan_dist.training.loop import Outcome, train
 
 RETRIES = 3
 POLL_S = 0.5
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""Ray runs the loop in a thread, and glibc returns the memory of a thread's own arena to the kernel whatever
+`keep_freed_memory` says."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
@@ -114,6 +117,7 @@ def _trainer(config: RunConfig, board: Any) -> TorchTrainer:
             failure_config=ray.train.FailureConfig(max_failures=RETRIES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=states.KEEP),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": ONE_ARENA},
         ),
     )
 

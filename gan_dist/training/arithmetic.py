@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gan_dist.config import RunConfig
 from gan_dist.errors import ConfigError
+from gan_dist.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ class Arithmetic:
         layout = memory_format(channels_last=self.channels_last)
         images = pixels.to(self.device).to(torch.float32, memory_format=layout)
         return images.div_(127.5).sub_(1)
+
+
+def tune_process(device: torch.device) -> None:
+    """Set what concerns the whole process: on CPUs its allocator, on GPUs TF32 for products in float32."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    else:
+        torch.set_float32_matmul_precision("high")
 
 
 def memory_format(*, channels_last: bool) -> torch.memory_format:

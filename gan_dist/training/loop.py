@@ -21,11 +21,11 @@ from gan_dist.data.loader import (
 )
 from gan_dist.data.manifest import ImageSet
 from gan_dist.errors import ResumeError
-from gan_dist.memory import keep_freed_memory
 from gan_dist.release import ImageShape
 from gan_dist.storage import StorageOptions
 from gan_dist.telemetry import Progress
 from gan_dist.training import state as states
+from gan_dist.training.arithmetic import tune_process
 from gan_dist.training.context import Context
 from gan_dist.training.evaluate import Evaluator, Measurement, generate, metric_name
 from gan_dist.training.quarantine import usable
@@ -90,8 +90,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
         StorageError: the run's folder cannot be read or written.
     """
     # What the run is made of, and where it is.
-    if context.device.type == "cpu":
-        keep_freed_memory()
+    tune_process(context.device)
     storage.configure(StorageOptions(config.storage.backend, config.storage.timeout_s))
     run_uri = config.run_uri
     require_same_run(config, run_uri)

@@ -51,8 +51,8 @@ def test_ray_stays_in_its_rooms() -> None:
 
 
 LAYERS = [
-    ("errors", "config", "storage", "randomness"),
-    ("folders", "data", "models", "losses", "metrics", "telemetry", "release", "assets"),
+    ("errors", "config", "storage", "randomness", "memory"),
+    ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
     ("training",),
     ("cluster",),
     ("bench",),
