@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gan_dist import randomness
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import Batch, image_resolution, to_batch
-from gan_dist.data.manifest import ImageSet
+from gan_dist.data.manifest import ImageSet, Manifest
 from gan_dist.metrics.features import Digits, load_extractor
 from gan_dist.metrics.modes import Modes
 from gan_dist.metrics.moments import Moments, all_reduce
@@ -21,8 +21,6 @@ from gan_dist.release import to_uint8
 from gan_dist.training.context import Context
 
 CHUNK = 256
-OF_DIGITS = ("builtin://digits", "builtin://stacked-digits")
-"""Sets whose classes the digits' classifier knows."""
 
 
 def metric_name(config: RunConfig) -> str:
@@ -55,6 +53,7 @@ class Evaluator:
         self._context = context
         self._extractor = load_extractor(config.eval.extractor, context.device)
         self._channels = images.manifest.channels
+        self._of_digits = _shows_digits(images.manifest)
         classes = len(images.manifest.classes or ()) if config.model.conditional else 0
         self._classes = torch.zeros(classes, dtype=torch.float64, device=context.device)
         self._resolution = resolution = image_resolution(config, images)
@@ -78,8 +77,7 @@ class Evaluator:
         return Measurement(frechet_distance(moments, self._reference), indicators)
 
     def _modes(self) -> Modes | None:
-        known = self._config.data.path.partition("?")[0] in OF_DIGITS
-        if not known or not isinstance(self._extractor, Digits):
+        if not self._of_digits or not isinstance(self._extractor, Digits):
             return None
         return Modes(self._extractor, self._channels, self._context.device)
 
@@ -132,6 +130,12 @@ class Evaluator:
             dist.all_reduce(sums)
         square, mean = sums[1] / sums[0], sums[2:] / sums[0]
         return all_reduce(moments, device), float((2 * (square - mean.square().sum())).clamp(min=0).sqrt())
+
+
+def _shows_digits(manifest: Manifest) -> bool:
+    """Whether a set's classes are the digits that its channels show, by their names."""
+    channels = manifest.channels
+    return manifest.classes == tuple(f"{number:0{channels}d}" for number in range(10**channels))
 
 
 @torch.no_grad()
