@@ -1,8 +1,12 @@
-"""Scores computed from the moments of features."""
+"""The Frechet distance between two sets of features, from their moments."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from gan_dist.errors import DataError
@@ -12,13 +16,14 @@ from gan_dist.metrics.moments import Moments
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Frechet distance between the Gaussians N(mean, covariance) of two sets of features; at least 0.
 
-    |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2): Dowson and Landau 1982; the distance that
-    Heusel et al. 2017 use in FID. Symmetric up to rounding, computed on the CPU in float64. Raises DataError
-    for moments of fewer than 2 images, with a non-finite value, or of different dimensions.
+    |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2): Dowson and Landau 1982, equation 4; the distance
+    that Heusel et al. 2017 use in FID. Symmetric up to rounding, computed on the CPU in float64. Raises
+    DataError for moments of fewer than 2 images, with a non-finite value, or of different dimensions.
 
-    The last trace is the sum of the singular values of S_a^(1/2) S_b^(1/2). They keep full accuracy where a
-    covariance is singular (fewer images than features, a dead feature). The eigenvalues of S_a S_b are
-    their squares, and all below 1e-16 of the largest, 1e-8 in the sum, would be rounding.
+    With S = L L^T for both, the last trace is the sum of the singular values of L_a^T L_b. Pivoting reveals
+    the rank, so that N images of d > N features cost no more than N x N matrices and a feature that is
+    always the same costs no digits. The eigenvalues of S_a S_b, which others take the roots of, are the
+    squares of these singular values: all below 1e-16 of the largest, 1e-8 in the sum, would be rounding.
     """
     if a.mean.shape != b.mean.shape:
         raise DataError(
@@ -26,9 +31,33 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         )
     mean_a, cov_a = _gaussian(a)
     mean_b, cov_b = _gaussian(b)
-    cross = torch.linalg.svdvals(_root(cov_a).T @ _root(cov_b)).sum()
+    cross = torch.linalg.svdvals(_factor(cov_a).T @ _factor(cov_b)).sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
     return max(0.0, float(distance))  # rounding leaves about -1e-15 of the trace where the sets are equal
+
+
+def extrapolate(counts: Sequence[int], distances: Sequence[float]) -> float:
+    """The distance that infinitely many images would have: FD-infinity (Chong and Forsyth 2020, section 3).
+
+    A distance of N images is too large by about c / N, with a c that differs between generators. `distances`
+    at several `counts` are fitted by a straight line in 1/N, whose value at 0 this is; noise can make it
+    negative. Raises ValueError for fewer than two different counts.
+    """
+    if len(set(counts)) < 2:
+        raise ValueError(f"a line needs distances at two counts or more, not at {list(counts)}")
+    _slope, intercept = np.polyfit(1 / np.asarray(counts, dtype=np.float64), np.asarray(distances), 1)
+    return float(intercept)
+
+
+def bias_warning(count: int, dim: int) -> str | None:
+    """A sentence on why `count` images are too few for a distance of `dim` features, or None."""
+    if count >= dim:
+        return None
+    return (
+        f"{count} images are fewer than the extractor's {dim} features: their covariance has rank "
+        f"{count - 1} at most and the distance is biased upwards by a lot; use {dim} or more images "
+        f"(papers use 50,000), and compare at equal numbers only"
+    )
 
 
 def _gaussian(moments: Moments) -> tuple[Tensor, Tensor]:
@@ -41,10 +70,12 @@ def _gaussian(moments: Moments) -> tuple[Tensor, Tensor]:
     return mean, covariance
 
 
-def _root(covariance: Tensor) -> Tensor:
-    """R, float64 (d, d), with R R^T = covariance."""
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
-    # What is below rounding of the largest eigenvalue is zero plus noise, and its root would not be small.
-    noise = eigenvalues[-1] * len(eigenvalues) * torch.finfo(torch.float64).eps
-    root: Tensor = vectors * torch.where(eigenvalues > noise, eigenvalues, 0.0).sqrt()
-    return root
+def _factor(covariance: Tensor) -> Tensor:
+    """L, float64 (d, rank), with L L^T = covariance: Cholesky's factorisation with complete pivoting.
+
+    LAPACK's dpstrf stops where what is left is below d * eps of the largest variance: rounding.
+    """
+    packed, pivots, rank, _info = dpstrf(covariance.numpy(), lower=1)
+    factor = torch.empty(len(pivots), rank, dtype=torch.float64)
+    factor[torch.from_numpy(pivots.astype(np.int64)) - 1] = torch.from_numpy(np.tril(packed)[:, :rank])
+    return factor
