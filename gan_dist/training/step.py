@@ -81,7 +81,7 @@ class Step:
         state, config = self._state, self._config
         state.optimizer_d.zero_grad()
         sums: Scalars = {}
-        portions = self._portions(batch)
+        portions = [(self._arithmetic.images(part), labels) for part, labels in self._portions(batch)]
         self._objective.begin([reals for reals, _ in portions], state.images)
         for portion, (reals, labels) in enumerate(portions):
             with torch.no_grad(), self._arithmetic.networks():
@@ -121,13 +121,14 @@ class Step:
         state.discriminator.requires_grad_(False)
         state.optimizer_g.zero_grad()
         total = torch.zeros((), device=self._context.device)
-        for portion, (reals, labels) in enumerate(self._portions(batch)):
+        for portion, (part, labels) in enumerate(self._portions(batch)):
             with self._reduced(self._generator, portion):
                 with self._arithmetic.networks():
                     fakes = self._generator(self._latents("latents-g", portion), labels)
                     fake_logits = state.discriminator(self._seen(fakes, "fakes-g", portion), labels)
                     real_logits = None
                     if self._loss.relativistic:
+                        reals = self._arithmetic.images(part)
                         with torch.no_grad():
                             real_logits = state.discriminator(self._seen(reals, "reals-g", portion), labels)
                 loss = self._loss.generator(fake_logits, real_logits) / config.train.accumulate
@@ -187,9 +188,9 @@ class Step:
     # What both phases use
 
     def _portions(self, batch: Batch) -> list[tuple[Tensor, Tensor | None]]:
-        """Return a batch's images, in [-1, 1], and labels, in the portions that are computed at a time."""
+        """Return a batch's images, uint8, and labels, in the portions that are computed at a time."""
         count = self._config.train.accumulate
-        reals = [self._arithmetic.images(part) for part in batch.images.chunk(count)]
+        reals = batch.images.chunk(count)
         if not self._config.model.conditional:
             return [(part, None) for part in reals]
         assert batch.labels is not None
