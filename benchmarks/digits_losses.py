@@ -23,9 +23,9 @@ from gan_dist.data.builtin import DIGITS
 from gan_dist.data.resident import read_all
 from gan_dist.data.shards import ShardSet
 from gan_dist.errors import NonFiniteError
-from gan_dist.metrics.features import load_digits
+from gan_dist.metrics.digits import load_digits
+from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.moments import Moments
-from gan_dist.metrics.scores import frechet_distance
 from gan_dist.telemetry import ProgressLine
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
@@ -39,7 +39,7 @@ def main() -> None:
     """Train with each loss, and print the figures."""
     torch.set_num_threads(cores())
     classifier = load_digits(DEVICE)
-    reals = classifier(_digits())
+    reals = classifier(_digits()).features
     halves = [torch.randperm(len(reals), generator=torch.Generator().manual_seed(n)) for n in range(HALVES)]
     floor = _mean_distance(reals, reals, halves)
     figures: dict[str, object] = {"floor": floor}
@@ -49,7 +49,7 @@ def main() -> None:
         except NonFiniteError as error:
             figures[loss] = str(error)
             continue
-        distance = _mean_distance(classifier(samples), reals, halves)
+        distance = _mean_distance(classifier(samples).features, reals, halves)
         figures[loss] = {"fd_digits_898": distance, "over_floor": distance / floor}
     conditional = _trained(["model.conditional=true"])
     asked = torch.arange(2000) % 10

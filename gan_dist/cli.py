@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist import cli_pack
+from gan_dist import cli_evaluate, cli_pack
 from gan_dist.errors import GanDistError
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def train(
     if config is None:
         raise GanDistError(f"give a configuration: one of {', '.join(preset_names())}, or a YAML file")
     resolved = load_config(config, overrides or [])
-    kept_at = resolved.storage.model_copy(update={"path": absolute(resolved.storage.path)})
-    resolved = resolved.model_copy(update={"storage": kept_at})
+    resolved = _with_absolute_paths(resolved)
     if dry_run:
         from gan_dist.training.summary import summarise
 
@@ -103,11 +102,12 @@ def sample(
 
 
 app.command()(cli_pack.pack)
+app.command()(cli_evaluate.evaluate)
 
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="stream, pack, step or modes.")],
+    name: Annotated[str, typer.Argument(help="stream, pack, step, modes or metrics.")],
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: that it runs, not how fast.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Also what takes long: all losses of modes.")
@@ -158,7 +158,6 @@ def _train(config: RunConfig) -> Outcome:
 
 def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
     from gan_dist import release, storage
-    from gan_dist.training.evaluate import metric_name
     from gan_dist.training.state import checkpoint_names
 
     run_uri = config.run_uri
@@ -169,7 +168,7 @@ def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
         "kimg": outcome.images / 1000,
         "finished": outcome.finished,
         "images_per_second": outcome.images_per_second,
-        "metric": metric_name(config),
+        "metric": best and best["metric"],
         "value": outcome.value,
         "best": best and {**best, "release": storage.join(run_uri, str(best["release"]))},
         "checkpoint": storage.join(run_uri, checkpoints[0]) if checkpoints else None,
@@ -190,7 +189,12 @@ def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], a
     typer.echo(f"  samples     {run}/samples")
     typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
     typer.echo(f"  checkpoint  {_short(str(result['checkpoint']))}")
-    if outcome.finished:
+    if outcome.stopped_early:
+        typer.echo(
+            f"ended early: eval.patience={config.eval.patience} evaluations were no better than those before"
+        )
+        arguments = [*(a for a in arguments if not a.startswith("eval.patience=")), "eval.patience=null"]
+    elif outcome.finished:
         arguments = [a for a in arguments if not a.startswith("train.kimg=")]
         arguments.append(f"train.kimg={2 * config.train.kimg:g}")
     typer.echo(f"continue it with\n  {shlex.join([*_program('train'), *arguments])}")
@@ -216,6 +220,18 @@ def _program(verb: str) -> list[str]:
 def _submitted() -> bool:
     """Tell whether this is the entrypoint of a job that was submitted to a cluster."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return a configuration that means the same in workers, which have other working directories."""
+    weights = config.eval.inception_weights
+    return config.model_copy(
+        update={
+            "storage": config.storage.model_copy(update={"path": absolute(config.storage.path)}),
+            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
+            "eval": config.eval.model_copy(update={"inception_weights": weights and absolute(weights)}),
+        }
+    )
 
 
 def absolute(uri: str) -> str:

@@ -7,7 +7,7 @@ GanDistError                what the command line prints without a traceback, ex
 ├── CheckpointError         a checkpoint or release that is missing, damaged or of another kind
 ├── ResumeError             a run folder that belongs to a different configuration
 ├── CapacityError           a request that this machine or cluster can never place
-└── NonFiniteError          a loss or gradient that stopped being a number
+└── NonFiniteError          a loss, gradient, image or feature that stopped being a number
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CapacityError(GanDistError):
 
 
 class NonFiniteError(GanDistError):
-    """A loss or gradient that is infinite or not a number; every rank stops before the update."""
+    """A loss, gradient, image or feature that is infinite or not a number; nothing is updated or scored."""
 
     exit_code = 3
 

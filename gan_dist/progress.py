@@ -51,8 +51,9 @@ class CountProgress:
 
     _rate = 0.0
 
-    def update(self, count: int) -> None:
-        """Show the count; the first call says where it starts from."""
+    def update(self, count: int, total: int | None = None) -> None:
+        """Show the count, and of what total; the first call says where it starts from."""
+        self._total = self._total if total is None else total
         now = time.monotonic()
         if self._start is None:
             self._start = now, count
@@ -60,7 +61,7 @@ class CountProgress:
         self._rate = (count - first) / (now - began) if now > began else 0.0
         text = self._text(count)
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=count, description=text)
+            self._bar.update(self._task, completed=count, total=self._total, description=text)
         elif count > first and (now - self._shown_at >= EVERY_S or count == self._total):
             self._shown_at = now
             self._console.print(text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,21 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     yield f"s3://{name}"
     storage.configure(StorageOptions())
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but this machine can be reached, and no variable says where weights are."""
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def local_connect(self: socket.socket, address: Any) -> None:
+        assert self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1"), f"connects to {address}"
+        connect(self, address)
+
+    def local_resolve(host: Any, *arguments: Any, **options: Any) -> Any:
+        assert host in ("127.0.0.1", "::1", "localhost"), f"looks up {host}"
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket.socket, "connect", local_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", local_resolve)
+    monkeypatch.delenv("GAN_DIST_INCEPTION_WEIGHTS", raising=False)

@@ -1,7 +1,7 @@
 """Train the LeNet of the `digits` extractor: `python -m gan_dist.assets.train_lenet`.
 
 Writes `lenet.safetensors` beside this file, the same bytes at every run on one machine, and prints its hash
-(to pin as `LENET_SHA256` in `gan_dist/metrics/features.py`), its accuracy, and the distance between two
+(to pin as `LENET_SHA256` in `gan_dist/metrics/digits.py`), its accuracy, and the distance between two
 halves of the real images. Needs scikit-learn, for its copy of the data; takes ten seconds on one core.
 """
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gan_dist.assets import make_digits
-from gan_dist.metrics.features import LENET_PATH, Digits, LeNet, lenet_input
+from gan_dist.metrics.digits import LENET_PATH, Digits, LeNet, lenet_input
+from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.moments import Moments
-from gan_dist.metrics.scores import frechet_distance
 
 SEED = 0
 EPOCHS = 50
@@ -104,7 +104,7 @@ def main() -> None:
     weights = save(network.state_dict(), metadata={"about": json.dumps(about)})
     LENET_PATH.write_bytes(weights)
 
-    features = Digits(weights, torch.device("cpu"))(images)
+    features = Digits(weights, torch.device("cpu"))(images).features
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
     half = len(images) // 2
     floor = frechet_distance(Moments.of(features[order[:half]]), Moments.of(features[order[half:]]))

@@ -188,8 +188,18 @@ class EvalConfig(Section):
     """Thousands of images between evaluations; the last one is at the end of the run."""
     samples: Annotated[int, Field(ge=2)] = 10000
     """Generated images per evaluation. Distances are comparable at equal numbers only."""
-    extractor: Literal["digits"] = "digits"
-    """Network whose features are compared; the metric is called `fd_<extractor>`."""
+    extractor: Annotated[str, Field(pattern=r"^([a-z]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")] = "digits"
+    """Network whose features are compared: `inception` (FID), `digits`, `random` (convolutions that were
+    never trained, for images far from photographs), or your own class as `package.module:Class`."""
+    inception_weights: str | None = None
+    """File or URI of `inception`'s weights; when absent, that in GAN_DIST_INCEPTION_WEIGHTS."""
+    metrics: tuple[Literal["kid", "is", "pr", "dc"], ...] = ()
+    """What is measured beside the Frechet distance: `kid`, `is` (Inception Score), `pr` (precision and
+    recall), `dc` (density and coverage)."""
+    patience: Positive | None = None
+    """The run ends early when the median of this many evaluations is no better than that of as many before
+    them, as far as the measurement's noise tells; a sixth of the run's evaluations is a good choice. Those
+    before `ema.half_life_kimg / ema.ramp_up` kimg do not count."""
 
 
 class ScaleConfig(Section):
@@ -301,6 +311,9 @@ FREE_ON_RESUME = frozenset(
         "data.disk_cache_dir",
         "train.kimg",
         "eval.every_kimg",
+        "eval.inception_weights",
+        "eval.metrics",
+        "eval.patience",
         "scale.workers",
         "scale.cpus_per_worker",
         "scale.gpus_per_worker",

@@ -20,12 +20,13 @@ class Without:
     def __init__(self, images: ImageSet, groups: Sequence[int]) -> None:
         left_out = set(groups)
         self._images = images
-        self._kept = [group for group in range(len(images.group_rows)) if group not in left_out]
-        self.group_rows = tuple(images.group_rows[group] for group in self._kept)
+        self.kept = [group for group in range(len(images.group_rows)) if group not in left_out]
+        """The groups that are left, by their numbers in the whole set."""
+        self.group_rows = tuple(images.group_rows[group] for group in self.kept)
         self.manifest: Manifest = images.manifest
 
     def read_group(self, group: int) -> Rows:
-        return self._images.read_group(self._kept[group])
+        return self._images.read_group(self.kept[group])
 
 
 def find_damage(images: ImageSet, groups: Sequence[int]) -> dict[int, str]:

@@ -1,23 +1,28 @@
-"""Networks that turn images into the features whose distributions are compared."""
+"""What turns images into the features whose distributions are compared, and how it is got by name."""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-from typing import Protocol
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
 import torch
-from safetensors.torch import load
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from gan_dist.errors import CheckpointError, ConfigError, DataError
+from gan_dist.errors import ConfigError, DataError, NonFiniteError
 
-LENET_PATH = Path(__file__).parents[1] / "assets" / "lenet.safetensors"
-"""Weights of the `digits` extractor; `gan_dist/assets/train_lenet.py` made them."""
+BUILT_IN = ("digits", "inception", "random")
+"""Names of the extractors that are part of the package."""
 
-LENET_SHA256 = "e0ad31e8e0e2ff08d15ffd3aba4b26bf7562d4fde696e37c6b507fcc19971837"
-"""Hash of that file. It is part of what a score means: other weights give other distances."""
+
+class Features(NamedTuple):
+    """What an extractor says of a batch, on its device."""
+
+    features: Tensor
+    """float32 (B, dim)."""
+    logits: Tensor | None
+    """float32 (B, classes), or None where there is no classifier."""
 
 
 class Extractor(Protocol):
@@ -25,129 +30,122 @@ class Extractor(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the extractor: its Frechet distance is called `fd_<name>`."""
+        """One of `BUILT_IN`, or that of a user's own."""
+
+    @property
+    def metric(self) -> str:
+        """Name of its Frechet distance: `fid` with the network and the weights of FID, else `fd_<name>`."""
 
     @property
     def dim(self) -> int:
         """Number of features."""
 
     @property
+    def classes(self) -> int:
+        """Number of classes that the logits are of; 0 where there is no classifier."""
+
+    @property
     def hash(self) -> str:
-        """SHA-256 of the file of weights, hexadecimal."""
+        """SHA-256 of the weights, or of what else defines it, hexadecimal."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features float32 (B, dim) of images uint8 (B, C, H, W), on the extractor's device."""
+    @property
+    def layer(self) -> str:
+        """Which of the network's layers the features are."""
+
+    @property
+    def resize(self) -> str:
+        """How images get the size that the network takes: a method and an edge in pixels."""
+
+    def __call__(self, images: Tensor) -> Features:
+        """Return what it says of images uint8 (B, C, H, W), from any device."""
 
 
-class LeNet(nn.Module):
-    """A small relative of LeNet-5 (LeCun et al. 1998) for 16x16 grey images: 46,730 parameters.
+def load_extractor(name: str, device: torch.device, *, inception_weights: str | None = None) -> Extractor:
+    """Return the extractor of a name.
 
-    Padded 5x5 convolutions of 16 and 32 channels with average pooling, a layer of 64 features, 10 classes.
-    GELU in place of tanh: unbounded, so that bad images are far away, and smooth.
+    Args:
+        name: One of `BUILT_IN`, or `package.module:Class` for a user's own: see `gan_dist.metrics.custom`.
+        device: Where it computes.
+        inception_weights: Path or URI of the weights of `inception`; absent, the environment says it.
+
+    Raises:
+        ConfigError: there is no such extractor, or it lacks something.
+        CheckpointError: its weights are damaged or others.
+        StorageError: its weights cannot be read.
     """
+    # Imported here because all of them import this module, and torch-fidelity takes a second.
+    from gan_dist.metrics import custom, digits, inception, random_features
 
-    size = 16
-    dim = 64
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 16, 5, padding=2)
-        self.conv2 = nn.Conv2d(16, 32, 5, padding=2)
-        self.hidden = nn.Linear(32 * 4 * 4, self.dim)
-        self.classes = nn.Linear(self.dim, 10)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Penultimate activations float32 (B, 64) of images float32 (B, 1, 16, 16) in [-1, 1]."""
-        maps = functional.avg_pool2d(functional.gelu(self.conv1(images)), 2)  # (B, 16, 8, 8)
-        maps = functional.avg_pool2d(functional.gelu(self.conv2(maps)), 2)  # (B, 32, 4, 4)
-        return functional.gelu(self.hidden(maps.flatten(1)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class logits float32 (B, 10) of images float32 (B, 1, 16, 16) in [-1, 1]."""
-        logits: Tensor = self.classes(self.features(images))
-        return logits
+    if name == "digits":
+        return digits.load_digits(device)
+    if name == "inception":
+        return inception.load_inception(device, inception_weights)
+    if name == "random":
+        return random_features.RandomFeatures(device)
+    if ":" in name:
+        return custom.load_custom(name, device)
+    near = difflib.get_close_matches(name, BUILT_IN, 1)
+    hint = f"; the nearest is {near[0]}" if near else ""
+    raise ConfigError(
+        [
+            f"eval.extractor={name}: there is no such extractor; use {', '.join(BUILT_IN)}, or a class of "
+            f"your own as package.module:Class{hint}"
+        ]
+    )
 
 
-def lenet_input(images: Tensor) -> Tensor:
-    """Images uint8 (B, C, H, W) as the LeNet takes them: float32 (B, 1, 16, 16) in [-1, 1].
+def check_images(images: Tensor, extractor: str, *, smallest: int = 1) -> None:
+    """Refuse images that a built-in extractor cannot take.
 
-    C is 1 or 3; three channels are averaged to grey. Any resolution is resized bilinearly with antialiasing,
-    and real and generated images go the same way. Raises DataError for other channels, TypeError if not
-    uint8.
+    Raises:
+        TypeError: they are not uint8.
+        DataError: they are not (B, 1 or 3, H, W), or an edge is shorter than `smallest` pixels.
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"images are {images.dtype}, not torch.uint8")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise DataError(
-            f"the digits extractor takes images (B, 1 or 3, H, W), not {tuple(images.shape)}: "
+            f"the {extractor} extractor takes images (B, 1 or 3, H, W), not {tuple(images.shape)}: "
             "use images of 1 or 3 channels, or another eval.extractor"
         )
-    grey = images.float().mean(dim=1, keepdim=True)
-    edge = (LeNet.size, LeNet.size)
-    resized = functional.interpolate(grey, edge, mode="bilinear", align_corners=False, antialias=True)
-    return resized / 127.5 - 1.0
-
-
-class Digits:
-    """Features and classes of handwritten digits.
-
-    `weights` is the content of a file that `gan_dist.assets.train_lenet` wrote. Images of three channels are
-    averaged to grey; to classify stacked digits, where each channel is a digit, pass the channels as
-    images of their own (3B, 1, H, W).
-    """
-
-    name = "digits"
-    dim = LeNet.dim
-
-    def __init__(self, weights: bytes, device: torch.device) -> None:
-        self.hash = hashlib.sha256(weights).hexdigest()
-        self._device = device
-        self._network = LeNet()
-        self._network.load_state_dict(load(weights))
-        self._network.to(device)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features float32 (B, 64) of images uint8 (B, 1 or 3, H, W). Raises as `lenet_input` does."""
-        return self._network.features(lenet_input(images.to(self._device)))
-
-    @torch.no_grad()
-    def classify(self, images: Tensor) -> Tensor:
-        """Logits float32 (B, 10) of images uint8 (B, 1 or 3, H, W). Raises as `lenet_input` does."""
-        logits: Tensor = self._network(lenet_input(images.to(self._device)))
-        return logits
-
-
-def load_digits(device: torch.device, path: Path = LENET_PATH) -> Digits:
-    """The digits extractor on `device`.
-
-    Raises CheckpointError if the file of weights at `path` is missing, or is not the file that belongs here.
-    """
-    return Digits(_verified(path, LENET_SHA256), device)
-
-
-def load_extractor(name: str, device: torch.device) -> Extractor:
-    """The extractor of that name on `device`.
-
-    Raises ConfigError for a name that is none, CheckpointError if its weights are missing or damaged.
-    """
-    if name == Digits.name:
-        return load_digits(device)
-    raise ConfigError([f"eval.extractor={name}: there is no such extractor; use {Digits.name}"])
-
-
-def _verified(path: Path, sha256: str) -> bytes:
-    # The bytes that were hashed are the bytes that are parsed: nothing reads the file a second time.
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read {path}: {error.strerror}; it is part of the package: install gan-dist again"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise CheckpointError(
-            f"{path} has SHA-256 {found} and should have {sha256}: the file is damaged or was replaced; "
-            "install gan-dist again"
+    if min(images.shape[2:]) < smallest:
+        raise DataError(
+            f"the {extractor} extractor takes images of {smallest}x{smallest} pixels or more, not "
+            f"{images.shape[2]}x{images.shape[3]}: raise data.resolution, or use another eval.extractor"
         )
-    return content
+
+
+def require_finite(features: Tensor, where: str) -> None:
+    """Refuse features (B, dim) that are not numbers; waits once for the device.
+
+    `where` says which images they are of, such as `generated images 512 to 767`. Raises NonFiniteError.
+    """
+    finite = features.isfinite()
+    if finite.all():
+        return
+    rows = int((~finite).any(dim=1).sum())
+    what = "NaN" if features.isnan().any() else "infinity"
+    raise NonFiniteError(
+        f"the features of {where} hold {what}, in {rows} of {len(features)} images: the weights or the "
+        "arithmetic of the extractor are not finite; look at eval.extractor"
+    )
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Compute without gradients, repeatably, in float32 that is not rounded to TF32 or to autocast's type.
+
+    Training may have allowed that, and scores must not depend on it. Afterwards the process's settings are as
+    they were.
+    """
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gan_dist.metrics.features import Digits
+from gan_dist.metrics.digits import Digits
 
 DIGITS = 10
 

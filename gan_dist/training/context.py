@@ -12,26 +12,15 @@ import torch
 import torch.distributed as dist
 
 from gan_dist import storage
+from gan_dist.evaluation.process import Process
 from gan_dist.telemetry import Progress
 from gan_dist.training import state as states
 
 logger = logging.getLogger("gan_dist")
 
 
-class Context(Protocol):
+class Context(Process, Protocol):
     """One process of a run."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number among all of the run."""
-
-    @property
-    def world_size(self) -> int:
-        """Number of processes of the run."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
 
     @property
     def with_ray(self) -> bool:
@@ -42,9 +31,6 @@ class Context(Protocol):
 
     def stop_requested(self) -> bool:
         """Tell whether the run should write a checkpoint and end; rank 0's answer counts."""
-
-    def warn(self, sentence: str) -> None:
-        """Tell the user something that the run goes on in spite of; any rank may."""
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         """Keep a checkpoint under the run's folder as `name`, and only a few older ones.

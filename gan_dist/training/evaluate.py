@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gan_dist import randomness
 from gan_dist.config import RunConfig
-from gan_dist.data.loader import Batch, image_resolution, to_batch
+from gan_dist.data.loader import image_resolution
 from gan_dist.data.manifest import ImageSet, Manifest
-from gan_dist.metrics.features import Digits, load_extractor
+from gan_dist.evaluation.process import Process
+from gan_dist.evaluation.reference import Cache, Reference, statistics_key, tally_groups
+from gan_dist.evaluation.scores import require_possible, scores
+from gan_dist.evaluation.sources import BLOCK, Fakes, Reals, blocks
+from gan_dist.evaluation.tally import Tally, kept
+from gan_dist.metrics.digits import Digits
+from gan_dist.metrics.features import load_extractor
+from gan_dist.metrics.frechet import bias_warning
 from gan_dist.metrics.modes import Modes
-from gan_dist.metrics.moments import Moments, all_reduce
-from gan_dist.metrics.scores import frechet_distance
-from gan_dist.release import to_uint8
-from gan_dist.training.context import Context
 
-CHUNK = 256
-
-
-def metric_name(config: RunConfig) -> str:
-    """Return the key under which the distance is recorded."""
-    return f"fd_{config.eval.extractor}"
+DRAWS = 5
+"""Sets of latents from which the noise of a measurement is estimated."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,8 @@ class Measurement:
 
     distance: float
     """The Frechet distance."""
-    indicators: dict[str, float]
-    """Signs of collapse: `diversity`, the root mean squared distance between two generated images over that
-    between two real ones (1 is right, 0 is one image), and for digits `modes`, how many of them were made."""
+    figures: dict[str, float]
+    """All that was measured, the distance included, by name: see `gan_dist.evaluation.scores`."""
 
 
 class Evaluator:
@@ -44,101 +41,120 @@ class Evaluator:
 
     Args:
         config: The run.
-        images: Its set, whose statistics are computed now, by all ranks together.
+        images: Its set, whose statistics are found or computed now, by all ranks together.
         context: The process that this is.
     """
 
-    def __init__(self, config: RunConfig, images: ImageSet, context: Context) -> None:
+    def __init__(self, config: RunConfig, images: ImageSet, context: Process) -> None:
         self._config = config
         self._context = context
-        self._extractor = load_extractor(config.eval.extractor, context.device)
-        self._channels = images.manifest.channels
+        self._extractor = load_extractor(
+            config.eval.extractor, context.device, inception_weights=config.eval.inception_weights
+        )
+        require_possible(self._extractor, config.eval.metrics)
+        self._resolution = image_resolution(config, images)
         self._of_digits = _shows_digits(images.manifest)
-        classes = len(images.manifest.classes or ()) if config.model.conditional else 0
-        self._classes = torch.zeros(classes, dtype=torch.float64, device=context.device)
-        self._resolution = resolution = image_resolution(config, images)
-        mine = range(context.rank, len(images.group_rows), context.world_size)
-        batches = (to_batch(images.read_group(group), images, resolution) for group in mine)
-        self._reference, self._real_distance = self._measure(self._counted(batches), None)
-        if context.world_size > 1:
-            dist.all_reduce(self._classes)
+        self._reals = Reals(images, self._resolution)
+        self._keep = kept(config.eval.metrics, config.eval.samples)
+        if context.rank == 0:
+            for count in (self._reals.total, config.eval.samples):
+                if warning := bias_warning(count, self._extractor.dim):
+                    context.warn(warning)
+        self._reference, self._labels = self._known_or_computed(images)
 
-    def __call__(self, generator: nn.Module) -> Measurement:
+    @property
+    def metric(self) -> str:
+        """What the distance is called."""
+        return self._extractor.metric
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the figures depend on, for the records."""
+        extractor = self._extractor
+        return {
+            "extractor": extractor.name,
+            "extractor_sha256": extractor.hash,
+            "resize": extractor.resize,
+            "samples": self._config.eval.samples,
+        }
+
+    def __call__(self, generator: nn.Module, draw: int = 0) -> Measurement:
         """Return what is found; every rank calls it and gets the same.
 
-        The latents are the same at every call, so that two values differ by the weights alone.
+        The latents of a draw are the same at every call, so that two values differ by the weights alone.
+
+        Raises:
+            NonFiniteError: the generator or the extractor gives something that is not a number.
         """
-        modes = self._modes()
-        moments, distance = self._measure(self._samples(generator), modes)
-        indicators = {"diversity": distance / self._real_distance if self._real_distance else 0.0}
-        if modes is not None:
-            modes.all_reduce()
-            indicators["modes"] = float(modes.hit)
-        return Measurement(frechet_distance(moments, self._reference), indicators)
+        context, samples = self._context, self._config.eval.samples
+        tally = self._tally(samples, class_score="is" in self._config.eval.metrics, modes=self._modes())
+        labels = self._labels if self._config.model.conditional else None
+        fakes = Fakes(generator, self._config.model.latent_dim, labels, self._config.seed, draw)
+        for index, part in list(blocks(0, samples))[context.rank :: context.world_size]:
+            images = fakes.block(index, context.device)[part]
+            tally.add(self._extractor, BLOCK * index, images, None, "generated")
+        tally.all_reduce()
+        figures: dict[str, float] = {}
+        if context.rank == 0 and self._reference is not None:
+            figures = scores(tally, self._reference, self._extractor, self._config.eval.metrics)
+        figures = self._told_by_first(figures)
+        return Measurement(figures[self.metric], figures)
+
+    def noise(self, generator: nn.Module, found: Measurement) -> float:
+        """Return the relative standard deviation of the distance over sets of latents; all ranks call it.
+
+        Args:
+            generator: What was measured.
+            found: What its first draw gave.
+        """
+        values = [found.distance, *(self(generator, draw).distance for draw in range(1, DRAWS))]
+        return stdev(values) / mean(values)
+
+    def _known_or_computed(self, images: ImageSet) -> tuple[Reference | None, Tensor]:
+        """Return the set's statistics, which only rank 0 needs, and how often each class occurs."""
+        context = self._context
+        cache = Cache(
+            self._config.data.path, statistics_key(images, self._extractor, self._resolution, self._keep)
+        )
+        reference = cache.load() if context.rank == 0 else None
+        labels: Tensor | None = self._told_by_first(reference and reference.labels)
+        if labels is not None:
+            return reference, labels
+        tally = self._tally(self._reals.total)
+        mine = self._reals.groups[context.rank :: context.world_size]
+        tally_groups(tally, self._extractor, self._reals, mine).all_reduce()
+        reference = Reference.of(tally)
+        if context.rank == 0 and (warning := cache.save(reference)):
+            context.warn(warning)
+        return reference, reference.labels
+
+    def _told_by_first(self, value: Any) -> Any:
+        """Return rank 0's value on every rank."""
+        if self._context.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self._context.device)
+        return values[0]
+
+    def _tally(self, total: int, *, class_score: bool = False, modes: Modes | None = None) -> Tally:
+        return Tally.empty(
+            self._extractor,
+            total,
+            keep=min(self._keep, total),
+            image_values=self._reals.channels * self._resolution**2,
+            classes=self._reals.classes,
+            class_score=class_score,
+            modes=modes,
+            device=self._context.device,
+        )
 
     def _modes(self) -> Modes | None:
         if not self._of_digits or not isinstance(self._extractor, Digits):
             return None
-        return Modes(self._extractor, self._channels, self._context.device)
-
-    def _counted(self, batches: Iterator[Batch]) -> Iterator[Tensor]:
-        """Yield batches' images, noting how frequent each class is."""
-        for batch in batches:
-            if len(self._classes) and batch.labels is not None:
-                counts = torch.bincount(batch.labels, minlength=len(self._classes))
-                self._classes += counts.to(self._classes)
-            yield batch.images
-
-    def _samples(self, generator: nn.Module) -> Iterator[Tensor]:
-        config, context = self._config, self._context
-        count = config.eval.samples
-        latents = randomness.normal((count, config.model.latent_dim), config.seed, "latents-eval")
-        labels = self._labels(count)
-        mine = range(context.rank * CHUNK, count, context.world_size * CHUNK)
-        for start in mine:
-            chunk = slice(start, start + CHUNK)
-            chosen = None if labels is None else labels[chunk]
-            yield generate(generator, latents[chunk].to(context.device), chosen)
-
-    def _labels(self, count: int) -> Tensor | None:
-        """Return classes for `count` images, as frequent as in the set."""
-        if not len(self._classes):
-            return None
-        draws = randomness.uniform((count,), self._config.seed, "labels-eval").double()
-        ends = self._classes.cumsum(0) / self._classes.sum()
-        chosen = torch.searchsorted(ends, draws.to(ends.device), right=True)
-        return chosen.clamp(max=len(self._classes) - 1)
-
-    def _measure(self, batches: Iterator[Tensor], modes: Modes | None) -> tuple[Moments, float]:
-        """Return features' moments and the RMS distance between two images, over all ranks."""
-        device = self._context.device
-        moments = Moments.empty(self._extractor.dim, device)
-        pixels = self._channels * self._resolution**2
-        # Count, sum of squared norms, sums of pixels: E|x - y|^2 = 2 (E|x|^2 - |E x|^2), in any order.
-        sums = torch.zeros(2 + pixels, dtype=torch.float64, device=device)
-        for batch in batches:
-            for chunk in batch.split(CHUNK):
-                images = chunk.to(device)
-                moments.update(self._extractor(images))
-                values = images.flatten(1).double()
-                sums[0] += len(values)
-                sums[1] += values.square().sum()
-                sums[2:] += values.sum(0)
-                if modes is not None:
-                    modes.update(images)
-        if self._context.world_size > 1:
-            dist.all_reduce(sums)
-        square, mean = sums[1] / sums[0], sums[2:] / sums[0]
-        return all_reduce(moments, device), float((2 * (square - mean.square().sum())).clamp(min=0).sqrt())
+        return Modes(self._extractor, self._reals.channels, self._context.device)
 
 
 def _shows_digits(manifest: Manifest) -> bool:
     """Whether a set's classes are the digits that its channels show, by their names."""
     channels = manifest.channels
     return manifest.classes == tuple(f"{number:0{channels}d}" for number in range(10**channels))
-
-
-@torch.no_grad()
-def generate(generator: nn.Module, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Return a generator's images for latents (n, latent_dim) and classes (n,), uint8 (n, C, R, R)."""
-    return to_uint8(generator(latents, labels))

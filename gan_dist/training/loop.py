@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-import torch
-from PIL.Image import Image
-
-from gan_dist import randomness, release, storage, telemetry
-from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config, to_yaml
+from gan_dist import release, storage
+from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config
 from gan_dist.data.device import on_device
 from gan_dist.data.loader import (
     batches,
@@ -23,16 +19,15 @@ from gan_dist.data.manifest import ImageSet
 from gan_dist.errors import ResumeError
 from gan_dist.release import ImageShape
 from gan_dist.storage import StorageOptions
-from gan_dist.telemetry import Progress
 from gan_dist.training import state as states
 from gan_dist.training.arithmetic import tune_process
 from gan_dist.training.context import Context
-from gan_dist.training.evaluate import Evaluator, Measurement, generate, metric_name
+from gan_dist.training.evaluate import Evaluator, Measurement
+from gan_dist.training.patience import should_stop, warm_up_images
 from gan_dist.training.quarantine import usable
-from gan_dist.training.state import Best, TrainingState
+from gan_dist.training.recorder import Recorder
+from gan_dist.training.state import TrainingState
 from gan_dist.training.step import Step
-
-GRID = 64
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,8 @@ class Outcome:
     """Over this call's training, evaluations left out; None when there was nothing to do."""
     value: float | None
     """The last measurement."""
+    stopped_early: bool = False
+    """Whether it ended for want of progress, before its last image."""
 
 
 def total_images(config: RunConfig) -> int:
@@ -101,14 +98,16 @@ def train(config: RunConfig, context: Context) -> Outcome:
         if context.rank == 0:
             context.warn(warning)
     total = total_images(config)
-    if state.images >= total:
-        return Outcome(state.images, finished=True, images_per_second=None, value=None)
+    ended = _without_progress(config, state)
+    if state.images >= total or ended:
+        return Outcome(state.images, finished=True, images_per_second=None, value=None, stopped_early=ended)
 
     # What it needs on the way.
     images, quarantined = usable(config, images, context)
     step = Step(config, state, context)
     evaluator = Evaluator(config, images, context)
-    recorder = _Recorder(config, run_uri, state, context, quarantined)
+    _require_same_extractor(state, evaluator, run_uri)
+    recorder = Recorder(config, run_uri, state, context, evaluator, total=total, quarantined=quarantined)
     rows = batches(
         make_order(config, images),
         choose_fetch(config, images, with_ray=context.with_ray),
@@ -120,8 +119,9 @@ def train(config: RunConfig, context: Context) -> Outcome:
     mine = on_device((to_batch(some, images, shape.resolution) for some in rows), context.device)
 
     # One round is d_steps discriminator updates and one generator update.
+    every = round(config.eval.every_kimg * 1000)
     stop = False
-    while state.images < total and not stop:
+    while state.images < total and not stop and not ended:
         before = state.images
         for _ in range(config.optim.d_steps):
             batch = next(mine)
@@ -132,140 +132,56 @@ def train(config: RunConfig, context: Context) -> Outcome:
         recorder.step(told)
 
         # Measuring, and the checkpoint that goes with it, changes nothing of what follows.
-        every = round(config.eval.every_kimg * 1000)
-        if state.images // every > before // every or state.images >= total:
-            recorder.measured(evaluator(state.average))
+        due = state.images // every > before // every
+        if due or state.images >= total:
+            recorder.measured(_measure(config, state, evaluator, due=due))
+            ended = _without_progress(config, state)
         elif stop:
             recorder.checkpoint({})
     recorder.close()
     return Outcome(
         images=state.images,
-        finished=state.images >= total,
+        finished=state.images >= total or ended,
         images_per_second=recorder.images_per_second,
         value=recorder.value,
+        stopped_early=ended and state.images < total,
     )
 
 
-class _Recorder:
-    """Writes a run's folder and tells the context; what differs by rank is here rather than in the loop."""
+def _measure(config: RunConfig, state: TrainingState, evaluator: Evaluator, *, due: bool) -> Measurement:
+    """Measure the averaged generator, and note in the state what the end of the run is decided from.
 
-    def __init__(
-        self, config: RunConfig, run_uri: str, state: TrainingState, context: Context, quarantined: int
-    ) -> None:
-        self.value: float | None = None
-        self._config = config
-        self._config_yaml = to_yaml(config)
-        self._quarantined = quarantined
-        self._run_uri = run_uri
-        self._state = state
-        self._context = context
-        self._metric = metric_name(config)
-        self._told = {"loss_d": float("nan"), "loss_g": float("nan")}
-        self._trained_s = 0.0
-        self._trained_images = 0
-        self._first = context.rank == 0
-        if self._first:
-            storage.write_bytes(storage.join(run_uri, release.CONFIG), self._config_yaml.encode())
-            self._records = telemetry.Records(run_uri, state.images)
-        self._last_step = time.perf_counter()
-        self._last_images = state.images
+    That is measurements that are `due`: one at the end of a run alone is not had by a run that goes on.
+    """
+    found = evaluator(state.average)
+    if config.eval.patience is not None and state.measured.spread is None:
+        state.measured.spread = evaluator.noise(state.average, found)
+    if due:
+        state.measured.values.append((state.images, found.distance))
+    return found
 
-    @property
-    def images_per_second(self) -> float:
-        return self._trained_images / self._trained_s if self._trained_s else 0.0
 
-    def step(self, told: dict[str, float]) -> None:
-        """Note a finished round, and the scalars of its phases."""
-        now = time.perf_counter()
-        self._trained_s += now - self._last_step
-        self._trained_images += self._state.images - self._last_images
-        self._last_step, self._last_images = now, self._state.images
-        self._told = told
-        if self._first:
-            self._context.progress(self._progress())
+def _without_progress(config: RunConfig, state: TrainingState) -> bool:
+    """Tell whether a run has had its `eval.patience` of evaluations without progress."""
+    patience, spread = config.eval.patience, state.measured.spread
+    if patience is None or spread is None:
+        return False
+    return should_stop(
+        state.measured.values, patience=patience, spread=spread, warm_up=warm_up_images(config.ema)
+    )
 
-    def measured(self, found: Measurement) -> None:
-        """Note a measurement: the record, the samples, the checkpoint and whether it is the best."""
-        state = self._state
-        self.value = value = found.distance
-        better = state.best is None or value < state.best.value
-        if better:
-            state.best = Best(value, state.images)
-        metrics = {self._metric: value, **found.indicators}
-        if self._first:
-            picture = self._write_samples()
-            if better:
-                self._write_best(metrics, picture)
-        self.checkpoint(metrics)
-        self._last_step = time.perf_counter()
-        if self._first:
-            self._context.progress(self._progress())
 
-    def checkpoint(self, metrics: dict[str, float]) -> None:
-        """Write a checkpoint and the record that goes with it."""
-        record = self._record(metrics)
-        folder, name = None, ""
-        if self._first:
-            folder = telemetry.local_folder()
-            states.save(self._state, str(folder), self._config_yaml)
-            name = states.checkpoint_name(self._state.images, states.checkpoint_names(self._run_uri))
-            self._records.write({**record, "checkpoint": name})
-        self._context.report(record, folder, name)
+def _require_same_extractor(state: TrainingState, evaluator: Evaluator, run_uri: str) -> None:
+    """Refuse to compare distances of two extractors.
 
-    def _record(self, metrics: dict[str, float]) -> dict[str, object]:
-        return {
-            "images": self._state.images,
-            "kimg": self._state.images / 1000,
-            **self._told,
-            **self._watched(),
-            "images_per_second": self.images_per_second,
-            "quarantined": self._quarantined,
-            **metrics,
-        }
-
-    def _watched(self) -> dict[str, float]:
-        state = self._state
-        norms = {
-            f"weight_norm_{name}": float(torch.nn.utils.get_total_norm(list(network.parameters())))
-            for name, network in (("d", state.discriminator), ("g", state.generator))
-        }
-        return norms | ({"augment_p": state.augment.p} if self._config.data.augment == "ada" else {})
-
-    def close(self) -> None:
-        if self._first:
-            self._records.close()
-
-    def _write_samples(self) -> Image:
-        """Write the grid of what fixed latents have become, and return it."""
-        config, state = self._config, self._state
-        latents = randomness.normal((GRID, config.model.latent_dim), config.seed, "latents-grid")
-        device, classes = self._context.device, state.shape.classes
-        labels = torch.arange(GRID, device=device) * classes // GRID if classes else None
-        picture = telemetry.image_grid(generate(state.average, latents.to(device), labels))
-        name = f"fakes_{state.images / 1000:010.3f}.png"
-        telemetry.write_png(storage.join(self._run_uri, "samples", name), picture)
-        return picture
-
-    def _write_best(self, metrics: dict[str, float], picture: Image) -> None:
-        """Keep the averaged generator as a release, beside the checkpoints, which come and go."""
-        release.write_best(
-            self._run_uri,
-            self._state.average,
-            shape=self._state.shape,
-            config_yaml=self._config_yaml,
-            record=self._record(metrics),
-            metric=self._metric,
-            picture=picture,
+    Raises:
+        ResumeError: the run was measured by another one.
+    """
+    extractor = str(evaluator.settings["extractor_sha256"])
+    if state.measured.extractor not in ("", extractor):
+        raise ResumeError(
+            f"{run_uri} was measured by an extractor with SHA-256 {state.measured.extractor}, and "
+            f"eval.extractor has {extractor} now: their distances cannot be compared. Give the run another "
+            "name (name=...), or the extractor that it was begun with"
         )
-
-    def _progress(self) -> Progress:
-        state = self._state
-        return Progress(
-            images=state.images,
-            total_images=total_images(self._config),
-            loss_d=self._told["loss_d"],
-            loss_g=self._told["loss_g"],
-            metric=self._metric,
-            value=self.value,
-            best=None if state.best is None else state.best.value,
-        )
+    state.measured.extractor = extractor

@@ -45,6 +45,18 @@ class AugmentStrength:
 
 
 @dataclass
+class Measured:
+    """What evaluations have found so far: what the end of a run is decided from."""
+
+    extractor: str = ""
+    """SHA-256 of the extractor; distances of another are not comparable."""
+    spread: float | None = None
+    """Relative standard deviation of the distance over sets of latents, once it has been measured."""
+    values: list[tuple[int, float]] = field(default_factory=list)
+    """Images seen and the distance then, oldest first."""
+
+
+@dataclass
 class TrainingState:
     """A run at one moment. What is not here is a pure function of the configuration and `images`."""
 
@@ -59,6 +71,7 @@ class TrainingState:
     """The clock: images that the discriminator has seen."""
     best: Best | None = None
     augment: AugmentStrength = field(default_factory=AugmentStrength)
+    measured: Measured = field(default_factory=Measured)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return every tensor, by file and name; the same storage, not a copy."""
@@ -134,7 +147,12 @@ def checkpoint_names(run_uri: str) -> list[str]:
 def save(state: TrainingState, uri: str, config_yaml: str) -> None:
     """Write a checkpoint; its manifest, without which it counts for nothing, last."""
     best = None if state.best is None else asdict(state.best)
-    record = {"images": state.images, "best": best, "augment": asdict(state.augment)}
+    record = {
+        "images": state.images,
+        "best": best,
+        "augment": asdict(state.augment),
+        "measured": asdict(state.measured),
+    }
     contents = {f"{name}.safetensors": pack(tensors) for name, tensors in state.tensors().items()}
     contents |= {STATE: to_json(record), SHAPE: to_json(asdict(state.shape)), CONFIG: config_yaml.encode()}
     write_folder(uri, "checkpoint", contents)
@@ -161,6 +179,8 @@ def load(state: TrainingState, uri: str) -> None:
     state.images = record["images"]
     state.best = None if record["best"] is None else Best(**record["best"])
     state.augment = AugmentStrength(**record["augment"])
+    measured = record.get("measured", asdict(Measured()))  # checkpoints of 0.1.0 have none
+    state.measured = Measured(**measured | {"values": [tuple(pair) for pair in measured["values"]]})
 
 
 def load_latest(state: TrainingState, run_uri: str) -> list[str]:

@@ -7,6 +7,8 @@ import torch
 from gan_dist import models
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import open_images
+from gan_dist.evaluation.scores import require_possible
+from gan_dist.metrics.features import load_extractor
 from gan_dist.storage import StorageOptions, configure
 from gan_dist.training import state as states
 from gan_dist.training.arithmetic import Arithmetic
@@ -17,8 +19,9 @@ def summarise(config: RunConfig) -> dict[str, object]:
     """Return a run's sizes, without side effects.
 
     Raises:
-        DataError: the image set is missing.
-        ConfigError: the networks cannot be built for these images, or not computed as configured.
+        DataError: the image set is missing, or its extractor cannot tell what is asked of it.
+        ConfigError: the networks cannot be built for these images, or not computed as configured; or there
+            is no such extractor.
     """
     configure(StorageOptions(config.storage.backend, config.storage.timeout_s))
     images = open_images(config.data.path)
@@ -30,6 +33,10 @@ def summarise(config: RunConfig) -> dict[str, object]:
         )
     if not config.scale.gpus_per_worker:
         Arithmetic.of(config, torch.device("cpu"))
+    extractor = load_extractor(
+        config.eval.extractor, torch.device("cpu"), inception_weights=config.eval.inception_weights
+    )
+    require_possible(extractor, config.eval.metrics)
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
     scale = config.scale
     return {
@@ -39,6 +46,7 @@ def summarise(config: RunConfig) -> dict[str, object]:
         "generator_parameters": generator,
         "discriminator_parameters": discriminator,
         "length": f"{total_images(config)} images, {total_images(config) / manifest.count:.1f} epochs",
+        "metric": f"{extractor.metric} of {config.eval.samples} images every {config.eval.every_kimg:g} kimg",
         "placement": f"{scale.workers} workers of {scale.cpus_per_worker:g} CPUs and "
         f"{scale.gpus_per_worker:g} GPUs, {config.train.batch_size // scale.workers} images each a batch",
     }

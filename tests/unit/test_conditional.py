@@ -10,7 +10,7 @@ import torch
 from gan_dist import release
 from gan_dist.config import load_config
 from gan_dist.errors import DataError
-from gan_dist.metrics.features import load_digits
+from gan_dist.metrics.digits import load_digits
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 

@@ -268,7 +268,7 @@ def test_no_section_has_defaults_other_than_its_own() -> None:
 
 
 class FutureEval(EvalConfig):
-    metrics: Annotated[tuple[Literal["fid", "kid"], ...], Field(min_length=1)] = ("fid",)
+    names: Annotated[tuple[Literal["fid", "kid"], ...], Field(min_length=1)] = ("fid",)
     sizes: tuple[int, ...] = ()
     flag: bool = False
 
@@ -294,9 +294,9 @@ def _future(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_future")
 def test_lists_mappings_and_sections_that_may_be_absent() -> None:
-    config = load_text(GOOD, "eval={metrics: [fid, kid], sizes: [1, 2.0], flag: true}")
+    config = load_text(GOOD, "eval={names: [fid, kid], sizes: [1, 2.0], flag: true}")
     assert isinstance(config, FutureConfig)
-    assert (config.eval.metrics, config.eval.sizes, config.eval.flag) == (("fid", "kid"), (1, 2), True)
+    assert (config.eval.names, config.eval.sizes, config.eval.flag) == (("fid", "kid"), (1, 2), True)
     assert config.search is None
     assert load_text(to_yaml(config)) == config
     config = load_text(GOOD + "search:\n  space: {optim.g.lr: [1e-4, 1], x: y}\n")
@@ -313,13 +313,13 @@ def test_lists_mappings_and_sections_that_may_be_absent() -> None:
     ("override", "said"),
     [
         (
-            "eval.metrics=[fix]",
-            "eval.metrics must be a list of at least 1, each item one of fid, kid; "
+            "eval.names=[fix]",
+            "eval.names must be a list of at least 1, each item one of fid, kid; "
             "'fix' is not; the nearest is fid",
         ),
         (
-            "eval.metrics=[]",
-            "eval.metrics must be a list of at least 1, each item one of fid, kid, not an empty list",
+            "eval.names=[]",
+            "eval.names must be a list of at least 1, each item one of fid, kid, not an empty list",
         ),
         ("eval.sizes=[1, a]", "eval.sizes must be a list, each item a whole number; 'a' is not"),
         ("eval.flag=yes", "eval.flag must be true or false, not 'yes'"),

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.loader import open_images, to_batch
-from gan_dist.metrics.features import load_digits
+from gan_dist.metrics.digits import load_digits
 from gan_dist.metrics.modes import Modes
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluate import Evaluator, Measurement
 from tests.gloo import run_gloo
+
+pytestmark = pytest.mark.usefixtures("no_network")
 
 CPU = torch.device("cpu")
 
@@ -56,22 +58,22 @@ def measured(config: RunConfig, known: int | None) -> Measurement:
 def test_a_generator_that_knows_the_set_is_near_diverse_and_covers_all_modes() -> None:
     found = measured(settings(), None)
     assert found.distance < 10
-    assert found.indicators["diversity"] == pytest.approx(1, abs=0.02)
-    assert found.indicators["modes"] == 10
+    assert found.figures["diversity"] == pytest.approx(1, abs=0.02)
+    assert found.figures["modes"] == 10
 
 
 def test_a_collapsed_generator_is_told_by_all_three() -> None:
     found = measured(settings(), 1)
     assert found.distance > 100
-    assert found.indicators["diversity"] == pytest.approx(0, abs=1e-3)
-    assert found.indicators["modes"] == 1
+    assert found.figures["diversity"] == pytest.approx(0, abs=1e-3)
+    assert found.figures["modes"] == 1
 
 
 def test_two_ranks_find_what_one_finds() -> None:
     one = measured(settings(), 50)
     for many in run_gloo(measured, 2, settings(), 50):
         assert many.distance == pytest.approx(one.distance, rel=1e-6)
-        assert many.indicators == pytest.approx(one.indicators, rel=1e-9)
+        assert many.figures == pytest.approx(one.figures, rel=1e-6)
 
 
 def test_classes_are_asked_for_as_often_as_the_set_has_them() -> None:

@@ -10,10 +10,13 @@ from safetensors import safe_open
 from torch.nn.functional import interpolate
 
 from gan_dist.assets.train_lenet import digits, held_out
-from gan_dist.errors import CheckpointError, ConfigError, DataError
-from gan_dist.metrics.features import LENET_PATH, LENET_SHA256, Digits, load_digits, load_extractor
+from gan_dist.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from gan_dist.metrics.digits import LENET_PATH, LENET_SHA256, Digits, load_digits
+from gan_dist.metrics.features import exact, load_extractor, require_finite
+from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.moments import Moments
-from gan_dist.metrics.scores import frechet_distance
+
+pytestmark = pytest.mark.usefixtures("no_network")
 
 CPU = torch.device("cpu")
 
@@ -35,16 +38,16 @@ def resized(images: torch.Tensor, edge: int) -> torch.Tensor:
 
 def test_interface(extractor: Digits, images: torch.Tensor) -> None:
     loaded = load_extractor("digits", CPU)
-    features = loaded(images[:5])
-    assert loaded.name == "digits"
+    features, logits = loaded(images[:5])
+    assert (loaded.name, loaded.metric, loaded.classes) == ("digits", "fd_digits", 10)
     assert loaded.hash == LENET_SHA256 == hashlib.sha256(LENET_PATH.read_bytes()).hexdigest()
     assert features.shape == (5, loaded.dim)
     assert features.dtype == torch.float32
     assert not features.requires_grad
-    assert torch.equal(features, extractor(images[:5]))
-    assert extractor.classify(images[:5]).shape == (5, 10)
-    with pytest.raises(ConfigError, match=r"eval\.extractor=inception.*use digits"):
-        load_extractor("inception", CPU)
+    assert torch.equal(features, extractor(images[:5]).features)
+    assert logits is not None
+    assert logits.shape == (5, 10)
+    assert torch.equal(logits, extractor.classify(images[:5]))
 
 
 def test_weights_are_small_and_say_where_they_come_from() -> None:
@@ -82,18 +85,19 @@ def test_accuracy_on_digits_that_training_never_saw(extractor: Digits, edge: int
 
 
 def test_features_do_not_depend_on_the_batch(extractor: Digits, images: torch.Tensor) -> None:
-    whole = extractor(images[:200])
+    whole = extractor(images[:200]).features
     for size in (1, 7, 64):
-        parts = torch.cat([extractor(batch) for batch in torch.split(images[:200], size)])
+        parts = torch.cat([extractor(batch).features for batch in torch.split(images[:200], size)])
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_three_channels_are_averaged_to_grey(extractor: Digits, images: torch.Tensor) -> None:
     grey = images[:9]
-    torch.testing.assert_close(extractor(grey.expand(-1, 3, -1, -1)), extractor(grey), rtol=1e-5, atol=1e-5)
+    repeated = grey.expand(-1, 3, -1, -1)
+    torch.testing.assert_close(extractor(repeated), extractor(grey), rtol=1e-5, atol=1e-5)
     stacked = images[:9].view(3, 3, 8, 8)
     mean = stacked.float().mean(1, keepdim=True).round().to(torch.uint8)
-    torch.testing.assert_close(extractor(stacked), extractor(mean), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(extractor(stacked).features, extractor(mean).features, rtol=0.05, atol=0.05)
     each = extractor.classify(stacked.reshape(9, 1, 8, 8))
     torch.testing.assert_close(each, extractor.classify(grey))
 
@@ -102,9 +106,9 @@ def test_detail_beyond_the_networks_resolution_is_averaged(extractor: Digits) ->
     """Resizing without antialiasing would see black or white stripes where there is grey."""
     stripes = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
     stripes[..., 0::4] = stripes[..., 3::4] = 254
-    features = extractor(stripes)
-    grey = extractor(torch.full((1, 1, 64, 64), 127, dtype=torch.uint8))
-    black = extractor(torch.zeros(1, 1, 64, 64, dtype=torch.uint8))
+    features = extractor(stripes).features
+    grey = extractor(torch.full((1, 1, 64, 64), 127, dtype=torch.uint8)).features
+    black = extractor(torch.zeros(1, 1, 64, 64, dtype=torch.uint8)).features
     assert (features - grey).norm() < 0.05 * (black - grey).norm()
 
 
@@ -117,22 +121,83 @@ def test_other_images_are_refused(extractor: Digits) -> None:
 
 def test_distance_of_two_fixed_halves_is_golden(extractor: Digits, images: torch.Tensor) -> None:
     """Even against odd indices; changes only with the weights, the resizing or the formula."""
-    features = extractor(images)
+    features = extractor(images).features
     distance = frechet_distance(Moments.of(features[0::2]), Moments.of(features[1::2]))
     assert distance == pytest.approx(3.6006, rel=1e-3)
 
 
 def test_distance_grows_with_the_damage(extractor: Digits, images: torch.Tensor) -> None:
-    real = Moments.of(extractor(images))
+    def moments(of: torch.Tensor) -> Moments:
+        return Moments.of(extractor(of).features)
+
+    real = moments(images)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=generator)
     distances = [0.0]
     for deviation in (8, 16, 32, 64, 128):
         noisy = (images + deviation * noise).clamp(0, 255).round().to(torch.uint8)
-        distances.append(frechet_distance(real, Moments.of(extractor(noisy))))
+        distances.append(frechet_distance(real, moments(noisy)))
     assert distances == sorted(distances)
     uniform = torch.randint(0, 256, images.shape, dtype=torch.uint8, generator=generator)
-    assert frechet_distance(real, Moments.of(extractor(uniform))) > distances[-1]
+    assert frechet_distance(real, moments(uniform)) > distances[-1]
     labels = digits()[1]
-    missing = [frechet_distance(real, Moments.of(extractor(images[labels < kept]))) for kept in (9, 5, 1)]
+    missing = [frechet_distance(real, moments(images[labels < kept])) for kept in (9, 5, 1)]
     assert missing == sorted(missing)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("inceptoin", "inception"), ("Digits", "digits"), ("fid", None), ("", None)]
+)
+def test_a_name_that_is_none_is_refused(name: str, nearest: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_extractor(name, CPU)
+    problem = (
+        f"eval.extractor={name}: there is no such extractor; use digits, inception, random, or a class of "
+        "your own as package.module:Class"
+    )
+    assert str(caught.value) == problem + (f"; the nearest is {nearest}" if nearest else "")
+
+
+def test_features_that_are_no_numbers_name_their_images() -> None:
+    features = torch.zeros(256, 4)
+    require_finite(features, "generated images 512 to 767")
+    features[3, 1] = features[3, 2] = torch.inf
+    with pytest.raises(NonFiniteError, match="of real images 0 to 255 hold infinity, in 1 of 256 images"):
+        require_finite(features, "real images 0 to 255")
+    features[200, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="generated images 512 to 767 hold NaN, in 2 of 256 images"):
+        require_finite(features, "generated images 512 to 767")
+    require_finite(torch.zeros(0, 4), "no images")
+
+
+@pytest.mark.parametrize("name", ["digits", "random"])
+def test_features_are_exact_whatever_training_allows(name: str, images: torch.Tensor) -> None:
+    loaded = load_extractor(name, CPU)
+    expected = loaded(images[:8])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loaded(images[:8])
+    assert torch.equal(found.features, expected.features)
+
+
+def test_exactness_ends_with_its_block() -> None:
+    def settings() -> tuple[object, ...]:
+        cudnn = torch.backends.cudnn
+        return (
+            torch.get_float32_matmul_precision(),
+            cudnn.allow_tf32,
+            cudnn.deterministic,
+            cudnn.benchmark,
+            torch.is_autocast_enabled("cpu"),
+            torch.is_grad_enabled(),
+        )
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        outside = settings()
+        with exact(CPU):
+            assert settings() == ("highest", False, True, False, False, False)
+        assert settings() == outside
+        assert outside[0] == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan_dist.errors import DataError
+from gan_dist.metrics.frechet import bias_warning, extrapolate, frechet_distance
 from gan_dist.metrics.moments import Moments, all_reduce
-from gan_dist.metrics.scores import frechet_distance
 from tests.gloo import run_gloo
+
+pytestmark = pytest.mark.usefixtures("no_network")
 
 Array = npt.NDArray[np.float64]
 
@@ -192,6 +194,15 @@ class TestFrechetDistance:
         assert distance == pytest.approx(expected, rel=1e-9)
         assert frechet_distance(Moments.of(b), Moments.of(a)) == pytest.approx(distance, rel=1e-12)
 
+    @pytest.mark.parametrize(("dtype", "rel"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+    def test_against_torch_fidelity(self, dtype: torch.dtype, rel: float) -> None:
+        from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+        a, b = rows(400, 64, seed=1).to(dtype), (1.1 * rows(500, 64, seed=2) + 0.2).to(dtype)
+        theirs = fid_statistics_to_metric(*map(fid_features_to_statistics, (a, b)), verbose=False)
+        distance = frechet_distance(Moments.of(a), Moments.of(b))
+        assert distance == pytest.approx(theirs["frechet_inception_distance"], rel=rel)
+
     def test_diagonal_closed_form(self) -> None:
         """Independent features: the squared differences of means and of deviations, zero deviations too."""
         mean = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
@@ -264,3 +275,34 @@ class TestFrechetDistance:
             frechet_distance(Moments.of(rows(9, 3)), Moments.of(rows(9, 4)))
         with pytest.raises(DataError, match="at least 2 images"):
             frechet_distance(Moments.of(rows(9, 3)), Moments.of(rows(1, 3)))
+
+    @pytest.mark.parametrize("count", [1000, 3000])
+    def test_full_size(self, count: int) -> None:
+        """At FID's 2,048 features, with a spectrum of eight decades, below full rank and at it."""
+        features = rows(count, 2048, seed=4) * torch.logspace(0, -4, 2048, dtype=torch.float64) + 7
+        moments, same = Moments.of(features), Moments.of(features.flip(0))
+        assert frechet_distance(moments, same) <= 1e-9 * moments.covariance().trace().item()
+
+
+class TestExtrapolation:
+    def test_a_bias_of_one_over_n_is_taken_off(self) -> None:
+        counts = [1000, 2000, 5000, 10_000]
+        assert extrapolate(counts, [3 + 400 / n for n in counts]) == pytest.approx(3, rel=1e-12)
+
+    def test_gaussians_of_known_distance(self) -> None:
+        """Features of equal distributions: the distance is 0, and all that is measured is bias."""
+        real = Moments.of(rows(20_000, 16, seed=1))
+        counts = [200, 400, 800, 1600]
+        features = rows(1600, 16, seed=1)[torch.randperm(1600, generator=torch.Generator().manual_seed(0))]
+        distances = [frechet_distance(Moments.of(features[:n]), real) for n in counts]
+        assert distances == sorted(distances, reverse=True)
+        assert abs(extrapolate(counts, distances)) < 0.2 * distances[-1]
+
+    def test_one_count_is_not_enough(self) -> None:
+        with pytest.raises(ValueError, match="two counts or more"):
+            extrapolate([5, 5], [1.0, 2.0])
+
+
+def test_fewer_images_than_features_are_warned_of() -> None:
+    assert bias_warning(2048, 2048) is None
+    assert "2047 images are fewer than the extractor's 2048 features" in str(bias_warning(2047, 2048))

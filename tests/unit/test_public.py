@@ -53,10 +53,11 @@ def test_ray_stays_in_its_rooms() -> None:
 LAYERS = [
     ("errors", "config", "storage", "randomness", "memory"),
     ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
+    ("evaluation",),
     ("training",),
     ("cluster",),
     ("bench",),
-    ("cli", "cli_pack"),
+    ("cli", "cli_evaluate", "cli_pack"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -247,6 +248,48 @@ def test_the_best_generator_loads_in_three_lines(tmp_path: Path) -> None:
     assert gan_dist.load(str(newest)).sample(1).shape == (1, 1, 16, 16)
 
 
+PATIENT = ["train.kimg=3", "eval.every_kimg=0.128", "eval.patience=2", "ema.half_life_kimg=0.01"]
+
+
+def test_a_run_without_progress_ends_early_and_stays_ended(tmp_path: Path) -> None:
+    settings = config(tmp_path, *PATIENT, "optim.g.lr=1e-12", "optim.d.lr=1e-12")
+    outcome = run(settings)
+    assert outcome.finished
+    assert outcome.stopped_early
+    # The average is settled after 0.2 kimg: two evaluations before, then twice the patience.
+    first = 256
+    assert outcome.images == first + 3 * 128
+    again = run(settings)
+    assert (again.finished, again.stopped_early, again.images) == (True, True, outcome.images)
+    more = run(config(tmp_path, *PATIENT, "eval.patience=null", "optim.g.lr=1e-12", "optim.d.lr=1e-12"))
+    assert more.images == 3008
+    assert not more.stopped_early
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole", *PATIENT), config(tmp_path / "parts", *PATIENT)
+    outcome = run(whole)
+    assert outcome.stopped_early
+    run(config(tmp_path / "parts", *PATIENT, "train.kimg=0.3"))
+    assert run(parts).images == outcome.images
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+def test_a_run_measured_by_another_extractor_is_refused(tmp_path: Path) -> None:
+    settings = config(tmp_path, "train.kimg=0.32", "eval.every_kimg=0.32")
+    run(settings)
+    folder = tmp_path / "run" / states.checkpoint_names(str(tmp_path / "run"))[0]
+    state = json.loads((folder / "state.json").read_text())
+    state["measured"]["extractor"] = "0" * 64
+    content = (json.dumps(state) + "\n").encode()
+    (folder / "state.json").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["state.json"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ResumeError, match=r"measured by an extractor with SHA-256 000.*e0ad31e8"):
+        run(config(tmp_path))
+
+
 def test_the_clock_counts_every_discriminator_batch(tmp_path: Path) -> None:
     outcome = run(config(tmp_path, "optim.d_steps=3", "train.kimg=0.5", "eval.every_kimg=0.5"))
     assert outcome.images == 6 * 96
@@ -276,7 +319,9 @@ def _reference(settings: RunConfig) -> tuple[np.ndarray[Any, np.dtype[np.float64
     from gan_dist.training.evaluate import Evaluator
 
     images = open_images(settings.data.path)
-    moments = Evaluator(settings, images, LocalContext("unused"))._reference
+    reference = Evaluator(settings, images, LocalContext("unused"))._reference
+    assert reference is not None
+    moments = reference.moments
     return moments.mean.numpy(), moments.m2.numpy()
 
 
@@ -284,7 +329,7 @@ def test_state_has_nothing_that_a_checkpoint_lacks() -> None:
     """A field added to the state must be saved, or resuming would lose it."""
     fields = set(TrainingState.__dataclass_fields__)
     saved = {"generator", "discriminator", "average", "optimizer_g", "optimizer_d", "shape"}
-    saved |= {"images", "best", "augment"}
+    saved |= {"images", "best", "augment", "measured"}
     assert fields == saved
     assert not dist.is_initialized()
 

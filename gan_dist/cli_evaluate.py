@@ -1,0 +1,121 @@
+"""The verb `evaluate`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gan_dist.errors import DataError
+
+if TYPE_CHECKING:
+    from gan_dist.config import ScaleConfig
+    from gan_dist.evaluation.assess import Assessment
+    from gan_dist.evaluation.work import Request
+
+INTERRUPTED = 130
+METRICS = ("fid", "kid", "is", "pr", "dc", "memorisation")
+
+
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="A release, a checkpoint, or a run's folder.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="The set to compare with; what the generator was trained on when absent."),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Some of fid, kid, is, pr, dc, memorisation; fid is always measured.")
+    ] = "fid",
+    samples: Annotated[int, typer.Option(min=2, help="Generated images in a repeat.")] = 50_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Sets of latents; the spread is over these.")] = 1,
+    extractor: Annotated[
+        str | None,
+        typer.Option(help="inception, digits, random or package.module:Class; the run's when absent."),
+    ] = None,
+    inception_weights: Annotated[
+        str | None,
+        typer.Option(help="File or URI of inception's weights; or set GAN_DIST_INCEPTION_WEIGHTS."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the latents.")] = 1,
+    out: Annotated[
+        str, typer.Option(help="With memorisation: the PNG of generated images beside the nearest real ones.")
+    ] = "nearest.png",
+    workers: Annotated[int, typer.Option(min=1, help="Processes on the cluster.")] = 1,
+    cpus_per_worker: Annotated[float, typer.Option(help="CPUs that each reserves.")] = 1.0,
+    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that each reserves.")] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Measure a generator: FID, KID, Inception Score, precision and recall, density and coverage, copying."""
+    from gan_dist import release, telemetry
+    from gan_dist.cli import absolute
+    from gan_dist.config import ScaleConfig
+    from gan_dist.evaluation.work import Request
+    from gan_dist.storage import StorageOptions
+
+    chosen = _chosen(metrics)
+    config = release.load(source).config
+    weights = inception_weights or config.eval.inception_weights
+    request = Request(
+        source=absolute(source),
+        data=absolute(data or config.data.path),
+        metrics=chosen,
+        samples=samples,
+        repeats=repeats,
+        extractor=extractor or config.eval.extractor,
+        inception_weights=weights and absolute(weights),
+        seed=seed,
+        storage=StorageOptions(config.storage.backend, config.storage.timeout_s),
+    )
+    scale = ScaleConfig(workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
+    found = _assess(request, scale)
+    for name, value in found.figures.items():
+        typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
+    if found.nearest is not None:
+        telemetry.write_png(out, found.nearest)
+        typer.echo(f"the generated images nearest to a training image, each beside it, are in {out}")
+    if as_json:
+        picture = {} if found.nearest is None else {"nearest": out}
+        typer.echo(json.dumps({**found.figures, **picture}))
+
+
+def _chosen(metrics: str) -> tuple[str, ...]:
+    """Return the names in a comma-separated list, without `fid`.
+
+    Raises:
+        DataError: one is not a metric.
+    """
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise DataError(f"--metrics {metrics}: {', '.join(unknown)} is not one of {', '.join(METRICS)}")
+    return tuple(name for name in METRICS[1:] if name in names)
+
+
+def _assess(request: Request, scale: ScaleConfig) -> Assessment:
+    """Measure in this process where one is enough, otherwise on the cluster; show how far it is."""
+    from gan_dist.evaluation.assess import assess
+    from gan_dist.evaluation.work import Workers, here
+    from gan_dist.progress import CountProgress
+
+    with CountProgress(0, "images") as progress, ExitStack() as connected:
+        if scale.workers == 1 and "RAY_ADDRESS" not in os.environ:
+            do: Workers = here
+        else:
+            from gan_dist.cluster.connect import cluster
+            from gan_dist.cluster.parts import ray_workers
+
+            connected.enter_context(cluster(scale))
+            do = ray_workers(scale)
+        try:
+            found = assess(request, do, progress.update)
+        except KeyboardInterrupt:
+            typer.echo("stopped; what was computed of the set is kept", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        for warning in found.warnings:
+            progress.note(f"warning: {warning}")
+    return found

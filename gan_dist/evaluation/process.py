@@ -1,0 +1,26 @@
+"""What an evaluation must know of where it runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Process(Protocol):
+    """One process of several that do the same."""
+
+    @property
+    def rank(self) -> int:
+        """This process's number among all of the run."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes of the run."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+
+    def warn(self, sentence: str) -> None:
+        """Tell the user something that the run goes on in spite of; any rank may."""

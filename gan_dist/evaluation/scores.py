@@ -1,0 +1,63 @@
+"""From what was kept of generated and of real images to the figures that are reported."""
+
+from __future__ import annotations
+
+import torch
+
+from gan_dist.errors import DataError
+from gan_dist.evaluation.reference import Reference
+from gan_dist.evaluation.tally import Tally
+from gan_dist.metrics.features import Extractor
+from gan_dist.metrics.frechet import frechet_distance
+from gan_dist.metrics.kernel import kid
+from gan_dist.metrics.manifold import density_coverage, precision_recall
+
+
+def named(score: str, extractor: Extractor) -> str:
+    """Return what a score is called: alone with the features of FID, otherwise with its extractor's name."""
+    return score if extractor.metric == "fid" else f"{score}_{extractor.name}"
+
+
+def scores(found: Tally, real: Reference, extractor: Extractor, metrics: tuple[str, ...]) -> dict[str, float]:
+    """Return the figures of generated images, by name.
+
+    The Frechet distance, under `extractor.metric`; `diversity`, the root mean squared distance between two
+    generated images over that between two real ones (1 is right, 0 is one image); `modes` where they were
+    counted; and those of `metrics`: `kid`, `is`, `pr` (`precision`, `recall`), `dc` (`density`, `coverage`).
+
+    Raises:
+        DataError: too few images for one of them.
+    """
+    distance = found.spread.distance / real.distance if real.distance else 0.0
+    figures = {
+        extractor.metric: frechet_distance(found.moments, real.moments),
+        "diversity": distance,
+    }
+    if found.modes is not None:
+        figures["modes"] = float(found.modes.hit)
+    if "is" in metrics and found.class_score is not None:
+        figures[named("is", extractor)] = found.class_score.mean
+    features = torch.zeros(0, extractor.dim) if found.reservoir is None else found.reservoir.features
+    reals = real.features.to(features.device)
+    if "kid" in metrics:
+        figures[named("kid", extractor)] = kid(reals, features).mean
+    if "pr" in metrics:
+        of = precision_recall(reals, features)
+        figures |= {named("precision", extractor): of.precision, named("recall", extractor): of.recall}
+    if "dc" in metrics:
+        near = density_coverage(reals, features)
+        figures |= {named("density", extractor): near.density, named("coverage", extractor): near.coverage}
+    return figures
+
+
+def require_possible(extractor: Extractor, metrics: tuple[str, ...]) -> None:
+    """Refuse what an extractor cannot tell.
+
+    Raises:
+        DataError: the Inception Score without classes.
+    """
+    if "is" in metrics and not extractor.classes:
+        raise DataError(
+            f"eval.metrics: `is` needs class probabilities and the extractor {extractor.name} has none; "
+            "leave it out, or use eval.extractor=inception or digits"
+        )

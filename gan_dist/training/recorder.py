@@ -1,0 +1,154 @@
+"""Writes a run's folder and tells the context: records, samples, checkpoints, the best release."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from PIL.Image import Image
+
+from gan_dist import randomness, release, storage, telemetry
+from gan_dist.config import RunConfig, to_yaml
+from gan_dist.telemetry import Progress
+from gan_dist.training import state as states
+from gan_dist.training.context import Context
+from gan_dist.training.evaluate import Evaluator, Measurement
+from gan_dist.training.state import Best, TrainingState
+
+GRID = 64
+
+
+class Recorder:
+    """What differs by rank is here rather than in the loop."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_uri: str,
+        state: TrainingState,
+        context: Context,
+        evaluator: Evaluator,
+        *,
+        total: int,
+        quarantined: int,
+    ) -> None:
+        self.value: float | None = None
+        self._config = config
+        self._config_yaml = to_yaml(config)
+        self._quarantined = quarantined
+        self._total = total
+        self._run_uri = run_uri
+        self._state = state
+        self._context = context
+        self._metric = evaluator.metric
+        self._settings = evaluator.settings
+        self._told = {"loss_d": float("nan"), "loss_g": float("nan")}
+        self._trained_s = 0.0
+        self._trained_images = 0
+        self._first = context.rank == 0
+        if self._first:
+            storage.write_bytes(storage.join(run_uri, release.CONFIG), self._config_yaml.encode())
+            self._records = telemetry.Records(run_uri, state.images)
+        self._last_step = time.perf_counter()
+        self._last_images = state.images
+
+    @property
+    def images_per_second(self) -> float:
+        return self._trained_images / self._trained_s if self._trained_s else 0.0
+
+    def step(self, told: dict[str, float]) -> None:
+        """Note a finished round, and the scalars of its phases."""
+        now = time.perf_counter()
+        self._trained_s += now - self._last_step
+        self._trained_images += self._state.images - self._last_images
+        self._last_step, self._last_images = now, self._state.images
+        self._told = told
+        if self._first:
+            self._context.progress(self._progress())
+
+    def measured(self, found: Measurement) -> None:
+        """Note a measurement: the record, the samples, the checkpoint and whether it is the best."""
+        state = self._state
+        self.value = value = found.distance
+        better = state.best is None or value < state.best.value
+        if better:
+            state.best = Best(value, state.images)
+        metrics = {**found.figures, **self._settings}
+        if self._first:
+            picture = self._write_samples()
+            if better:
+                self._write_best(metrics, picture)
+        self.checkpoint(metrics)
+        self._last_step = time.perf_counter()
+        if self._first:
+            self._context.progress(self._progress())
+
+    def checkpoint(self, metrics: dict[str, object]) -> None:
+        """Write a checkpoint and the record that goes with it."""
+        record = self._record(metrics)
+        folder, name = None, ""
+        if self._first:
+            folder = telemetry.local_folder()
+            states.save(self._state, str(folder), self._config_yaml)
+            name = states.checkpoint_name(self._state.images, states.checkpoint_names(self._run_uri))
+            self._records.write({**record, "checkpoint": name})
+        self._context.report(record, folder, name)
+
+    def _record(self, metrics: dict[str, object]) -> dict[str, object]:
+        return {
+            "images": self._state.images,
+            "kimg": self._state.images / 1000,
+            **self._told,
+            **self._watched(),
+            "images_per_second": self.images_per_second,
+            "quarantined": self._quarantined,
+            **metrics,
+        }
+
+    def _watched(self) -> dict[str, float]:
+        state = self._state
+        norms = {
+            f"weight_norm_{name}": float(torch.nn.utils.get_total_norm(list(network.parameters())))
+            for name, network in (("d", state.discriminator), ("g", state.generator))
+        }
+        return norms | ({"augment_p": state.augment.p} if self._config.data.augment == "ada" else {})
+
+    def close(self) -> None:
+        if self._first:
+            self._records.close()
+
+    def _write_samples(self) -> Image:
+        """Write the grid of what fixed latents have become, and return it."""
+        config, state = self._config, self._state
+        latents = randomness.normal((GRID, config.model.latent_dim), config.seed, "latents-grid")
+        device, classes = self._context.device, state.shape.classes
+        labels = torch.arange(GRID, device=device) * classes // GRID if classes else None
+        with torch.no_grad():
+            picture = telemetry.image_grid(release.to_uint8(state.average(latents.to(device), labels)))
+        name = f"fakes_{state.images / 1000:010.3f}.png"
+        telemetry.write_png(storage.join(self._run_uri, "samples", name), picture)
+        return picture
+
+    def _write_best(self, metrics: dict[str, object], picture: Image) -> None:
+        """Keep the averaged generator as a release, beside the checkpoints, which come and go."""
+        release.write_best(
+            self._run_uri,
+            self._state.average,
+            shape=self._state.shape,
+            config_yaml=self._config_yaml,
+            record=self._record(metrics),
+            metric=self._metric,
+            picture=picture,
+        )
+
+    def _progress(self) -> Progress:
+        state = self._state
+        return Progress(
+            images=state.images,
+            total_images=self._total,
+            loss_d=self._told["loss_d"],
+            loss_g=self._told["loss_g"],
+            metric=self._metric,
+            value=self.value,
+            best=None if state.best is None else state.best.value,
+        )

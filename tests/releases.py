@@ -1,0 +1,45 @@
+"""Releases to measure, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from gan_dist import models, randomness, release
+from gan_dist.config import load_config, to_yaml
+from gan_dist.evaluation.work import Request
+from gan_dist.release import ImageShape
+from gan_dist.storage import StorageOptions
+
+
+def untrained(folder: Path) -> str:
+    """Write the release of an untrained generator of 8x8 digits, and return its run's folder."""
+    settings = load_config("digits", ["name=run", f"storage={folder}", "model.width=8", "model.max_width=16"])
+    generator, _ = models.build(settings.model, resolution=8, channels=1)
+    models.initialise(generator, randomness.generator(0, "generator"))
+    release.write_best(
+        settings.run_uri,
+        generator,
+        shape=ImageShape(8, 1),
+        config_yaml=to_yaml(settings),
+        record={"images": 0, "fd_digits": 1.0},
+        metric="fd_digits",
+        picture=Image.new("L", (8, 8)),
+    )
+    return settings.run_uri
+
+
+def request_of(source: str, metrics: tuple[str, ...] = (), data: str = "builtin://digits") -> Request:
+    """Return a request for 600 images of a release."""
+    return Request(
+        source=source,
+        data=data,
+        metrics=metrics,
+        samples=600,
+        repeats=1,
+        extractor="digits",
+        inception_weights=None,
+        seed=1,
+        storage=StorageOptions(),
+    )
