@@ -103,7 +103,7 @@ def _kernel_distance(dim: int) -> dict[str, object]:
 
     a, b = _features(2000, dim, 4), _features(2000, dim, 5)
     ours, seconds = _timed(lambda: kid(a, b))
-    peers, seconds_peer = _timed(lambda: kid_features_to_metric(a.double(), b.double(), verbose=False))
+    peers, seconds_peer = _timed(lambda: kid_features_to_metric(b.double(), a.double(), verbose=False))
     reference = float(peers["kernel_inception_distance_mean"])
     return {
         "kid_ratio": seconds_peer / seconds,

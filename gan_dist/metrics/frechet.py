@@ -29,10 +29,12 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         raise DataError(
             f"cannot compare {len(a.mean)} features with {len(b.mean)}: use one extractor for both image sets"
         )
-    mean_a, cov_a = _gaussian(a)
-    mean_b, cov_b = _gaussian(b)
-    cross = torch.linalg.svdvals(_factor(cov_a).T @ _factor(cov_b)).sum()
-    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    for moments in (a, b):
+        _require_usable(moments)
+    scale_a, scale_b = 1 / (a.count - 1), 1 / (b.count - 1)
+    cross = torch.linalg.svdvals(_factor(a.m2) @ _factor(b.m2).T).sum() * (scale_a * scale_b) ** 0.5
+    traces = a.m2.trace().cpu() * scale_a + b.m2.trace().cpu() * scale_b
+    distance = (a.mean.cpu() - b.mean.cpu()).square().sum() + traces - 2 * cross
     return max(0.0, float(distance))  # rounding leaves about -1e-15 of the trace where the sets are equal
 
 
@@ -60,22 +62,24 @@ def bias_warning(count: int, dim: int) -> str | None:
     )
 
 
-def _gaussian(moments: Moments) -> tuple[Tensor, Tensor]:
-    mean, covariance = moments.mean.cpu(), moments.covariance().cpu()
-    if not (mean.isfinite().all() and covariance.isfinite().all()):
+def _require_usable(moments: Moments) -> None:
+    if moments.count < 2:
+        raise DataError(
+            f"a covariance needs at least 2 images and there are {moments.count}: give more images"
+        )
+    if not (moments.mean.sum() + moments.m2.sum()).isfinite():  # what is not finite stays so in a sum
         raise DataError(
             f"the features of {moments.count} images are not all finite: the network that made the images, "
             "or the extractor, holds NaN or infinity; continue from an earlier checkpoint"
         )
-    return mean, covariance
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """L, float64 (d, rank), with L L^T = covariance: Cholesky's factorisation with complete pivoting.
+def _factor(m2: Tensor) -> Tensor:
+    """F, float64 (rank, d), with F^T F = m2: Cholesky's factorisation with complete pivoting, on the CPU.
 
     LAPACK's dpstrf stops where what is left is below d * eps of the largest variance: rounding.
     """
-    packed, pivots, rank, _info = dpstrf(covariance.numpy(), lower=1)
-    factor = torch.empty(len(pivots), rank, dtype=torch.float64)
-    factor[torch.from_numpy(pivots.astype(np.int64)) - 1] = torch.from_numpy(np.tril(packed)[:, :rank])
-    return factor
+    # A symmetric matrix is its transpose, which is laid out as LAPACK wants it: nothing is copied.
+    packed, pivots, rank, _info = dpstrf(m2.cpu().numpy().T, lower=1)
+    factor = torch.from_numpy(packed.T)[:rank].triu_()
+    return factor[:, np.argsort(pivots)]
