@@ -223,13 +223,14 @@ def _submitted() -> bool:
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Return a configuration that means the same in workers, which have other working directories."""
+    """Return a run's configuration that means the same in workers, which have other working directories."""
     weights = config.eval.inception_weights
     return config.model_copy(
         update={
             "storage": config.storage.model_copy(update={"path": absolute(config.storage.path)}),
             "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
             "eval": config.eval.model_copy(update={"inception_weights": weights and absolute(weights)}),
+            "search": None,
         }
     )
 

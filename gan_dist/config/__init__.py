@@ -20,10 +20,11 @@ from gan_dist.config.schema import (
     RateConfig,
     RunConfig,
     ScaleConfig,
-    Section,
     StorageConfig,
     TrainConfig,
 )
+from gan_dist.config.search import SearchConfig
+from gan_dist.config.section import Section
 
 __all__ = [
     "FREE_ON_RESUME",
@@ -37,6 +38,7 @@ __all__ = [
     "RateConfig",
     "RunConfig",
     "ScaleConfig",
+    "SearchConfig",
     "Section",
     "StorageConfig",
     "TrainConfig",

@@ -7,18 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and with no key that is not written here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from gan_dist.config.search import SearchConfig
+from gan_dist.config.section import Beta, NotNegative, Positive, PositiveFloat, Section
 
 
 class StorageConfig(Section):
@@ -247,6 +239,8 @@ class RunConfig(Section):
     """What the run occupies."""
     log: LogConfig = LogConfig()
     """What is shown while the run goes on."""
+    search: SearchConfig | None = None
+    """What `gan-dist tune` varies; `gan-dist train` ignores it."""
 
     @property
     def run_uri(self) -> str:

@@ -338,7 +338,7 @@ def test_flatten_has_the_schemas_keys() -> None:
     assert flat["optim.g.lr"] == 2e-4
     assert flat["data.path"] == "builtin://digits"
     assert set(flat) >= FREE_ON_RESUME
-    assert [key for key in flat if "." not in key] == ["name", "seed"]
+    assert [key for key in flat if "." not in key] == ["name", "seed", "search"]
 
 
 def test_differing_keys() -> None:

@@ -53,7 +53,7 @@ def test_ray_stays_in_its_rooms() -> None:
 LAYERS = [
     ("errors", "config", "storage", "randomness", "memory"),
     ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
-    ("evaluation",),
+    ("evaluation", "search"),
     ("training",),
     ("cluster",),
     ("bench",),

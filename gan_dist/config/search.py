@@ -1,0 +1,41 @@
+"""The part of a configuration that describes a search."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gan_dist.config.section import Positive, PositiveFloat, Section
+
+
+class SearchConfig(Section):
+    """A search over configurations: what varies, and who decides."""
+
+    space: dict[str, Any]
+    """What varies, by configuration key: `{log: [1e-5, 1e-3]}`, `{uniform: [0, 1]}`, `{int: [1, 8]}` or
+    choices as a list; `when: {loss.name: wgan-gp}` limits a key to where it applies."""
+    trials: Positive = 30
+    """Trials in all; failed ones count."""
+    concurrent: Positive | None = None
+    """Trials at a time; as many as the cluster holds when absent."""
+    algorithm: Literal["tpe", "random", "grid"] = "tpe"
+    """Who picks values: `tpe` learns from earlier trials."""
+    scheduler: Literal["asha", "median", "none"] = "asha"
+    """Who stops trials: `asha` keeps the best of each `reduction` at rungs, `grace_kimg` times powers of
+    `reduction`; `median` stops what is worse than the median of the others."""
+    grace_kimg: PositiveFloat | None = None
+    """Thousands of images before which no trial is stopped; `eval.every_kimg` when absent."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """`asha`: of how many trials one goes on."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the values that are picked; `seed` is that of every trial."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """Times that a trial whose process died is started again, from its checkpoint."""
+    replicates: Annotated[int, Field(ge=0)] = 0
+    """Times that each of the three best trials is run again, with another seed, before a winner is named."""
+    points: tuple[dict[str, Any], ...] = ()
+    """Values to try first."""
+    optuna_storage: str | None = None
+    """URL of a database for the study, such as `postgresql://...`; it is written to no file. When absent, the
+    study is a file in the search's folder."""
