@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist import cli_evaluate, cli_pack
+from gan_dist import cli_best, cli_evaluate, cli_pack, cli_tune
 from gan_dist.errors import GanDistError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def train(
     if config is None:
         raise GanDistError(f"give a configuration: one of {', '.join(preset_names())}, or a YAML file")
     resolved = load_config(config, overrides or [])
-    resolved = _with_absolute_paths(resolved)
+    resolved = with_absolute_paths(resolved)
     if dry_run:
         from gan_dist.training.summary import summarise
 
@@ -73,12 +73,10 @@ def train(
         if as_json:
             typer.echo(json.dumps(summary))
         return
-    outcome = _train(resolved)
-    result = _result(resolved, outcome)
-    _print_end(resolved, outcome, result, [config, *(overrides or [])])
+    result = train_and_tell(resolved, [config, *(overrides or [])])
     if as_json:
         typer.echo(json.dumps(result))
-    if not outcome.finished:
+    if not result["finished"]:
         raise typer.Exit(INTERRUPTED)
 
 
@@ -103,11 +101,13 @@ def sample(
 
 app.command()(cli_pack.pack)
 app.command()(cli_evaluate.evaluate)
+app.command()(cli_best.best)
+app.command()(cli_tune.tune)
 
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="stream, pack, step, modes or metrics.")],
+    name: Annotated[str, typer.Argument(help="stream, pack, step, modes, metrics or search.")],
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: that it runs, not how fast.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Also what takes long: all losses of modes.")
@@ -127,6 +127,19 @@ def bench(
         typer.echo(f"recorded in {record.keep(out, figures)}")
     if as_json:
         typer.echo(json.dumps(figures))
+
+
+def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]:
+    """Train a run, print where it ended and how it is continued, and return that as `--json` shows it.
+
+    Args:
+        config: The run, with absolute paths.
+        arguments: What `gan-dist train` is called with to continue it.
+    """
+    outcome = _train(config)
+    result = _result(config, outcome)
+    _print_end(config, outcome, result, arguments)
+    return result
 
 
 def _train(config: RunConfig) -> Outcome:
@@ -176,7 +189,7 @@ def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
 
 
 def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], arguments: list[str]) -> None:
-    run = _short(str(result["run"]))
+    run = short(str(result["run"]))
     state = "finished at" if outcome.finished else "stopped at"
     speed = f", {outcome.images_per_second:,.0f} images/s" if outcome.images_per_second else ""
     typer.echo(f"{config.name} {state} {outcome.images / 1000:g} kimg{speed}")
@@ -185,10 +198,10 @@ def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], a
         typer.echo(
             f"  {best['metric']} {best['value']:.3f} at its best, after {best['images'] / 1000:g} kimg"
         )
-        typer.echo(f"  best        {_short(best['release'])}")
+        typer.echo(f"  best        {short(best['release'])}")
     typer.echo(f"  samples     {run}/samples")
     typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
-    typer.echo(f"  checkpoint  {_short(str(result['checkpoint']))}")
+    typer.echo(f"  checkpoint  {short(str(result['checkpoint']))}")
     if outcome.stopped_early:
         typer.echo(
             f"ended early: eval.patience={config.eval.patience} evaluations were no better than those before"
@@ -197,21 +210,21 @@ def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], a
     elif outcome.finished:
         arguments = [a for a in arguments if not a.startswith("train.kimg=")]
         arguments.append(f"train.kimg={2 * config.train.kimg:g}")
-    typer.echo(f"continue it with\n  {shlex.join([*_program('train'), *arguments])}")
+    typer.echo(f"continue it with\n  {shlex.join([*program('train'), *arguments])}")
 
 
-def _short(uri: str) -> str:
+def short(uri: str) -> str:
     """Return a path below the working directory as a relative one."""
     return os.path.relpath(uri) if Path(uri).is_relative_to(Path.cwd()) else uri
 
 
-def _program(verb: str) -> list[str]:
+def program(verb: str) -> list[str]:
     """Return how a user calls this verb again from where they called it."""
     if _submitted():
         return ["ray", "job", "submit", "--working-dir", ".", "--", "python", f"jobs/{verb}.py"]
     script = Path(sys.argv[0])
-    if script.name == f"{verb}.py":
-        return ["python", os.path.relpath(script)]
+    if script.resolve().parent.name == "jobs":
+        return ["python", os.path.relpath(script.with_name(f"{verb}.py"))]
     known = shutil.which("gan-dist")
     on_path = known is not None and Path(known).resolve() == script.resolve()
     return ["gan-dist" if on_path else os.path.relpath(script), verb]
@@ -222,7 +235,7 @@ def _submitted() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def _with_absolute_paths(config: RunConfig) -> RunConfig:
+def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return a run's configuration that means the same in workers, which have other working directories."""
     weights = config.eval.inception_weights
     return config.model_copy(

@@ -7,6 +7,7 @@ GanDistError                what the command line prints without a traceback, ex
 ├── CheckpointError         a checkpoint or release that is missing, damaged or of another kind
 ├── ResumeError             a run folder that belongs to a different configuration
 ├── CapacityError           a request that this machine or cluster can never place
+├── ClusterError            nodes that cannot work together
 └── NonFiniteError          a loss, gradient, image or feature that stopped being a number
 """
 
@@ -53,6 +54,10 @@ class ResumeError(GanDistError):
 
 class CapacityError(GanDistError):
     """A request that this machine or cluster can never place."""
+
+
+class ClusterError(GanDistError):
+    """A cluster whose nodes differ, or do not see the same storage."""
 
 
 class NonFiniteError(GanDistError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 # Parameters of mallopt(3) in the GNU C library.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGEST = 2**31 - 1
 
 
@@ -18,8 +18,22 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the allocator is one that can be told so.
     """
+    return _set(_M_MMAP_THRESHOLD, _LARGEST) and _set(_M_TRIM_THRESHOLD, _LARGEST)
+
+
+def use_one_arena() -> bool:
+    """Let threads that this process starts from now on share one pool of memory.
+
+    glibc returns the memory of a thread's own arena to the kernel whatever `keep_freed_memory` says.
+
+    Returns:
+        Whether the allocator is one that can be told so.
+    """
+    return _set(_M_ARENA_MAX, 1)
+
+
+def _set(parameter: int, value: int) -> bool:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return bool(ctypes.CDLL(None).mallopt(parameter, value))
     except (AttributeError, OSError, TypeError):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST) and mallopt(_M_TRIM_THRESHOLD, _LARGEST))

@@ -2,8 +2,8 @@
 
 A key is the run's seed, a name for the use, and counters such as images seen. NumPy promises that
 `SeedSequence` and the `Philox` bit generator never change their output: orders and the seeds of PyTorch's
-generator are the same for ever and everywhere. So is what PyTorch's CPU generator makes of a seed, but for the
-last bits of `normal`, which CPUs with other vector instructions round otherwise.
+generator are the same for ever and everywhere. So is what PyTorch's CPU generator makes of a seed, but for
+the last bits of `normal`, which CPUs with other vector instructions round otherwise.
 
 A name is always used with the same number of counters: `SeedSequence` does not tell (5,) from (5, 0).
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import sys
 import tempfile
 import time
 from collections import deque
@@ -17,14 +16,13 @@ from typing import Any, TextIO
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
 from gan_dist import storage
+from gan_dist.screen import Screen
 
 METRICS = "metrics.jsonl"
 RATE_WINDOW_S = 30.0
@@ -78,7 +76,7 @@ class Rate:
         return (images - first) / (now - began) if now > began else 0.0
 
 
-class ProgressLine:
+class ProgressLine(Screen):
     """Shows progress: one live line on a terminal, a line every `every_s` seconds elsewhere.
 
     Args:
@@ -87,41 +85,30 @@ class ProgressLine:
     """
 
     def __init__(self, every_s: float, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
         self._every_s = every_s
         self._rate = Rate()
         self._shown_at = time.monotonic() - every_s
         self._shown = -1
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
-
-    def __enter__(self) -> ProgressLine:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
 
     def status(self, text: str) -> None:
         """Show what is being done while there is no progress to show yet."""
-        if self._live:
-            self._live.update(Text(text, overflow="ellipsis", no_wrap=True), refresh=True)
+        if self.is_live:
+            self._show_line(text)
         else:
-            self._console.print(text)
-
-    def note(self, text: str) -> None:
-        """Show a sentence that stays."""
-        self._console.print(text)
+            self.note(text)
 
     def update(self, progress: Progress) -> None:
         """Show a run's progress."""
         line = progress.line(self._rate(progress.images))
-        if self._live:
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True), refresh=True)
+        if self.is_live:
+            self._show_line(line)
         elif self._is_due(progress):
             self._shown_at, self._shown = time.monotonic(), progress.images
-            self._console.print(line)
+            self.note(line)
+
+    def _show_line(self, text: str) -> None:
+        self.show(Text(text, overflow="ellipsis", no_wrap=True))
 
     def _is_due(self, progress: Progress) -> bool:
         ended = progress.images >= progress.total_images

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 
-NAMES = ("stream", "pack", "step", "modes", "metrics")
+NAMES = ("stream", "pack", "step", "modes", "metrics", "search")
 
 
 def run(name: str, *, quick: bool = False, everything: bool = False) -> dict[str, object]:

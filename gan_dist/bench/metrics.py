@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gan_dist.bench.record import cores
+from gan_dist.memory import keep_freed_memory
 from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.kernel import kid
 from gan_dist.metrics.moments import Moments, all_reduce
@@ -34,6 +35,7 @@ Array = npt.NDArray[np.float64]
 def run(*, quick: bool = False) -> dict[str, object]:
     """Return the figures at d = 2048, the number of FID's features; with `quick` at 256."""
     torch.set_num_threads(cores())
+    keep_freed_memory()  # as every process that evaluates does
     dim = 256 if quick else DIM
     few = FEW * dim // DIM
     return {

@@ -53,10 +53,19 @@ def cluster(scale: ScaleConfig) -> Iterator[None]:
         yield
 
 
+def room(scale: ScaleConfig) -> int:
+    """Return how many workers the cluster holds at a time."""
+    return sum(_workers_on(scale, cpus, gpus) for cpus, gpus in _nodes())
+
+
 def _require_room_here(scale: ScaleConfig) -> None:
+    require_room(scale, _nodes(), f"the cluster at {ray.get_runtime_context().gcs_address}")
+
+
+def _nodes() -> list[tuple[float, float]]:
+    """Return the CPUs and GPUs of every node that is up."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
-    require_room(scale, nodes, f"the cluster at {ray.get_runtime_context().gcs_address}")
+    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
 
 
 def require_room(scale: ScaleConfig, nodes: list[tuple[float, float]], where: str) -> None:

@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer, get_device
 from gan_dist import storage
 from gan_dist.cluster.board import Link, News, new_board
 from gan_dist.cluster.connect import cluster
+from gan_dist.cluster.preflight import check_nodes
 from gan_dist.config import RunConfig
 from gan_dist.errors import GanDistError, WorkerError
 from gan_dist.telemetry import Progress
@@ -35,7 +36,7 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-def run(config: RunConfig, show: Callable[[News], None]) -> Outcome:
+def run(config: RunConfig, show: Callable[[News], None], stop: Callable[[], bool] = lambda: False) -> Outcome:
     """Train a run on a cluster and return where it ended.
 
     An interrupt (SIGINT or SIGTERM) lets it write a checkpoint and end; a second one ends it at once.
@@ -43,6 +44,7 @@ def run(config: RunConfig, show: Callable[[News], None]) -> Outcome:
     Args:
         config: The run; its `storage` is a URI or an absolute path.
         show: Called a few times a second with the workers' news.
+        stop: Asked as often whether the run should write a checkpoint and end.
 
     Raises:
         CapacityError: the workers can never be placed.
@@ -51,11 +53,12 @@ def run(config: RunConfig, show: Callable[[News], None]) -> Outcome:
     """
     storage.configure(storage.StorageOptions(config.storage.backend, config.storage.timeout_s))
     with cluster(config.scale), _interrupts() as interrupted:
+        check_nodes(config.run_uri)
         board = new_board()
         fit = _Fit(config, board)
         asked = False
         while fit.running():
-            if interrupted.is_set() and not asked:
+            if (interrupted.is_set() or stop()) and not asked:
                 board.request_stop.remote()
                 asked = True
             show(ray.get(board.read.remote()))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 
 
 class Process(Protocol):
@@ -24,3 +25,12 @@ class Process(Protocol):
 
     def warn(self, sentence: str) -> None:
         """Tell the user something that the run goes on in spite of; any rank may."""
+
+
+def told_by_first(process: Process, value: Any) -> Any:
+    """Return rank 0's value on every rank; all of them call it."""
+    if process.world_size == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, device=process.device)
+    return values[0]

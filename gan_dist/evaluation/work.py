@@ -17,6 +17,7 @@ from gan_dist.errors import DataError
 from gan_dist.evaluation.reference import tally_groups
 from gan_dist.evaluation.sources import BLOCK, Fakes, Reals, blocks
 from gan_dist.evaluation.tally import Tally, kept, to_cpu
+from gan_dist.memory import keep_freed_memory
 from gan_dist.metrics.features import Extractor, load_extractor
 from gan_dist.metrics.memorisation import NearestNeighbours
 from gan_dist.storage import StorageOptions
@@ -48,6 +49,7 @@ class Studio:
 
     def __init__(self, request: Request) -> None:
         storage.configure(request.storage)
+        keep_freed_memory()
         self.request = request
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -2,30 +2,34 @@
 
 The study is the only memory. Whoever opens it again after a kill, wherever it came, finds every trial: those
 that ended, and those that were running, which are given out first. A trial is a run in a folder of its own,
-so that it goes on from its checkpoint by itself.
+so that it goes on from its checkpoint by itself. A trial is born with all its values in one write, and what
+decides over it is written before it is told: so nothing is ever decided twice.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import optuna
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
-from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gan_dist import randomness
 from gan_dist.config import SearchConfig
 from gan_dist.errors import ResumeError
-from gan_dist.search.samplers import make_sampler
+from gan_dist.search.ranges import Value
+from gan_dist.search.samplers import History, pick
+from gan_dist.search.schedulers import make_scheduler
 from gan_dist.search.space import Space
 
-SPACE, REASON = "space", "reason"
-"""Names of a study's and a trial's attributes."""
+SPACE, REASON, STOPPED = "space", "reason", "stopped"
+"""Names of attributes: a study's; of a trial why it failed, and the step at which it was to stop."""
+Point: TypeAlias = frozenset[tuple[str, Value]]
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -34,14 +38,25 @@ class Task:
     """A trial to run."""
 
     number: int
-    values: Mapping[str, Any]
+    values: Mapping[str, Value]
     """What it varies, by configuration key."""
     resumed: bool
     """Whether an earlier process has begun it."""
 
 
+@dataclass
+class _Running:
+    """What is known of a trial that has not ended."""
+
+    id: int
+    """The storage's name for it."""
+    values: Mapping[str, Value]
+    curve: dict[int, float] = field(default_factory=dict)
+    stopped: int | None = None
+
+
 class Ledger:
-    """A study, and the few things that a search does with it.
+    """A study, and the few things that a search does with it. One process at a time may open it.
 
     Args:
         storage: Where the study is kept.
@@ -49,116 +64,166 @@ class Ledger:
         space: What is varied.
         search: How.
         grace: Step before which no trial is stopped, in reports' steps.
+        length: Step at which a trial is at its end, so that stopping it saves nothing.
 
     Raises:
-        ResumeError: the study is of another space; with what differs.
+        ConfigError: points that are not of the space, or a grid that cannot be.
+        ResumeError: the study is of another space, with what differs; or of no search.
     """
 
     def __init__(
-        self, storage: BaseStorage, name: str, space: Space, search: SearchConfig, grace: int
+        self,
+        storage: BaseStorage,
+        name: str,
+        space: Space,
+        search: SearchConfig,
+        grace: int,
+        length: float = math.inf,
     ) -> None:
-        self._space, self._search = space, search
-        self._study = _open(storage, name, _pruner(search, grace))
-        self._require_same_space(name)
-        self._running: dict[int, Trial] = {}
-        known = self._study.get_trials(deepcopy=False)
-        self._interrupted = [trial for trial in known if trial.state == TrialState.RUNNING]
-        if not known:
-            for point in search.points:
-                space.check_point(point)
-                self._study.enqueue_trial(dict(point))
-        self._given = len(known) - sum(trial.state == TrialState.WAITING for trial in known)
+        self._storage, self._space, self._search, self._length = storage, space, search, length
+        self._study = _open(storage, name, space)
+        self._id = storage.get_study_id_from_name(name)
+        self._scheduler = make_scheduler(search, grace)
+        self._history = History(space)
+        self._running: dict[int, _Running] = {}
+        known = self.trials()
+        for trial in known:
+            self._recall(trial)
+        self._interrupted = list(self._running)
+        self._begun = len(known)
+        tried = {_point(trial.params) for trial in known}
+        self._listed = [values for point, values in _listed(space, search).items() if point not in tried]
 
     def next(self) -> Task | None:
         """Return a trial to run, or None when all have been given out."""
         if self._interrupted:
-            frozen = self._interrupted.pop(0)
-            trial = Trial(self._study, frozen._trial_id)
-            # The process may have ended between asking for values one after another.
-            values = self._space.suggest(trial)
-            self._running[trial.number] = trial
-            return Task(trial.number, values, resumed=True)
-        if self._given >= self._search.trials:
+            number = self._interrupted.pop(0)
+            return Task(number, self._running[number].values, resumed=True)
+        if not self._left:
             return None
-        # Every trial is a function of the seed, its number and the history: also after a restart.
-        seed = int(randomness.bits(1, self._search.seed, "search", self._given)[0] >> 32)
-        self._study.sampler = make_sampler(self._search.algorithm, self._space, seed)
-        trial = self._study.ask()
-        values = self._space.suggest(trial)
-        self._given += 1
-        self._running[trial.number] = trial
-        return Task(trial.number, values, resumed=False)
+        values = self._listed.pop(0) if self._listed else self._picked(self._begun)
+        number = self._begin(values)
+        return Task(number, values, resumed=False)
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Note a trial's value at a step; return whether it should stop for being worse than others.
 
-        A step that was noted before a restart stays as it was.
+        A step that was noted before a restart stays as it was, and so does what was decided then.
         """
         trial = self._running[number]
-        if step not in self._frozen(trial).intermediate_values:
-            trial.report(value, step)
-        return trial.should_prune()
+        if step in trial.curve:
+            return trial.stopped in trial.curve
+        stop = self._scheduler.report(number, step, value) and step < self._length
+        if stop and trial.stopped is None:
+            trial.stopped = step
+            self._storage.set_trial_user_attr(trial.id, STOPPED, step)
+        self._storage.set_trial_intermediate_value(trial.id, step, float(value))
+        trial.curve[step] = float(value)
+        return trial.stopped is not None
 
     def complete(self, number: int) -> None:
         """Note that a trial has run to its end; its value is the best that it reported."""
-        values = self._frozen(self._running[number]).intermediate_values.values()
-        best = min((value for value in values if math.isfinite(value)), default=None)
+        best = min(filter(math.isfinite, self._running[number].curve.values()), default=None)
         if best is None:
-            self.fail(number, "it ended without a measurement")
+            self.fail(number, "it ended without a finite measurement")
         else:
-            self._tell(number, TrialState.COMPLETE, best)
+            self._end(number, TrialState.COMPLETE, best)
 
     def prune(self, number: int) -> None:
         """Note that a trial was stopped for being worse than others."""
-        self._tell(number, TrialState.PRUNED)
+        self._end(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
         """Note that a trial failed, and why."""
-        self._running[number].set_user_attr(REASON, reason)
-        self._tell(number, TrialState.FAIL)
+        self._storage.set_trial_user_attr(self._running[number].id, REASON, reason)
+        self._end(number, TrialState.FAIL)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials that were begun, in order."""
-        return [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        return [
+            trial for trial in self._study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING
+        ]
 
     @property
     def unfinished(self) -> int:
         """How many trials are running or have not been given out."""
-        return self._search.trials - sum(trial.state in ENDED for trial in self.trials())
+        return len(self._running) + self._left
 
-    def _tell(self, number: int, state: TrialState, value: float | None = None) -> None:
-        trial = self._running.pop(number)
-        self._study.tell(trial, value, state=state)
+    @property
+    def _left(self) -> int:
+        left = max(0, self._search.trials - self._begun)
+        return min(left, len(self._listed)) if self._search.algorithm == "grid" else left
 
-    def _frozen(self, trial: Trial) -> FrozenTrial:
-        return self._study._storage.get_trial(trial._trial_id)
+    def _picked(self, number: int) -> dict[str, Value]:
+        """Return a sampler's values, which follow from the seed, the number and the study."""
+        assert self._search.algorithm != "grid"
+        seed = int(randomness.bits(1, self._search.seed, "search", number)[0] >> 32)
+        return pick(self._search.algorithm, self._space, seed, self._history.shown())
 
-    def _require_same_space(self, name: str) -> None:
-        data = self._study.user_attrs.get(SPACE)
-        if data is None:
-            self._study.set_user_attr(SPACE, self._space.to_json())
+    def _begin(self, values: Mapping[str, Value]) -> int:
+        distributions: dict[str, BaseDistribution] = {key: self._space.distributions[key] for key in values}
+        trial = create_trial(state=TrialState.RUNNING, params=dict(values), distributions=distributions)
+        trial_id = self._storage.create_new_trial(self._id, trial)
+        number = self._storage.get_trial_number_from_id(trial_id)
+        self._begun += 1
+        self._running[number] = _Running(trial_id, values)
+        self._history.began(number, values)
+        return number
+
+    def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
+        self._study.tell(number, value, state=state)
+        self._forget(number, state, self._running.pop(number).curve)
+
+    def _forget(self, number: int, state: TrialState, curve: Mapping[int, float]) -> None:
+        self._scheduler.ended(number, complete=state == TrialState.COMPLETE)
+        self._history.ended(number, state, list(curve.values()))
+
+    def _recall(self, trial: FrozenTrial) -> None:
+        """Note a trial of an earlier process as if it had just happened."""
+        values = {key: trial.params[key] for key in self._space.distributions if key in trial.params}
+        curve = dict(sorted(trial.intermediate_values.items()))
+        self._history.began(trial.number, values)
+        for step, value in curve.items():
+            self._scheduler.report(trial.number, step, value)
+        if trial.state in ENDED:
+            self._forget(trial.number, trial.state, curve)
             return
-        differing = self._space.differences(Space.from_json(data))
-        if differing:
-            raise ResumeError(
-                f"the search {name} has another space: {'; '.join(differing)}. Give the search another name "
-                "(name=...), or the space that it was begun with"
-            )
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+        self._running[trial.number] = _Running(trial_id, values, curve, trial.user_attrs.get(STOPPED))
 
 
-def _open(storage: BaseStorage, name: str, pruner: BasePruner) -> Study:
+def _open(storage: BaseStorage, name: str, space: Space) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        storage=storage, study_name=name, pruner=pruner, direction="minimize", load_if_exists=True
-    )
+    study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+    earlier = study.user_attrs.get(SPACE)
+    if earlier is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(SPACE, space.to_json())
+    elif earlier is None or study.directions != [StudyDirection.MINIMIZE]:
+        raise ResumeError(
+            f"the study {name} was not made by a search; give the search another name (name=...)"
+        )
+    elif differing := space.differences(Space.from_json(earlier)):
+        raise ResumeError(
+            f"the search {name} has another space: {'; '.join(differing)}. Give the search another name "
+            "(name=...), or the space that it was begun with"
+        )
+    return study
 
 
-def _pruner(search: SearchConfig, grace: int) -> BasePruner:
-    """Return the rule by which trials are stopped; it decides from the study alone, also after a restart."""
-    match search.scheduler:
-        case "asha":
-            return SuccessiveHalvingPruner(min_resource=grace, reduction_factor=search.reduction)
-        case "median":
-            return MedianPruner(n_startup_trials=4, n_warmup_steps=grace)
-        case "none":
-            return NopPruner()
+def _listed(space: Space, search: SearchConfig) -> dict[Point, dict[str, Value]]:
+    """Return the values that no sampler picks: the points to begin with, then a grid's in random order."""
+    points: list[Mapping[str, Value]] = list(search.points)
+    for point in points:
+        space.check_point(point)
+    if search.algorithm == "grid":
+        grid = space.grid()
+        points += [grid[place] for place in randomness.permutation(len(grid), search.seed, "grid")]
+    listed = {}
+    for point in points:
+        values = space.normal(point)
+        listed[_point(values)] = values
+    return listed
+
+
+def _point(values: Mapping[str, Value]) -> Point:
+    return frozenset(values.items())

@@ -116,6 +116,14 @@ class Space:
             origin = f"point {brief(json.dumps(values, default=str))}"
             raise ConfigError([f"{origin}: {said}" for said in problems])
 
+    def normal(self, point: Mapping[str, Any]) -> dict[str, Value]:
+        """Return a point that `check_point` passes as a study gives it back: in order, with keys' types."""
+        return {
+            key: at.to_external_repr(at.to_internal_repr(point[key]))
+            for key, at in self.distributions.items()
+            if key in point
+        }
+
     def differences(self, other: Space) -> list[str]:
         """Return a sentence for every key that is not as in `other`, which was before; none if all are."""
         return [

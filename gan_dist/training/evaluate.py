@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import image_resolution
 from gan_dist.data.manifest import ImageSet, Manifest
-from gan_dist.evaluation.process import Process
+from gan_dist.evaluation.process import Process, told_by_first
 from gan_dist.evaluation.reference import Cache, Reference, statistics_key, tally_groups
 from gan_dist.evaluation.scores import require_possible, scores
 from gan_dist.evaluation.sources import BLOCK, Fakes, Reals, blocks
@@ -97,7 +95,7 @@ class Evaluator:
         figures: dict[str, float] = {}
         if context.rank == 0 and self._reference is not None:
             figures = scores(tally, self._reference, self._extractor, self._config.eval.metrics)
-        figures = self._told_by_first(figures)
+        figures = told_by_first(context, figures)
         return Measurement(figures[self.metric], figures)
 
     def noise(self, generator: nn.Module, found: Measurement) -> float:
@@ -117,7 +115,7 @@ class Evaluator:
             self._config.data.path, statistics_key(images, self._extractor, self._resolution, self._keep)
         )
         reference = cache.load() if context.rank == 0 else None
-        labels: Tensor | None = self._told_by_first(reference and reference.labels)
+        labels: Tensor | None = told_by_first(context, reference and reference.labels)
         if labels is not None:
             return reference, labels
         tally = self._tally(self._reals.total)
@@ -127,14 +125,6 @@ class Evaluator:
         if context.rank == 0 and (warning := cache.save(reference)):
             context.warn(warning)
         return reference, reference.labels
-
-    def _told_by_first(self, value: Any) -> Any:
-        """Return rank 0's value on every rank."""
-        if self._context.world_size == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0, device=self._context.device)
-        return values[0]
 
     def _tally(self, total: int, *, class_score: bool = False, modes: Modes | None = None) -> Tally:
         return Tally.empty(

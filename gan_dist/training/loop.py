@@ -17,6 +17,7 @@ from gan_dist.data.loader import (
 )
 from gan_dist.data.manifest import ImageSet
 from gan_dist.errors import ResumeError
+from gan_dist.evaluation.process import told_by_first
 from gan_dist.release import ImageShape
 from gan_dist.storage import StorageOptions
 from gan_dist.training import state as states
@@ -136,6 +137,8 @@ def train(config: RunConfig, context: Context) -> Outcome:
         if due or state.images >= total:
             recorder.measured(_measure(config, state, evaluator, due=due))
             ended = _without_progress(config, state)
+            # Whoever was told what was found may have answered: nothing more is done then.
+            stop = stop or told_by_first(context, context.stop_requested())
         elif stop:
             recorder.checkpoint({})
     recorder.close()

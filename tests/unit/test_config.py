@@ -280,7 +280,7 @@ class FutureSearch(Section):
 
 class FutureConfig(RunConfig):
     eval: FutureEval = FutureEval()
-    search: FutureSearch | None = None
+    hunt: FutureSearch | None = None
 
 
 @pytest.fixture
@@ -297,15 +297,15 @@ def test_lists_mappings_and_sections_that_may_be_absent() -> None:
     config = load_text(GOOD, "eval={names: [fid, kid], sizes: [1, 2.0], flag: true}")
     assert isinstance(config, FutureConfig)
     assert (config.eval.names, config.eval.sizes, config.eval.flag) == (("fid", "kid"), (1, 2), True)
-    assert config.search is None
+    assert config.hunt is None
     assert load_text(to_yaml(config)) == config
-    config = load_text(GOOD + "search:\n  space: {optim.g.lr: [1e-4, 1], x: y}\n")
+    config = load_text(GOOD + "hunt:\n  space: {optim.g.lr: [1e-4, 1], x: y}\n")
     assert isinstance(config, FutureConfig)
-    assert config.search == FutureSearch(space={"optim.g.lr": [1e-4, 1.0], "x": "y"})
+    assert config.hunt == FutureSearch(space={"optim.g.lr": [1e-4, 1.0], "x": "y"})
     assert load_text(to_yaml(config)) == config
-    config = load_text(GOOD + "search: {space: {}, trials: 2}\n", "search=null")
+    config = load_text(GOOD + "hunt: {space: {}, trials: 2}\n", "hunt=null")
     assert isinstance(config, FutureConfig)
-    assert config.search is None
+    assert config.hunt is None
 
 
 @pytest.mark.usefixtures("_future")
@@ -323,9 +323,9 @@ def test_lists_mappings_and_sections_that_may_be_absent() -> None:
         ),
         ("eval.sizes=[1, a]", "eval.sizes must be a list, each item a whole number; 'a' is not"),
         ("eval.flag=yes", "eval.flag must be true or false, not 'yes'"),
-        ("search.space=3", "search.space must be a mapping, not 3"),
-        ("search.space={a: 1}", "search.space.a must be a list, each item a number or text, not 1"),
-        ("search.space={a: b, a: c}", "search.space has the key a twice"),
+        ("hunt.space=3", "hunt.space must be a mapping, not 3"),
+        ("hunt.space={a: 1}", "hunt.space.a must be a list, each item a number or text, not 1"),
+        ("hunt.space={a: b, a: c}", "hunt.space has the key a twice"),
     ],
 )
 def test_lists_and_mappings_are_explained(override: str, said: str) -> None:

@@ -51,13 +51,14 @@ def test_ray_stays_in_its_rooms() -> None:
 
 
 LAYERS = [
-    ("errors", "config", "storage", "randomness", "memory"),
+    ("errors", "config", "storage", "randomness", "memory", "screen"),
     ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
+    ("best", "card", "publish"),
     ("evaluation", "search"),
     ("training",),
     ("cluster",),
     ("bench",),
-    ("cli", "cli_evaluate", "cli_pack"),
+    ("cli", "cli_best", "cli_evaluate", "cli_pack", "cli_tune"),
 ]
 
 

@@ -23,7 +23,7 @@ from gan_dist.errors import ConfigError
 from gan_dist.search import ranges
 from gan_dist.search.parse import FIXED, parse
 from gan_dist.search.ranges import Value
-from gan_dist.search.samplers import Algorithm, make_sampler
+from gan_dist.search.samplers import Algorithm, History, pick
 from gan_dist.search.space import Space
 
 EXAMPLE = """
@@ -284,13 +284,12 @@ def test_whole_numbers_may_be_written_as_floats() -> None:
 
 
 def ask(space: Space, algorithm: Algorithm, trials: int, seed: int = 0) -> list[dict[str, Value]]:
-    study = optuna.create_study(sampler=make_sampler(algorithm, space, seed))
+    history = History(space)
     points = []
     for number in range(trials):
-        trial = study.ask()
-        points.append(space.suggest(trial))
-        assert trial.params == points[-1]
-        study.tell(trial, float(number % 7))
+        points.append(pick(algorithm, space, 1000 * seed + number, history.shown()))
+        history.began(number, points[-1])
+        history.ended(number, TrialState.COMPLETE, [float(number % 7)])
     return points
 
 
@@ -377,35 +376,9 @@ def test_a_grid_is_all_that_applies() -> None:
     assert len(read("model.width: {int: [1, 9], log: true}").grid()) == 9
 
 
-def in_order(points: list[dict[str, Value]]) -> list[str]:
-    return sorted(str(sorted(point.items())) for point in points)
-
-
-def test_the_grid_sampler_visits_every_point_once() -> None:
-    space = read(NESTED)
-    points = ask(space, "grid", len(space.grid()))
-    assert in_order(points) == in_order(space.grid())
-    assert points != ask(space, "grid", len(points), seed=1)
-
-
-def test_the_grid_sampler_counts_what_is_there_and_what_runs() -> None:
-    space = read("{model.width: [8, 16], model.blocks: [1, 2, 3], model.pack: [1, 2]}")
-    study = optuna.create_study(sampler=make_sampler("grid", space, 0))
-    study.enqueue_trial({"model.width": 16, "model.blocks": 2, "model.pack": 1})
-    trials = [study.ask()]
-    points = [space.suggest(trials[0])]
-    for number in range(1, 12):
-        if number == 6:
-            study.tell(trials[0], state=TrialState.FAIL)
-            study.sampler = make_sampler("grid", space, 7)
-        trials.append(study.ask())
-        points.append(space.suggest(trials[-1]))
-    assert in_order(points) == in_order(space.grid())
-
-
 def test_grids_that_cannot_be() -> None:
     with pytest.raises(ConfigError) as caught:
-        make_sampler("grid", read(EXAMPLE), 0)
+        read(EXAMPLE).grid()
     assert str(caught.value) == (
         "search.space: a grid needs choices or whole numbers; "
         "optim.d.lr, optim.g.beta2, optim.g.lr, loss.gp, loss.r1 can be any number"
@@ -523,8 +496,7 @@ def test_a_space_and_its_trials_are_kept_with_the_study(text: str, tmp_path: Pat
 
     def study() -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
-        sampler = make_sampler("tpe", space, 0)
-        return optuna.create_study(study_name="s", storage=storage, sampler=sampler, load_if_exists=True)
+        return optuna.create_study(study_name="s", storage=storage, load_if_exists=True)
 
     first = study()
     first.set_user_attr("space", space.to_json())

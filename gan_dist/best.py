@@ -1,0 +1,292 @@
+"""The best checkpoint of a search or of a run, found by what was recorded. No Ray.
+
+A search's folder holds `search.json`, which names the metric, and a run's folder for each trial under
+`trials/`. Nothing else is asked: neither a study nor a cluster need be there any more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from gan_dist import storage
+from gan_dist.config import RunConfig, load_config
+from gan_dist.errors import CheckpointError, ConfigError
+from gan_dist.folders import MANIFEST, read_folder
+from gan_dist.release import BEST, CONFIG, SHAPE
+from gan_dist.telemetry import METRICS, read_records
+
+SEARCH = "search.json"
+TRIALS = "trials"
+REPLICATED = "replicates.json"
+"""Trials that were run again with other seeds, the best mean first: these name the winner."""
+FORMAT = 1
+READERS = 32
+"""Trials that are read at a time: a bucket answers each question in tens of milliseconds."""
+_FIGURE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|diversity|modes")
+_FILES = ("generator.safetensors", CONFIG, SHAPE, "metrics.json", "samples.png")
+
+Mode = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best measurement of which there is a whole release, and that release."""
+
+    source: str
+    """Folder of the search or run that was asked."""
+    run: str
+    """Folder of the run that it is of: a trial's, or `source`."""
+    trial: int | None
+    """The trial's number; None for a run that is no trial."""
+    trials: int
+    """How many runs were looked at."""
+    metric: str
+    mode: Mode
+    """Whether the lowest or the highest value is the best."""
+    record: Mapping[str, Any]
+    """All that was measured then: the release's `metrics.json`."""
+    release: str
+    """Folder of the release in the run's."""
+    contents: Mapping[str, bytes] = field(repr=False)
+    """The release's files, whose hashes have been checked."""
+    config: RunConfig = field(repr=False)
+    warnings: tuple[str, ...] = ()
+    """One sentence for everything better that had to be passed over."""
+
+    @property
+    def value(self) -> float:
+        """The metric's value."""
+        return float(self.record[self.metric])
+
+    @property
+    def images(self) -> int:
+        """Images seen when it was measured."""
+        return int(self.record["images"])
+
+    @property
+    def name(self) -> str:
+        """Name of the search or run that was asked."""
+        return _parts(self.source)[1]
+
+    @property
+    def kept_in(self) -> str:
+        """Folder in which that is kept, absolute or a URI."""
+        return _parts(self.source)[0]
+
+
+def find_best(uri: str) -> Found:
+    """Return the best measurement of a search's trials or of a run, and its release.
+
+    Every finite value that was ever recorded counts; of equal ones that after fewer images, then that of the
+    lower trial. Where a search has run its best trials again with other seeds, the best mean comes first. A
+    run keeps the release of its best measurement only: where that is missing, damaged or another one, the
+    next best run's is taken, with a warning.
+
+    Raises:
+        CheckpointError: `uri` is neither a search nor a run, nothing there was measured by the metric, or no
+            release is whole.
+        StorageError: something there cannot be read.
+    """
+    metric, mode, places = _look(uri)
+    with ThreadPoolExecutor(READERS) as pool:
+        runs = list(pool.map(_read_run, places))
+    metric = metric or _distance(runs)
+    candidates = [best for run in runs if metric and (best := _best_of(run, metric, mode))]
+    if metric is None or not candidates:
+        raise CheckpointError(_nothing_measured(uri, runs, metric))
+    warnings = [run.warning for run in runs if run.warning]
+    passed_over: list[str] = []
+    named = _named_by_replicates(uri)
+    for candidate in sorted(candidates, key=lambda one: (named.get(one.trial, len(named)), one)):
+        try:
+            contents, config = _whole_release(candidate, metric)
+        except (CheckpointError, ConfigError) as error:
+            # A store that no longer answers is no damage: here it raises.
+            storage.names(candidate.release)
+            passed_over.append(f"{candidate.told(metric)} is passed over: {error}")
+            continue
+        return Found(
+            source=uri,
+            run=candidate.run.uri,
+            trial=candidate.run.trial,
+            trials=len(runs),
+            metric=metric,
+            mode=mode,
+            record=json.loads(contents["metrics.json"]),
+            release=candidate.release,
+            contents=contents,
+            config=config,
+            warnings=(*warnings, *passed_over),
+        )
+    more = f"; and {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
+    raise CheckpointError(
+        f"{storage.shown(uri)} has no release that is whole: {'; '.join(passed_over[:3])}{more}. Restore its "
+        "files, or use a checkpoint of the run, which can be sampled and loaded too"
+    )
+
+
+def _named_by_replicates(uri: str) -> dict[int, int]:
+    """Return the place of the trials that were run again with other seeds; none where no search did that."""
+    place = storage.join(uri, REPLICATED)
+    if not storage.exists(place):
+        return {}
+    return {one["trial"]: index for index, one in enumerate(json.loads(storage.read_bytes(place)))}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run's measurements."""
+
+    uri: str
+    trial: int | None
+    records: Sequence[Mapping[str, Any]]
+    warning: str | None = None
+
+
+class _Candidate(NamedTuple):
+    """A run's best measurement; the least is the best."""
+
+    rank: float
+    images: int
+    trial: int
+    value: float
+    run: _Run
+
+    @property
+    def release(self) -> str:
+        """Where the run keeps the release of a measurement that was its best."""
+        return storage.join(self.run.uri, f"best_{self.images:012d}")
+
+    def told(self, metric: str) -> str:
+        """Return it in words."""
+        run = storage.shown(self.run.uri) if self.run.trial is None else f"trial {self.run.trial:05d}"
+        return f"{metric} {self.value:.6g} of {run} after {self.images / 1000:g} kimg"
+
+
+def _look(uri: str) -> tuple[str | None, Mode, list[tuple[str, int | None]]]:
+    """Return the metric where it is said, which end of it is the best, and the runs with their numbers.
+
+    Raises:
+        CheckpointError: `uri` is neither a search nor a run.
+    """
+    there = storage.names(uri)
+    if SEARCH in there:
+        folder = storage.join(uri, TRIALS)
+        trials = [name for name in storage.names(folder) if re.fullmatch(r"\d{5,}", name)]
+        return *_goal(uri), [(storage.join(folder, name), int(name)) for name in trials]
+    if METRICS in there or (CONFIG in there and MANIFEST not in there):
+        return None, "min", [(uri, None)]
+    raise CheckpointError(
+        f"{storage.shown(uri)} is neither a search nor a run: it has no {SEARCH} and no {METRICS}; give the "
+        "folder of one, <storage>/<name>"
+    )
+
+
+def _goal(uri: str) -> tuple[str, Mode]:
+    """Return what a search compares its trials by.
+
+    Raises:
+        CheckpointError: its `search.json` does not say it, or is of another format.
+    """
+    where = storage.join(uri, SEARCH)
+    try:
+        told = json.loads(storage.read_bytes(where))
+        metric, mode, version = told["metric"], told.get("mode", "min"), told["format"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{storage.shown(where)} is damaged ({error!r}); restore it") from None
+    if version != FORMAT or mode not in ("min", "max"):
+        raise CheckpointError(
+            f"{storage.shown(where)} is of format {version} and mode {mode}; this version reads format "
+            f"{FORMAT}, min or max: use the gan-dist that made the search"
+        )
+    return str(metric), mode
+
+
+def _read_run(place: tuple[str, int | None]) -> _Run:
+    """Return what a run has recorded, and last what `best.json` says.
+
+    A run that was killed after it had put a better release in the old one's place has not recorded it yet.
+    """
+    uri, trial = place
+    there = storage.names(uri)
+    records, warning = [], None
+    if METRICS in there:
+        try:
+            records = read_records(uri)
+        except ValueError as error:
+            warning = f"{storage.shown(uri)}/{METRICS} is damaged and does not count: {error}"
+    if BEST in there:
+        with suppress(ValueError, KeyError, TypeError):
+            best = json.loads(storage.read_bytes(storage.join(uri, BEST)))
+            records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
+    return _Run(uri, trial, records, warning)
+
+
+def _distance(runs: Sequence[_Run]) -> str | None:
+    """Return the name of the distance that a run keeps its best release by."""
+    keys = (key for run in runs for record in run.records for key in record)
+    return next((key for key in keys if key == "fid" or key.startswith("fd_")), None)
+
+
+def _best_of(run: _Run, metric: str, mode: Mode) -> _Candidate | None:
+    """Return a run's best measurement; None if it has none that is a finite number."""
+    sign = -1 if mode == "max" else 1
+    measured = ((record["images"], record.get(metric)) for record in run.records)
+    candidates = (
+        _Candidate(sign * value, images, run.trial or 0, value, run)
+        for images, value in measured
+        if isinstance(value, int | float) and math.isfinite(value)
+    )
+    return min(candidates, key=lambda candidate: candidate[:2], default=None)
+
+
+def _nothing_measured(uri: str, runs: Sequence[_Run], metric: str | None) -> str:
+    """Return why there is no best."""
+    where, keys = storage.shown(uri), {key for run in runs for record in run.records for key in record}
+    if metric in keys:
+        return (
+            f"{where} has no {metric} that is a finite number, of {len(runs)} runs: training diverged, and "
+            f"loss_d and loss_g in {METRICS} tell when"
+        )
+    if figures := sorted(key for key in keys if _FIGURE.fullmatch(key)):
+        return (
+            f"no record of {where} has the metric {metric}; there are {', '.join(figures)}. Correct `metric` "
+            f"in its {SEARCH}"
+        )
+    return f"{where} has no measurement yet; the first comes after eval.every_kimg thousands of images"
+
+
+def _whole_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes], RunConfig]:
+    """Return the files of a measurement's release, and its configuration.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another measurement.
+        ConfigError: this version cannot read its configuration.
+    """
+    uri = candidate.release
+    _, contents = read_folder(uri, ["release"])
+    if missing := [name for name in _FILES if name not in contents]:
+        raise CheckpointError(f"{uri} is not complete: its {MANIFEST} lists no {', '.join(missing)}")
+    told = json.loads(contents["metrics.json"])
+    if (told.get("images"), told.get(metric)) != (candidate.images, candidate.value):
+        raise CheckpointError(
+            f"{uri} is of another measurement: {metric} {told.get(metric)} after {told.get('images')} images"
+        )
+    return contents, load_config(storage.join(uri, CONFIG))
+
+
+def _parts(uri: str) -> tuple[str, str]:
+    """Return the folder that something is in, absolute or a URI, and its name."""
+    base, mark, query = uri.partition("?")
+    base = base.rstrip("/") if "://" in base else os.path.normpath(Path(base).absolute())
+    parent, _, name = base.rpartition("/")
+    return f"{parent or '/'}{mark}{query}", name

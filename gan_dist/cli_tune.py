@@ -1,0 +1,120 @@
+"""The verb `tune`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gan_dist.search.ledger import Ledger
+    from gan_dist.search.plan import Plan
+
+INTERRUPTED = 130
+
+
+def tune(
+    config: Annotated[
+        str, typer.Argument(help="A preset's name, or a YAML file's path or URI, with a section search.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. search.trials=100.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the search and its first configuration; do nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Search for better settings; the same command again continues it."""
+    from gan_dist.cli import with_absolute_paths
+    from gan_dist.config import load_config
+    from gan_dist.search.plan import make_plan
+    from gan_dist.training.summary import summarise
+
+    given = overrides or []
+    resolved = with_absolute_paths(load_config(config, given))
+    places = [f"storage.path={resolved.storage.path}", f"data.path={resolved.data.path}"]
+    plan = make_plan(config, [*given, *places])
+    summary = summarise(plan.config)
+    metric = str(summary["metric"]).split()[0]
+    if dry_run:
+        _show(plan, summary, as_json=as_json)
+        return
+    ledger, interrupted = _run(plan, metric)
+    _print_end(plan, ledger, metric, [config, *given], interrupted=interrupted, as_json=as_json)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _show(plan: Plan, summary: dict[str, object], *, as_json: bool) -> None:
+    search = plan.search
+    shown: dict[str, object] = {
+        "search": plan.uri,
+        "keys": list(plan.space.distributions),
+        "trials": search.trials,
+        "scheduler": f"{search.scheduler}, from {plan.grace / 1000:g} kimg on",
+        "each": summary["length"],
+        "metric": summary["metric"],
+        "placement": summary["placement"],
+    }
+    for key, value in shown.items():
+        typer.echo(f"{key}: {value}")
+    if as_json:
+        typer.echo(json.dumps(shown))
+
+
+def _run(plan: Plan, metric: str) -> tuple[Ledger, bool]:
+    """Run what is left of a search; tells whether it was interrupted."""
+    from gan_dist.search.ledger import Ledger
+    from gan_dist.search.plan import begin
+    from gan_dist.search.studies import study_storage
+    from gan_dist.search.view import SearchView
+    from gan_dist.training.loop import total_images
+
+    begin(plan, metric)
+    kept_at = study_storage(plan.uri, plan.search.optuna_storage)
+    length = total_images(plan.config)
+    ledger = Ledger(kept_at, plan.config.name, plan.space, plan.search, plan.grace, length)
+    if not ledger.unfinished and not plan.search.replicates:
+        return ledger, False
+    from gan_dist.cluster import search
+
+    with SearchView(ledger, plan.search.trials, length, metric) as view:
+        view.note(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
+        try:
+            search.run(plan, ledger, metric, view.update)
+        except KeyboardInterrupt:
+            return ledger, True
+    return ledger, ledger.unfinished > 0
+
+
+def _print_end(
+    plan: Plan, ledger: Ledger, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
+) -> None:
+    from gan_dist.cli import program, short
+    from gan_dist.search.replicates import replicated
+    from gan_dist.search.view import images, lowest
+
+    trials = ledger.trials()
+    spent = sum(images(trial) for trial in trials)
+    best = min(trials, key=lambda trial: (lowest(trial), trial.number), default=None)
+    found = best is not None and bool(best.intermediate_values)
+    state = "stopped with" if interrupted else "finished:"
+    typer.echo(f"{plan.config.name} {state} {len(trials)} trials, {spent / 1000:,.0f} kimg trained")
+    if found and best is not None:
+        values = shlex.join(plan.space.overrides(best.params))
+        typer.echo(f"  {metric} {lowest(best):.3f} at its best, by trial {best.number}: {values}")
+    for one in replicated(plan, ledger, metric) if not interrupted else []:
+        values = ", ".join(f"{value:.3f}" for value in one.values)
+        typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.spread:.3f} ({values})")
+    typer.echo(f"  study       optuna-dashboard {short(plan.uri)}/study.journal")
+    typer.echo(f"continue it with\n  {shlex.join([*program('tune'), *arguments])}")
+    typer.echo(f"take the best with\n  {shlex.join([*program('best'), short(plan.uri), '--to', 'best'])}")
+    if as_json:
+        result = None
+        if found and best is not None:
+            result = {"value": lowest(best), "trial": best.number, "config": best.params}
+        record = {"search": plan.uri, "metric": metric, "trials": len(trials), "best": result}
+        typer.echo(json.dumps({**record, "images_trained": spent}))

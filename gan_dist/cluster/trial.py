@@ -1,0 +1,140 @@
+"""One trial of a search: a run inside the Tune actor that was placed for it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from gan_dist import storage, telemetry
+from gan_dist.cluster import trainer
+from gan_dist.cluster.board import News
+from gan_dist.config import RunConfig
+from gan_dist.errors import GanDistError
+from gan_dist.memory import use_one_arena
+from gan_dist.training.context import LocalContext
+from gan_dist.training.loop import train
+
+END_S = 120.0
+"""Seconds within which a trial that is told to stop has written its checkpoint."""
+
+Result = dict[str, Any]
+"""What Tune is told: `images` and `value` of a measurement; or `done`, with the reason if it `failed`."""
+
+
+class Trial(tune.Trainable):
+    """The actor; Tune uses it for one trial after another.
+
+    Its configuration is `run`, a run's configuration as JSON, and `metric`, the name of what is minimised. A
+    step is a measurement. A run that is begun already goes on from its checkpoint, and its earlier
+    measurements are told again.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        use_one_arena()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._running.end()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> Result:
+        return self._running.next()
+
+    def cleanup(self) -> None:
+        self._running.end()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._running = _Running(RunConfig.model_validate(config["run"]), config["metric"])
+
+
+class _Running:
+    """A run in a thread, which after each measurement waits to be told to go on."""
+
+    def __init__(self, config: RunConfig, metric: str) -> None:
+        self.stop = threading.Event()
+        self.metric = metric
+        self._config = config
+        self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
+        self._go = threading.Semaphore(0)
+        self._told = 0
+        self._waiting = False
+        self._thread = threading.Thread(target=self._main, name="trial", daemon=True)
+        self._thread.start()
+
+    def next(self) -> Result:
+        """Let it go on, and return what it tells next.
+
+        Raises whatever ended it that another try may mend.
+        """
+        if self._waiting:
+            self._waiting = False
+            self._go.release()
+        result = self._results.get()
+        if isinstance(result, BaseException):
+            raise result
+        self._waiting = not result["done"]
+        return result
+
+    def end(self) -> None:
+        """Let it write a checkpoint and end."""
+        self.stop.set()
+        self._go.release()
+        self._thread.join(END_S)
+
+    def tell_new(self) -> None:
+        """Tell the measurements in the run's records that have not been told; wait after each."""
+        uri = self._config.run_uri
+        if not storage.exists(storage.join(uri, telemetry.METRICS)):
+            return
+        measured = [record for record in telemetry.read_records(uri) if self.metric in record]
+        for record in measured[self._told :]:
+            self._told += 1
+            if self.stop.is_set():
+                return
+            self._results.put({"images": record["images"], "value": record[self.metric], "done": False})
+            self._go.acquire()
+
+    def _main(self) -> None:
+        config = self._config
+        try:
+            storage.configure(storage.StorageOptions(config.storage.backend, config.storage.timeout_s))
+            self.tell_new()
+            if self.stop.is_set():
+                return
+            if config.scale.workers > 1:
+                trainer.run(config, self._shown, stop=self.stop.is_set)
+            else:
+                torch.set_num_threads(max(1, int(config.scale.cpus_per_worker)))
+                train(config, _TrialContext(self, config.run_uri))
+            self.tell_new()
+            self._results.put({"done": True})
+        except GanDistError as error:
+            # The same again would come of another try.
+            self._results.put({"done": True, "failed": f"{type(error).__name__}: {error}"})
+        except BaseException as error:
+            self._results.put(error)
+
+    def _shown(self, news: News) -> None:
+        if news.progress is not None and not self.stop.is_set():
+            self.tell_new()
+
+
+class _TrialContext(LocalContext):
+    """One worker's context: after each measurement the trial waits."""
+
+    def __init__(self, running: _Running, run_uri: str) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        super().__init__(run_uri, device=device, should_stop=running.stop.is_set)
+        self._running = running
+
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
+        super().report(metrics, checkpoint, name)
+        if not self._running.stop.is_set():
+            self._running.tell_new()

@@ -1,0 +1,7 @@
+"""What `ray job submit` runs to search: the same program as `gan-dist tune`."""
+
+import sys
+
+from gan_dist.cli import main
+
+main(["tune", *sys.argv[1:]])

@@ -1,0 +1,68 @@
+"""Nodes that cannot work together are told apart before anything is started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from gan_dist.cluster.preflight import Facts, _problems, facts_here
+
+TWO_NODES = """
+import sys, ray
+from ray.cluster_utils import Cluster
+from gan_dist.cluster.preflight import check_nodes
+from gan_dist.errors import ClusterError
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+assert len(ray.nodes()) == 2
+check_nodes(sys.argv[1])
+import gan_dist.cluster.preflight as preflight
+preflight.facts_here = lambda: {"python": "3.0", "gan-dist": "0", "torch": "0", "ray": "0"}
+try:
+    check_nodes(sys.argv[1])
+except ClusterError as error:
+    print(error)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_what_differs_is_named_with_the_remedy() -> None:
+    here = {"python": "3.12.1", "gan-dist": "0.1.0", "torch": "2.15.0", "ray": "2.60.0"}
+    answers = {
+        "10.0.0.1": Facts(here, None),
+        "10.0.0.2": Facts({**here, "torch": "2.11.0"}, "it does not see what the driver writes there"),
+        "10.0.0.3": None,
+    }
+    assert _problems(here, answers, "/home/me/runs/x") == [
+        "10.0.0.2 has torch 2.11.0, the driver 2.15.0: install the same on all",
+        "10.0.0.2 cannot use storage.path, where /home/me/runs/x is: it does not see what the driver writes "
+        "there; use a bucket or a folder that all nodes share",
+        "10.0.0.3 did not answer within 60 s: look at it, or take it out",
+    ]
+    assert _problems(facts_here(), {"10.0.0.1": Facts(facts_here(), None)}, "/x") == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_nodes_are_asked(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", TWO_NODES, str(tmp_path / "run")],
+            env={"RAY_TMPDIR": folder, "PATH": "/usr/bin:/bin", "HOME": folder},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("install the same on all") == 8
+    assert "the driver 3.0" in done.stdout
+    assert list((tmp_path / "run").iterdir()) == []

@@ -1,0 +1,111 @@
+"""A search as a user runs it: killed and continued, and its best taken away."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.study import load_study
+from optuna.trial import FrozenTrial, TrialState
+
+from gan_dist.search.studies import study_storage
+from gan_dist.telemetry import read_records
+from tests.e2e.test_commands import BIN, environment, gan_dist, ray_folder
+
+__all__ = ["ray_folder"]
+
+TRIALS = 12
+SEARCH = [
+    *(
+        "tune",
+        "search-digits",
+        "model.width=4",
+        "model.max_width=8",
+        "train.batch_size=32",
+        "eval.samples=64",
+    ),
+    *("train.kimg=1.92", "eval.every_kimg=0.192", f"search.trials={TRIALS}", "--json"),
+]
+
+
+def trials_of(folder: Path) -> list[FrozenTrial]:
+    storage = study_storage(str(folder), None)
+    return load_study(study_name="search-digits", storage=storage).get_trials()
+
+
+def curve(folder: Path, number: int) -> dict[int, float]:
+    records = read_records(str(folder / "trials" / f"{number:05d}"))
+    return {record["images"]: record["fd_digits"] for record in records if "fd_digits" in record}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_that_is_killed_loses_and_doubles_nothing(tmp_path: Path, ray_folder: str) -> None:
+    draws = random.Random(0)
+    folder = tmp_path / "runs/search-digits"
+    ended: dict[int, FrozenTrial] = {}
+    for _ in range(10):
+        process = subprocess.Popen(
+            [str(BIN / "gan-dist"), *SEARCH],
+            env=environment(ray_folder),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(draws.uniform(3, 14))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if not (folder / "study.journal").exists():
+            continue
+        for trial in trials_of(folder):
+            # What had ended is as it was: it was not run again.
+            if trial.number in ended:
+                assert trial == ended[trial.number]
+            elif trial.state.is_finished():
+                ended[trial.number] = trial
+
+    done = gan_dist(*SEARCH, env=environment(ray_folder), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    trials = trials_of(folder)
+    assert [trial.number for trial in trials] == list(range(TRIALS))
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        assert trial.intermediate_values == curve(folder, trial.number)
+    assert {number: trial for number, trial in enumerate(trials) if number in ended} == ended
+    assert len(list((folder / "trials").iterdir())) == TRIALS
+
+    # The best is in hand without a cluster, and is the lowest of all that was recorded.
+    lowest = min(value for trial in trials for value in trial.intermediate_values.values())
+    assert result["best"]["value"] == lowest
+    best = gan_dist("best", str(folder), "--to", "best", "--json", env=environment(ray_folder), cwd=tmp_path)
+    assert json.loads(best.stdout.splitlines()[-1])["value"] == lowest
+    sample = gan_dist("sample", "best", "--n", "4", env=environment(ray_folder), cwd=tmp_path)
+    assert sample.returncode == 0, sample.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_password_of_a_study_is_in_no_file(tmp_path: Path, ray_folder: str) -> None:
+    secret = "canary-0xC0FFEE"
+    database = tmp_path / f"{secret}.db"
+    url = f"search.optuna_storage=sqlite:///{database}"
+    small = [*SEARCH, url, "search.trials=2", "train.kimg=0.384", "search.scheduler=none"]
+    done = gan_dist(*small, env=environment(ray_folder), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert database.exists()
+    written = [path for path in (*tmp_path.rglob("*"), *Path(ray_folder).rglob("*")) if path.is_file()]
+    holding = [path for path in written if path != database and secret.encode() in path.read_bytes()]
+    assert holding == []
+    assert "trial 1 complete" in done.stderr
+
+
+def test_importing_the_search_needs_no_cluster() -> None:
+    code = "import gan_dist.search.plan, gan_dist.search.view, sys; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

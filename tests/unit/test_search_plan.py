@@ -1,0 +1,136 @@
+"""A search before and after its trials: its plan, its folder, what it shows, the best run again."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from optuna.storages import InMemoryStorage
+from typer.testing import CliRunner
+
+from gan_dist.cli import app
+from gan_dist.config import load_config
+from gan_dist.errors import ConfigError, ResumeError
+from gan_dist.search.ledger import Ledger
+from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.replicates import replicas, replicated
+from gan_dist.search.view import SearchView, images
+from tests.searches import record, write_run
+
+SPACE = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}, loss.name: [hinge, rpgan]}"
+
+
+def plan_of(folder: Path, *overrides: str) -> Plan:
+    return make_plan("search-digits", [f"storage={folder}", "name=search", SPACE, *overrides])
+
+
+def ledger_of(plan: Plan) -> Ledger:
+    return Ledger(InMemoryStorage(), "search", plan.space, plan.search, plan.grace)
+
+
+def test_the_preset_is_a_search_whose_corners_all_load() -> None:
+    plan = make_plan("search-digits", [])
+    assert {"loss.name", "optim.g.lr", "optim.d.beta1", "loss.gp", "loss.r1"} <= set(plan.space.distributions)
+    assert plan.grace == 3000
+
+
+def test_a_trial_is_the_run_that_its_values_describe(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "train.batch_size=32")
+    trial = plan.trial(7, {"optim.g.lr": 3e-4, "loss.name": "hinge"})
+    places = [f"storage={tmp_path}/search/trials", "name='00007'", "train.batch_size=32", "search=null"]
+    assert trial == load_config("search-digits", [*places, "optim.g.lr=3e-4", "loss.name=hinge"])
+    again = plan.replica(7, {"optim.g.lr": 3e-4, "loss.name": "hinge"}, 2)
+    assert (again.seed, again.run_uri) == (trial.seed + 2, f"{tmp_path}/search/replicates/00007-2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search=null"], "has no section search"),
+        (["search.space={optim.g.lrr: [1e-4, 1e-3]}"], "the nearest is optim.g.lr"),
+        (["search.space={optim.g.lr: {log: [1e-3, 1e-4]}}"], "optim.g.lr"),
+        (["search.space={train.batch_size: {int: [32, 64]}}", "scale.workers=2"], "33 / 2 = 16.5"),
+        (["search.points=[{optim.g.lr: 1}]"], "optim.g.lr=1"),
+        (["search.algorithm=grid"], "a grid needs choices or whole numbers"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_at_once(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_of(tmp_path, *overrides)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_belongs_to_one_search(tmp_path: Path) -> None:
+    begin(plan_of(tmp_path), "fd_digits")
+    begin(plan_of(tmp_path, "search.trials=100", "scale.cpus_per_worker=2"), "fd_digits")
+    for overrides, metric, message in [
+        (["search.space={optim.g.lr: {log: [1e-4, 1e-2]}}"], "fd_digits", "optim.g.lr: was"),
+        (["model.width=8"], "fd_digits", "model.width was 32, is now 8"),
+        (["train.kimg=5"], "fd_digits", "train.kimg was 81.0, is now 5.0"),
+        ([], "fid", "the metric was fd_digits, is now fid"),
+    ]:
+        with pytest.raises(ResumeError, match=message):
+            begin(plan_of(tmp_path, *overrides), metric)
+    write_run(str(tmp_path / "run"), [])
+    (tmp_path / "run/config.yaml").write_text("name: run\ndata: {path: 'builtin://digits'}\n")
+    with pytest.raises(ResumeError, match="is a run, not a search"):
+        begin(plan_of(tmp_path, "name=run"), "fd_digits")
+
+
+def test_what_is_shown_in_a_log_is_a_line_for_each_trial_that_ends(tmp_path: Path) -> None:
+    ledger = ledger_of(plan_of(tmp_path, "search.trials=3"))
+    stream = io.StringIO()
+    with SearchView(ledger, 3, 1000, "fd_digits", stream) as view:
+        for value in (5.0, 4.0, 9.0):
+            task = ledger.next()
+            assert task is not None
+            ledger.report(task.number, 500, value)
+            view.update()
+            if value == 9.0:
+                ledger.fail(task.number, "NonFiniteError: the loss")
+            elif value == 4.0:
+                ledger.prune(task.number)
+            else:
+                ledger.complete(task.number)
+            view.update()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("trial 0 complete at 0.5 kimg, best 5.000")
+    assert "1/3 trials  best fd_digits 5.000 (trial 0)" in lines[0]
+    assert "1 stopped early, 0 failed  1 kimg trained, 0 saved" in lines[1]
+    assert "trial 2 failed" in lines[2]
+    assert "(NonFiniteError: the loss)" in lines[2]
+    assert [images(trial) for trial in ledger.trials()] == [500, 500, 500]
+
+
+def test_the_best_that_came_to_their_end_are_run_again(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "search.trials=6", "search.replicates=2", "search.scheduler=none")
+    ledger = ledger_of(plan)
+    for value in (6.0, 1.0, 3.0, 2.0, 5.0, 4.0):
+        task = ledger.next()
+        assert task is not None
+        ledger.report(task.number, 500, value)
+        (ledger.prune if value == 1.0 else ledger.complete)(task.number)
+    again = replicas(plan, ledger)
+    assert [config.name for config in again] == [f"{n:05d}-{k}" for n in (3, 2, 5) for k in (1, 2)]
+    values: list[float | None] = [9.0, 9.0, 3.5, 2.5, 4.0, None]
+    for config, again_value in zip(again, values, strict=True):
+        write_run(config.run_uri, [record(500, again_value)])
+    found = replicated(plan, ledger, "fd_digits")
+    assert [one.trial for one in found] == [2, 3, 5]
+    assert found[0].values == (3.0, 3.5, 2.5)
+    assert (found[0].mean, found[0].spread) == (3.0, 0.5)
+    named = json.loads((tmp_path / "search/replicates.json").read_text())
+    assert [one["trial"] for one in named] == [2, 3]  # a run that measured nothing names no winner
+
+
+def test_a_dry_run_tells_of_the_search_and_touches_nothing(tmp_path: Path) -> None:
+    arguments = ["tune", "search-digits", "--dry-run", "--json", f"storage={tmp_path}", SPACE]
+    result = CliRunner().invoke(app, arguments)
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["keys"] == ["loss.name", "optim.g.lr"]
+    assert told["scheduler"] == "asha, from 3 kimg on"
+    assert list(tmp_path.iterdir()) == []
