@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import ray
-from gan_dist.search.studies import study_storage
 from optuna.trial import FrozenTrial, TrialState
 from ray.util import placement_group_table
 
 from gan_dist.cluster import search
 from gan_dist.search.ledger import Ledger
 from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.studies import study_storage
 from gan_dist.search.view import SearchView
 from gan_dist.telemetry import read_records
 
