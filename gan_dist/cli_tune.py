@@ -67,16 +67,22 @@ def _show(plan: Plan, summary: dict[str, object], *, as_json: bool) -> None:
 
 def _run(plan: Plan, metric: str) -> tuple[Ledger, bool]:
     """Run what is left of a search; tells whether it was interrupted."""
+    from gan_dist.cli import absolute
     from gan_dist.search.ledger import Ledger
     from gan_dist.search.plan import begin
     from gan_dist.search.studies import study_storage
     from gan_dist.search.view import SearchView
+    from gan_dist.search.warm import earlier_points
     from gan_dist.training.loop import total_images
 
     begin(plan, metric)
+    search_config = plan.search
+    if search_config.warm_start:
+        points = (*search_config.points, *earlier_points(absolute(search_config.warm_start), plan.space))
+        search_config = search_config.model_copy(update={"points": points})
     kept_at = study_storage(plan.uri, plan.search.optuna_storage)
     length = total_images(plan.config)
-    ledger = Ledger(kept_at, plan.config.name, plan.space, plan.search, plan.grace, length)
+    ledger = Ledger(kept_at, plan.config.name, plan.space, search_config, plan.grace, length)
     if not ledger.unfinished and not plan.search.replicates:
         return ledger, False
     from gan_dist.cluster import search

@@ -36,6 +36,8 @@ class SearchConfig(Section):
     """Times that each of the three best trials is run again, with another seed, before a winner is named."""
     points: tuple[dict[str, Any], ...] = ()
     """Values to try first."""
+    warm_start: str | None = None
+    """Folder of an earlier search, whose five best trials within this space are tried next."""
     optuna_storage: str | None = None
     """URL of a database for the study, such as `postgresql://...`; it is written to no file. When absent, the
     study is a file in the search's folder."""

@@ -16,7 +16,7 @@ from rich.text import Text
 from gan_dist.screen import Screen
 from gan_dist.search.ledger import ENDED, REASON, Ledger
 
-ROWS = 12
+ROWS = 11
 
 
 class SearchView(Screen):
@@ -74,9 +74,10 @@ class SearchView(Screen):
         """The trials that run, and the best of the others."""
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         others = sorted((trial for trial in trials if trial.state in ENDED), key=lowest)
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("trial", "state", "kimg", self._metric, "values"):
-            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
+        for name in ("trial", "state", "kimg", self._metric):
+            table.add_column(name, no_wrap=True, min_width=len(name))
+        table.add_column("values", no_wrap=True, overflow="ellipsis", ratio=1)
         for trial in [*running[-ROWS:], *others][:ROWS]:
             table.add_row(*_cells(trial))
         return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from gan_dist.cli import app
 from gan_dist.config import load_config
 from gan_dist.errors import ConfigError, ResumeError
 from gan_dist.search.ledger import Ledger
+from gan_dist.search.parse import parse
 from gan_dist.search.plan import Plan, begin, make_plan
 from gan_dist.search.replicates import replicas, replicated
+from gan_dist.search.studies import study_storage
 from gan_dist.search.view import SearchView, images
+from gan_dist.search.warm import earlier_points
 from tests.searches import record, write_run
 
 SPACE = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}, loss.name: [hinge, rpgan]}"
@@ -106,6 +110,35 @@ def test_what_is_shown_in_a_log_is_a_line_for_each_trial_that_ends(tmp_path: Pat
     assert [images(trial) for trial in ledger.trials()] == [500, 500, 500]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_shown_on_a_terminal_is_a_table_of_fifteen_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setenv("TERM", "xterm")
+    ledger = ledger_of(plan_of(tmp_path, "search.trials=40", "search.scheduler=none"))
+    stream = Terminal()
+    with SearchView(ledger, 40, 1000, "fd_digits", stream) as view:
+        for number in range(30):
+            task = ledger.next()
+            assert task is not None
+            ledger.report(task.number, 500, 50.0 - number)
+            ledger.complete(task.number)
+        assert ledger.next() is not None
+        view.update()
+        shown = stream.getvalue()
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert len(lines) <= 15
+    assert "30/40 trials  best fd_digits 21.000 (trial 29)  1 running" in lines[0]
+    rows = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).split()[:4] for line in lines]
+    assert ["30", "running", "0", "-"] in rows
+    assert ["29", "complete", "0.5", "21.000"] in rows
+
+
 def test_the_best_that_came_to_their_end_are_run_again(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "search.trials=6", "search.replicates=2", "search.scheduler=none")
     ledger = ledger_of(plan)
@@ -134,3 +167,22 @@ def test_a_dry_run_tells_of_the_search_and_touches_nothing(tmp_path: Path) -> No
     assert told["keys"] == ["loss.name", "optim.g.lr"]
     assert told["scheduler"] == "asha, from 3 kimg on"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_search_gives_points_to_begin_with(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "search.trials=8", "search.scheduler=none")
+    begin(plan, "fd_digits")
+    kept_at = study_storage(plan.uri, None)
+    ledger = Ledger(kept_at, "search", plan.space, plan.search, plan.grace)
+    while (task := ledger.next()) is not None:
+        ledger.report(task.number, 500, 10.0 - task.number)
+        ledger.complete(task.number)
+    best_first = [trial.params for trial in reversed(ledger.trials())]
+    assert earlier_points(plan.uri, plan.space) == best_first[:5]
+    narrow = parse({"loss.name": ["hinge", "lsgan"]}, plan.config)
+    assert earlier_points(plan.uri, narrow) == [{"loss.name": "hinge"}]
+    elsewhere = parse({"optim.d.lr": {"log": [1e-5, 1e-3]}}, plan.config)
+    with pytest.raises(ResumeError, match="none of its 8 measured trials lies within"):
+        earlier_points(plan.uri, elsewhere)
+    with pytest.raises(ResumeError, match="there is no search with a study"):
+        earlier_points(str(tmp_path / "nothing"), plan.space)

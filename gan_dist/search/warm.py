@@ -1,0 +1,53 @@
+"""What an earlier search found, as points to begin with."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import optuna
+
+from gan_dist import storage
+from gan_dist.best import SEARCH
+from gan_dist.errors import ConfigError, ResumeError
+from gan_dist.search.space import Space
+from gan_dist.search.studies import JOURNAL, study_storage
+from gan_dist.search.view import lowest
+
+COUNT = 5
+"""Points that are taken over."""
+
+
+def earlier_points(uri: str, space: Space) -> list[dict[str, Any]]:
+    """Return the values of an earlier search's best trials, the best first, as far as they are of this space.
+
+    Args:
+        uri: The earlier search's folder, with its journal.
+        space: What is varied now.
+
+    Raises:
+        ResumeError: there is no search with a journal, or none of its trials is of this space.
+    """
+    if not all(storage.exists(storage.join(uri, name)) for name in (SEARCH, JOURNAL)):
+        raise ResumeError(
+            f"search.warm_start={storage.shown(uri)}: there is no search with a {JOURNAL}; give the folder "
+            "of one, or its best values as search.points"
+        )
+    (summary,) = optuna.get_all_study_summaries(study_storage(uri, None))
+    trials = optuna.load_study(study_name=summary.study_name, storage=study_storage(uri, None)).get_trials()
+    trials = [trial for trial in trials if math.isfinite(lowest(trial))]
+    found: dict[str, dict[str, Any]] = {}
+    for trial in sorted(trials, key=lambda one: (lowest(one), one.number)):
+        point = {key: value for key, value in trial.params.items() if key in space.distributions}
+        try:
+            space.check_point(point)
+        except ConfigError:
+            continue
+        found.setdefault(json.dumps(point, sort_keys=True), point)
+    if not found:
+        raise ResumeError(
+            f"search.warm_start={storage.shown(uri)}: none of its {len(trials)} measured trials lies within "
+            "search.space; leave search.warm_start out, or give search.points"
+        )
+    return list(found.values())[:COUNT]
