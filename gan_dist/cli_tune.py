@@ -100,8 +100,10 @@ def _print_end(
     plan: Plan, ledger: Ledger, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
 ) -> None:
     from gan_dist.cli import program, short
+    from gan_dist.release import read_best
     from gan_dist.search.replicates import replicated
     from gan_dist.search.view import images, lowest
+    from gan_dist.storage import join
 
     trials = ledger.trials()
     spent = sum(images(trial) for trial in trials)
@@ -115,12 +117,30 @@ def _print_end(
     for one in replicated(plan, ledger, metric) if not interrupted else []:
         values = ", ".join(f"{value:.3f}" for value in one.values)
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.spread:.3f} ({values})")
-    typer.echo(f"  study       optuna-dashboard {short(plan.uri)}/study.journal")
-    typer.echo(f"continue it with\n  {shlex.join([*program('tune'), *arguments])}")
+    typer.echo(f"  study       {_dashboard(plan)}")
+    secret = "search.optuna_storage="
+    told = [f"{secret}..." if argument.startswith(secret) else argument for argument in arguments]
+    typer.echo(f"continue it with\n  {shlex.join([*program('tune'), *told])}")
     typer.echo(f"take the best with\n  {shlex.join([*program('best'), short(plan.uri), '--to', 'best'])}")
     if as_json:
-        result = None
+        result: dict[str, object] | None = None
         if found and best is not None:
+            run = plan.trial(best.number, best.params).run_uri
             result = {"value": lowest(best), "trial": best.number, "config": best.params}
+            result["checkpoint"] = join(run, str(read_best(run)["release"]))
         record = {"search": plan.uri, "metric": metric, "trials": len(trials), "best": result}
         typer.echo(json.dumps({**record, "images_trained": spent}))
+
+
+def _dashboard(plan: Plan) -> str:
+    """Return how the study is opened; a database's URL may hold a password, and is not said."""
+    from gan_dist.cli import short
+    from gan_dist.search.studies import JOURNAL
+    from gan_dist.storage import join, shown
+
+    journal = join(plan.uri, JOURNAL)
+    if plan.search.optuna_storage:
+        return f"optuna-dashboard, with search.optuna_storage; its name is {plan.config.name}"
+    if "://" in journal:
+        return f"optuna-dashboard {JOURNAL}, after a download from {shown(journal)}"
+    return f"optuna-dashboard {short(journal)}"

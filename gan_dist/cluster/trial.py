@@ -15,7 +15,7 @@ from gan_dist import storage, telemetry
 from gan_dist.cluster import trainer
 from gan_dist.cluster.board import News
 from gan_dist.config import RunConfig
-from gan_dist.errors import GanDistError
+from gan_dist.errors import GanDistError, StorageError, WorkerError
 from gan_dist.memory import use_one_arena
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
@@ -115,8 +115,9 @@ class _Running:
                 train(config, _TrialContext(self, config.run_uri))
             self.tell_new()
             self._results.put({"done": True})
+        except (StorageError, WorkerError) as error:
+            self._results.put(error)  # another try may mend it
         except GanDistError as error:
-            # The same again would come of another try.
             self._results.put({"done": True, "failed": f"{type(error).__name__}: {error}"})
         except BaseException as error:
             self._results.put(error)

@@ -93,7 +93,7 @@ def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(tmp_path: Path) 
 
 
 def test_trials_of_two_workers_end_and_hold_nothing(tmp_path: Path) -> None:
-    trials = run(plan_of(tmp_path, "scale.workers=2", "search.trials=3"))
+    trials = run(plan_of(tmp_path, "scale.workers=2", "search.trials=2"))
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     held = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
     assert held == []

@@ -58,7 +58,7 @@ def test_a_search_that_is_killed_loses_and_doubles_nothing(tmp_path: Path, ray_f
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(draws.uniform(3, 14))
+        time.sleep(draws.uniform(3, 11))
         process.send_signal(signal.SIGKILL)
         process.wait()
         if not (folder / "study.journal").exists():
@@ -84,6 +84,7 @@ def test_a_search_that_is_killed_loses_and_doubles_nothing(tmp_path: Path, ray_f
     # The best is in hand without a cluster, and is the lowest of all that was recorded.
     lowest = min(value for trial in trials for value in trial.intermediate_values.values())
     assert result["best"]["value"] == lowest
+    assert Path(result["best"]["checkpoint"], "generator.safetensors").exists()
     best = gan_dist("best", str(folder), "--to", "best", "--json", env=environment(ray_folder), cwd=tmp_path)
     assert json.loads(best.stdout.splitlines()[-1])["value"] == lowest
     sample = gan_dist("sample", "best", "--n", "4", env=environment(ray_folder), cwd=tmp_path)
@@ -103,6 +104,7 @@ def test_the_password_of_a_study_is_in_no_file(tmp_path: Path, ray_folder: str) 
     written = [path for path in (*tmp_path.rglob("*"), *Path(ray_folder).rglob("*")) if path.is_file()]
     holding = [path for path in written if path != database and secret.encode() in path.read_bytes()]
     assert holding == []
+    assert secret not in done.stdout + done.stderr
     assert "trial 1 complete" in done.stderr
 
 
