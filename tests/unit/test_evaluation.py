@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -198,9 +199,9 @@ def test_all_metrics_are_those_of_one_rank_on_two_and_on_four() -> None:
 
 
 def test_too_few_images_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    Evaluator(
-        config("builtin://digits", "eval.samples=63"), open_images("builtin://digits"), LocalContext("")
-    )
+    settings = config("builtin://digits", "eval.samples=63")
+    with caplog.at_level(logging.WARNING, "gan_dist"):
+        Evaluator(settings, open_images(settings.data.path), LocalContext("unused"))
     assert "63 images are fewer than the extractor's 64 features" in caplog.text
     assert "rank 62" in caplog.text
 
