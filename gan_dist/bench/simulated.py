@@ -86,6 +86,11 @@ def curve(values: Mapping[str, Any], seed: int) -> Curve:
     return Curve(lowest * math.exp(min(bowls, 4.0)), slope, diverges, seed)
 
 
+def noise(seed: int, number: int) -> int:
+    """Return the seed of a trial's noise in a search."""
+    return hash((seed, number)) % 2**32
+
+
 def run(
     ledger: Ledger, seed: int, concurrent: int, until: Callable[[float], bool] = lambda _: False
 ) -> tuple[int, float]:
@@ -104,7 +109,7 @@ def run(
     trained, best, clock = 0, math.inf, 0.0
     while True:
         while len(going) < concurrent and (task := ledger.next()) is not None:
-            one = curve(task.values, hash((seed, task.number)) % 2**32)
+            one = curve(task.values, noise(seed, task.number))
             heapq.heappush(going, (clock + _pace(one), task.number, EVERY, one))
         if not going or until(best):
             return trained, best

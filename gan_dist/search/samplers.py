@@ -20,8 +20,8 @@ from gan_dist.search.space import Space
 Algorithm = Literal["tpe", "random"]
 
 BEST, LATEST = 10, 40
-"""Ended trials that a sampler is shown. TPE takes the best tenth of what it sees for good; with 25 and 225 it
-took four times as long, and found no better values (`benchmarks/`)."""
+"""Ended trials that a sampler is shown. TPE takes the best tenth of what it sees for good; when it saw
+25 and 225, a trial cost twice as much, and what was found was no better (`benchmarks/`)."""
 RANDOM = 5
 """One trial in so many is random, or TPE can stay with the first good choices for hundreds of trials."""
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -125,14 +126,18 @@ class _Parts(BaseJournalBackend):
         lines: list[bytes] = []
         there = storage.names(self._folder)
         self._part, self._before, self._lines = 0, 0, []
-        for part in range(sum(name.startswith(JOURNAL) for name in there)):
+        for part in takewhile(lambda part: _name(part) in there, count()):
             self._part, self._before = part, len(lines)
             self._lines = storage.read_bytes(self._uri(part)).splitlines(keepends=True)
             lines += self._lines
         return lines
 
     def _uri(self, part: int) -> str:
-        return storage.join(self._folder, f"{JOURNAL}.{part:05d}" if part else JOURNAL)
+        return storage.join(self._folder, _name(part))
+
+
+def _name(part: int) -> str:
+    return f"{JOURNAL}.{part:05d}" if part else JOURNAL
 
 
 def _database(url: str) -> BaseStorage:

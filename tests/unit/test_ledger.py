@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
-from optuna.study import load_study
+from optuna.study import create_study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
 from gan_dist.bench import simulated
@@ -22,6 +22,7 @@ from gan_dist.config import SearchConfig, load_config
 from gan_dist.errors import ConfigError, ResumeError
 from gan_dist.search.ledger import ENDED, REASON, Ledger
 from gan_dist.search.parse import parse
+from gan_dist.search.samplers import BEST, LATEST, History
 from gan_dist.search.schedulers import Asha, Median
 from gan_dist.search.space import Space
 from gan_dist.search.studies import study_storage
@@ -144,55 +145,187 @@ def test_searching_beats_chance_with_a_third_of_the_images() -> None:
     assert ratios[2] <= 1 / 3
 
 
+class Interrupted(Ledger):
+    """A ledger whose process ends at some new report."""
+
+    reports: int
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        self.reports -= step not in self.trials()[number].intermediate_values
+        if self.reports < 0:
+            raise InterruptedError
+        return super().report(number, step, value)
+
+
+def searched(search: SearchConfig, reports: int) -> list[FrozenTrial]:
+    """Run a search, one trial at a time, in processes that end after so many reports; return its trials."""
+    storage = InMemoryStorage()
+    while True:
+        ledger = Interrupted(storage, "s", simulated.space(), search, simulated.EVERY, simulated.LENGTH)
+        ledger.reports = reports
+        with suppress(InterruptedError):
+            simulated.run(ledger, 0, concurrent=1)
+            return ledger.trials()
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_a_search_that_is_interrupted_decides_as_one_that_is_not(scheduler: str) -> None:
+    search = simulated.config(trials=70, scheduler=scheduler)
+    at_once, often = searched(search, 10**9), searched(search, 3)
+    assert {trial.state for trial in often} >= {TrialState.COMPLETE, TrialState.PRUNED}
+    for one, other in zip(at_once, often, strict=True):
+        assert (one.params, one.state, one.intermediate_values) == (
+            other.params,
+            other.state,
+            other.intermediate_values,
+        )
+
+
+def test_a_trial_that_was_to_stop_when_all_was_killed_stops() -> None:
+    storage, search = InMemoryStorage(), simulated.config(trials=2)
+    ledger = ledger_of(storage, search)
+    ledger.next()
+    ledger.next()
+    ledger.report(0, 3000, 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "set_trial_intermediate_value", interrupt)
+        with pytest.raises(InterruptedError):
+            ledger.report(1, 3000, 2.0)
+    again = ledger_of(storage, search)
+    assert again.trials()[1].intermediate_values == {}
+    again.report(0, 9000, 1.5)
+    assert again.report(1, 3000, 2.0)
+    again.prune(1)
+    assert again.trials()[1].intermediate_values == {3000: 2.0}
+
+
+def interrupt(*_: object) -> None:
+    raise InterruptedError
+
+
+def test_what_is_no_number_never_passes_a_rung() -> None:
+    for rule in (Asha(10, 3), Median(10)):
+        for number, value in enumerate([math.nan, math.inf, -math.inf, 1.0]):
+            stopped = rule.report(number, 10, value)
+            assert stopped == (isinstance(rule, Asha) and not math.isfinite(value))
+            rule.ended(number, complete=math.isfinite(value))
+
+
+def test_a_trial_at_its_end_is_not_stopped() -> None:
+    ledger = ledger_of(InMemoryStorage(), simulated.config(trials=2))
+    for value in (1.0, 2.0):
+        task = ledger.next()
+        assert task is not None
+        assert not ledger.report(task.number, simulated.LENGTH, value)
+        ledger.complete(task.number)
+    assert [trial.value for trial in ledger.trials()] == [1.0, 2.0]
+
+
+def test_points_that_were_not_run_are_next_and_have_the_types_of_their_keys() -> None:
+    storage, space = InMemoryStorage(), parse(GRID, load_config("digits"))
+    points: tuple[dict[str, Any], ...] = tuple(
+        {"model.width": float(width), "loss.name": "hinge"} for width in (32, 8, 16)
+    )
+    for trials in (1, 2, 3):
+        ledger = ledger_of(storage, SearchConfig(space=GRID, trials=trials, points=points), space)
+        task = ledger.next()
+        assert task is not None
+        assert type(task.values["model.width"]) is int
+        ledger.report(task.number, 3000, 1.0)
+        ledger.complete(task.number)
+    assert [trial.params["model.width"] for trial in ledger.trials()] == [32, 8, 16]
+
+
+def test_a_study_of_something_else_is_refused() -> None:
+    storage = InMemoryStorage()
+    create_study(storage=storage, study_name="s").optimize(lambda trial: trial.suggest_float("x", 0, 1), 2)
+    with pytest.raises(ResumeError, match="not made by a search"):
+        ledger_of(storage, simulated.config(trials=2))
+
+
+def test_a_sampler_is_shown_a_bounded_part_in_whatever_order_trials_end() -> None:
+    space = simulated.space()
+    point = space.corners()[0]
+    draws = random.Random(0)
+    numbers = list(range(300))
+    ends = {number: draws.choice(ENDED) for number in numbers}
+    curves = {number: [draws.random() for _ in range(draws.randint(1, 5))] for number in numbers}
+    shown = []
+    for _ in range(2):
+        history = History(space)
+        for number in numbers:
+            history.began(number, point)
+        for number in draws.sample(numbers, len(numbers)):
+            history.ended(number, ends[number], curves[number])
+        history.began(300, point)
+        shown.append([(trial.state, trial.value, trial.intermediate_values) for trial in history.shown()])
+    assert shown[0] == shown[1]
+    assert LATEST < len(shown[0]) <= BEST + LATEST + 1
+    best = min(min(curves[number]) for number in numbers if ends[number] == TrialState.COMPLETE)
+    assert min(value for _, value, _ in shown[0] if value is not None) == best
+
+
 # Killed
 
-CHILD = """
-import sys, time
-from gan_dist.bench import simulated
-from gan_dist.search.ledger import Ledger
-from gan_dist.search.studies import study_storage
-search = simulated.config(trials=60)
-storage = study_storage(sys.argv[1], None)
-ledger = Ledger(storage, "s", simulated.space(), search, simulated.EVERY, simulated.LENGTH)
-report = ledger.report
-def slowly(*arguments):
-    time.sleep(0.002)
-    return report(*arguments)
-ledger.report = slowly
-simulated.run(ledger, 0, 4)
-"""
+
+def search_slowly(folder: str) -> None:
+    ledger = ledger_of(study_storage(folder, None), simulated.config(trials=60))
+    report = ledger.report
+
+    def slowly(number: int, step: int, value: float) -> bool:
+        time.sleep(0.001)
+        return report(number, step, value)
+
+    ledger.report = slowly  # type: ignore[method-assign]
+    simulated.run(ledger, 0, concurrent=4)
+
+
+def require_kept(before: list[FrozenTrial], now: list[FrozenTrial]) -> None:
+    """Require that trials are as they were, but for those that ran, which may have come further."""
+    assert len(now) >= len(before)
+    for old, new in zip(before, now, strict=False):
+        assert new.params == old.params
+        assert old.intermediate_values.items() <= new.intermediate_values.items()
+        assert old.state not in ENDED or new == old
+
+
+def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["gan_dist.bench.simulated", "gan_dist.search.studies"])
+    draws = random.Random(1)
+    journal = tmp_path / "study.journal"
+    trials: list[FrozenTrial] = []
+    kills = 0
+    while kills < 20:
+        size = journal.stat().st_size if journal.exists() else 0
+        process = processes.Process(target=search_slowly, args=(str(tmp_path),))
+        process.start()
+        while not journal.exists() or journal.stat().st_size == size:
+            time.sleep(0.001)
+        time.sleep(draws.uniform(0, 0.12))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        before, trials = trials, trials_of(tmp_path)
+        require_kept(before, trials)
+    assert 0 < sum(trial.state in ENDED for trial in trials) < 60
+    search_slowly(str(tmp_path))
+    before, trials = trials, trials_of(tmp_path)
+    require_kept(before, trials)
+    assert [trial.number for trial in trials] == list(range(60))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    for trial in trials:
+        steps = sorted(trial.intermediate_values)
+        assert steps == [simulated.EVERY * (index + 1) for index in range(len(steps))]
+        assert trial.intermediate_values == {step: measured(trial, step) for step in steps}
+
+
+def measured(trial: FrozenTrial, step: int) -> float:
+    return simulated.curve(trial.params, simulated.noise(0, trial.number)).at(step)
 
 
 def trials_of(folder: Path) -> list[FrozenTrial]:
-    return load_study(study_name="s", storage=study_storage(str(folder), None)).get_trials()
-
-
-@pytest.mark.slow
-def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
-    draws = random.Random(1)
-    seen: dict[int, FrozenTrial] = {}
-    for _ in range(20):
-        process = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], env={**os.environ})
-        deadline = time.monotonic() + 30
-        while not (tmp_path / "study.journal").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(draws.uniform(0.0, 2.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        try:
-            trials = trials_of(tmp_path)
-        except KeyError:  # killed before there was a study
-            continue
-        for trial in trials:
-            if trial.number in seen:
-                before = seen[trial.number]
-                assert trial.params == before.params
-                # A curve only grows, and what has ended is not touched again.
-                assert before.intermediate_values.items() <= trial.intermediate_values.items()
-                assert before.state not in ENDED or trial == before
-            seen[trial.number] = trial
-    subprocess.run([sys.executable, "-c", CHILD, str(tmp_path)], check=True, timeout=120)
-    trials = trials_of(tmp_path)
-    assert [trial.number for trial in trials] == list(range(60))
-    assert all(trial.state in ENDED for trial in trials)
-    assert {trial.state for trial in trials} >= {TrialState.COMPLETE, TrialState.PRUNED}
+    try:
+        return load_study(study_name="s", storage=study_storage(str(folder), None)).get_trials()
+    except KeyError:  # killed before there was a study
+        return []
