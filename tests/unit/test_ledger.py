@@ -22,6 +22,8 @@ from gan_dist.config import SearchConfig, load_config
 from gan_dist.errors import ConfigError, ResumeError
 from gan_dist.search.ledger import ENDED, REASON, Ledger
 from gan_dist.search.parse import parse
+from gan_dist.search.samplers import BEST, LATEST, History
+from gan_dist.search.schedulers import Asha, Median
 from gan_dist.search.space import Space
 from gan_dist.search.studies import study_storage
 
@@ -113,6 +115,28 @@ def test_what_was_decided_stays_so_after_a_restart() -> None:
     assert again.next() is None
 
 
+def test_asha_keeps_the_best_of_each_rung() -> None:
+    asha = Asha(10, 3)
+    told = enumerate([5.0, 4.0, 6.0, 3.0, 4.5, 2.0])
+    # The best so far goes on; of three or more, the best third.
+    stopped = [asha.report(number, 10, value) for number, value in told]
+    assert stopped == [False, False, True, False, True, False]
+    assert not asha.report(0, 20, 99.0)  # no rung is there
+    assert not asha.report(0, 30, 99.0)
+    assert asha.report(1, 30, 100.0)
+    assert not asha.report(3, 35, 1.0)  # the first value at or after a rung counts there
+
+
+def test_the_median_stops_what_is_worse_than_half() -> None:
+    rule = Median(10)
+    for number in range(4):
+        assert not rule.report(number, 10, float(number))
+        rule.ended(number, complete=True)
+    assert rule.report(5, 10, 2.0)
+    assert not rule.report(6, 10, 1.0)
+    assert not rule.report(7, 9, 99.0)
+
+
 def test_searching_beats_chance_with_a_third_of_the_images() -> None:
     """A sketch of `gan-dist bench search`: the median of five seeds."""
     from gan_dist.bench.search import _images_vs_random
@@ -179,6 +203,14 @@ def interrupt(*_: object) -> None:
     raise InterruptedError
 
 
+def test_what_is_no_number_never_passes_a_rung() -> None:
+    for rule in (Asha(10, 3), Median(10)):
+        for number, value in enumerate([math.nan, math.inf, -math.inf, 1.0]):
+            stopped = rule.report(number, 10, value)
+            assert stopped == (isinstance(rule, Asha) and not math.isfinite(value))
+            rule.ended(number, complete=math.isfinite(value))
+
+
 def test_a_trial_at_its_end_is_not_stopped() -> None:
     ledger = ledger_of(InMemoryStorage(), simulated.config(trials=2))
     for value in (1.0, 2.0):
@@ -209,6 +241,28 @@ def test_a_study_of_something_else_is_refused() -> None:
     create_study(storage=storage, study_name="s").optimize(lambda trial: trial.suggest_float("x", 0, 1), 2)
     with pytest.raises(ResumeError, match="not made by a search"):
         ledger_of(storage, simulated.config(trials=2))
+
+
+def test_a_sampler_is_shown_a_bounded_part_in_whatever_order_trials_end() -> None:
+    space = simulated.space()
+    point = space.corners()[0]
+    draws = random.Random(0)
+    numbers = list(range(300))
+    ends = {number: draws.choice(ENDED) for number in numbers}
+    curves = {number: [draws.random() for _ in range(draws.randint(1, 5))] for number in numbers}
+    shown = []
+    for _ in range(2):
+        history = History(space)
+        for number in numbers:
+            history.began(number, point)
+        for number in draws.sample(numbers, len(numbers)):
+            history.ended(number, ends[number], curves[number])
+        history.began(300, point)
+        shown.append([(trial.state, trial.value, trial.intermediate_values) for trial in history.shown()])
+    assert shown[0] == shown[1]
+    assert LATEST < len(shown[0]) <= BEST + LATEST + 1
+    best = min(min(curves[number]) for number in numbers if ends[number] == TrialState.COMPLETE)
+    assert min(value for _, value, _ in shown[0] if value is not None) == best
 
 
 # Killed
