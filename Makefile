@@ -31,8 +31,11 @@ demo: setup  ## train on handwritten digits with Ray, two workers; the same comm
 test: setup  ## the whole test suite
 	@$(BIN)/pytest $(ARGS)
 
+soak: setup  ## what is tested at length: many kills, many drains (an hour)
+	@$(BIN)/pytest -m soak --timeout 7200 $(ARGS)
+
 quick: setup  ## the tests that need no cluster and no patience
-	@$(BIN)/pytest -m "not slow and not ray" $(ARGS)
+	@$(BIN)/pytest -m "not slow and not ray and not soak" $(ARGS)
 
 check: setup  ## what CI runs: ruff, format, mypy strict, all tests
 	@$(BIN)/ruff check .
@@ -47,4 +50,4 @@ lock: setup  ## renew requirements.lock from pyproject.toml
 clean:  ## remove .venv and caches, not runs/
 	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test quick check lock clean
+.PHONY: help setup demo test soak quick check lock clean

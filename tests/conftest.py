@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -53,3 +54,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", local_connect)
     monkeypatch.setattr(socket, "getaddrinfo", local_resolve)
     monkeypatch.delenv("GAN_DIST_INCEPTION_WEIGHTS", raising=False)
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[str]:
+    """A short path of its own for Ray's files: its sockets' paths are limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder

@@ -5,39 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
+from tests.heads import BIN, environment, gan_dist, ray_head, submit
+
 TINY = ["model.width=4", "model.latent_dim=8", "train.batch_size=32", "eval.samples=64"]
-
-
-@pytest.fixture
-def ray_folder() -> Iterator[str]:
-    """A short path of its own for Ray's files: its sockets' paths are limited to 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield folder
-
-
-def environment(ray_folder: str, **extra: str) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    # As after `source .venv/bin/activate`: a job's `python` is the one that the head was started with.
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**inherited, "PATH": path, "RAY_TMPDIR": ray_folder, **extra}
-
-
-def gan_dist(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / "gan-dist"), *arguments]
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_help_comes_within_a_second_and_without_torch() -> None:
@@ -89,53 +65,6 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_how_to_go_on(tmp_path: Pa
     )
     assert grid.returncode == 0, grid.stderr
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-@contextmanager
-def ray_head(folder: str) -> Iterator[dict[str, str]]:
-    """A head of its own: temporary folder, ports and token. Yields what a user exports to use it."""
-    # Ray's defaults for these are fixed numbers, which another cluster on this machine may have taken.
-    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    env = environment(folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="e2e-" + os.urandom(16).hex())
-    command = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
-    command += ["--node-ip-address=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())]
-    dashboard = ports["dashboard-port"]
-    with Path(folder, "head.log").open("w") as log:
-        head = subprocess.Popen([str(BIN / "ray"), *command], env=env, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                    break
-            time.sleep(0.2)
-        yield {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    finally:
-        head.terminate()
-        head.wait(timeout=60)
-
-
-def submit(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Submit a job, again while the head, which has just been started, has no agent yet that takes it."""
-    deadline = time.monotonic() + 90
-    while True:
-        done = subprocess.run(
-            command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-        )
-        if "No available agent" not in done.stderr or time.monotonic() > deadline:
-            return done
-        time.sleep(2)
 
 
 @pytest.mark.ray

@@ -16,9 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gan_dist.search.studies import study_storage
 from gan_dist.telemetry import read_records
-from tests.e2e.test_commands import BIN, environment, gan_dist, ray_folder
-
-__all__ = ["ray_folder"]
+from tests.heads import BIN, environment, gan_dist
 
 TRIALS = 12
 SEARCH = [
