@@ -13,6 +13,7 @@ import pytest
 from gan_dist import storage
 from gan_dist.storage import StorageOptions
 from tests.s3 import KEYS, make_bucket, s3_server
+from tests.searches import measured_run
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,12 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     yield f"s3://{name}"
     storage.configure(StorageOptions())
+
+
+@pytest.fixture(scope="module")
+def run_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of an untrained generator, whose release is real."""
+    return measured_run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

@@ -21,18 +21,11 @@ from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 from tests.searches import (
     as_trial,
-    measured_run,
     record,
     trial_uri,
     write_run,
     write_search,
 )
-
-
-@pytest.fixture(scope="module")
-def run_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run of an untrained generator, whose release is real."""
-    return measured_run(tmp_path_factory.mktemp("runs"))
 
 
 def call(*arguments: str) -> tuple[list[str], str]:

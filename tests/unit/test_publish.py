@@ -25,18 +25,11 @@ from tests.searches import (
     as_trial,
     files,
     flip_bit,
-    measured_run,
     record,
     trial_uri,
     write_run,
     write_search,
 )
-
-
-@pytest.fixture(scope="module")
-def run_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run of an untrained generator, whose release is real."""
-    return measured_run(tmp_path_factory.mktemp("runs"))
 
 
 def test_a_copy_is_bit_for_bit_and_can_be_used(run_uri: str, tmp_path: Path) -> None:
