@@ -112,6 +112,9 @@ def bench(
     everything: Annotated[
         bool, typer.Option("--all", help="Also what takes long: all losses of modes.")
     ] = False,
+    real: Annotated[
+        bool, typer.Option("--real", help="search: real runs on the digits, not simulated ones (20 minutes).")
+    ] = False,
     out: Annotated[str | None, typer.Option(help="Folder in which to add a line to NAME.jsonl.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -120,7 +123,7 @@ def bench(
 
     if name not in NAMES:
         raise GanDistError(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
-    figures = run(name, quick=quick, everything=everything)
+    figures = run(name, quick=quick, everything=everything, real=real)
     for key, value in figures.items():
         typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
     if out is not None:
