@@ -147,6 +147,7 @@ def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]
 
 def _train(config: RunConfig) -> Outcome:
     """Check what can be checked without a cluster, then train and show it."""
+    from gan_dist.lease import alone
     from gan_dist.telemetry import ProgressLine
     from gan_dist.training.summary import prepare
 
@@ -169,7 +170,8 @@ def _train(config: RunConfig) -> Outcome:
             if news.progress is not None:
                 line.update(news.progress)
 
-        return trainer.run(config, show)
+        with alone(config.run_uri, line.note):
+            return trainer.run(config, show)
 
 
 def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:

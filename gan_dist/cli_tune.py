@@ -67,6 +67,14 @@ def _show(plan: Plan, summary: dict[str, object], *, as_json: bool) -> None:
 
 def _run(plan: Plan, metric: str) -> tuple[Ledger, bool]:
     """Run what is left of a search; tells whether it was interrupted."""
+    from gan_dist.lease import alone
+    from gan_dist.screen import Screen
+
+    with alone(plan.uri, Screen().note):
+        return _run_alone(plan, metric)
+
+
+def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
     from gan_dist.cli import absolute
     from gan_dist.search.ledger import Ledger
     from gan_dist.search.plan import begin
@@ -75,14 +83,14 @@ def _run(plan: Plan, metric: str) -> tuple[Ledger, bool]:
     from gan_dist.search.warm import earlier_points
     from gan_dist.training.loop import total_images
 
-    begin(plan, metric)
+    owner = begin(plan, metric)
     search_config = plan.search
     if search_config.warm_start:
         points = (*search_config.points, *earlier_points(absolute(search_config.warm_start), plan.space))
         search_config = search_config.model_copy(update={"points": points})
     kept_at = study_storage(plan.uri, plan.search.optuna_storage)
     length = total_images(plan.config)
-    ledger = Ledger(kept_at, plan.config.name, plan.space, search_config, plan.grace, length)
+    ledger = Ledger(kept_at, plan.config.name, plan.space, search_config, plan.grace, length, owner)
     if not ledger.unfinished and not plan.search.replicates:
         return ledger, False
     from gan_dist.cluster import search

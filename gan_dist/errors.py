@@ -6,6 +6,7 @@ GanDistError                what the command line prints without a traceback, ex
 ├── StorageError            a path or URI that cannot be read or written
 ├── CheckpointError         a checkpoint or release that is missing, damaged or of another kind
 ├── ResumeError             a run folder that belongs to a different configuration
+├── BusyError               a run or search that another process works on
 ├── CapacityError           a request that this machine or cluster can never place
 ├── ClusterError            nodes that cannot work together
 └── NonFiniteError          a loss, gradient, image or feature that stopped being a number
@@ -50,6 +51,10 @@ class CheckpointError(GanDistError):
 
 class ResumeError(GanDistError):
     """A run folder that was begun with a configuration that differs where it matters."""
+
+
+class BusyError(GanDistError):
+    """A run or search that another process works on."""
 
 
 class CapacityError(GanDistError):

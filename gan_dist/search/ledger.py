@@ -27,8 +27,10 @@ from gan_dist.search.samplers import History, pick
 from gan_dist.search.schedulers import make_scheduler
 from gan_dist.search.space import Space
 
-SPACE, REASON, STOPPED = "space", "reason", "stopped"
-"""Names of attributes: a study's; of a trial why it failed, and the step at which it was to stop."""
+SPACE, OWNER = "space", "search"
+"""Names of a study's attributes: its space, and what it is known by."""
+REASON, STOPPED = "reason", "stopped"
+"""Names of a trial's attributes: why it failed, and the step at which it was to stop."""
 Point: TypeAlias = frozenset[tuple[str, Value]]
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -65,10 +67,11 @@ class Ledger:
         search: How.
         grace: Step before which no trial is stopped, in reports' steps.
         length: Step at which a trial is at its end, so that stopping it saves nothing.
+        owner: What the search is known by, as `begin` returns it; a study without one becomes this search's.
 
     Raises:
         ConfigError: points that are not of the space, or a grid that cannot be.
-        ResumeError: the study is of another space, with what differs; or of no search.
+        ResumeError: the study is of another search, of another space, with what differs, or of no search.
     """
 
     def __init__(
@@ -79,9 +82,10 @@ class Ledger:
         search: SearchConfig,
         grace: int,
         length: float = math.inf,
+        owner: Mapping[str, str] | None = None,
     ) -> None:
         self._storage, self._space, self._search, self._length = storage, space, search, length
-        self._study = _open(storage, name, space)
+        self._study = _open(storage, name, space, owner)
         self._id = storage.get_study_id_from_name(name)
         self._scheduler = make_scheduler(search, grace)
         self._history = History(space)
@@ -192,7 +196,7 @@ class Ledger:
         self._running[trial.number] = _Running(trial_id, values, curve, trial.user_attrs.get(STOPPED))
 
 
-def _open(storage: BaseStorage, name: str, space: Space) -> Study:
+def _open(storage: BaseStorage, name: str, space: Space, owner: Mapping[str, str] | None) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
     earlier = study.user_attrs.get(SPACE)
@@ -207,7 +211,23 @@ def _open(storage: BaseStorage, name: str, space: Space) -> Study:
             f"the search {name} has another space: {'; '.join(differing)}. Give the search another name "
             "(name=...), or the space that it was begun with"
         )
+    if owner is not None:
+        _require_own(study, owner)
     return study
+
+
+def _require_own(study: Study, owner: Mapping[str, str]) -> None:
+    """Refuse a study of a database that several searches use: theirs of the same name would be mixed."""
+    earlier = study.user_attrs.get(OWNER)
+    if earlier is None:
+        study.set_user_attr(OWNER, dict(owner))
+    elif earlier["id"] != owner["id"]:
+        raise ResumeError(
+            f"the study {study.study_name} in search.optuna_storage is that of another search, begun in "
+            f"{earlier['folder']}; this one is in {owner['folder']}. Give the search another name "
+            "(name=...), or, if the other is no longer wanted, delete its study: "
+            f"optuna delete-study --study-name {study.study_name} --storage ..."
+        )
 
 
 def _listed(space: Space, search: SearchConfig) -> dict[Point, dict[str, Value]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,11 @@ def make_plan(source: str, overrides: Sequence[str]) -> Plan:
             plan.trial(0, values)
         except ConfigError as error:
             problems += [f"search.space: {problem}" for problem in error.problems if problem not in problems]
+    if search.scheduler != "none" and (search.grace_kimg or 0) >= config.train.kimg:
+        problems.append(
+            f"search.grace_kimg={search.grace_kimg:g}: trials end after train.kimg={config.train.kimg:g}, so "
+            f"that search.scheduler={search.scheduler} stops none; lower it, or set search.scheduler=none"
+        )
     for point in search.points:
         try:
             space.check_point(point)
@@ -93,20 +99,26 @@ def make_plan(source: str, overrides: Sequence[str]) -> Plan:
     return plan
 
 
-def begin(plan: Plan, metric: str) -> None:
+def begin(plan: Plan, metric: str) -> dict[str, str]:
     """Write a search's files, or see that those of an earlier process are of the same search.
+
+    Returns:
+        What its study is known by, wherever that is kept: an `id`, and the `folder` for people to read.
 
     Raises:
         ResumeError: the folder belongs to another search; with what differs.
     """
     record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
-    uri = storage.join(plan.uri, SEARCH)
+    uri, identity = storage.join(plan.uri, SEARCH), uuid.uuid4().hex
     if storage.exists(uri):
-        _require_same(plan, json.loads(storage.read_bytes(uri)), metric)
+        earlier = json.loads(storage.read_bytes(uri))
+        _require_same(plan, earlier, metric)
+        identity = str(earlier.get("id", identity))
     elif storage.exists(storage.join(plan.uri, CONFIG)):
         raise ResumeError(f"{plan.uri} is a run, not a search: give the search another name (name=...)")
     storage.write_bytes(storage.join(plan.uri, CONFIG), to_yaml(plan.config).encode())
-    storage.write_bytes(uri, to_json(record))
+    storage.write_bytes(uri, to_json({**record, "id": identity}))
+    return {"id": identity, "folder": storage.shown(plan.uri)}
 
 
 def _require_same(plan: Plan, earlier: Mapping[str, Any], metric: str) -> None:

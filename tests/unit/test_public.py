@@ -51,7 +51,7 @@ def test_ray_stays_in_its_rooms() -> None:
 
 
 LAYERS = [
-    ("errors", "config", "storage", "randomness", "memory", "screen"),
+    ("errors", "config", "storage", "randomness", "memory", "screen", "lease"),
     ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
     ("best", "card", "publish"),
     ("evaluation", "search"),

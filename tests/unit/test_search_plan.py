@@ -57,6 +57,10 @@ def test_a_trial_is_the_run_that_its_values_describe(tmp_path: Path) -> None:
         (["search.space={optim.g.lr: {log: [1e-3, 1e-4]}}"], "optim.g.lr"),
         (["search.space={train.batch_size: {int: [32, 64]}}", "scale.workers=2"], "33 / 2 = 16.5"),
         (["search.points=[{optim.g.lr: 1}]"], "optim.g.lr=1"),
+        (
+            ["train.kimg=20", "search.grace_kimg=20"],
+            "trials end after train.kimg=20, so that search.scheduler=asha stops none",
+        ),
         (["search.algorithm=grid"], "a grid needs choices or whole numbers"),
     ],
 )
@@ -82,6 +86,24 @@ def test_a_folder_belongs_to_one_search(tmp_path: Path) -> None:
     (tmp_path / "run/config.yaml").write_text("name: run\ndata: {path: 'builtin://digits'}\n")
     with pytest.raises(ResumeError, match="is a run, not a search"):
         begin(plan_of(tmp_path, "name=run"), "fd_digits")
+
+
+def test_searches_of_one_name_do_not_share_a_study_in_a_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+
+    def opened(folder: str) -> Ledger:
+        plan = plan_of(tmp_path / folder)
+        owner = begin(plan, "fd_digits")
+        kept_at = study_storage(plan.uri, url)
+        return Ledger(kept_at, "search", plan.space, plan.search, plan.grace, owner=owner)
+
+    assert opened("one").next() is not None
+    assert len(opened("one").trials()) == 1
+    with pytest.raises(ResumeError, match=f"another search, begun in {tmp_path}/one/search; this one is in"):
+        opened("two")
+    # The search is its folder, wherever that is moved to.
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert len(opened("moved").trials()) == 1
 
 
 def test_what_is_shown_in_a_log_is_a_line_for_each_trial_that_ends(tmp_path: Path) -> None:
