@@ -55,7 +55,7 @@ def cluster(scale: ScaleConfig) -> Iterator[None]:
 
 def room(scale: ScaleConfig) -> int:
     """Return how many workers the cluster holds at a time."""
-    return sum(_workers_on(scale, cpus, gpus) for cpus, gpus in _nodes())
+    return sum(workers_on(scale, cpus, gpus) for cpus, gpus in _nodes())
 
 
 def _require_room_here(scale: ScaleConfig) -> None:
@@ -79,7 +79,8 @@ def require_room(scale: ScaleConfig, nodes: list[tuple[float, float]], where: st
     Raises:
         CapacityError: with the arithmetic and the most that fits.
     """
-    fits = sum(_workers_on(scale, cpus, gpus) for cpus, gpus in nodes)
+    _require_divisible(scale)
+    fits = sum(workers_on(scale, cpus, gpus) for cpus, gpus in nodes)
     if fits >= scale.workers:
         return
     cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
@@ -94,9 +95,29 @@ def require_room(scale: ScaleConfig, nodes: list[tuple[float, float]], where: st
     )
 
 
-def _workers_on(scale: ScaleConfig, cpus: float, gpus: float) -> int:
-    fits = math.floor(cpus / scale.cpus_per_worker)
-    return min(fits, math.floor(gpus / scale.gpus_per_worker)) if scale.gpus_per_worker else fits
+def _require_divisible(scale: ScaleConfig) -> None:
+    """Refuse parts of GPUs that no cluster gives."""
+    each = scale.gpus_per_worker
+    if each > 1 and not each.is_integer():
+        raise CapacityError(
+            f"scale.gpus_per_worker={each:g}: Ray reserves a part of one GPU, or whole ones; use "
+            f"{math.floor(each)} or {math.ceil(each)}"
+        )
+    if scale.workers > 1 and 0 < each <= 0.5:
+        together = min(scale.workers, math.floor(1 / each))
+        raise CapacityError(
+            f"scale.gpus_per_worker={each:g}: {together} of the {scale.workers} workers could share a GPU, "
+            "which NCCL refuses; use 1, or scale.workers=1"
+        )
+
+
+def workers_on(scale: ScaleConfig, cpus: float, gpus: float) -> int:
+    """Return how many workers a node with these resources holds at a time."""
+    fits, each = math.floor(cpus / scale.cpus_per_worker), scale.gpus_per_worker
+    if not each:
+        return fits
+    # A worker's part is of one GPU: what is left of two does not make up for it.
+    return min(fits, int(gpus) * math.floor(1 / each) if each < 1 else math.floor(gpus / each))
 
 
 def _local_gpus() -> int:
