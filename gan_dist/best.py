@@ -172,6 +172,11 @@ class _Candidate(NamedTuple):
         return f"{metric} {self.value:.6g} of {run} after {self.images / 1000:g} kimg"
 
 
+def is_figure(key: str) -> bool:
+    """Tell whether a key of a run's records is the name of something measured."""
+    return _FIGURE.fullmatch(key) is not None
+
+
 def _look(uri: str) -> tuple[str | None, Mode, list[tuple[str, int | None]]]:
     """Return the metric where it is said, which end of it is the best, and the runs with their numbers.
 
@@ -257,7 +262,7 @@ def _nothing_measured(uri: str, runs: Sequence[_Run], metric: str | None) -> str
             f"{where} has no {metric} that is a finite number, of {len(runs)} runs: training diverged, and "
             f"loss_d and loss_g in {METRICS} tell when"
         )
-    if figures := sorted(key for key in keys if _FIGURE.fullmatch(key)):
+    if figures := sorted(key for key in keys if is_figure(key)):
         return (
             f"no record of {where} has the metric {metric}; there are {', '.join(figures)}. Correct `metric` "
             f"in its {SEARCH}"

@@ -97,6 +97,11 @@ def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
 
     with SearchView(ledger, plan.search.trials, length, metric) as view:
         view.note(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
+        if plan.search.scheduler != "none" and plan.grace >= length:
+            view.note(
+                f"no trial is stopped early: the first measurement is that at its end, "
+                f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
+            )
         try:
             search.run(plan, ledger, metric, view.update)
         except KeyboardInterrupt:

@@ -13,14 +13,16 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gan_dist import storage
+from gan_dist.best import TRIALS, is_figure
 from gan_dist.cluster.connect import cluster, room
 from gan_dist.cluster.preflight import check_nodes
 from gan_dist.cluster.trial import Trial
 from gan_dist.config import RunConfig, ScaleConfig
-from gan_dist.errors import ConfigError
+from gan_dist.errors import ClusterError, ConfigError, GanDistError
 from gan_dist.search.ledger import Ledger
 from gan_dist.search.plan import Plan
 from gan_dist.search.replicates import replicas
+from gan_dist.telemetry import read_records
 
 FOLDER = "ray"
 """Tune's own files, in the search's folder while it runs: the study and the trials' runs are what is kept."""
@@ -47,7 +49,8 @@ def run(plan: Plan, ledger: Ledger, metric: str, changed: Callable[[], None]) ->
 
     Raises:
         CapacityError: one trial can never be placed.
-        ClusterError: the nodes cannot work together.
+        ClusterError: the nodes cannot work together, or a trial came to its end without having been measured
+            by the metric, as all others would.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     with cluster(plan.config.scale):
@@ -86,6 +89,8 @@ def _fit(plan: Plan, book: _Book, count: int) -> None:
     )
     tuner.fit()
     storage.delete_tree(scratch)
+    if book.error is not None:
+        raise book.error
 
 
 def _resources(scale: ScaleConfig) -> dict[str, float]:
@@ -103,6 +108,9 @@ def _concurrent(plan: Plan) -> int:
 
 class _Book(ABC):
     """What Tune's searcher and scheduler ask. It is never pickled: a study's storage knows its password."""
+
+    error: GanDistError | None = None
+    """Why the whole search should end; once it is set nothing more is given out."""
 
     def __getstate__(self) -> dict[str, object]:
         return {}
@@ -145,9 +153,10 @@ class _Trials(_Book):
         self._plan, self._ledger, self._metric, self._changed = plan, ledger, metric, changed
         self._numbers: dict[str, int] = {}
         self._stopped: set[str] = set()
+        self._measured: set[str] = set()
 
     def next(self, trial_id: str) -> dict[str, Any] | None:
-        while (task := self._ledger.next()) is not None:
+        while self.error is None and (task := self._ledger.next()) is not None:
             self._changed()
             try:
                 config = self._plan.trial(task.number, task.values)
@@ -160,6 +169,10 @@ class _Trials(_Book):
 
     def result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         value = result.get("value")
+        if self.error is not None:
+            return True
+        if "value" in result:
+            self._measured.add(trial_id)
         if value is None:
             return False
         if self._ledger.report(self._numbers[trial_id], int(result["images"]), float(value)):
@@ -169,8 +182,8 @@ class _Trials(_Book):
 
     def ended(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
         number = self._numbers.pop(trial_id, None)
-        if number is None:
-            return
+        if number is None or self.error is not None:
+            return  # as an interrupt would leave it: it goes on in the next process
         failed = (result or {}).get("failed")
         if died:
             self._ledger.fail(number, f"its process failed {self._plan.search.retries + 1} times")
@@ -180,7 +193,19 @@ class _Trials(_Book):
             self._ledger.prune(number)
         else:
             self._ledger.complete(number)
+            if trial_id not in self._measured:
+                self.error = self._unmeasured(number)
         self._changed()
+
+    def _unmeasured(self, number: int) -> ClusterError:
+        uri = storage.join(self._plan.uri, TRIALS, f"{number:05d}")
+        found = sorted({key for record in read_records(uri) for key in record if is_figure(key)})
+        evaluation = self._plan.config.eval
+        return ClusterError(
+            f"trial {number} came to its end without a measurement of {self._metric}, and so would all "
+            f"others: its records have {', '.join(found) or 'none at all'}. What "
+            f"eval.extractor={evaluation.extractor} is, and its weights, must be the same on every node as here"
+        )
 
 
 class _Search(Searcher):

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.util import placement_group_table
 
 from gan_dist.cluster import search
+from gan_dist.errors import ClusterError
 from gan_dist.search.ledger import Ledger
 from gan_dist.search.plan import Plan, begin, make_plan
 from gan_dist.search.studies import study_storage
@@ -80,6 +81,14 @@ def test_a_trial_that_is_not_finite_fails_and_the_search_goes_on(tmp_path: Path)
     failed, fine = run(plan_of(tmp_path, points, "search.trials=2", "search.scheduler=none", space=space))
     assert (failed.state, fine.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert failed.user_attrs["reason"].startswith("NonFiniteError: ")
+
+
+def test_a_search_by_what_its_runs_do_not_measure_ends_with_the_first_of_them(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "search.concurrent=1", "train.kimg=0.064")
+    with pytest.raises(ClusterError, match=r"trial 0 .* a measurement of fid, .* have diversity, fd_dig"):
+        run(plan, metric="fid")
+    (trial,) = Ledger(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace).trials()
+    assert trial.state == TrialState.FAIL
 
 
 def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
