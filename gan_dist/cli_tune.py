@@ -131,8 +131,7 @@ def _print_end(
         values = ", ".join(f"{value:.3f}" for value in one.values)
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.spread:.3f} ({values})")
     typer.echo(f"  study       {_dashboard(plan)}")
-    secret = "search.optuna_storage="
-    told = [f"{secret}..." if argument.startswith(secret) else argument for argument in arguments]
+    told = [_without_secret(argument) for argument in arguments]
     typer.echo(f"continue it with\n  {shlex.join([*program('tune'), *told])}")
     typer.echo(f"take the best with\n  {shlex.join([*program('best'), short(plan.uri), '--to', 'best'])}")
     if as_json:
@@ -145,14 +144,24 @@ def _print_end(
         typer.echo(json.dumps({**record, "images_trained": spent}))
 
 
+def _without_secret(argument: str) -> str:
+    from gan_dist.search.studies import ENV
+
+    key = "search.optuna_storage="
+    return f"{key}..." if argument.startswith(key) and not argument.startswith(key + ENV) else argument
+
+
 def _dashboard(plan: Plan) -> str:
     """Return how the study is opened; a database's URL may hold a password, and is not said."""
     from gan_dist.cli import short
-    from gan_dist.search.studies import JOURNAL
+    from gan_dist.search.studies import ENV, JOURNAL
     from gan_dist.storage import join, shown
 
     journal = join(plan.uri, JOURNAL)
-    if plan.search.optuna_storage:
+    url = plan.search.optuna_storage
+    if url and url.startswith(ENV):
+        return f'optuna-dashboard "${url.removeprefix(ENV)}"; its name is {plan.config.name}'
+    if url:
         return f"optuna-dashboard, with search.optuna_storage; its name is {plan.config.name}"
     if "://" in journal:
         return f"optuna-dashboard {JOURNAL}, after a download from {shown(journal)}"

@@ -39,5 +39,6 @@ class SearchConfig(Section):
     warm_start: str | None = None
     """Folder of an earlier search, whose five best trials within this space are tried next."""
     optuna_storage: str | None = None
-    """URL of a database for the study, such as `postgresql://...`; it is written to no file. When absent, the
-    study is a file in the search's folder."""
+    """URL of a database for the study, such as `postgresql://...`; it is written to no file. `env:NAME` takes
+    it from a variable of the process that searches. When absent, the study is a file in the search's
+    folder."""

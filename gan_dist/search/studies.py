@@ -20,6 +20,7 @@ from gan_dist.errors import StorageError
 from gan_dist.storage.wording import reason, shown
 
 JOURNAL = "study.journal"
+ENV = "env:"
 PART_BYTES = 256 * 1024
 """Size that a journal's objects in a bucket reach; every record that is added sends one of them anew."""
 _DRIVERS = {
@@ -38,14 +39,14 @@ def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
         folder_uri: The search's folder. On a disk the study is its file `study.journal`, which
             `optuna-dashboard` opens. In a bucket it is the object of that name, followed, when this has
             256 KiB, by `study.journal.00001` and so on: one after another they are that file.
-        url: A database to keep it in instead.
+        url: A database to keep it in instead, or `env:NAME` for one whose URL is in a variable.
 
     Raises:
         StorageError: the place cannot be read or written, the journal is damaged, or the database cannot be
             reached; passwords are left out of the message.
     """
     if url is not None:
-        return _database(url)
+        return _database(_from_environment(url) if url.startswith(ENV) else url)
     uri = storage.join(folder_uri, JOURNAL)
     filesystem, path = storage.open_uri(uri)
     try:
@@ -138,6 +139,16 @@ class _Parts(BaseJournalBackend):
 
 def _name(part: int) -> str:
     return f"{JOURNAL}.{part:05d}" if part else JOURNAL
+
+
+def _from_environment(written: str) -> str:
+    url = os.environ.get(written.removeprefix(ENV))
+    if not url:
+        raise StorageError(
+            f"search.optuna_storage={written} names a variable that is not set; set it to the database's URL "
+            "where the search runs: for a job that is the head, before `ray start`"
+        )
+    return url
 
 
 def _database(url: str) -> BaseStorage:

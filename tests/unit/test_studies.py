@@ -88,6 +88,14 @@ def test_a_database_that_cannot_be_had_is_named_without_its_password(url: str, m
     assert "s3cr3t" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_a_variable_says_which_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_URL", f"sqlite:///{tmp_path}/study.db")
+    first = search(str(tmp_path), 1, "env:STUDY_URL")
+    assert search(str(tmp_path), 1, f"sqlite:///{tmp_path}/study.db") == first
+    with pytest.raises(StorageError, match="env:STUDY names a variable that is not set"):
+        study_storage("unused", "env:STUDY")
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be opened"):
