@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist import cli_best, cli_evaluate, cli_pack, cli_tune
+from gan_dist import cli_best, cli_evaluate, cli_pack, cli_submit, cli_tune
 from gan_dist.errors import GanDistError
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ app.command()(cli_pack.pack)
 app.command()(cli_evaluate.evaluate)
 app.command()(cli_best.best)
 app.command()(cli_tune.tune)
+app.command(context_settings={"allow_interspersed_args": False})(cli_submit.submit)
 
 
 @app.command()
@@ -226,6 +227,8 @@ def short(uri: str) -> str:
 def program(verb: str) -> list[str]:
     """Return how a user calls this verb again from where they called it."""
     if _submitted():
+        if called_as := os.environ.get(cli_submit.CALLED_AS):
+            return [*shlex.split(called_as), verb]
         return ["ray", "job", "submit", "--working-dir", ".", "--", "python", f"jobs/{verb}.py"]
     script = Path(sys.argv[0])
     if script.resolve().parent.name == "jobs":

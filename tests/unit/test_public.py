@@ -58,7 +58,7 @@ LAYERS = [
     ("training",),
     ("cluster",),
     ("bench",),
-    ("cli", "cli_best", "cli_evaluate", "cli_pack", "cli_tune"),
+    ("cli", "cli_best", "cli_evaluate", "cli_pack", "cli_submit", "cli_tune"),
 ]
 
 

@@ -1,0 +1,199 @@
+"""The verb `submit`: parse, call, print."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import shlex
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gan_dist.errors import GanDistError
+
+if TYPE_CHECKING:
+    from gan_dist.cluster.submit import Cluster, Ended, Entrypoint
+    from gan_dist.cluster.upload import Upload
+
+INTERRUPTED = 130
+CALLED_AS = "GAN_DIST_CALLED_AS"
+"""The variable by which a job knows the command that submitted it, up to the verb."""
+
+
+def submit(
+    verb: Annotated[str, typer.Argument(help="train, tune, pack, evaluate, best or another.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGUMENTS]...", help="The verb's own, as without submit.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="http://HEAD:8265; RAY_API_SERVER_ADDRESS and RAY_ADDRESS win, as with ray job."),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the log.")] = False,
+    entrypoint_num_cpus: Annotated[
+        float,
+        typer.Option(min=0, help="CPUs reserved for the job's own process, which may then leave the head."),
+    ] = 0.0,
+    entrypoint_resources: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Other resources reserved for it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be submitted; contact nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Run a verb as a job on a cluster, from the files of this folder; options come before the verb."""
+    from gan_dist.cluster.secrets import require_no_secrets, secrets_here
+    from gan_dist.cluster.submit import Cluster, Entrypoint, parse_resources
+    from gan_dist.cluster.upload import gather, write_zip
+
+    given = arguments or []
+    known = secrets_here()
+    told = [(f"argument {number} of {verb}", text) for number, text in enumerate(given, 1)]
+    require_no_secrets([*told, ("--address", address or "")], known)
+    given, wanted, values = _checked(verb, given)
+    require_no_secrets(values, known)
+    again = _again(address, entrypoint_num_cpus, entrypoint_resources)
+    command = shlex.join(["python", "-m", "gan_dist.cli", verb, *given])
+    entrypoint = Entrypoint(command, entrypoint_num_cpus, parse_resources(entrypoint_resources))
+    upload = gather(Path.cwd(), wanted)
+    if dry_run:
+        _show(entrypoint, upload, as_json=as_json)
+        return
+    cluster = Cluster(address)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder, "working_dir.zip")
+        write_zip(upload, archive, known)
+        called_as = {CALLED_AS: shlex.join(again)}
+        job = cluster.submit(entrypoint, archive, called_as, lambda text: typer.echo(text, err=True))
+    _print_begin(cluster, job, upload, [*again, verb, *given])
+    ended = None if no_wait else _follow(cluster, job)
+    code = 0 if no_wait else INTERRUPTED if ended is None else _exit_code(ended)
+    if as_json:
+        record = {"job": job, "address": cluster.url, "dashboard": cluster.dashboard(job)}
+        came = {"status": ended and ended.status, "exit_code": ended and ended.exit_code}
+        typer.echo(json.dumps({**record, **came}))
+    raise typer.Exit(code)
+
+
+def _checked(verb: str, arguments: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """Check a verb's arguments as far as that needs neither a cluster nor its files.
+
+    Returns:
+        The arguments with the configuration's path as the job sees it; files that it needs; and the values
+        of its configuration, each with its name.
+    """
+    from gan_dist.cli import app
+    from gan_dist.config import flatten, load_config
+
+    verbs: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009
+    names = [name for name in verbs if name != "submit"]
+    if verb not in names:
+        near = difflib.get_close_matches(verb, names, 1)
+        hint = f"; the nearest is {near[0]}" if near else ""
+        raise GanDistError(f"there is no verb {verb} to submit; there are {', '.join(names)}{hint}")
+    parsed = verbs[verb].make_context(f"gan-dist submit {verb}", list(arguments)).params
+    source = parsed.get("config")
+    if source is None or "://" in source:
+        return arguments, [], []
+    seen = _in_working_directory(source)
+    if seen is None:
+        return arguments, [], []
+    overrides = parsed.get("overrides") or []
+    config = load_config(source, overrides)
+    if verb == "tune":
+        from gan_dist.search.plan import make_plan  # brings torch
+
+        make_plan(source, overrides)
+    changed = [seen if argument == source else argument for argument in arguments]
+    values = [(f"{key} of {source}", str(value)) for key, value in flatten(config).items()]
+    return changed, [seen] if Path(seen).exists() else [], values
+
+
+def _in_working_directory(source: str) -> str | None:
+    """Return what a job calls a configuration: a preset's name, or a path in the working directory.
+
+    None is a file of the nodes, such as of a folder that they share: an absolute path from elsewhere.
+
+    Raises:
+        GanDistError: a relative path that leads out of the working directory, which is all that a job gets.
+    """
+    from gan_dist.config import preset_names
+
+    here, path = Path.cwd().resolve(), Path(source)
+    if source in preset_names():
+        return source
+    if path.resolve().is_relative_to(here):
+        return path.resolve().relative_to(here).as_posix()
+    if path.is_absolute():
+        typer.echo(f"note: {source} is not in this folder, so it is read where the job runs", err=True)
+        return None
+    raise GanDistError(
+        f"{source} is not in the working directory {here}, which is all that a job gets: submit from a "
+        "folder that holds it, or put it into a bucket"
+    )
+
+
+def _again(address: str | None, cpus: float, resources: str | None) -> list[str]:
+    """Return the command that submits once more, up to the verb."""
+    options = ["--address", address] if address else []
+    options += ["--entrypoint-num-cpus", f"{cpus:g}"] if cpus else []
+    options += ["--entrypoint-resources", resources] if resources else []
+    return ["gan-dist", "submit", *options]
+
+
+def _show(entrypoint: Entrypoint, upload: Upload, *, as_json: bool) -> None:
+    from gan_dist.cluster.submit import GRACEFUL
+
+    shown = {
+        "entrypoint": entrypoint.command,
+        "variables": GRACEFUL,
+        "files": len(upload.files),
+        "bytes": upload.bytes,
+    }
+    for name in sorted(upload.files):
+        typer.echo(name)
+    for key, value in shown.items():
+        typer.echo(f"# {key}: {value}")
+    if as_json:
+        typer.echo(json.dumps(shown))
+
+
+def _print_begin(cluster: Cluster, job: str, upload: Upload, command: list[str]) -> None:
+    typer.echo(
+        f"submitted {job} to {cluster.url}: {len(upload.files)} files, {upload.bytes / 1024**2:.1f} MiB"
+    )
+    typer.echo(f"  dashboard  {cluster.dashboard(job)}")
+    typer.echo(f"  log        {_ray(cluster, 'logs', '--follow', job)}")
+    typer.echo(f"  stop       {_ray(cluster, 'stop', job)}")
+    typer.echo(f"  continue   {shlex.join(command)}")
+
+
+def _ray(cluster: Cluster, verb: str, *words: str) -> str:
+    return shlex.join(["ray", "job", verb, "--address", cluster.url, *words])
+
+
+def _follow(cluster: Cluster, job: str) -> Ended | None:
+    """Show a job's log until it ends; None if the user has had enough of it."""
+    try:
+        asyncio.run(cluster.follow(job, lambda text: typer.echo(text, nl=False)))
+    except KeyboardInterrupt:
+        typer.echo(f"\n{job} goes on; follow it with\n  {_ray(cluster, 'logs', '--follow', job)}", err=True)
+        typer.echo(f"stop it with\n  {_ray(cluster, 'stop', job)}", err=True)
+        return None
+    ended = cluster.ended(job)
+    why = f": {ended.message}" if ended.status == "FAILED" and ended.exit_code is None else ""
+    typer.echo(f"{job} {ended.status.lower()}{why}", err=True)
+    return ended
+
+
+def _exit_code(ended: Ended) -> int:
+    """Return what the same verb without submit would exit with."""
+    if ended.status == "SUCCEEDED":
+        return 0
+    if ended.status == "STOPPED":
+        return INTERRUPTED
+    return ended.exit_code or 1
