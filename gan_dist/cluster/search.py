@@ -203,8 +203,8 @@ class _Trials(_Book):
         evaluation = self._plan.config.eval
         return ClusterError(
             f"trial {number} came to its end without a measurement of {self._metric}, and so would all "
-            f"others: its records have {', '.join(found) or 'none at all'}. What eval.extractor="
-            f"{evaluation.extractor} is, and its weights, must be the same on every node as here"
+            f"others: its records have {', '.join(found) or 'none at all'}. What "
+            f"eval.extractor={evaluation.extractor} is, and its weights, must be as here on every node"
         )
 
 

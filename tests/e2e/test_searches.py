@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from optuna.study import load_study
 from optuna.trial import FrozenTrial, TrialState
 
+from gan_dist import storage
 from gan_dist.search.studies import study_storage
 from gan_dist.telemetry import read_records
 from tests.heads import BIN, environment, gan_dist
@@ -32,13 +34,13 @@ SEARCH = [
 ]
 
 
-def trials_of(folder: Path) -> list[FrozenTrial]:
-    storage = study_storage(str(folder), None)
-    return load_study(study_name="search-digits", storage=storage).get_trials()
+def trials_of(folder: Path | str) -> list[FrozenTrial]:
+    kept_at = study_storage(str(folder), None)
+    return load_study(study_name="search-digits", storage=kept_at).get_trials()
 
 
-def curve(folder: Path, number: int) -> dict[int, float]:
-    records = read_records(str(folder / "trials" / f"{number:05d}"))
+def curve(folder: Path | str, number: int) -> dict[int, float]:
+    records = read_records(storage.join(str(folder), "trials", f"{number:05d}"))
     return {record["images"]: record["fd_digits"] for record in records if "fd_digits" in record}
 
 
@@ -87,6 +89,57 @@ def test_a_search_that_is_killed_loses_and_doubles_nothing(tmp_path: Path, ray_f
     assert json.loads(best.stdout.splitlines()[-1])["value"] == lowest
     sample = gan_dist("sample", "best", "--n", "4", env=environment(ray_folder), cwd=tmp_path)
     assert sample.returncode == 0, sample.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_there(
+    bucket: str, tmp_path: Path, ray_folder: str
+) -> None:
+    folder = storage.join(bucket, "runs", "search-digits")
+    command = [*SEARCH, f"storage={bucket}/runs", "train.kimg=0.96"]
+    process = subprocess.Popen(
+        [str(BIN / "gan-dist"), *command, "search.trials=1000"],
+        env=environment(ray_folder),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if re.match(r"trial \d+ (complete|stopped)", line):
+            break
+    else:
+        pytest.fail("".join(said))
+    # One search has one driver, which the bucket tells.
+    second = gan_dist(*command, "search.trials=1000", env=environment(ray_folder), cwd=tmp_path)
+    assert (second.returncode, second.stdout) == (2, "")
+    assert f"is being worked on by process {process.pid} on" in second.stderr
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = trials_of(folder)
+    ended = {trial.number: trial for trial in begun if trial.state.is_finished()}
+    assert ended
+
+    count = len(begun) + 1
+    done = gan_dist(*command, f"search.trials={count}", env=environment(ray_folder), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "waiting" not in done.stderr  # it is known at once that the first is gone
+    trials = trials_of(folder)
+    assert {number: trial for number, trial in enumerate(trials) if number in ended} == ended
+    assert [trial.number for trial in trials] == list(range(count))
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        assert trial.intermediate_values == curve(folder, trial.number)
+    assert storage.names(folder) == ["config.yaml", "search.json", "study.journal", "trials"]
+    best = gan_dist("best", folder, "--to", "best", "--json", env=environment(ray_folder), cwd=tmp_path)
+    assert best.returncode == 0, best.stderr
+    lowest = min(value for trial in trials for value in trial.intermediate_values.values())
+    assert json.loads(best.stdout.splitlines()[-1])["value"] == lowest
+    assert (tmp_path / "best" / "generator.safetensors").exists()
 
 
 @pytest.mark.ray
