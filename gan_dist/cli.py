@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist import cli_best, cli_evaluate, cli_pack, cli_submit, cli_tune
-from gan_dist.errors import GanDistError
+from gan_dist.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
@@ -140,7 +140,11 @@ def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]
         config: The run, with absolute paths.
         arguments: What `gan-dist train` is called with to continue it.
     """
-    outcome = _train(config)
+    try:
+        outcome = _train(config)
+    except WorkerError as error:
+        again = shlex.join([*program("train"), *arguments])
+        raise WorkerError(f"{error}\ncontinue it with\n  {again}") from error
     result = _result(config, outcome)
     _print_end(config, outcome, result, arguments)
     return result
@@ -160,7 +164,7 @@ def _train(config: RunConfig) -> Outcome:
         from gan_dist.cluster import trainer
         from gan_dist.cluster.board import News
 
-        line.status(f"starting {config.scale.workers} workers")
+        line.status("starting workers")
         warned = 0
 
         def show(news: News) -> None:
@@ -207,7 +211,8 @@ def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], a
         typer.echo(f"  best        {short(best['release'])}")
     typer.echo(f"  samples     {run}/samples")
     typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
-    typer.echo(f"  checkpoint  {short(str(result['checkpoint']))}")
+    if result["checkpoint"]:
+        typer.echo(f"  checkpoint  {short(str(result['checkpoint']))}")
     if outcome.stopped_early:
         typer.echo(
             f"ended early: eval.patience={config.eval.patience} evaluations were no better than those before"

@@ -1,4 +1,4 @@
-"""A small actor between driver and rank 0: progress, warnings, outcome one way, a stop the other."""
+"""A small actor between driver and workers: progress, warnings, outcome one way, a stop the other."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class News:
     warnings: tuple[str, ...] = ()
     failure: GanDistError | None = None
     outcome: Outcome | None = None
+    """Where the latest worker group ended, if it ended in order."""
+    nodes: frozenset[str] = frozenset()
+    """Ids of the nodes on which the latest worker group is."""
 
 
 @dataclass
@@ -32,13 +35,27 @@ class Board:
     news: News = field(default_factory=News)
     stop: bool = False
 
+    def begin(self) -> None:
+        """Make ready for another worker group."""
+        self.news = replace(self.news, outcome=None, nodes=frozenset())
+        self.stop = False
+
+    def join(self, node: str) -> None:
+        """Note that a worker is on a node."""
+        self.news = replace(self.news, nodes=self.news.nodes | {node})
+
     def tell(self, **changes: Any) -> bool:
         """Replace some of the news; return whether the run is asked to stop."""
         self.news = replace(self.news, **changes)
         return self.stop
 
     def warn(self, sentence: str) -> None:
-        """Add a warning."""
+        """Add a warning, unless it is one that an earlier worker group gave."""
+        if sentence not in self.news.warnings:
+            self.note(sentence)
+
+    def note(self, sentence: str) -> None:
+        """Add what the driver has to say."""
         self.news = replace(self.news, warnings=(*self.news.warnings, sentence))
 
     def request_stop(self) -> None:
@@ -51,8 +68,9 @@ class Board:
 
 
 def new_board() -> Any:
-    """Start the actor and return its handle."""
-    return ray.remote(num_cpus=0)(Board).remote()
+    """Start the actor, where it lives as long as the driver's node does, and return its handle."""
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return ray.remote(num_cpus=0, label_selector=here)(Board).remote()
 
 
 class Link:
@@ -64,17 +82,20 @@ class Link:
 
     def __init__(self, board: Any) -> None:
         self.progress: Progress | None = None
-        self.stop = False
         self._board = board
+        self.stop: bool = ray.get(board.tell.remote())
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._exchange, name="board", daemon=True)
         self._thread.start()
 
     def _exchange(self) -> None:
         while not self._closed.wait(EXCHANGE_S):
-            self.stop = ray.get(self._board.tell.remote(progress=self.progress))
+            told = {} if self.progress is None else {"progress": self.progress}
+            self.stop = ray.get(self._board.tell.remote(**told))
 
     def close(self) -> None:
-        """Stop exchanging."""
+        """Send the last progress, and stop exchanging."""
         self._closed.set()
         self._thread.join()
+        if self.progress is not None:
+            ray.get(self._board.tell.remote(progress=self.progress))

@@ -81,16 +81,17 @@ def require_room(scale: ScaleConfig, nodes: list[tuple[float, float]], where: st
     """
     _require_divisible(scale)
     fits = sum(workers_on(scale, cpus, gpus) for cpus, gpus in nodes)
-    if fits >= scale.workers:
+    if fits >= scale.fewest:
         return
     cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
-    need = f"{scale.workers} x {scale.cpus_per_worker:g} = {scale.workers * scale.cpus_per_worker:g} CPUs"
+    key = "scale.workers" if scale.min_workers is None else "scale.min_workers"
+    need = f"{scale.fewest} x {scale.cpus_per_worker:g} = {scale.fewest * scale.cpus_per_worker:g} CPUs"
     if scale.gpus_per_worker:
-        need += f" and {scale.workers} x {scale.gpus_per_worker:g} = "
-        need += f"{scale.workers * scale.gpus_per_worker:g} GPUs"
-    remedy = f"use scale.workers={fits}" if fits else "ask for less per worker"
+        need += f" and {scale.fewest} x {scale.gpus_per_worker:g} = "
+        need += f"{scale.fewest * scale.gpus_per_worker:g} GPUs"
+    remedy = f"use {key}={fits}" if fits else "ask for less per worker"
     raise CapacityError(
-        f"scale.workers={scale.workers} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
+        f"{key}={scale.fewest} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
         f"{len(nodes)} node{'s' * (len(nodes) != 1)}, which hold {fits} such workers: {remedy}, or add nodes"
     )
 

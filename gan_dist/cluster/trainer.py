@@ -1,45 +1,41 @@
-"""A run under Ray Train's TorchTrainer: the wiring, and the context in which its workers train."""
+"""A run on a cluster: worker groups one after another, each from the last checkpoint, until it has ended."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from types import FrameType
-from typing import Any
 
 import ray
-import ray.train
-import torch
-from ray.train.torch import TorchTrainer, get_device
 
 from gan_dist import storage
-from gan_dist.cluster.board import Link, News, new_board
+from gan_dist.cluster.attempt import Attempt, reason
+from gan_dist.cluster.board import News, new_board
 from gan_dist.cluster.connect import cluster
 from gan_dist.cluster.preflight import check_nodes
+from gan_dist.cluster.room import More, addresses, is_placed, leaving, placeable, reserved, said
 from gan_dist.config import RunConfig
-from gan_dist.errors import GanDistError, WorkerError
-from gan_dist.telemetry import Progress
+from gan_dist.errors import WorkerError
 from gan_dist.training import state as states
-from gan_dist.training.loop import Outcome, train
+from gan_dist.training.loop import Outcome
 
 RETRIES = 3
+"""Worker groups that may fail one after another without a checkpoint that is newer than their start."""
 POLL_S = 0.5
-ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""Ray runs the loop in a thread, and glibc returns the memory of a thread's own arena to the kernel whatever
-`keep_freed_memory` says."""
-SNAPSHOT = "checkpoint_manager_snapshot.json"
+GROW_S = 60.0
+"""Seconds that fewer workers than are wanted train before it is looked whether there is room for more."""
 
 
 def run(config: RunConfig, show: Callable[[News], None], stop: Callable[[], bool] = lambda: False) -> Outcome:
     """Train a run on a cluster and return where it ended.
 
-    An interrupt (SIGINT or SIGTERM) lets it write a checkpoint and end; a second one ends it at once.
+    An interrupt (SIGINT or SIGTERM) lets it write a checkpoint and end; a second one ends it at once. Before
+    a node leaves the cluster it writes a checkpoint and goes on with what is left; after the loss of a worker
+    or a node it goes on from its last checkpoint.
 
     Args:
         config: The run; its `storage` is a URI or an absolute path.
@@ -49,138 +45,136 @@ def run(config: RunConfig, show: Callable[[News], None], stop: Callable[[], bool
     Raises:
         CapacityError: the workers can never be placed.
         GanDistError: whatever the loop raises.
-        WorkerError: the workers kept failing for another reason.
+        WorkerError: the workers kept failing for another reason, there was no room for them for
+            `scale.wait_s`, or the node of this process leaves the cluster.
     """
     storage.configure(storage.StorageOptions(config.storage.backend, config.storage.timeout_s))
     with cluster(config.scale), _interrupts() as interrupted:
         check_nodes(config.run_uri)
-        board = new_board()
-        fit = _Fit(config, board)
-        asked = False
-        while fit.running():
-            if (interrupted.is_set() or stop()) and not asked:
-                board.request_stop.remote()
-                asked = True
-            show(ray.get(board.read.remote()))
-            time.sleep(POLL_S)
-        news: News = ray.get(board.read.remote())
-        show(news)
-    if news.failure is not None:
-        raise news.failure
-    if fit.error is not None:
-        raise WorkerError(
-            f"the workers failed {RETRIES + 1} times, the last time with: {fit.error}\n"
-            "The same command goes on from the last checkpoint"
-        ) from fit.error
-    assert news.outcome is not None
-    return news.outcome
+        return _Run(config, show, lambda: interrupted.is_set() or stop()).to_its_end()
 
 
-class _Fit:
-    """`TorchTrainer.fit` in a thread, so that the main thread can show progress and hear signals."""
+class _Run:
+    """The driver's side of a run: what it decides while worker groups come and go."""
 
-    def __init__(self, config: RunConfig, board: Any) -> None:
-        self.error: Exception | None = None
-        self._trainer = _trainer(config, board)
-        self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
-        self._thread.start()
+    def __init__(self, config: RunConfig, show: Callable[[News], None], stop: Callable[[], bool]) -> None:
+        self._config = config
+        self._counts = config.worker_counts
+        self._show, self._stop = show, stop
+        self._board = new_board()
+        self._here = ray.get_runtime_context().get_node_id()
+        self._noted: frozenset[str] = frozenset()
+        self._grow_s = GROW_S
 
-    def running(self) -> bool:
-        return self._thread.is_alive()
+    def to_its_end(self) -> Outcome:
+        """Start worker groups until one has finished, or the run is asked to stop."""
+        failures = 0
+        while (workers := self._room()) is not None:
+            begun_at = self._images()
+            ray.get(self._board.begin.remote())
+            attempt = Attempt(self._config, workers, self._board)
+            stopped = self._follow(attempt)
+            news = self._shown()
+            if news.failure is not None:
+                raise news.failure
+            if news.outcome is not None and (news.outcome.finished or stopped):
+                return news.outcome
+            if stopped:
+                break
+            if self._here in leaving():
+                raise WorkerError(f"the node that this command runs on leaves the cluster; {self._kept()}")
+            if attempt.error is not None:
+                failures = 0 if self._images() > begun_at else failures + 1
+                self._go_on_after(attempt.error, news, failures)
+        return Outcome(self._images(), finished=False, images_per_second=None, value=None)
 
-    def _fit(self) -> None:
-        try:
-            self._trainer.fit()
-        except Exception as error:
-            self.error = error
+    def _room(self) -> int | None:
+        """Return how many workers there is room for, once there is; None when asked to stop meanwhile."""
+        scale = self._config.scale
+        if (count := placeable(scale, self._counts)) is not None:
+            return count
+        missing = f"no room for {said(scale, self._counts[-1])}"
+        self._note(f"{missing}: the run waits for nodes, {scale.wait_s:g} s at most (scale.wait_s)")
+        deadline = time.monotonic() + scale.wait_s
+        with reserved(scale, self._counts[0]) as whole:
+            while time.monotonic() < deadline:
+                self._shown()
+                if self._stop():
+                    return None
+                if is_placed(whole):
+                    return self._counts[0]
+                if (count := placeable(scale, self._counts[1:])) is not None:
+                    return count
+                time.sleep(POLL_S)
+        raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s); {self._kept()}")
 
+    def _follow(self, attempt: Attempt) -> bool:
+        """Show a worker group until it ends, and end it where it should; return whether the user asked."""
+        ending = stopped = False
+        look = math.inf
+        with closing(More(self._config.scale, self._counts, attempt.workers)) as more:
+            while attempt.running():
+                news = self._shown()
+                now = time.monotonic()
+                if news.nodes and look == math.inf:
+                    more.ask()
+                    look = now + self._grow_s
+                stopped = stopped or self._stop()
+                should_end = stopped or self._loses(news.nodes)
+                if now > look and not ending:
+                    look = now + self._grow_s
+                    should_end = should_end or self._can_grow(attempt.workers, more)
+                if should_end and not ending:
+                    self._board.request_stop.remote()
+                    ending = True
+                time.sleep(POLL_S)
+        return stopped
 
-def _trainer(config: RunConfig, board: Any) -> TorchTrainer:
-    filesystem, path = storage.open_uri(config.storage.path)
-    run_uri = config.run_uri
-    states.prune(run_uri)
-    # Ray's list of its checkpoints would refuse a run begun with another Ray version or one of which a user
-    # has deleted a checkpoint. The loop finds its checkpoints by itself and checks them.
-    storage.delete_file(storage.join(run_uri, SNAPSHOT))
-    scale = config.scale
-    resources = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
-    return TorchTrainer(
-        _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=scale.workers,
-            use_gpu=scale.gpus_per_worker > 0,
-            resources_per_worker={key: value for key, value in resources.items() if value},
-        ),
-        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # Ray's types describe its older API
-            name=config.name,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=RETRIES),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=states.KEEP),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            worker_runtime_env={"env_vars": ONE_ARENA},
-        ),
-    )
+    def _loses(self, nodes: frozenset[str]) -> bool:
+        """Tell whether one of the run's nodes is about to leave."""
+        lost = leaving() & (nodes | {self._here})
+        if lost - self._noted:
+            self._noted |= lost
+            self._note(f"{', '.join(addresses(lost))} leaves the cluster: writing a checkpoint")
+        return bool(lost)
 
+    def _can_grow(self, workers: int, more: More) -> bool:
+        """Tell whether there is room for more workers now; where others always take it, look less often."""
+        if not more.ask():
+            return False
+        self._grow_s *= 2
+        self._note(f"there is room for more than {said(self._config.scale, workers)}: writing a checkpoint")
+        return True
 
-def _worker(settings: dict[str, Any]) -> None:
-    """Run in every worker, and again in every worker after one has failed."""
-    if ray.get(settings["board"].read.remote()).failure is not None:
-        return  # Nothing that another try could mend.
-    config = RunConfig.model_validate(settings["config"])
-    torch.set_num_threads(max(1, int(config.scale.cpus_per_worker)))
-    context = TrainContext(settings["board"])
-    try:
-        outcome = train(config, context)
-    except GanDistError as error:
-        ray.get(settings["board"].tell.remote(failure=error))
-        raise
-    finally:
-        context.close()
-    if context.rank == 0:
-        ray.get(settings["board"].tell.remote(outcome=outcome))
+    def _go_on_after(self, error: Exception, news: News, failures: int) -> None:
+        """Say that the run goes on after a failure.
 
+        Raises:
+            WorkerError: it has failed too often without progress.
+        """
+        if failures > RETRIES:
+            raise WorkerError(
+                f"the workers failed {failures} times without a new checkpoint, the last time with: {error}\n"
+                f"{self._kept()}"
+            ) from error
+        lost = addresses(news.nodes, alive=False)
+        what = f"lost {', '.join(lost)}" if lost else reason(error)
+        self._note(f"{what}; the run goes on from {self._images() / 1000:g} kimg")
 
-class TrainContext:
-    """A Ray Train worker, as the loop sees it.
+    def _images(self) -> int:
+        return states.newest_images(self._config.run_uri)
 
-    Args:
-        board: The handle of the actor that the driver reads.
-    """
+    def _kept(self) -> str:
+        return f"the run is kept as it was at {self._images() / 1000:g} kimg"
 
-    with_ray = True
+    def _note(self, sentence: str) -> None:
+        ray.get(self._board.note.remote(sentence))
+        self._shown()
 
-    def __init__(self, board: Any) -> None:
-        context = ray.train.get_context()
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-        self.device: torch.device = get_device()
-        self._board = board
-        self._link = Link(board) if self.rank == 0 else None
-
-    def progress(self, progress: Progress) -> None:
-        if self._link:
-            self._link.progress = progress
-
-    def stop_requested(self) -> bool:
-        return self._link is not None and self._link.stop
-
-    def warn(self, sentence: str) -> None:
-        self._board.warn.remote(sentence)
-
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
-        kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint)
-        ray.train.report(dict(metrics), checkpoint=kept, checkpoint_dir_name=name or None)
-        if checkpoint is not None:
-            shutil.rmtree(checkpoint)
-
-    def close(self) -> None:
-        """Send the last progress and stop exchanging."""
-        if self._link:
-            self._link.close()
-            ray.get(self._board.tell.remote(progress=self._link.progress))
+    def _shown(self) -> News:
+        news: News = ray.get(self._board.read.remote())
+        self._show(news)
+        return news
 
 
 @contextmanager

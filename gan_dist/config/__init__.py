@@ -8,6 +8,7 @@ from gan_dist.config.load import (
     preset_names,
     to_yaml,
 )
+from gan_dist.config.scale import ScaleConfig
 from gan_dist.config.schema import (
     FREE_ON_RESUME,
     DataConfig,
@@ -19,7 +20,6 @@ from gan_dist.config.schema import (
     OptimConfig,
     RateConfig,
     RunConfig,
-    ScaleConfig,
     StorageConfig,
     TrainConfig,
 )

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import Beta, NotNegative, Positive, PositiveFloat, Section
 
@@ -194,17 +195,6 @@ class EvalConfig(Section):
     before `ema.half_life_kimg / ema.ramp_up` kimg do not count."""
 
 
-class ScaleConfig(Section):
-    """What the run occupies."""
-
-    workers: Positive = 1
-    """DDP processes."""
-    cpus_per_worker: PositiveFloat = 1.0
-    """CPUs that one worker reserves; its threads follow."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs that one worker reserves; 0 trains on the CPU."""
-
-
 class LogConfig(Section):
     """What is shown while the run goes on."""
 
@@ -248,23 +238,14 @@ class RunConfig(Section):
         base, mark, query = self.storage.path.partition("?")
         return f"{base.rstrip('/')}/{self.name}{mark}{query}"
 
+    @property
+    def worker_counts(self) -> tuple[int, ...]:
+        """The numbers of workers that the run may have, the largest first."""
+        return worker_counts(self.scale, self.train.batch_size, self.train.accumulate, self.model.pack)
+
     @model_validator(mode="after")
     def _batch_divides(self) -> RunConfig:
-        batch, workers = self.train.batch_size, self.scale.workers
-        if batch % workers:
-            below, above = batch - batch % workers, batch + workers - batch % workers
-            nearest = f"{above}" if below == 0 else f"{below} or {above}"
-            raise ValueError(
-                f"train.batch_size={batch} is the batch over all workers and must divide by "
-                f"scale.workers={workers}: {batch} / {workers} = {batch / workers:g}; use {nearest}"
-            )
-        portions = workers * self.train.accumulate * self.model.pack
-        if batch % portions:
-            raise ValueError(
-                f"train.batch_size={batch} must divide by scale.workers={workers} times "
-                f"train.accumulate={self.train.accumulate} times model.pack={self.model.pack}: {batch} / "
-                f"{portions} = {batch / portions:g}; use {batch - batch % portions + portions}"
-            )
+        assert self.worker_counts
         return self
 
     @model_validator(mode="after")
@@ -309,6 +290,8 @@ FREE_ON_RESUME = frozenset(
         "eval.metrics",
         "eval.patience",
         "scale.workers",
+        "scale.min_workers",
+        "scale.wait_s",
         "scale.cpus_per_worker",
         "scale.gpus_per_worker",
         "log.every_s",

@@ -138,6 +138,11 @@ def checkpoint_name(images: int, taken: list[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
+def newest_images(run_uri: str) -> int:
+    """Return the clock of a run's newest checkpoint, by its name; 0 where there is none."""
+    return max((int(name[11:23]) for name in checkpoint_names(run_uri)), default=0)
+
+
 def checkpoint_names(run_uri: str) -> list[str]:
     """Return the names of a run's checkpoints, the newest first."""
     found = [name for name in storage.names(run_uri) if _NAME.fullmatch(name)]

@@ -39,6 +39,7 @@ def summarise(config: RunConfig) -> dict[str, object]:
     require_possible(extractor, config.eval.metrics)
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
     scale = config.scale
+    workers = f"{scale.workers}" if scale.fewest == scale.workers else f"{scale.fewest} to {scale.workers}"
     return {
         "run": config.run_uri,
         "images": f"{manifest.count} of {manifest.height}x{manifest.width}x{manifest.channels}, "
@@ -47,7 +48,7 @@ def summarise(config: RunConfig) -> dict[str, object]:
         "discriminator_parameters": discriminator,
         "length": f"{total_images(config)} images, {total_images(config) / manifest.count:.1f} epochs",
         "metric": f"{extractor.metric} of {config.eval.samples} images every {config.eval.every_kimg:g} kimg",
-        "placement": f"{scale.workers} workers of {scale.cpus_per_worker:g} CPUs and "
+        "placement": f"{workers} workers of {scale.cpus_per_worker:g} CPUs and "
         f"{scale.gpus_per_worker:g} GPUs, {config.train.batch_size // scale.workers} images each a batch",
     }
 
@@ -63,8 +64,7 @@ def prepare(config: RunConfig) -> Outcome | None:
     summarise(config)
     run_uri = config.run_uri
     require_same_run(config, run_uri)
-    for name in states.checkpoint_names(run_uri)[:1]:
-        images = int(name.split("_")[1].split("-")[0])
-        if images >= total_images(config):
-            return Outcome(images, finished=True, images_per_second=None, value=None)
+    images = states.newest_images(run_uri)
+    if images >= total_images(config):
+        return Outcome(images, finished=True, images_per_second=None, value=None)
     return None

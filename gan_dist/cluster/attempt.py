@@ -1,0 +1,97 @@
+"""One worker group from its start to its end: `TorchTrainer.fit` in a thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from gan_dist import storage
+from gan_dist.cluster import environment
+from gan_dist.cluster.room import resources
+from gan_dist.cluster.worker import work
+from gan_dist.config import RunConfig
+from gan_dist.training import state as states
+
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    # Ray's would let workers train on until the deadline. The driver watches nodes itself.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+class Attempt:
+    """A worker group that trains, so that the main thread can show progress and hear signals.
+
+    Ray starts none of it again: what to do after an end is the driver's to decide, which knows the progress
+    made, the nodes that are left and what divides the batch.
+
+    Args:
+        config: The run.
+        workers: How many there are.
+        board: The handle of the actor that they report to.
+    """
+
+    def __init__(self, config: RunConfig, workers: int, board: Any) -> None:
+        self.workers = workers
+        self.error: Exception | None = None
+        self.began = time.monotonic()
+        self._trainer = _trainer(config, workers, board)
+        self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
+        self._thread.start()
+
+    def running(self) -> bool:
+        """Tell whether it has not ended yet."""
+        return self._thread.is_alive()
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except Exception as error:
+            self.error = error
+
+
+def reason(error: Exception) -> str:
+    """Return what made a worker group fail, in a line."""
+    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
+    rank, first = min(failures.items())
+    first = getattr(first, "health_check_failure", first)
+    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
+    return f"worker {rank}: {type(first).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def _trainer(config: RunConfig, workers: int, board: Any) -> TorchTrainer:
+    filesystem, path = storage.open_uri(config.storage.path)
+    run_uri = config.run_uri
+    states.prune(run_uri)
+    # Ray's list of its checkpoints would refuse a run begun with another Ray version or one of which a user
+    # has deleted a checkpoint. The loop finds its checkpoints by itself and checks them.
+    storage.delete_file(storage.join(run_uri, SNAPSHOT))
+    os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
+    return TorchTrainer(
+        work,
+        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        torch_config=environment.ReachableTorch(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=config.scale.gpus_per_worker > 0,
+            resources_per_worker=resources(config.scale),
+            placement_strategy="PACK",
+        ),
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]  # Ray's types describe its older API
+            name=config.name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=states.KEEP),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={"env_vars": environment.variables(config.scale)},
+        ),
+    )

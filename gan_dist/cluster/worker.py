@@ -1,0 +1,79 @@
+"""What a worker of Ray Train does: the loop, in a context that reports to Ray and to the board."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import get_device
+
+from gan_dist.cluster.board import Link
+from gan_dist.cluster.environment import threads
+from gan_dist.config import RunConfig
+from gan_dist.errors import GanDistError
+from gan_dist.evaluation.process import told_by_first
+from gan_dist.telemetry import Progress
+from gan_dist.training.loop import train
+
+
+def work(settings: dict[str, Any]) -> None:
+    """Train; run in every worker."""
+    board = settings["board"]
+    board.join.remote(ray.get_runtime_context().get_node_id())
+    config = RunConfig.model_validate(settings["config"])
+    torch.set_num_threads(threads(config.scale))
+    context = TrainContext(board)
+    try:
+        # Asked to stop before it has begun, it has nothing to write.
+        outcome = None if told_by_first(context, context.stop_requested()) else train(config, context)
+    except GanDistError as error:
+        ray.get(board.tell.remote(failure=error))
+        raise
+    finally:
+        context.close()
+    if context.rank == 0:
+        ray.get(board.tell.remote(outcome=outcome))
+
+
+class TrainContext:
+    """A Ray Train worker, as the loop sees it.
+
+    Args:
+        board: The handle of the actor that the driver reads.
+    """
+
+    with_ray = True
+
+    def __init__(self, board: Any) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device: torch.device = get_device()
+        self._board = board
+        self._link = Link(board) if self.rank == 0 else None
+
+    def progress(self, progress: Progress) -> None:
+        if self._link:
+            self._link.progress = progress
+
+    def stop_requested(self) -> bool:
+        return self._link is not None and self._link.stop
+
+    def warn(self, sentence: str) -> None:
+        self._board.warn.remote(sentence)
+
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
+        kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint)
+        ray.train.report(dict(metrics), checkpoint=kept, checkpoint_dir_name=name or None)
+        if checkpoint is not None:
+            shutil.rmtree(checkpoint)
+
+    def close(self) -> None:
+        """Send the last progress and stop exchanging."""
+        if self._link:
+            self._link.close()
