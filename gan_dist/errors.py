@@ -8,7 +8,7 @@ GanDistError                what the command line prints without a traceback, ex
 ├── ResumeError             a run folder that belongs to a different configuration
 ├── BusyError               a run or search that another process works on
 ├── CapacityError           a request that this machine or cluster can never place
-├── ClusterError            nodes that cannot work together
+├── ClusterError            a cluster that cannot be joined, or whose nodes cannot work together
 └── NonFiniteError          a loss, gradient, image or feature that stopped being a number
 """
 
@@ -62,7 +62,7 @@ class CapacityError(GanDistError):
 
 
 class ClusterError(GanDistError):
-    """A cluster whose nodes differ, or do not see the same storage."""
+    """A cluster that cannot be joined, whose nodes differ, or that do not see the same storage."""
 
 
 class NonFiniteError(GanDistError):

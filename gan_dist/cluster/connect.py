@@ -1,17 +1,24 @@
-"""Joining a cluster or starting a local one, and whether it can ever hold what is asked of it."""
+"""Joining a cluster or starting a local one, with room for what is asked of it."""
 
 from __future__ import annotations
 
 import logging
-import math
-import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray.exceptions import RayError
 
+from gan_dist import machine
+from gan_dist.cluster.capacity import nodes_up, require_room, short_of_memory, this_machine, workers_held
+from gan_dist.cluster.reach import cluster_address, require_reachable
 from gan_dist.config import ScaleConfig
-from gan_dist.errors import CapacityError
+from gan_dist.errors import ClusterError
+from gan_dist.storage.wording import reason
+
+LOG = logging.getLogger("gan_dist")
+"""Warnings of it stand on standard error, above what is shown there."""
 
 
 @contextmanager
@@ -20,22 +27,58 @@ def connect() -> Iterator[None]:
 
     It is the one that this process is connected to already, or the one in RAY_ADDRESS, or else a local one
     that is started now and ends with the context.
+
+    Raises:
+        ClusterError: there is no cluster at RAY_ADDRESS, or it does not take this process.
     """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
-    # Ray's own chatter stays in its log files; what a user must know comes from here.
-    ray.init(
-        address=address or "local",
-        include_dashboard=None if address else False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    address = cluster_address()
+    if address is not None:
+        join(address)
+    else:
+        # Ray's own chatter stays in its log files; what a user must know comes from here.
+        ray.init(
+            address="local",
+            num_cpus=machine.cores(),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def join(address: str) -> None:
+    """Connect to the cluster at an address.
+
+    Raises:
+        ClusterError: there is none, or it does not take this process.
+    """
+    require_reachable(address)
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        ray.shutdown()
+        raise ClusterError(_refusal(address, error)) from error
+
+
+def _refusal(address: str, error: Exception) -> str:
+    """Return what keeps this process out of a cluster, from Ray's error."""
+    versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
+    if len(versions) == 2:
+        theirs, ours = (f"Ray {one} and Python {python}" for one, python in versions)
+        return (
+            f"the cluster at RAY_ADDRESS={address} has {theirs}, this process {ours}; install the same on "
+            "both, or submit a job, which runs with what the cluster has"
+        )
+    return (
+        f"the cluster at RAY_ADDRESS={address} could not be joined ({reason(error)}); look at it with ray "
+        "status, or unset RAY_ADDRESS to use this machine alone"
+    )
 
 
 @contextmanager
@@ -44,84 +87,19 @@ def cluster(scale: ScaleConfig) -> Iterator[None]:
 
     Raises:
         CapacityError: the workers can never be placed.
+        ClusterError: there is no cluster at RAY_ADDRESS, or it does not take this process.
     """
-    if not ray.is_initialized() and "RAY_ADDRESS" not in os.environ:
+    if not ray.is_initialized() and cluster_address() is None:
         # Known at once, so that nothing has to be started for it.
-        require_room(scale, [(float(os.cpu_count() or 1), float(_local_gpus()))], "this machine")
+        require_room(scale, [this_machine()], "this machine")
     with connect():
-        _require_room_here(scale)
+        nodes = nodes_up()
+        require_room(scale, nodes, f"the cluster at {ray.get_runtime_context().gcs_address}")
+        if warning := short_of_memory(scale, nodes):
+            LOG.warning("warning: %s", warning)
         yield
 
 
 def room(scale: ScaleConfig) -> int:
     """Return how many workers the cluster holds at a time."""
-    return sum(workers_on(scale, cpus, gpus) for cpus, gpus in _nodes())
-
-
-def _require_room_here(scale: ScaleConfig) -> None:
-    require_room(scale, _nodes(), f"the cluster at {ray.get_runtime_context().gcs_address}")
-
-
-def _nodes() -> list[tuple[float, float]]:
-    """Return the CPUs and GPUs of every node that is up."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
-
-
-def require_room(scale: ScaleConfig, nodes: list[tuple[float, float]], where: str) -> None:
-    """Refuse what can never be placed.
-
-    Args:
-        scale: What the run asks for.
-        nodes: The CPUs and GPUs of every node.
-        where: What the nodes are, for the message.
-
-    Raises:
-        CapacityError: with the arithmetic and the most that fits.
-    """
-    _require_divisible(scale)
-    fits = sum(workers_on(scale, cpus, gpus) for cpus, gpus in nodes)
-    if fits >= scale.fewest:
-        return
-    cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
-    key = "scale.workers" if scale.min_workers is None else "scale.min_workers"
-    need = f"{scale.fewest} x {scale.cpus_per_worker:g} = {scale.fewest * scale.cpus_per_worker:g} CPUs"
-    if scale.gpus_per_worker:
-        need += f" and {scale.fewest} x {scale.gpus_per_worker:g} = "
-        need += f"{scale.fewest * scale.gpus_per_worker:g} GPUs"
-    remedy = f"use {key}={fits}" if fits else "ask for less per worker"
-    raise CapacityError(
-        f"{key}={scale.fewest} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
-        f"{len(nodes)} node{'s' * (len(nodes) != 1)}, which hold {fits} such workers: {remedy}, or add nodes"
-    )
-
-
-def _require_divisible(scale: ScaleConfig) -> None:
-    """Refuse parts of GPUs that no cluster gives."""
-    each = scale.gpus_per_worker
-    if each > 1 and not each.is_integer():
-        raise CapacityError(
-            f"scale.gpus_per_worker={each:g}: Ray reserves a part of one GPU, or whole ones; use "
-            f"{math.floor(each)} or {math.ceil(each)}"
-        )
-    if scale.workers > 1 and 0 < each <= 0.5:
-        together = min(scale.workers, math.floor(1 / each))
-        raise CapacityError(
-            f"scale.gpus_per_worker={each:g}: {together} of the {scale.workers} workers could share a GPU, "
-            "which NCCL refuses; use 1, or scale.workers=1"
-        )
-
-
-def workers_on(scale: ScaleConfig, cpus: float, gpus: float) -> int:
-    """Return how many workers a node with these resources holds at a time."""
-    fits, each = math.floor(cpus / scale.cpus_per_worker), scale.gpus_per_worker
-    if not each:
-        return fits
-    # A worker's part is of one GPU: what is left of two does not make up for it.
-    return min(fits, int(gpus) * math.floor(1 / each) if each < 1 else math.floor(gpus / each))
-
-
-def _local_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
+    return workers_held(scale, nodes_up())

@@ -1,105 +1,157 @@
-"""Whether there is a cluster at an address that takes jobs from here; known within seconds."""
+"""Whether a Ray cluster answers at an address, and whom it lets in, asked in seconds and without joining it.
+
+Ray itself tries for minutes where nobody listens, and then ends the process.
+"""
 
 from __future__ import annotations
 
-import platform
-import socket
+import os
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
-from urllib.parse import urlsplit
+from enum import Enum
+from pathlib import Path
 
-import ray
-import requests
+import grpc
 
 from gan_dist.errors import ClusterError
-from gan_dist.storage.wording import shown
+from gan_dist.machine import is_local
+from gan_dist.storage.wording import reason
 
-TIMEOUT_S = 5.0
-PORTS = {"http": 80, "https": 443, "ray": 10001}
-
-
-def require_listening(address: str | None) -> None:
-    """Refuse at once an address that Ray's client would wait for, or end the process over.
-
-    Raises:
-        ClusterError: it is no address, nothing listens there, or what does is no dashboard of Ray's.
-    """
-    if not address or address in ("auto", "local"):
-        return
-    scheme, _, rest = address.rpartition("://")
-    if scheme and scheme not in PORTS:
-        return
-    place = urlsplit(f"//{rest}")
-    with suppress(ValueError):
-        if place.hostname and (port := place.port or PORTS.get(scheme)):
-            _probe(f"{scheme}://{rest}".rstrip("/"), place.hostname, port)
-            return
-    raise ClusterError(f"{shown(address)} is no address of a cluster; write one like http://HEAD:8265")
+WAIT_S = 5.0
+CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+ALL_NODES = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+TOKEN_REMEDY = (
+    "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, with the token of the cluster, "
+    "which ray get-auth-token prints on its head"
+)
 
 
-def _probe(url: str, host: str, port: int) -> None:
-    where = shown(url.removeprefix("://"))
-    try:
-        if not url.startswith("http"):
-            socket.create_connection((host, port), TIMEOUT_S).close()
-            return
-        answer = requests.get(f"{url}/api/version", timeout=TIMEOUT_S)
-        # Without a token a cluster answers 401.
-        is_ray = answer.status_code == 401 or "ray_version" in answer.text
-    except OSError as error:
-        is_ray = False
-        if "BadStatusLine" not in str(error):
-            raise ClusterError(
-                f"no cluster answers at {where} ({brief(_first(error))}); start one with `ray start --head`, "
-                "or forward the port of its head's dashboard: ssh -L 8265:localhost:8265 HEAD"
-            ) from None
-    if not is_ray:
-        raise ClusterError(
-            f"what answers at {where} is no dashboard of Ray's; its port is 8265 unless `ray start` was told "
-            "another"
-        )
+def cluster_address() -> str | None:
+    """Return the address in RAY_ADDRESS, or None where a local Ray is to be started."""
+    address = os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
 
 
-def require_same_versions(where: str, told: Mapping[str, Any]) -> None:
-    """Refuse a cluster that has another Ray than is here, or another minor version of Python.
+class Answer(Enum):
+    """What is at an address."""
+
+    SERVED = "a Ray cluster that answers"
+    LOCKED = "a Ray cluster that wants another token"
+    NOBODY = "nothing that answers"
+    STRANGER = "something that is no Ray cluster"
+
+
+def ask(address: str, headers: Mapping[str, str] | None = None) -> tuple[Answer, bytes, str]:
+    """Return what is at `host:port`, its list of nodes where it answers, and what went wrong otherwise.
 
     Args:
-        where: The cluster, for the message.
-        told: What its dashboard says of itself.
+        address: Where a cluster's head (its GCS) may listen.
+        headers: What to authenticate with; nothing when absent.
+    """
+    metadata = [(name.lower(), value) for name, value in (headers or {}).items()]
+    # Ray's own connections do not go through a proxy either.
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            for method in (CLUSTER_ID, ALL_NODES):
+                call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
+                nodes: bytes = call(b"", timeout=WAIT_S, metadata=metadata)
+        except grpc.RpcError as error:
+            code, details = error.code(), " ".join(str(error.details()).split())
+            if code is grpc.StatusCode.UNAUTHENTICATED:
+                return Answer.LOCKED, b"", details
+            refused = (
+                "Connection refused" in details or "resol" in details or "Connection timed out" in details
+            )
+            silent = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            return (Answer.NOBODY if silent and refused else Answer.STRANGER), b"", details
+    return Answer.SERVED, nodes, ""
+
+
+def require_reachable(address: str) -> None:
+    """Refuse the address of a cluster that this process cannot join.
 
     Raises:
-        ClusterError: with both versions.
+        ClusterError: nobody answers there, or not with this token, or this machine is none of its nodes.
     """
-    there = {"Ray": told["rayVersion"], "Python": _minor(told["pythonVersion"])}
-    here = {"Ray": ray.__version__, "Python": _minor(platform.python_version())}
-    differing = [
-        f"{name} is {there[name]} there and {here[name]} here" for name in here if there[name] != here[name]
-    ]
-    if differing:
+    if "://" in address and not address.startswith("ray://"):
         raise ClusterError(
-            f"the cluster at {where} has other versions: {'; '.join(differing)}. What was tried here may not "
-            "run there: install the same on both, as requirements.lock has it"
+            f"RAY_ADDRESS={_shown(address)} is not the address of a head; use host:6379, or for jobs "
+            "RAY_API_SERVER_ADDRESS instead"
+        )
+    if address == "auto" or "://" in address or os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+        return  # Ray finds it itself, or speaks to it in another way
+    if not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:
+        raise ClusterError(
+            f"RAY_ADDRESS={_shown(address)} is not an address; use host:port, such as host:6379"
+        )
+    headers = auth_headers()
+    answer, nodes, details = ask(address, headers)
+    if answer is Answer.LOCKED:
+        raise ClusterError(
+            f"the cluster at RAY_ADDRESS={address} {'refuses this token' if headers else 'wants a token'}; "
+            f"{TOKEN_REMEDY}"
+        )
+    if answer is not Answer.SERVED:
+        what = "nobody answers" if answer is Answer.NOBODY else "no Ray cluster answers"
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: {what} there ({details[:160]}); start one with ray start "
+            "--head, correct the address, or unset RAY_ADDRESS to use this machine alone"
+        )
+    _require_own_node(address, nodes)
+
+
+def _require_own_node(address: str, listed: bytes) -> None:
+    """Refuse a machine that is no node: Ray looks for one here for a minute."""
+    from ray._private.services import find_node_ids
+    from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply  # type: ignore[attr-defined]
+
+    nodes = GetAllNodeInfoReply.FromString(listed).node_info_list
+    # ALIVE is the first of a node's states, 0.
+    alive = {node.node_id.hex(): node.node_manager_address for node in nodes if node.state == 0}
+    here = any(map(is_local, alive.values())) or alive.keys() & find_node_ids()
+    if alive and not here:
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: this machine is none of its nodes ({', '.join(alive.values())}), "
+            "and only a node can start runs; submit a job (ray job submit --working-dir . -- python "
+            f"jobs/train.py ...), or run ray start --address={address} here"
         )
 
 
-def refused(where: str, error: Exception) -> ClusterError:
-    """Return what to tell a user whom a cluster does not let in."""
-    wants = "another token than is set here" if "Forbidden" in str(error) else "a token"
-    return ClusterError(
-        f"the cluster at {where} wants {wants}: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or a file's "
-        "path as RAY_AUTH_TOKEN_PATH, to the one that its head has, as `ray get-auth-token` tells there"
-    )
+def auth_headers() -> dict[str, str]:
+    """Return what Ray's clients of this process authenticate with; empty without RAY_AUTH_MODE=token.
+
+    Raises:
+        ClusterError: the token's file cannot be read.
+    """
+    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
+
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if file and not os.environ.get("RAY_AUTH_TOKEN") and not Path(file).is_file():
+        # Ray would end the process.
+        raise ClusterError(f"RAY_AUTH_TOKEN_PATH={file} is no file; correct it, or set RAY_AUTH_TOKEN")
+    return dict(get_auth_headers_if_auth_enabled({}))
 
 
-def brief(error: BaseException) -> str:
-    """Return an error in one line, without passwords."""
-    return " ".join(shown(str(error)).split())[:300] or type(error).__name__
+def dashboard_status(url: str, headers: Mapping[str, str] | None = None) -> int:
+    """Return the HTTP status with which a dashboard answers who asks for its version.
+
+    Raises:
+        ClusterError: nothing answers there.
+    """
+    request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=dict(headers or {}))
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"{_shown(url)} does not answer ({reason(error)}); correct RAY_API_SERVER_ADDRESS, or unset it"
+        ) from None
 
 
-def _first(error: BaseException) -> BaseException:
-    return _first(error.__context__) if error.__context__ else error
-
-
-def _minor(version: object) -> str:
-    return ".".join(str(version).split(".")[:2])
+def _shown(address: str) -> str:
+    """Return an address without a password in it."""
+    scheme, mark, rest = address.rpartition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

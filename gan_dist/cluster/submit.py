@@ -18,8 +18,8 @@ from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from gan_dist.cluster import reach
-from gan_dist.cluster.reach import brief
+from gan_dist.cluster import dashboard
+from gan_dist.cluster.dashboard import brief
 from gan_dist.errors import ClusterError
 from gan_dist.storage.wording import shown
 
@@ -69,14 +69,14 @@ class Cluster:
             chatty.setLevel(logging.ERROR)
         asked = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or address
         where = shown(asked) if asked else "this machine"
-        reach.require_listening(asked)
+        dashboard.require_listening(asked)
         try:
             self._client = JobSubmissionClient(address)
             # Ray tells this to its own pages only.
             answer = self._client._do_request("GET", "/api/v0/cluster_metadata")
-            reach.require_same_versions(where, answer.json()["data"])
+            dashboard.require_same_versions(where, answer.json()["data"])
         except AuthenticationError as error:
-            raise reach.refused(where, error) from None
+            raise dashboard.refused(where, error) from None
         except (OSError, RuntimeError, ValueError, LookupError) as error:
             raise ClusterError(f"no cluster takes jobs at {where}: {brief(error)}") from None
 
@@ -115,7 +115,7 @@ class Cluster:
                     entrypoint_resources=dict(entrypoint.resources or {}),
                 )
             except AuthenticationError as error:
-                raise reach.refused(self.url, error) from None
+                raise dashboard.refused(self.url, error) from None
             except (OSError, RuntimeError, ValueError) as error:
                 if _NO_AGENT not in str(error) or time.monotonic() > deadline:
                     raise ClusterError(f"{self.url} does not take the job: {brief(error)}") from None

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist.cluster.preflight import Facts, _problems, facts_here
+from gan_dist import machine
+from gan_dist.cluster.preflight import Facts, NodeAnswer, node_problems, small_shm
 
 TWO_NODES = """
 import sys, ray
@@ -22,8 +23,8 @@ cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 assert len(ray.nodes()) == 2
 check_nodes(sys.argv[1])
-import gan_dist.cluster.preflight as preflight
-preflight.facts_here = lambda: {"python": "3.0", "gan-dist": "0", "torch": "0", "ray": "0"}
+from gan_dist import machine
+machine.versions = lambda: {"python": "3.0", "gan-dist": "0", "torch": "0", "ray": "0"}
 try:
     check_nodes(sys.argv[1])
 except ClusterError as error:
@@ -35,18 +36,29 @@ cluster.shutdown()
 
 def test_what_differs_is_named_with_the_remedy() -> None:
     here = {"python": "3.12.1", "gan-dist": "0.1.0", "torch": "2.15.0", "ray": "2.60.0"}
-    answers = {
-        "10.0.0.1": Facts(here, None),
-        "10.0.0.2": Facts({**here, "torch": "2.11.0"}, "it does not see what the driver writes there"),
-        "10.0.0.3": None,
-    }
-    assert _problems(here, answers, "/home/me/runs/x") == [
+    unseen = "it does not see what the driver writes there"
+    answers = [
+        NodeAnswer("10.0.0.1", 0.0, Facts(here, None)),
+        NodeAnswer("10.0.0.2", 0.0, Facts({**here, "torch": "2.11.0"}, unseen)),
+        NodeAnswer("10.0.0.3", 0.0, "did not answer within 60 s: look at it, or take it out"),
+    ]
+    assert node_problems(here, answers, "/home/me/runs/x") == [
         "10.0.0.2 has torch 2.11.0, the driver 2.15.0: install the same on all",
         "10.0.0.2 cannot use storage.path, where /home/me/runs/x is: it does not see what the driver writes "
         "there; use a bucket or a folder that all nodes share",
         "10.0.0.3 did not answer within 60 s: look at it, or take it out",
     ]
-    assert _problems(facts_here(), {"10.0.0.1": Facts(facts_here(), None)}, "/x") == []
+    mine = machine.versions()
+    assert node_problems(mine, [NodeAnswer("10.0.0.1", 0.0, Facts(mine, None))], "/x") == []
+
+
+def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
+    told = Facts({}, None, shm=(64 * 2**20, 60 * 2**20))
+    assert small_shm(NodeAnswer("10.0.0.1", 50e6, told)) is None
+    warning = small_shm(NodeAnswer("10.0.0.1", 6.8e9, told))
+    assert warning is not None
+    assert "--shm-size=7g" in warning
+    assert small_shm(NodeAnswer("10.0.0.1", 6.8e9, "did not answer")) is None
 
 
 @pytest.mark.ray

@@ -18,7 +18,7 @@ from ray._private.runtime_env.packaging import create_package
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
-from gan_dist.cluster import reach
+from gan_dist.cluster import dashboard
 from gan_dist.cluster.upload import gather
 from gan_dist.errors import ClusterError, GanDistError
 from tests.heads import ROOT
@@ -134,16 +134,16 @@ def test_an_address_where_no_cluster_listens(address: str, monkeypatch: pytest.M
 
 
 def test_what_listens_may_be_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(dashboard, "TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match=r"no cluster answers at .*timed out"):
-            reach.require_listening(url)
+            dashboard.require_listening(url)
     with answering({}) as url, pytest.raises(ClusterError, match="is no dashboard of Ray's"):
-        reach.require_listening(url)
+        dashboard.require_listening(url)
     for address in ("head", "http://", "http://head:x", "http://me:s3cr3t@head:x"):
         with pytest.raises(ClusterError, match="is no address of a cluster") as caught:
-            reach.require_listening(address)
+            dashboard.require_listening(address)
         assert "s3cr3t" not in str(caught.value)
 
 
@@ -158,7 +158,7 @@ def test_a_cluster_of_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
         with answering(pages) as url:
             monkeypatch.setenv("RAY_API_SERVER_ADDRESS", url)
             assert said in refusal("train", "digits")
-    reach.require_same_versions("it", {"rayVersion": here, "pythonVersion": python})
+    dashboard.require_same_versions("it", {"rayVersion": here, "pythonVersion": python})
 
 
 def test_resources_are_json() -> None:

@@ -1,0 +1,76 @@
+"""What can ever be placed, and what memory it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import ray
+from typer.testing import CliRunner
+
+from gan_dist.cli import app
+from gan_dist.cluster.capacity import (
+    Node,
+    processes,
+    require_room,
+    short_of_memory,
+    trials_at_once,
+    workers_held,
+)
+from gan_dist.config import ScaleConfig
+from gan_dist.errors import CapacityError
+
+GPU_NODES = [Node(8, 2, 64e9, 20e9), Node(8, 1, 64e9, 20e9), Node(16, 0, 64e9, 20e9)]
+
+
+def test_workers_are_held_node_by_node() -> None:
+    assert workers_held(ScaleConfig(cpus_per_worker=3), GPU_NODES) == 2 + 2 + 5
+    assert workers_held(ScaleConfig(cpus_per_worker=3, gpus_per_worker=1), GPU_NODES) == 2 + 1
+    assert workers_held(ScaleConfig(gpus_per_worker=0.25), GPU_NODES) == 8 + 4
+
+
+def test_what_no_node_can_hold_is_refused_with_what_fits() -> None:
+    with pytest.raises(CapacityError, match=r"4 x 1 = 4 GPUs.*hold 3 such workers: use scale.workers=3"):
+        require_room(ScaleConfig(workers=4, gpus_per_worker=1), GPU_NODES, "it")
+    with pytest.raises(CapacityError, match="ask for less per worker"):
+        require_room(ScaleConfig(cpus_per_worker=17), GPU_NODES, "it")
+    require_room(ScaleConfig(workers=3, gpus_per_worker=1), GPU_NODES, "it")
+
+
+def test_processes_that_are_more_than_all_memory_are_refused() -> None:
+    small = [Node(64, 0, 8e9, 2e9)]
+    with pytest.raises(CapacityError, match=r"17 processes of 0.7 GB.*11.9 GB.*8.0 GB.*scale.workers=10"):
+        require_room(ScaleConfig(workers=16), small, "it")
+    require_room(ScaleConfig(workers=10), small, "it")
+    # Memory that nobody tells is not missing.
+    require_room(ScaleConfig(workers=16), [Node(64, 0)], "it")
+
+
+def test_trials_count_their_drivers() -> None:
+    one, two = ScaleConfig(), ScaleConfig(workers=2)
+    assert (processes(one, trial=True), processes(two, trial=True), processes(two, trial=False)) == (1, 4, 3)
+    assert trials_at_once(two, GPU_NODES, None) == 16
+    assert trials_at_once(two, GPU_NODES, 5) == 5
+    # Two workers, the trial's actor and the trainer's controller: 2.8 GB a trial, of 6 GB beside objects.
+    room = [Node(16, 0, 8e9, 2e9)]
+    warning = short_of_memory(two, room, trials_at_once(two, room, None))
+    assert warning is not None
+    assert "32 processes of 0.7 GB" in warning
+    assert "search.concurrent=2" in warning
+    assert short_of_memory(two, room, 2) is None
+    assert short_of_memory(one, room, 8) is None
+    assert short_of_memory(ScaleConfig(workers=8), room) is not None
+
+
+@pytest.mark.parametrize("scale", ["scale.workers=512", "scale.cpus_per_worker=512"])
+@pytest.mark.parametrize("verb", [("train", "digits"), ("tune", "search-digits")])
+def test_this_machine_refuses_before_ray_is_started(
+    verb: tuple[str, str], scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ray.is_initialized():
+        pytest.skip("another test's Ray runs in this process")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    done = CliRunner().invoke(app, [*verb, scale, "train.batch_size=512", f"storage={tmp_path}"])
+    assert isinstance(done.exception, CapacityError)
+    assert "this machine has" in str(done.exception)
+    assert not ray.is_initialized()
