@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist import cli_best, cli_evaluate, cli_pack, cli_submit, cli_tune
+from gan_dist import cli_best, cli_doctor, cli_evaluate, cli_pack, cli_submit, cli_tune
 from gan_dist.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ app.command()(cli_evaluate.evaluate)
 app.command()(cli_best.best)
 app.command()(cli_tune.tune)
 app.command(context_settings={"allow_interspersed_args": False})(cli_submit.submit)
+app.command()(cli_doctor.doctor)
 
 
 @app.command()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 from yarl import URL
@@ -41,6 +43,8 @@ class Faults:
     """Probability of half an answer and then the connection's orderly end."""
     corrupt: float = 0.0
     """Probability of a flipped bit in the body of an answer to GET."""
+    clock_s: float = 0.0
+    """Seconds by which the date of every answer is off."""
     planned: list[str] = field(default_factory=list)
     """Faults of the next requests, before chance decides: `pass` or a kind that `Proxy.counts` counts."""
 
@@ -125,6 +129,8 @@ class Proxy:
                 if key.lower() not in _HOP:
                     response.headers[key] = value
             length = answer.headers.get("Content-Length", str(len(content)))
+        if self.faults.clock_s:
+            response.headers["Date"] = formatdate(time.time() + self.faults.clock_s, usegmt=True)
         response.headers["Content-Length"] = length
         return await self._answer(request, response, content, kind)
 

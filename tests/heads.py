@@ -38,12 +38,16 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def ray_head(folder: str) -> Iterator[dict[str, str]]:
-    """A head of its own: temporary folder, ports and token. Yields what a user exports to use it."""
+def ray_head(folder: str, **settings: str) -> Iterator[dict[str, str]]:
+    """A head of its own: temporary folder, ports and token. Yields what a user exports to use it.
+
+    `settings` are environment variables that it is started with, beside these or instead of them.
+    """
     # Ray's defaults for these are fixed numbers, which another cluster on this machine may have taken.
     names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     env = environment(folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="e2e-" + os.urandom(16).hex())
+    env |= settings
     command = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
     command += ["--node-ip-address=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())]
     dashboard = ports["dashboard-port"]

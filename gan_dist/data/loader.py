@@ -84,15 +84,21 @@ def choose_fetch(config: RunConfig, images: ImageSet, *, with_ray: bool) -> Fetc
         images: Its set.
         with_ray: Let Ray Data's tasks do the streaming, rather than threads of this process.
     """
-    manifest = images.manifest
-    size = manifest.count * manifest.height * manifest.width * manifest.channels
-    if config.data.cache == "memory" or (config.data.cache == "auto" and size <= MEMORY_LIMIT):
+    if held_bytes(config, images):
         return Resident(images)
     if with_ray:
         from gan_dist.data.stream import Streamed
 
         return Streamed(images)
     return Direct(images)
+
+
+def held_bytes(config: RunConfig, images: ImageSet) -> int:
+    """Return the bytes of images that each worker holds in memory; 0 where they are streamed."""
+    manifest = images.manifest
+    size = manifest.count * manifest.height * manifest.width * manifest.channels
+    held = config.data.cache == "memory" or (config.data.cache == "auto" and size <= MEMORY_LIMIT)
+    return size if held else 0
 
 
 def batches(

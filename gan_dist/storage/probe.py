@@ -1,10 +1,13 @@
-"""What a store itself says about a bucket, where a backend's error has lost the words."""
+"""What is asked of an S3 store itself, where the backends do not: its own words, a folder's marker."""
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qsl
 
+from gan_dist.errors import StorageError
 from gan_dist.storage.filesystems import configured
+from gan_dist.storage.wording import reason, shown
 
 _PATIENCE_S = 5.0
 
@@ -18,9 +21,34 @@ def store_says(uri: str) -> str:
     Args:
         uri: Something in the bucket.
     """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        client, bucket, _ = _client(uri)
+        client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except ClientError as error:
+        return str(error.response.get("Error", {}).get("Code", ""))
+    except BotoCoreError as error:
+        return type(error).__name__
+    return ""
+
+
+def forget_folder(uri: str) -> None:
+    """Delete the empty object that pyarrow leaves where a folder's last file was deleted, if there is one."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        client, bucket, key = _client(uri)
+        if key:
+            client.delete_object(Bucket=bucket, Key=f"{key}/")
+    except (ClientError, BotoCoreError) as error:
+        raise StorageError(f"{shown(uri)}: an empty folder stays behind: {reason(error)}") from None
+
+
+def _client(uri: str) -> tuple[Any, str, str]:
+    """Return a client for the store of a URI, the bucket, and what stands behind it."""
     import botocore.session
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
 
     path, _, query = uri.removeprefix("s3://").partition("?")
     endpoint, region = configured(dict(parse_qsl(query)))
@@ -30,13 +58,8 @@ def store_says(uri: str) -> str:
         retries={"max_attempts": 0},
         s3={"addressing_style": "path"} if endpoint else None,
     )
-    try:
-        client = botocore.session.Session().create_client(
-            "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
-        )
-        client.list_objects_v2(Bucket=path.partition("/")[0], MaxKeys=1)
-    except ClientError as error:
-        return str(error.response.get("Error", {}).get("Code", ""))
-    except BotoCoreError as error:
-        return type(error).__name__
-    return ""
+    client = botocore.session.Session().create_client(
+        "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
+    )
+    bucket, _, key = path.rstrip("/").partition("/")
+    return client, bucket, key

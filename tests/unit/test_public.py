@@ -51,14 +51,15 @@ def test_ray_stays_in_its_rooms() -> None:
 
 
 LAYERS = [
-    ("errors", "config", "storage", "randomness", "memory", "screen", "lease"),
+    ("errors", "config", "storage", "randomness", "machine", "memory", "screen", "lease"),
     ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
     ("best", "card", "publish"),
     ("evaluation", "search"),
     ("training",),
+    ("doctor",),
     ("cluster",),
     ("bench",),
-    ("cli", "cli_best", "cli_evaluate", "cli_pack", "cli_submit", "cli_tune"),
+    ("cli", "cli_best", "cli_doctor", "cli_evaluate", "cli_pack", "cli_submit", "cli_tune"),
 ]
 
 

@@ -1,0 +1,135 @@
+"""The verb `doctor`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gan_dist.config import RunConfig
+    from gan_dist.doctor.findings import Check, Examination, Finding
+
+WRONG = 2
+COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+def doctor(
+    config: Annotated[
+        str | None,
+        typer.Argument(help="A preset's name, or a YAML file's path or URI: what it needs is looked at too."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. storage=s3://b/runs.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds after which a check is given up.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Look for what is wrong with this machine, the cluster in RAY_ADDRESS, the storage and a configuration.
+
+    It starts no cluster and leaves nothing behind. The exit code is 0 without errors, warnings or not, and 2
+    with one.
+    """
+    from gan_dist.doctor.findings import examine
+
+    found = examine(_checks(config, overrides or [], timeout))
+    _show(found)
+    if as_json:
+        typer.echo(json.dumps({"checks": [asdict(finding) for finding in found.findings]}))
+    code = WRONG if any(finding.level == "error" for finding in found.findings) else 0
+    if found.hung:
+        # Python waits for what libraries have started, and a check may hang in one.
+        sys.stdout.flush()
+        os._exit(code)
+    raise typer.Exit(code)
+
+
+def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[str, tuple[Check, float]]:
+    """Return the checks by name, each with the seconds that it may take."""
+    # Libraries are imported here, before any check's time runs, and by one thread.
+    from gan_dist.cluster import checkup
+    from gan_dist.cluster.reach import cluster_address
+    from gan_dist.doctor import host
+    from gan_dist.doctor.findings import told
+    from gan_dist.errors import ConfigError
+    from gan_dist.storage import StorageOptions, configure
+
+    config: RunConfig | None = None
+    problems: list[Finding] = []
+    try:
+        config = _read(source, overrides, timeout_s) if source else None
+    except ConfigError as error:
+        problems = list(told("config", error, "gan-dist refuses to begin it"))
+    local = cluster_address() is None
+    wanted = config.scale.gpus_per_worker if config and local else 0.0
+    workers, cpus = (config.scale.workers, config.scale.cpus_per_worker) if config else (1, 1.0)
+    checks: dict[str, Check] = {
+        "packages": host.packages,
+        "gpus": lambda: host.gpus(wanted),
+        "cores": host.cores,
+        "memory": host.memory,
+        "shm": host.shm,
+        "threads": lambda: host.threads(workers, cpus),
+        "name": host.name,
+        "ports": checkup.ports,
+        "token": checkup.token,
+        "cluster": lambda: checkup.cluster(config, most, timeout_s),
+        "config": lambda: problems,
+    }
+    most = config.search.concurrent if config and config.search else None
+    if config is not None:
+        from gan_dist.doctor import run
+
+        known = config
+        configure(StorageOptions(known.storage.backend, known.storage.timeout_s))
+        checks |= {
+            "storage": lambda: run.rights(known),
+            "clock": lambda: run.clock(known, timeout_s / 2),
+            "data": lambda: run.contents(known),
+        }
+    # A cluster is joined, and then its nodes are asked.
+    return {name: (check, timeout_s * (2 if name == "cluster" else 1)) for name, check in checks.items()}
+
+
+def _read(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
+    """Return a configuration as `train` or `tune` would have it, but with a store's patience cut short.
+
+    Raises:
+        ConfigError: it has problems, or its search does.
+    """
+    from gan_dist.cli import with_absolute_paths
+    from gan_dist.config import load_config
+
+    config = load_config(source, overrides)
+    if config.search is not None:
+        from gan_dist.search.plan import make_plan
+
+        make_plan(source, overrides)
+    placed = with_absolute_paths(config)
+    patience = min(placed.storage.timeout_s, timeout_s / 2)
+    limited = placed.storage.model_copy(update={"timeout_s": patience})
+    return placed.model_copy(update={"storage": limited, "search": config.search})
+
+
+def _show(found: Examination) -> None:
+    """Print a line for what is well, and three for what is not."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for one in found.findings:
+        level = Text(f"{one.level:<8}", style=COLOURS[one.level])
+        console.print(level.append(f"{one.name:<10}{one.what}", style="default"))
+        for label, text in (("why", one.why), ("do", one.remedy)):
+            if text:
+                console.print(f"{'':<8}{label:<10}{text}")
+    count = Counter(one.level for one in found.findings)
+    console.print(
+        f"{count['error']} error{'s' * (count['error'] != 1)}, "
+        f"{count['warning']} warning{'s' * (count['warning'] != 1)}, {count['ok']} ok"
+    )

@@ -1,0 +1,206 @@
+"""Checks of this machine: packages, GPUs, cores, memory, shared memory, threads, its name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata, version
+from pathlib import Path
+
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from gan_dist import machine
+from gan_dist.doctor.findings import Finding
+
+PROJECT = "gan-dist"
+INSTALL = "install what requirements.lock lists: make setup"
+ENOUGH_GB = 4.0
+"""Memory that two small workers with Ray beside them take, with a little room."""
+
+
+def packages() -> Iterator[Finding]:
+    """Python and every dependency against what the project asks for."""
+    wrong = []
+    try:
+        told = metadata(PROJECT)
+    except PackageNotFoundError:
+        why = "what it asks for cannot be compared with what there is"
+        yield Finding("packages", "warning", f"{PROJECT} is not installed, only on the path", why, INSTALL)
+        return
+    if platform.python_version() not in SpecifierSet(told["Requires-Python"] or ""):
+        wrong.append(f"Python {platform.python_version()} is not {told['Requires-Python']}")
+    for requirement in map(Requirement, told.get_all("Requires-Dist") or []):
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            wrong.append(f"{requirement.name} is not installed")
+            continue
+        if not requirement.specifier.contains(found, prereleases=True):
+            wrong.append(f"{requirement.name} {found} is not {requirement.specifier}")
+    if wrong:
+        yield Finding("packages", "error", "; ".join(wrong), "other versions are not tested", INSTALL)
+        return
+    yield Finding("packages", "ok", ", ".join(f"{name} {one}" for name, one in machine.versions().items()))
+
+
+def gpus(wanted: float) -> Iterator[Finding]:
+    """Devices, driver and runtime; `wanted` GPUs are asked for on this machine."""
+    driver = Path("/proc/driver/nvidia/version")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        nccl = ".".join(map(str, torch.cuda.nccl.version()))
+        what = f"{len(names)} x {', '.join(sorted(set(names)))}; CUDA {torch.version.cuda}, NCCL {nccl}"
+        yield Finding("gpus", "ok", what)
+    elif not driver.exists():
+        if wanted:
+            yield Finding(
+                "gpus",
+                "error",
+                "no NVIDIA driver is loaded, and the configuration asks for GPUs",
+                "no worker can ever be placed here",
+                "scale.gpus_per_worker=0, or set RAY_ADDRESS to a cluster with GPUs",
+            )
+        else:
+            yield Finding("gpus", "ok", "none: training is on the CPU")
+    else:
+        yield Finding(
+            "gpus",
+            "error" if wanted else "warning",
+            f"a driver is loaded but torch {torch.__version__} sees no GPU: {_cuda_says()}",
+            "training is on the CPU, many times slower",
+            "install a torch for the driver's CUDA version, or a newer driver; look at nvidia-smi and at "
+            "CUDA_VISIBLE_DEVICES",
+        )
+
+
+def _cuda_says() -> str:
+    if torch.version.cuda is None:
+        return "it is built without CUDA"
+    try:
+        torch.cuda.init()
+    except Exception as error:  # of several kinds, by what is missing
+        return str(error).splitlines()[0]
+    return "no device is visible"
+
+
+def cores() -> Iterator[Finding]:
+    """What this process may use of what the machine has."""
+    usable, all_of_them = machine.cores(), os.cpu_count() or 1
+    limited = "" if usable == all_of_them else f" of {all_of_them}: a container or affinity limits them"
+    yield Finding("cores", "ok", f"{usable}{limited}")
+
+
+def memory() -> Iterator[Finding]:
+    """Memory within the container's limits."""
+    total, free = machine.memory_bytes() / 1e9, machine.free_memory_bytes() / 1e9
+    what = f"{total:.1f} GB, {free:.1f} GB of it free"
+    if free >= ENOUGH_GB:
+        yield Finding("memory", "ok", what)
+        return
+    yield Finding(
+        "memory",
+        "warning",
+        what,
+        "Ray ends workers when a node's memory is 95 % full; two small ones take 4 GB with Ray beside them",
+        "end other programs, raise the container's limit, or use scale.workers=1",
+    )
+
+
+def shm() -> Iterator[Finding]:
+    """Whether Ray's object store has room in shared memory."""
+    found = machine.shm_bytes()
+    if found is None:
+        yield Finding("shm", "ok", "there is no /dev/shm on this system; Ray keeps objects elsewhere")
+        return
+    size, free = found
+    wanted = machine.object_store_bytes(machine.free_memory_bytes(), free)
+    if free >= wanted:
+        yield Finding(
+            "shm", "ok", f"{free / 1e9:.1f} GB free, Ray's object store takes {wanted / 1e9:.1f} GB"
+        )
+    else:
+        yield small_shm("shm", "/dev/shm", free, wanted, size)
+
+
+def small_shm(name: str, where: str, free: float, wanted: float, size: float) -> Finding:
+    """Return the finding that an object store is on disk instead of in shared memory."""
+    return Finding(
+        name,
+        "warning",
+        f"{where} has {free / 1e9:.2f} GB free of {size / 1e9:.2f} GB, Ray's object store takes "
+        f"{wanted / 1e9:.1f} GB",
+        "Ray then keeps objects in a file on disk, and streaming images waits for it",
+        f"docker run --shm-size={wanted * 1.1 / 1e9:.0f}g, or "
+        f"mount -o remount,size={wanted * 1.1 / 1e9:.0f}G /dev/shm, or "
+        f"ray start --object-store-memory={int(free * 0.9)}",
+    )
+
+
+def threads(workers: int, cpus_per_worker: float) -> Iterator[Finding]:
+    """Threads of workers and libraries against cores."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    usable = machine.cores()
+    if given is not None and (not given.isdigit() or int(given) > usable):
+        yield Finding(
+            "threads",
+            "warning",
+            f"OMP_NUM_THREADS={given} on {usable} cores",
+            "every process starts so many threads, which then wait for each other",
+            "unset OMP_NUM_THREADS: a worker's threads follow scale.cpus_per_worker",
+        )
+    elif cpus_per_worker < 1 and workers > usable:
+        yield Finding(
+            "threads",
+            "warning",
+            f"{workers} workers of {cpus_per_worker:g} CPUs are {workers} threads on {usable} cores",
+            "a worker computes in one thread at least, and all wait for the slowest",
+            f"scale.workers={usable} scale.cpus_per_worker=1",
+        )
+    else:
+        each = max(1, int(cpus_per_worker))
+        yield Finding("threads", "ok", f"{each} a worker, as scale.cpus_per_worker says")
+
+
+def name() -> Iterator[Finding]:
+    """What workers on CPUs call themselves: the address of this host's name, or that of an interface."""
+    host, address = socket.gethostname(), machine.own_address()
+    given = os.environ.get("GLOO_SOCKET_IFNAME")
+    interfaces = [known for _, known in socket.if_nameindex()]
+    if given is not None and given.split(",")[0] not in interfaces:
+        what = f"GLOO_SOCKET_IFNAME={given} is no interface here"
+        remedy = f"set it to one of {', '.join(interfaces)}, or unset it"
+        yield Finding("name", "error", what, "workers on CPUs cannot be joined", remedy)
+    elif given is not None:
+        yield Finding("name", "ok", f"workers meet at interface {given} (GLOO_SOCKET_IFNAME)")
+    elif address is None:
+        remedy = f"add {host} with its address to /etc/hosts"
+        yield Finding("name", "warning", f"{host} resolves to no address", "workers meet by it", remedy)
+    elif not machine.is_local(address):
+        yield unreachable_name("name", host, address, None)
+    else:
+        alone = ": reached from this machine alone" if is_loopback(address) else ""
+        yield Finding("name", "ok", f"{host} resolves to {address}{alone}")
+
+
+def unreachable_name(name: str, host: str, address: str, interface: str | None) -> Finding:
+    """Return the finding that other hosts do not reach a host by the address of its name."""
+    return Finding(
+        name,
+        "warning",
+        f"{host} resolves to {address}, at which other hosts do not find it",
+        "workers on CPUs (gloo) tell each other this address: those on other hosts wait, then fail with "
+        "connectFullMesh",
+        f"export GLOO_SOCKET_IFNAME={interface or 'eth0'} before ray start on that host, or give its name "
+        "its address in /etc/hosts",
+    )
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an IP address is this machine's own, whoever asks."""
+    return address.startswith("127.") or address == "::1"

@@ -1,0 +1,88 @@
+"""Addresses at which no cluster is, and clusters that do not take this process, told apart in seconds."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from gan_dist.cluster import checkup, reach
+from gan_dist.cluster.connect import connect
+from gan_dist.cluster.reach import Answer, ask, require_reachable
+from gan_dist.errors import ClusterError
+from tests.s3 import free_port
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[socket.socket, int]]:
+    """A program that takes connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server, server.getsockname()[1]
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_nobody_and_strangers_are_told_apart(
+    listener: tuple[socket.socket, int], web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "WAIT_S", 1.0)
+    assert ask(f"127.0.0.1:{free_port()}")[0] is Answer.NOBODY
+    assert ask("no-such-host.invalid:6379")[0] is Answer.NOBODY
+    assert ask(f"127.0.0.1:{listener[1]}")[0] is Answer.STRANGER
+    assert ask(web)[0] is Answer.STRANGER
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:{port}", "nobody answers there"),
+        ("http://user:hidden@127.0.0.1:8265", "use host:6379, or for jobs RAY_API_SERVER_ADDRESS"),
+        ("head", "use host:port"),
+        ("head:ray", "use host:port"),
+    ],
+)
+def test_a_wrong_address_is_refused_before_ray_waits_for_it(
+    address: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address.format(port=free_port()))
+    with pytest.raises(ClusterError, match=said) as caught, connect():
+        pass
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_token_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/no/such/file")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    with pytest.raises(ClusterError, match="RAY_AUTH_TOKEN_PATH=/no/such/file is no file"):
+        require_reachable(f"127.0.0.1:{free_port()}")
+
+
+def test_ports_that_others_hold_are_named(
+    listener: tuple[socket.socket, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(reach, "WAIT_S", 1.0)
+    monkeypatch.setattr(checkup, "PORTS", {"port": free_port(), "dashboard-port": free_port()})
+    assert [one.level for one in checkup.ports()] == ["ok"]
+    monkeypatch.setattr(checkup, "PORTS", {"port": listener[1], "dashboard-port": free_port()})
+    (found,) = checkup.ports()
+    assert (found.level, str(listener[1]) in found.what) == ("warning", True)
+    assert found.remedy == f"ray start --head --port={listener[1] + 1000}"
+
+
+def test_a_dashboard_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{free_port()}")
+    (found,) = checkup.token()
+    assert (found.name, found.level) == ("token", "error")
+    assert "RAY_API_SERVER_ADDRESS" in found.remedy

@@ -1,0 +1,119 @@
+"""Clusters as a doctor, and what starts runs, finds them: closed, open, and not for this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gan_dist.cluster import checkup
+from tests.heads import ROOT, gan_dist, ray_head
+
+PATIENT = ("--timeout", "60")
+OTHER_RAY = """
+import sys
+import ray
+ray.__version__ = "9.9.9"
+from gan_dist.cli import main
+main(sys.argv[1:])
+"""
+
+
+def address_of(ray_folder: str) -> str:
+    file = Path(ray_folder, "ray_current_cluster")
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return file.read_text()
+
+
+def doctor(env: dict[str, str], cwd: Path, *arguments: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Return the exit code and the findings by name."""
+    done = gan_dist("doctor", *arguments, *PATIENT, "--json", env=env, cwd=cwd)
+    assert "Traceback" not in done.stderr
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in json.loads(done.stdout.splitlines()[-1])["checks"]:
+        found.setdefault(one["name"], []).append(one)
+    for secret in ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        assert env.get(secret, "-----") not in done.stdout + done.stderr
+    return done.returncode, found
+
+
+def levels(found: list[dict[str, Any]]) -> list[str]:
+    return [one["level"] for one in found]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_closed_cluster(tmp_path: Path, ray_folder: str) -> None:
+    with ray_head(ray_folder) as head, ThreadPoolExecutor(2) as pool:
+        env = {**head, "RAY_ADDRESS": address_of(ray_folder)}
+        storage = f"storage={tmp_path}/runs"
+        well = pool.submit(doctor, env, tmp_path, "digits", storage)
+        wrong = pool.submit(doctor, {**env, "RAY_AUTH_TOKEN": "of-another-cluster"}, tmp_path)
+        code, found = well.result()
+        assert code == 0, found
+        for name in ("token", "cluster", "nodes", "room", "storage", "data"):
+            assert levels(found[name]) == ["ok"], found[name]
+        assert "1 node with 2 CPUs" in found["cluster"][0]["what"]
+
+        code, found = wrong.result()
+        assert code == 2
+        assert "refuses this token" in found["cluster"][0]["what"]
+        assert "RAY_AUTH_TOKEN" in found["cluster"][0]["remedy"]
+        assert {one["level"] for one in found["token"]} == {"error", "ok"}
+
+        keyless = {name: value for name, value in env.items() if not name.startswith("RAY_AUTH")}
+        train = pool.submit(gan_dist, "train", "digits", storage, env=keyless, cwd=tmp_path)
+        command = [sys.executable, "-c", OTHER_RAY, "train", "digits", storage]
+        other = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert other.returncode == 2, other.stderr
+        assert "has Ray 2." in other.stderr
+        assert "this process Ray 9.9.9" in other.stderr
+        assert train.result().returncode == 2
+        assert "wants a token; export RAY_AUTH_MODE=token" in train.result().stderr
+
+        # Nothing of a search that can never be placed is started either.
+        done = gan_dist("tune", "search-digits", storage, "scale.workers=4", env=env, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert f"4 x 1 = 4 CPUs; the cluster at {env['RAY_ADDRESS']} has 2 CPUs" in done.stderr
+    assert "Traceback" not in other.stderr + train.result().stderr + done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_open_cluster(tmp_path: Path, ray_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ray_head(ray_folder, RAY_AUTH_MODE="disabled") as env:
+        address = address_of(ray_folder)
+        code, found = doctor({**env, "RAY_ADDRESS": address}, tmp_path)
+        assert code == 2
+        # The head and the dashboard, each.
+        assert levels(found["token"]) == ["error", "error"]
+        assert "RAY_AUTH_MODE=token" in found["token"][0]["remedy"]
+        assert levels(found["cluster"]) == levels(found["nodes"]) == ["ok"]
+
+        # Found without being named, where Ray's own ports would be.
+        monkeypatch.setattr(checkup, "PORTS", {"port": int(address.rpartition(":")[2])})
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        assert [(one.name, one.level) for one in checkup.ports()] == [
+            ("ports", "warning"),
+            ("token", "error"),
+        ]
+
+
+def test_help_comes_without_torch() -> None:
+    code = "import sys; sys.argv = ['gan-dist', 'doctor', '--help']\n"
+    code += "from gan_dist.cli import main\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+    code += "print([m for m in ('torch', 'ray', 'pyarrow', 'grpc') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "exit code" in done.stdout
+    script = [sys.executable, str(ROOT / "jobs" / "doctor.py"), "--help"]
+    same = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert "--timeout" in same.stdout
