@@ -11,6 +11,8 @@ from gan_dist import machine
 from gan_dist.config import ScaleConfig
 from gan_dist.errors import CapacityError
 
+NODE_GROUP = "ray.io/node-group"
+"""Ray's label of a node's kind."""
 PROCESS_BYTES = 0.7e9
 """Memory of a process that has imported Ray and torch, before it does anything."""
 
@@ -25,6 +27,8 @@ class Node:
     """Bytes that processes and objects may take; 0 where that is unknown."""
     objects: float = 0.0
     """Bytes of these that Ray's object store keeps for itself."""
+    group: str = ""
+    """Its kind in the cluster's description, where `ray up` or Kubernetes started it; else empty."""
 
 
 def this_machine() -> Node:
@@ -44,8 +48,14 @@ def nodes_up() -> list[Node]:
             has = node["Resources"]
             objects = has.get("object_store_memory", 0.0)
             memory = has.get("memory", 0.0) + objects
-            found.append(Node(has.get("CPU", 0.0), has.get("GPU", 0.0), memory, objects))
+            group = node["Labels"].get(NODE_GROUP, "")
+            found.append(Node(has.get("CPU", 0.0), has.get("GPU", 0.0), memory, objects, group))
     return found
+
+
+def may_grow(nodes: list[Node]) -> bool:
+    """Tell whether nodes may be added when they are wanted: by whoever started those that there are."""
+    return any(node.group for node in nodes)
 
 
 def workers_held(scale: ScaleConfig, nodes: list[Node]) -> int:
@@ -72,13 +82,18 @@ def processes(scale: ScaleConfig, *, trial: bool) -> int:
 
 
 def trials_at_once(scale: ScaleConfig, nodes: list[Node], most: int | None) -> int:
-    """Return how many trials run at a time: what can be placed, and `most` at most."""
+    """Return how many trials run at a time: what can be placed, and `most` at most.
+
+    Where nodes are added when they are wanted, that is `most`, or as many as there is room for now, or one.
+    """
     fits = workers_held(scale, nodes) // scale.workers
-    return min(most or fits, fits)
+    return most or max(1, fits) if may_grow(nodes) else min(most or fits, fits)
 
 
 def require_room(scale: ScaleConfig, nodes: list[Node], where: str) -> None:
     """Refuse what can never be placed, or whose processes alone are more than all memory.
+
+    Where nodes are added when they are wanted, only what no node can give is refused.
 
     Args:
         scale: What the run asks for.
@@ -89,6 +104,8 @@ def require_room(scale: ScaleConfig, nodes: list[Node], where: str) -> None:
         CapacityError: with the arithmetic and the most that fits.
     """
     _require_divisible(scale)
+    if may_grow(nodes):
+        return
     fits = workers_held(scale, nodes)
     if fits < scale.fewest:
         raise CapacityError(_too_many(scale, nodes, where, fits))
@@ -113,7 +130,7 @@ def short_of_memory(scale: ScaleConfig, nodes: list[Node], trials: int | None = 
     """
     count = processes(scale, trial=trials is not None) * (trials or 1)
     left = sum(node.memory - node.objects for node in nodes)
-    if not all(node.memory for node in nodes) or count * PROCESS_BYTES <= left:
+    if may_grow(nodes) or not all(node.memory for node in nodes) or count * PROCESS_BYTES <= left:
         return None
     each = processes(scale, trial=True)
     remedy = "use fewer scale.workers"

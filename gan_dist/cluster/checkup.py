@@ -194,9 +194,9 @@ def _room(config: RunConfig, most: int | None, nodes: list[capacity.Node], where
             "data.cache=stream",
         )
     if trials is None:
-        yield Finding(
-            "room", "ok", f"{scale.workers} of the {capacity.workers_held(scale, nodes)} workers that fit"
-        )
+        held_now = capacity.workers_held(scale, nodes)
+        more = "; nodes are added for more" if capacity.may_grow(nodes) else ""
+        yield Finding("room", "ok", f"{scale.workers} workers wanted, {held_now} fit{more}")
     else:
         each = capacity.processes(scale, trial=True)
         drivers = f", {each} processes each with its driver" if each > 1 else ""

@@ -11,9 +11,16 @@ import ray
 from ray.exceptions import RayError
 
 from gan_dist import machine
-from gan_dist.cluster.capacity import nodes_up, require_room, short_of_memory, this_machine, workers_held
+from gan_dist.cluster.capacity import (
+    nodes_up,
+    require_room,
+    short_of_memory,
+    this_machine,
+    trials_at_once,
+    workers_held,
+)
 from gan_dist.cluster.reach import cluster_address, require_reachable
-from gan_dist.config import ScaleConfig
+from gan_dist.config import ScaleConfig, SearchConfig
 from gan_dist.errors import ClusterError
 from gan_dist.storage.wording import reason
 
@@ -82,8 +89,12 @@ def _refusal(address: str, error: Exception) -> str:
 
 
 @contextmanager
-def cluster(scale: ScaleConfig) -> Iterator[None]:
+def cluster(scale: ScaleConfig, search: SearchConfig | None = None) -> Iterator[None]:
     """Be connected to a cluster that has room for a run, as `connect` finds one.
+
+    Args:
+        scale: What the run asks for.
+        search: Whose trials such runs are, if they are.
 
     Raises:
         CapacityError: the workers can never be placed.
@@ -95,7 +106,8 @@ def cluster(scale: ScaleConfig) -> Iterator[None]:
     with connect():
         nodes = nodes_up()
         require_room(scale, nodes, f"the cluster at {ray.get_runtime_context().gcs_address}")
-        if warning := short_of_memory(scale, nodes):
+        trials = trials_at_once(scale, nodes, search.concurrent) if search else None
+        if warning := short_of_memory(scale, nodes, trials):
             LOG.warning("warning: %s", warning)
         yield
 

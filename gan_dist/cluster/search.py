@@ -14,7 +14,8 @@ from ray.tune.search import Searcher
 
 from gan_dist import storage
 from gan_dist.best import TRIALS, is_figure
-from gan_dist.cluster.connect import cluster, room
+from gan_dist.cluster.capacity import nodes_up, trials_at_once
+from gan_dist.cluster.connect import cluster
 from gan_dist.cluster.preflight import check_nodes
 from gan_dist.cluster.trial import Trial
 from gan_dist.config import RunConfig, ScaleConfig
@@ -53,7 +54,7 @@ def run(plan: Plan, ledger: Ledger, metric: str, changed: Callable[[], None]) ->
             by the metric, as all others would.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
-    with cluster(plan.config.scale):
+    with cluster(plan.config.scale, plan.search):
         check_nodes(plan.uri)
         if ledger.unfinished:
             _fit(plan, _Trials(plan, ledger, metric, changed), ledger.unfinished)
@@ -74,7 +75,8 @@ def _fit(plan: Plan, book: _Book, count: int) -> None:
             search_alg=_Search(book),
             scheduler=_Stops(book),
             num_samples=count,
-            max_concurrent_trials=_concurrent(plan),
+            # Never more than can be placed: what waits for its place may keep it after its end.
+            max_concurrent_trials=trials_at_once(plan.config.scale, nodes_up(), plan.search.concurrent),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -98,12 +100,6 @@ def _resources(scale: ScaleConfig) -> dict[str, float]:
     if scale.workers > 1:
         return {"memory": 2.0**20}  # Tune wants it to reserve something, and no worker may lack a CPU for it
     return {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
-
-
-def _concurrent(plan: Plan) -> int:
-    """Return how many trials run at a time: never more than can be placed."""
-    fits = room(plan.config.scale) // plan.config.scale.workers
-    return min(plan.search.concurrent or fits, fits)
 
 
 class _Book(ABC):

@@ -29,6 +29,12 @@ try:
     check_nodes(sys.argv[1])
 except ClusterError as error:
     print(error)
+# Nodes of a cluster.yaml: more may come, so that what has no room now is not refused.
+from gan_dist.cluster import capacity, connect
+from gan_dist.config import ScaleConfig
+wanted = ScaleConfig(gpus_per_worker=1)
+with connect.cluster(wanted):
+    print("trials at once:", capacity.trials_at_once(wanted, capacity.nodes_up(), None))
 ray.shutdown()
 cluster.shutdown()
 """
@@ -67,7 +73,7 @@ def test_two_nodes_are_asked(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         done = subprocess.run(
             [sys.executable, "-c", TWO_NODES, str(tmp_path / "run")],
-            env={"RAY_TMPDIR": folder, "PATH": "/usr/bin:/bin", "HOME": folder},
+            env={"RAY_NODE_TYPE_NAME": "cpu", "RAY_TMPDIR": folder, "PATH": "/usr/bin:/bin", "HOME": folder},
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
@@ -77,4 +83,5 @@ def test_two_nodes_are_asked(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("install the same on all") == 8
     assert "the driver 3.0" in done.stdout
+    assert "trials at once: 1" in done.stdout
     assert list((tmp_path / "run").iterdir()) == []
