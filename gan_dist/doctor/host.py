@@ -19,7 +19,7 @@ from gan_dist.doctor.findings import Finding
 PROJECT = "gan-dist"
 INSTALL = "install what requirements.lock lists: make setup"
 ENOUGH_GB = 4.0
-"""Memory that two small workers with Ray beside them take, with a little room."""
+"""Memory of two workers, their controller and Ray itself before anything is trained, and some room."""
 
 
 def packages() -> Iterator[Finding]:
@@ -107,7 +107,7 @@ def memory() -> Iterator[Finding]:
         "memory",
         "warning",
         what,
-        "Ray ends workers when a node's memory is 95 % full; two small ones take 4 GB with Ray beside them",
+        "Ray ends workers when a node's memory is 95 % full, and each takes 0.7 GB before its networks",
         "end other programs, raise the container's limit, or use scale.workers=1",
     )
 
