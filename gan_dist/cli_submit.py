@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
+import os
 import shlex
 import tempfile
 from pathlib import Path
@@ -47,7 +48,7 @@ def submit(
 ) -> None:
     """Run a verb as a job on a cluster, from the files of this folder; options come before the verb."""
     from gan_dist.cluster.secrets import require_no_secrets, secrets_here
-    from gan_dist.cluster.submit import Cluster, Entrypoint, parse_resources
+    from gan_dist.cluster.submit import ADDRESSES, Cluster, Entrypoint, parse_resources
     from gan_dist.cluster.upload import gather, write_zip
 
     given = arguments or []
@@ -63,6 +64,8 @@ def submit(
     if dry_run:
         _show(entrypoint, upload, as_json=as_json)
         return
+    if address and (winning := next((name for name in ADDRESSES if os.environ.get(name)), None)):
+        typer.echo(f"note: {winning} is set and wins over --address, as for all of Ray's clients", err=True)
     cluster = Cluster(address)
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "working_dir.zip")

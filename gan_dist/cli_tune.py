@@ -94,7 +94,9 @@ def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
     if not ledger.unfinished and not plan.search.replicates:
         return ledger, False
     from gan_dist.cluster import search
+    from gan_dist.cluster.secrets import keep_credentials_from_trials
 
+    keep_credentials_from_trials()
     with SearchView(ledger, plan.search.trials, length, metric) as view:
         view.note(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
         if plan.search.scheduler != "none" and plan.grace >= length:

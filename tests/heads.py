@@ -37,6 +37,11 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def ray_head(folder: str, **settings: str) -> Iterator[dict[str, str]]:
     """A head of its own: temporary folder, ports and token. Yields what a user exports to use it.
@@ -54,11 +59,10 @@ def ray_head(folder: str, **settings: str) -> Iterator[dict[str, str]]:
     with Path(folder, "head.log").open("w") as log:
         head = subprocess.Popen([str(BIN / "ray"), *command], env=env, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                    break
+        deadline = time.monotonic() + 180
+        while not _listens(dashboard):
+            if head.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the head did not start: {Path(folder, 'head.log').read_text()}")
             time.sleep(0.2)
         yield {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     finally:

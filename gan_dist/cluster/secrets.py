@@ -1,4 +1,4 @@
-"""Secrets that would travel with a submitted job; every listing of jobs shows what one is called with."""
+"""Secrets that would travel with a job, into what Ray logs and shows to everyone who has the token."""
 
 from __future__ import annotations
 
@@ -40,6 +40,19 @@ def require_no_secrets(texts: Iterable[tuple[str, str]], known: Mapping[str, str
                 "in Ray's files. Set it as a variable of the nodes instead, before `ray start`: the usual "
                 "AWS variables for a store, and any, with search.optuna_storage=env:NAME, for a database"
             )
+
+
+def keep_credentials_from_trials() -> None:
+    """Let Ray Tune not copy this process's AWS credentials into the runtime environment of every trial.
+
+    Ray 2.60 does that; it logs runtime environments (`runtime_env_agent.log`) and its dashboard shows them.
+    Nodes have credentials of their own.
+    """
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.difference_update(
+        {name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    )
 
 
 def _secret_in(text: str, known: Mapping[str, str]) -> str | None:

@@ -23,6 +23,8 @@ from gan_dist.cluster.dashboard import brief
 from gan_dist.errors import ClusterError
 from gan_dist.storage.wording import shown
 
+ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Variables that win over an address, the first before the second."""
 AGENT_S = 90.0
 """How long a head that has just been started is waited for."""
 END_S = 5.0
@@ -67,7 +69,7 @@ class Cluster:
     def __init__(self, address: str | None) -> None:
         for chatty in (dashboard_sdk.logger, sdk.logger):
             chatty.setLevel(logging.ERROR)
-        asked = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or address
+        asked = next((os.environ[name] for name in ADDRESSES if os.environ.get(name)), address)
         where = shown(asked) if asked else "this machine"
         dashboard.require_listening(asked)
         try:
