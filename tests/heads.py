@@ -44,15 +44,17 @@ def _listens(port: int) -> bool:
 
 @contextmanager
 def ray_head(folder: str, **settings: str) -> Iterator[dict[str, str]]:
-    """A head of its own: temporary folder, ports and token. Yields what a user exports to use it.
+    """A head of its own: temporary folder, ports and token.
 
-    `settings` are environment variables that it is started with, beside these or instead of them.
+    `settings` are environment variables that it is started with, beside these or instead of them. Yields what
+    a user exports to use it, and METRICS_ADDRESS, where Prometheus would ask it.
     """
     # Ray's defaults for these are fixed numbers, which another cluster on this machine may have taken.
     names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+    names += ("metrics-export-port",)
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     env = environment(folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="e2e-" + os.urandom(16).hex())
-    env |= settings
+    env |= {"RAY_metrics_report_interval_ms": "500", **settings}
     command = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
     command += ["--node-ip-address=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())]
     dashboard = ports["dashboard-port"]
@@ -64,7 +66,8 @@ def ray_head(folder: str, **settings: str) -> Iterator[dict[str, str]]:
             if head.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the head did not start: {Path(folder, 'head.log').read_text()}")
             time.sleep(0.2)
-        yield {**env, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        addresses = {"RAY_API_SERVER_ADDRESS": dashboard, "METRICS_ADDRESS": ports["metrics-export-port"]}
+        yield {**env, **{name: f"http://127.0.0.1:{port}" for name, port in addresses.items()}}
     finally:
         head.terminate()
         head.wait(timeout=60)

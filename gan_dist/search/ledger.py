@@ -90,6 +90,7 @@ class Ledger:
         self._scheduler = make_scheduler(search, grace)
         self._history = History(space)
         self._running: dict[int, _Running] = {}
+        self._ended: list[int] = []
         known = self.trials()
         for trial in known:
             self._recall(trial)
@@ -148,6 +149,14 @@ class Ledger:
             trial for trial in self._study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING
         ]
 
+    def running(self) -> list[FrozenTrial]:
+        """Return the trials that have not ended, in order."""
+        return [self._storage.get_trial(self._running[number].id) for number in sorted(self._running)]
+
+    def ended(self, start: int = 0) -> list[FrozenTrial]:
+        """Return the trials that have ended, from the one in that place on; new ones come last."""
+        return [self._storage.get_trial(trial_id) for trial_id in self._ended[start:]]
+
     @property
     def unfinished(self) -> int:
         """How many trials are running or have not been given out."""
@@ -176,9 +185,11 @@ class Ledger:
 
     def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
         self._study.tell(number, value, state=state)
-        self._forget(number, state, self._running.pop(number).curve)
+        ended = self._running.pop(number)
+        self._forget(number, ended.id, state, ended.curve)
 
-    def _forget(self, number: int, state: TrialState, curve: Mapping[int, float]) -> None:
+    def _forget(self, number: int, trial_id: int, state: TrialState, curve: Mapping[int, float]) -> None:
+        self._ended.append(trial_id)
         self._scheduler.ended(number, complete=state == TrialState.COMPLETE)
         self._history.ended(number, state, list(curve.values()))
 
@@ -189,10 +200,10 @@ class Ledger:
         self._history.began(trial.number, values)
         for step, value in curve.items():
             self._scheduler.report(trial.number, step, value)
-        if trial.state in ENDED:
-            self._forget(trial.number, trial.state, curve)
-            return
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+        if trial.state in ENDED:
+            self._forget(trial.number, trial_id, trial.state, curve)
+            return
         self._running[trial.number] = _Running(trial_id, values, curve, trial.user_attrs.get(STOPPED))
 
 

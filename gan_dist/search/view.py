@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import insort
 from collections import Counter
 from datetime import datetime, timedelta
 from typing import TextIO
@@ -14,13 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from gan_dist.screen import Screen
-from gan_dist.search.ledger import ENDED, REASON, Ledger
+from gan_dist.search.ledger import REASON, Ledger
 
 ROWS = 11
+QUIET_S = 60.0
+"""Seconds after which a log in which no trial has ended is told how things stand; then twice as many."""
 
 
 class SearchView(Screen):
-    """Shows a search's state whenever it changes.
+    """Shows a search's state whenever it changes, at a cost that does not grow with the number of trials.
 
     Args:
         ledger: The study.
@@ -35,50 +38,68 @@ class SearchView(Screen):
     ) -> None:
         super().__init__(stream)
         self._ledger, self._trials, self._length, self._metric = ledger, trials, length, metric
-        known = ledger.trials()
-        self._shown = {trial.number for trial in known if trial.state in ENDED}
-        self._began, self._before = time.monotonic(), len(self._shown)
+        self._states: Counter[TrialState] = Counter()
+        self._spent = self._saved = 0
+        self._best: list[tuple[float, int, FrozenTrial]] = []
+        self._note_ended()
+        self._before = self._ended
+        self._began = self._said_at = time.monotonic()
+        self._quiet_s = QUIET_S
 
     def update(self) -> None:
         """Show what has changed."""
-        trials = self._ledger.trials()
+        ended, running = self._note_ended(), self._ledger.running()
         if self.is_live:
-            self.show(Group(Text(self._summary(trials)), self._table(trials)))
+            self.show(Group(Text("\n".join(self._summary(running))), self._table(running)))
             return
-        for trial in trials:
-            if trial.state in ENDED and trial.number not in self._shown:
-                self._shown.add(trial.number)
-                self.note(f"{_line(trial)}  [{self._summary(trials)}]")
+        now = time.monotonic()
+        for trial in ended:
+            self._said_at, self._quiet_s = now, QUIET_S
+            self.note(f"{_line(trial)}  [{'  '.join(self._summary(running))}]")
+        if now - self._said_at >= self._quiet_s:
+            self._said_at, self._quiet_s = now, 2 * self._quiet_s
+            self.note("  ".join(self._summary(running)))
 
-    def _summary(self, trials: list[FrozenTrial]) -> str:
-        states = Counter(trial.state for trial in trials)
-        ended = sum(states[state] for state in ENDED)
-        spent = sum(images(trial) for trial in trials)
-        saved = sum(self._length - images(trial) for trial in trials if trial.state == TrialState.PRUNED)
-        parts = [
-            f"{ended}/{self._trials} trials",
-            f"{states[TrialState.RUNNING]} running, {states[TrialState.PRUNED]} stopped early, "
-            f"{states[TrialState.FAIL]} failed",
-            f"{spent / 1000:,.0f} kimg trained, {saved / 1000:,.0f} saved",
-        ]
-        best = min(trials, key=lowest, default=None)
+    @property
+    def _ended(self) -> int:
+        return self._states.total()
+
+    def _note_ended(self) -> list[FrozenTrial]:
+        """Return the trials that have ended since it was called last, and add up what they come to."""
+        ended = self._ledger.ended(self._ended)
+        for trial in ended:
+            self._states[trial.state] += 1
+            self._spent += images(trial)
+            self._saved += self._length - images(trial) if trial.state == TrialState.PRUNED else 0
+            insort(self._best, (lowest(trial), trial.number, trial))
+        del self._best[ROWS:]
+        return ended
+
+    def _summary(self, running: list[FrozenTrial]) -> list[str]:
+        """Return three short lines."""
+        ended, states = self._ended, self._states
+        spent = self._spent + sum(images(trial) for trial in running)
+        found = f"{ended}/{self._trials} trials"
+        state = f"{len(running)} running, {states[TrialState.PRUNED]} stopped early, "
+        state += f"{states[TrialState.FAIL]} failed"
+        trained = f"{spent / 1000:,.0f} kimg trained, {self._saved / 1000:,.0f} saved"
+        known = [*(trial for _, _, trial in self._best[:1]), *running]
+        best = min(known, key=lambda trial: (lowest(trial), trial.number), default=None)
         if best is not None and math.isfinite(lowest(best)):
-            parts.insert(1, f"best {self._metric} {lowest(best):.3f} (trial {best.number})")
+            found += f"  best {self._metric} {lowest(best):.3f} (trial {best.number})"
         done = ended - self._before
         if done > 0 and ended < self._trials:
             left = timedelta(seconds=round((time.monotonic() - self._began) / done * (self._trials - ended)))
-            parts.append(f"{left} left, until {datetime.now().astimezone() + left:%H:%M:%S}")
-        return "  ".join(parts)
+            trained += f"  {left} left, until {datetime.now().astimezone() + left:%H:%M:%S}"
+        return [found, state, trained]
 
-    def _table(self, trials: list[FrozenTrial]) -> Table:
+    def _table(self, running: list[FrozenTrial]) -> Table:
         """The trials that run, and the best of the others."""
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        others = sorted((trial for trial in trials if trial.state in ENDED), key=lowest)
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for name in ("trial", "state", "kimg", self._metric):
             table.add_column(name, no_wrap=True, min_width=len(name))
         table.add_column("values", no_wrap=True, overflow="ellipsis", ratio=1)
-        for trial in [*running[-ROWS:], *others][:ROWS]:
+        for trial in [*running[-ROWS:], *(trial for _, _, trial in self._best)][:ROWS]:
             table.add_row(*_cells(trial))
         return table
 

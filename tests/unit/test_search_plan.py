@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import io
 import json
 import re
@@ -137,10 +138,56 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_what_is_shown_on_a_terminal_is_a_table_of_fifteen_lines(
+def test_a_log_is_told_how_things_stand_when_no_trial_ends_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "110")
+    ledger = ledger_of(plan_of(tmp_path, "search.trials=3"))
+    stream, now = io.StringIO(), 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    task = ledger.next()
+    assert task is not None
+    with SearchView(ledger, 3, 100_000, "fd_digits", stream) as view:
+        for minute in range(60):
+            now = 1000.0 + 60 * minute
+            ledger.report(task.number, 1000 * (minute + 1), 9.0)
+            view.update()
+    lines = stream.getvalue().splitlines()
+    # After 1, 3, 7, 15 and 31 minutes.
+    assert len(lines) == 5
+    assert lines[0].startswith("0/3 trials  best fd_digits 9.000 (trial 0)  1 running")
+    assert "32 kimg trained" in lines[-1]
+
+
+def test_what_a_view_costs_does_not_grow_with_the_trials_that_have_ended(tmp_path: Path) -> None:
+    ledger = ledger_of(
+        plan_of(tmp_path, "search.trials=400", "search.scheduler=none", "search.algorithm=random")
+    )
+    looked_at: list[int] = []
+    with SearchView(ledger, 400, 1000, "fd_digits", io.StringIO()) as view:
+        for number in range(400):
+            task = ledger.next()
+            assert task is not None
+            ledger.report(task.number, 500, 1000.0 - number)
+            ledger.complete(task.number)
+            before = len(ledger.ended())
+            calls = cost(view)
+            assert before == number + 1
+            looked_at.append(calls)
+    assert looked_at[-1] <= 1.1 * looked_at[10]
+
+
+def cost(view: SearchView) -> int:
+    """Return how many functions an update calls."""
+    profile = cProfile.Profile()
+    profile.runcall(view.update)
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+@pytest.mark.parametrize("columns", [80, 110])
+def test_what_is_shown_on_a_terminal_is_a_table_of_fifteen_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
     ledger = ledger_of(plan_of(tmp_path, "search.trials=40", "search.scheduler=none"))
     stream = Terminal()
@@ -155,7 +202,9 @@ def test_what_is_shown_on_a_terminal_is_a_table_of_fifteen_lines(
         shown = stream.getvalue()
     lines = [line for line in shown.splitlines() if line.strip()]
     assert len(lines) <= 15
-    assert "30/40 trials  best fd_digits 21.000 (trial 29)  1 running" in lines[0]
+    assert lines[0].endswith("30/40 trials  best fd_digits 21.000 (trial 29)")
+    assert lines[1].startswith("1 running, 0 stopped early, 0 failed")
+    assert re.match(r"15 kimg trained, 0 saved  \S+ left, until \d\d:\d\d:\d\d$", lines[2])
     rows = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).split()[:4] for line in lines]
     assert ["30", "running", "0", "-"] in rows
     assert ["29", "complete", "0.5", "21.000"] in rows
