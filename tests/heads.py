@@ -50,8 +50,8 @@ def ray_head(folder: str, **settings: str) -> Iterator[dict[str, str]]:
     a user exports to use it, and METRICS_ADDRESS, where Prometheus would ask it.
     """
     # Ray's defaults for these are fixed numbers, which another cluster on this machine may have taken.
-    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
-    names += ("metrics-export-port",)
+    names = ["port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port"]
+    names.append("metrics-export-port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     env = environment(folder, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="e2e-" + os.urandom(16).hex())
     env |= {"RAY_metrics_report_interval_ms": "500", **settings}
