@@ -121,22 +121,19 @@ def is_local(address: str) -> bool:
     return True
 
 
-def interface_towards(host: str) -> str | None:
-    """Return the name of the network interface on the way to a host, where that can be told."""
+def interfaces() -> dict[str, str]:
+    """Return the IPv4 address of every network interface that has one, by its name; of Linux only."""
     try:
         import fcntl
-
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))  # sends nothing: the kernel picks a route
-            address = probe.getsockname()[0]
-            for _, name in socket.if_nameindex():
-                try:
-                    # SIOCGIFADDR of Linux: the address is in bytes 20 to 24 of the answer.
-                    answer = fcntl.ioctl(probe, 0x8915, name.encode().ljust(40, b"\0"))
-                except OSError:
-                    continue
-                if socket.inet_ntoa(answer[20:24]) == address:
-                    return name
-    except (ImportError, OSError):
-        pass
-    return None
+    except ImportError:
+        return {}
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            try:
+                # SIOCGIFADDR of netdevice(7): the address is in bytes 20 to 24 of the answer.
+                answer = fcntl.ioctl(asking.fileno(), 0x8915, name.encode().ljust(40, b"\0"))
+            except OSError:
+                continue  # it has none
+            found[name] = socket.inet_ntoa(answer[20:24])
+    return found

@@ -23,7 +23,7 @@ from gan_dist.cluster.reach import (
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import held_bytes, open_images
 from gan_dist.doctor.findings import Finding, told
-from gan_dist.doctor.host import is_loopback, unreachable_name
+from gan_dist.doctor.host import wrong_interface
 from gan_dist.errors import CapacityError, ClusterError, GanDistError
 from gan_dist.storage.wording import shown
 
@@ -136,7 +136,7 @@ def cluster(config: RunConfig | None, most: int | None, timeout_s: float) -> Ite
             alive = nodes_alive()
             yield Finding("cluster", "ok", _summary(address, capacity.nodes_up()))
             uri = config.storage.path if config is not None and len(alive) > 1 else None
-            yield from _nodes(ask_nodes(alive, uri, timeout_s), uri, config)
+            yield from _nodes(ask_nodes(alive, uri, timeout_s), uri)
             if config is not None:
                 yield from _room(config, most, capacity.nodes_up(), f"the cluster at {address}")
     except ClusterError as error:
@@ -149,7 +149,7 @@ def _summary(address: str, nodes: list[capacity.Node]) -> str:
     return f"{address}: {many} with {cpus:g} CPUs and {gpus:g} GPUs, Ray {ray.__version__}"
 
 
-def _nodes(answers: list[NodeAnswer], uri: str | None, config: RunConfig | None) -> Iterator[Finding]:
+def _nodes(answers: list[NodeAnswer], uri: str | None) -> Iterator[Finding]:
     problems = node_problems(machine.versions(), answers, uri)
     if problems:
         yield from told("nodes", ClusterError("\n".join(problems)), "a run fails later, on such a node")
@@ -157,12 +157,9 @@ def _nodes(answers: list[NodeAnswer], uri: str | None, config: RunConfig | None)
         if warning := small_shm(one):
             what, _, remedy = warning.partition("; ")
             yield Finding("nodes", "warning", what, "streaming images waits for the disk", remedy)
-    on_gpus = config is not None and config.scale.gpus_per_worker > 0
-    for one in answers if len(answers) > 1 and not on_gpus else []:
-        if isinstance(one.facts, str) or one.facts.gloo is not None or one.facts.address is None:
-            continue
-        if is_loopback(one.facts.address):
-            yield unreachable_name("nodes", one.facts.host, one.facts.address, one.facts.interface)
+    for one in answers:
+        if not isinstance(one.facts, str):
+            yield from wrong_interface("nodes", f"{one.place}: ", one.facts.gloo, one.facts.interfaces)
     if not problems:
         yield Finding(
             "nodes", "ok", "all have this process's versions" + (" and see storage.path" if uri else "")

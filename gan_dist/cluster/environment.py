@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import socket
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +10,12 @@ from typing import Any
 import ray.util
 from ray.train.torch import TorchConfig
 
+from gan_dist import machine
 from gan_dist.config import ScaleConfig
 
 COLLECTIVE_S = 600
 """Seconds after which a worker that waits for another gives up. One of them may be writing files or comparing
 features meanwhile; a node that is gone is noticed by Ray, sooner."""
-SIOCGIFADDR = 0x8915
-"""Request for an interface's address: netdevice(7)."""
 
 _TorchBackend: Any = TorchConfig().backend_cls
 
@@ -62,7 +58,9 @@ class _Backend(_TorchBackend):  # type: ignore[misc]
 def use_reachable_interface() -> None:
     """Let gloo and NCCL use the interface by which other nodes reach this one; a user's choice stays."""
     address = ray.util.get_node_ip_address()
-    for variable, interface in interface_variables(address, named_address(), interfaces()).items():
+    for variable, interface in interface_variables(
+        address, machine.own_address(), machine.interfaces()
+    ).items():
         os.environ.setdefault(variable, interface)
 
 
@@ -82,24 +80,3 @@ def interface_variables(address: str, named: str | None, interfaces: Mapping[str
         return {}
     exactly = {"NCCL_SOCKET_IFNAME": f"={interface}"}
     return exactly if named == address else {"GLOO_SOCKET_IFNAME": interface, **exactly}
-
-
-def named_address() -> str | None:
-    """Return the address that this host's name resolves to, if any."""
-    try:
-        return str(socket.getaddrinfo(socket.gethostname(), None)[0][4][0])
-    except OSError:
-        return None
-
-
-def interfaces() -> dict[str, str]:
-    """Return the IPv4 address of every interface that has one, by its name."""
-    found = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex():
-            try:
-                answer = fcntl.ioctl(asking.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()))
-            except OSError:
-                continue  # it has none, or this is not Linux
-            found[name] = socket.inet_ntoa(answer[20:24])
-    return found

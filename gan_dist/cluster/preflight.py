@@ -31,14 +31,10 @@ class Facts:
     """Why it cannot see what the driver has written; None where it can."""
     shm: tuple[int, int] | None = None
     """Size and free space of its /dev/shm, in bytes."""
-    host: str = ""
-    """Its name."""
-    address: str | None = None
-    """What its name resolves to, there."""
-    interface: str | None = None
-    """Its network interface towards the driver."""
     gloo: str | None = None
     """What GLOO_SOCKET_IFNAME is there."""
+    interfaces: tuple[str, ...] = ()
+    """Names of its network interfaces."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def check_nodes(uri: str) -> None:
     """
     nodes = nodes_alive()
     if len(nodes) == 1:
-        answers = [NodeAnswer("this machine", _objects(nodes[0]), _facts(None, storage.options(), ""))]
+        answers = [NodeAnswer("this machine", _objects(nodes[0]), _facts(None, storage.options()))]
     else:
         answers = ask_nodes(nodes, uri, TIMEOUT_S)
     problems = node_problems(machine.versions(), answers, uri)
@@ -98,10 +94,9 @@ def ask_nodes(nodes: Sequence[dict[str, Any]], uri: str | None, timeout_s: float
 
 def _asked(nodes: Sequence[dict[str, Any]], marker: str | None, timeout_s: float) -> list[NodeAnswer]:
     ask = ray.remote(num_cpus=0, max_retries=0)(_facts)
-    driver = ray.util.get_node_ip_address()
     running = [
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            marker, storage.options(), driver
+            marker, storage.options()
         )
         for node in nodes
     ]
@@ -125,7 +120,7 @@ def _objects(node: dict[str, Any]) -> float:
     return float(node["Resources"].get("object_store_memory", 0.0))
 
 
-def _facts(marker: str | None, options: StorageOptions, driver: str) -> Facts:
+def _facts(marker: str | None, options: StorageOptions) -> Facts:
     storage.configure(options)
     seen = None
     try:
@@ -137,10 +132,8 @@ def _facts(marker: str | None, options: StorageOptions, driver: str) -> Facts:
         machine.versions(),
         seen,
         machine.shm_bytes(),
-        socket.gethostname(),
-        machine.own_address(),
-        machine.interface_towards(driver) if driver and not machine.is_local(driver) else None,
         os.environ.get("GLOO_SOCKET_IFNAME"),
+        tuple(name for _, name in socket.if_nameindex()),
     )
 
 

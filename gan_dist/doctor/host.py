@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
@@ -168,39 +169,34 @@ def threads(workers: int, cpus_per_worker: float) -> Iterator[Finding]:
 
 
 def name() -> Iterator[Finding]:
-    """What workers on CPUs call themselves: the address of this host's name, or that of an interface."""
+    """Where workers on CPUs (gloo) meet: at the address of this host's name, or at an interface."""
     host, address = socket.gethostname(), machine.own_address()
     given = os.environ.get("GLOO_SOCKET_IFNAME")
-    interfaces = [known for _, known in socket.if_nameindex()]
-    if given is not None and given.split(",")[0] not in interfaces:
-        what = f"GLOO_SOCKET_IFNAME={given} is no interface here"
-        remedy = f"set it to one of {', '.join(interfaces)}, or unset it"
-        yield Finding("name", "error", what, "workers on CPUs cannot be joined", remedy)
-    elif given is not None:
-        yield Finding("name", "ok", f"workers meet at interface {given} (GLOO_SOCKET_IFNAME)")
-    elif address is None:
-        remedy = f"add {host} with its address to /etc/hosts"
-        yield Finding("name", "warning", f"{host} resolves to no address", "workers meet by it", remedy)
-    elif not machine.is_local(address):
-        yield unreachable_name("name", host, address, None)
+    if given is not None:
+        wrong = [*wrong_interface("name", "", given, [known for _, known in socket.if_nameindex()])]
+        yield from wrong or [Finding("name", "ok", f"workers meet at interface {given} (GLOO_SOCKET_IFNAME)")]
+    elif address is None or not machine.is_local(address):
+        yield Finding(
+            "name",
+            "warning",
+            f"{host} resolves to {address or 'no address'}{' of another machine' * (address is not None)}",
+            "workers on CPUs (gloo) that are all on this host tell each other this address",
+            f"add {host} with this machine's address to /etc/hosts, or export GLOO_SOCKET_IFNAME=lo",
+        )
     else:
-        alone = ": reached from this machine alone" if is_loopback(address) else ""
-        yield Finding("name", "ok", f"{host} resolves to {address}{alone}")
+        other = "; workers on several hosts meet at the interfaces of their nodes' addresses"
+        yield Finding(
+            "name", "ok", f"{host} resolves to {address}{other * ipaddress.ip_address(address).is_loopback}"
+        )
 
 
-def unreachable_name(name: str, host: str, address: str, interface: str | None) -> Finding:
-    """Return the finding that other hosts do not reach a host by the address of its name."""
-    return Finding(
-        name,
-        "warning",
-        f"{host} resolves to {address}, at which other hosts do not find it",
-        "workers on CPUs (gloo) tell each other this address: those on other hosts wait, then fail with "
-        "connectFullMesh",
-        f"export GLOO_SOCKET_IFNAME={interface or 'eth0'} before ray start on that host, or give its name "
-        "its address in /etc/hosts",
-    )
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether an IP address is this machine's own, whoever asks."""
-    return address.startswith("127.") or address == "::1"
+def wrong_interface(name: str, where: str, given: str | None, known: Sequence[str]) -> Iterator[Finding]:
+    """Yield a finding if GLOO_SOCKET_IFNAME, when it is `given`, is none of the `known` interfaces."""
+    if given is not None and given.split(",")[0] not in known:
+        yield Finding(
+            name,
+            "error",
+            f"{where}GLOO_SOCKET_IFNAME={given} is no interface there",
+            "workers on CPUs cannot be joined",
+            f"set it to one of {', '.join(known)}, or unset it",
+        )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import requests
 
@@ -115,9 +116,6 @@ def test_a_stopped_job_writes_a_checkpoint_and_its_own_command_continues(head: H
 
 def listening(head: Head) -> set[tuple[str, int]]:
     """Return where the processes of a head listen."""
-    import psutil
-    import ray  # noqa: F401 - brings psutil along
-
     starting = [one for one in psutil.Process().children() if f"--temp-dir={head.folder}" in one.cmdline()]
     found = set()
     for process in (one for each in starting for one in (each, *each.children(recursive=True))):
