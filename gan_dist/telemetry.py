@@ -39,6 +39,8 @@ class Progress:
     metric: str
     value: float | None
     best: float | None
+    waited_s: float = 0.0
+    """Seconds that this worker has waited for images."""
 
     def line(self, images_per_second: float) -> str:
         """Return the progress as one line of text."""

@@ -14,9 +14,11 @@ from ray import tune
 from gan_dist import storage, telemetry
 from gan_dist.cluster import trainer
 from gan_dist.cluster.board import News
+from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
 from gan_dist.errors import GanDistError, StorageError, WorkerError
 from gan_dist.memory import use_one_arena
+from gan_dist.telemetry import Progress
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 
@@ -112,7 +114,7 @@ class _Running:
                 trainer.run(config, self._shown, stop=self.stop.is_set)
             else:
                 torch.set_num_threads(max(1, int(config.scale.cpus_per_worker)))
-                train(config, _TrialContext(self, config.run_uri))
+                train(config, _TrialContext(self, config))
             self.tell_new()
             self._results.put({"done": True})
         except (StorageError, WorkerError) as error:
@@ -130,10 +132,14 @@ class _Running:
 class _TrialContext(LocalContext):
     """One worker's context: after each measurement the trial waits."""
 
-    def __init__(self, running: _Running, run_uri: str) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        super().__init__(run_uri, device=device, should_stop=running.stop.is_set)
+    def __init__(self, running: _Running, config: RunConfig) -> None:
+        device = "cuda" if config.scale.gpus_per_worker and torch.cuda.is_available() else "cpu"
+        super().__init__(config.run_uri, device=device, should_stop=running.stop.is_set)
+        self._gauges = Gauges(config.run_uri, rank=0, device=self.device)
         self._running = running
+
+    def progress(self, progress: Progress) -> None:
+        self._gauges.tell(progress)
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         super().report(metrics, checkpoint, name)

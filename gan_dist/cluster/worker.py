@@ -14,6 +14,7 @@ from ray.train.torch import get_device
 
 from gan_dist.cluster.board import Link
 from gan_dist.cluster.environment import threads
+from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
 from gan_dist.errors import GanDistError
 from gan_dist.evaluation.process import told_by_first
@@ -27,7 +28,7 @@ def work(settings: dict[str, Any]) -> None:
     board.join.remote(ray.get_runtime_context().get_node_id())
     config = RunConfig.model_validate(settings["config"])
     torch.set_num_threads(threads(config.scale))
-    context = TrainContext(board)
+    context = TrainContext(board, config.run_uri)
     try:
         # Asked to stop before it has begun, it has nothing to write.
         outcome = None if told_by_first(context, context.stop_requested()) else train(config, context)
@@ -45,19 +46,22 @@ class TrainContext:
 
     Args:
         board: The handle of the actor that the driver reads.
+        run_uri: The run's folder.
     """
 
     with_ray = True
 
-    def __init__(self, board: Any) -> None:
+    def __init__(self, board: Any, run_uri: str) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = get_device()
         self._board = board
         self._link = Link(board) if self.rank == 0 else None
+        self._gauges = Gauges(run_uri, self.rank, self.device)
 
     def progress(self, progress: Progress) -> None:
+        self._gauges.tell(progress)
         if self._link:
             self._link.progress = progress
 

@@ -27,7 +27,7 @@ class Context(Process, Protocol):
         """Whether Ray Data may be asked to stream."""
 
     def progress(self, progress: Progress) -> None:
-        """Take note of how far the run is; called by rank 0 at every step, and cheap."""
+        """Take note of how far the run is; called at every step, and cheap."""
 
     def stop_requested(self) -> bool:
         """Tell whether the run should write a checkpoint and end; rank 0's answer counts."""
@@ -45,7 +45,7 @@ class LocalContext:
     Args:
         run_uri: The run's folder, in which checkpoints are kept.
         device: Where to compute.
-        on_progress: Called with every `Progress`.
+        on_progress: Called with every `Progress`, by rank 0.
         should_stop: Asked at every step.
     """
 
@@ -73,7 +73,8 @@ class LocalContext:
         return dist.get_world_size() if dist.is_initialized() else 1
 
     def progress(self, progress: Progress) -> None:
-        self._on_progress(progress)
+        if self.rank == 0:
+            self._on_progress(progress)
 
     def stop_requested(self) -> bool:
         return self._should_stop()

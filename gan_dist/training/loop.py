@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from gan_dist import release, storage
@@ -123,14 +124,16 @@ def train(config: RunConfig, context: Context) -> Outcome:
     every = round(config.eval.every_kimg * 1000)
     stop = False
     while state.images < total and not stop and not ended:
-        before = state.images
+        before, waited_s = state.images, 0.0
         for _ in range(config.optim.d_steps):
+            asked = time.perf_counter()
             batch = next(mine)
+            waited_s += time.perf_counter() - asked
             of_d = step.discriminator_phase(batch)
         of_g = step.generator_phase(batch)
         told, stop = step.share(of_d | of_g, stop=context.rank == 0 and context.stop_requested())
         step.update_average()
-        recorder.step(told)
+        recorder.step(told, waited_s)
 
         # Measuring, and the checkpoint that goes with it, changes nothing of what follows.
         due = state.images // every > before // every

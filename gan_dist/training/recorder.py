@@ -44,6 +44,7 @@ class Recorder:
         self._settings = evaluator.settings
         self._told = {"loss_d": float("nan"), "loss_g": float("nan")}
         self._trained_s = 0.0
+        self._waited_s = 0.0
         self._trained_images = 0
         self._first = context.rank == 0
         if self._first:
@@ -56,15 +57,15 @@ class Recorder:
     def images_per_second(self) -> float:
         return self._trained_images / self._trained_s if self._trained_s else 0.0
 
-    def step(self, told: dict[str, float]) -> None:
-        """Note a finished round, and the scalars of its phases."""
+    def step(self, told: dict[str, float], waited_s: float) -> None:
+        """Note a finished round, the scalars of its phases, and the seconds that it waited for images."""
         now = time.perf_counter()
         self._trained_s += now - self._last_step
         self._trained_images += self._state.images - self._last_images
         self._last_step, self._last_images = now, self._state.images
         self._told = told
-        if self._first:
-            self._context.progress(self._progress())
+        self._waited_s += waited_s
+        self._context.progress(self._progress())
 
     def measured(self, found: Measurement) -> None:
         """Note a measurement: the record, the samples, the checkpoint and whether it is the best."""
@@ -80,8 +81,7 @@ class Recorder:
                 self._write_best(metrics, picture)
         self.checkpoint(metrics)
         self._last_step = time.perf_counter()
-        if self._first:
-            self._context.progress(self._progress())
+        self._context.progress(self._progress())
 
     def checkpoint(self, metrics: dict[str, object]) -> None:
         """Write a checkpoint and the record that goes with it."""
@@ -151,4 +151,5 @@ class Recorder:
             metric=self._metric,
             value=self.value,
             best=None if state.best is None else state.best.value,
+            waited_s=self._waited_s,
         )

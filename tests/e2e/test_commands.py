@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.heads import BIN, environment, gan_dist, ray_head, submit
+from tests.heads import BIN, ROOT, environment, gan_dist, ray_head, submit
 
 TINY = ["model.width=4", "model.latent_dim=8", "train.batch_size=32", "eval.samples=64"]
 
@@ -50,6 +55,10 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_how_to_go_on(tmp_path: Pa
     for line in process.stderr:
         if "kimg" in line:
             break
+    # Another one on the same run is told of it, and disturbs nothing.
+    second = gan_dist(*command[1:], env=environment(ray_folder), cwd=tmp_path)
+    assert (second.returncode, second.stdout) == (2, "")
+    assert f"digits is being worked on by process {process.pid} on" in second.stderr
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -67,16 +76,71 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_how_to_go_on(tmp_path: Pa
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
+SUBMIT = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--", "python"]
+CHATTER = re.compile(r"INFO|WARNING|ERROR|Traceback|\(\w+ pid=|\(raylet")
+
+
+def log_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines of a submitted job's own log."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("Running entrypoint"))
+    end = next(number for number, line in enumerate(lines) if number > begin and "-----" in line)
+    return lines[begin + 1 : end]
+
+
+@contextmanager
+def scraped(address: str) -> Iterator[dict[str, set[str]]]:
+    """Ask a metrics endpoint all the time; yields the tags with which each of our metrics was ever seen."""
+    seen: dict[str, set[str]] = {}
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.3):
+            with suppress(OSError):
+                for line in (
+                    urllib.request.urlopen(f"{address}/metrics", timeout=10).read().decode().splitlines()
+                ):
+                    if found := re.match(r"(ray_gan_dist_\w+)\{.*(rank=.*)\} [\d.e+-]+$", line):
+                        seen.setdefault(found[1], set()).add(found[2])
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_submitted_job_trains_on_the_cluster(tmp_path: Path, ray_folder: str) -> None:
+def test_submitted_jobs_train_and_search_on_the_cluster(tmp_path: Path, ray_folder: str) -> None:
+    small = [*TINY, f"storage={tmp_path}", "--json"]
+    of_run = [*small, "train.kimg=16", "eval.every_kimg=4", "log.every_s=1"]
+    of_search = [*small, "train.kimg=1.28", "eval.every_kimg=0.32", "search.trials=10"]
     with ray_head(ray_folder) as env:
-        command = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--", "python", "jobs/train.py"]
-        settings = [*TINY, f"storage={tmp_path}", "train.kimg=1", "eval.every_kimg=1"]
-        done = submit([*command, "digits", *settings, "--json"], env)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"run"')]
-    result = json.loads(lines[-1])
-    assert result["kimg"] == 1.024
+        with scraped(env["METRICS_ADDRESS"]) as seen:
+            trained = submit([*SUBMIT, "jobs/train.py", "digits", *of_run], env)
+        searched = submit([*SUBMIT, "jobs/tune.py", "search-digits", *of_search], env)
+
+    log = log_of(trained)
+    result = json.loads(log[-1])
+    assert result["kimg"] == 16
     assert Path(result["checkpoint"], "manifest.json").exists()
     assert Path(result["best"]["release"], "generator.safetensors").exists()
+    # A line of progress now and then, and nothing of Ray's.
+    assert len([line for line in log if re.match(r"[\d.]+/16\.0 kimg  .* images/s", line)]) >= 2
+    assert [line for line in log if CHATTER.search(line)] == []
+
+    log = log_of(searched)
+    assert json.loads(log[-1])["trials"] == 10
+    assert len([line for line in log if line.startswith("trial ")]) == 10
+    assert [line for line in log if CHATTER.search(line)] == []
+    assert len(log) <= 60
+
+    # What the dashboard draws is what a head exports, of every worker.
+    drawn = set(re.findall(r"ray_gan_dist_\w+", (ROOT / "jobs/cluster/grafana.json").read_text()))
+    assert set(seen) == drawn
+    assert seen["ray_gan_dist_loss_d"] == {'rank="0",run="digits",trial=""'}
+    assert {tags[:8] for tags in seen["ray_gan_dist_data_wait_ratio"]} == {'rank="0"', 'rank="1"'}
