@@ -58,13 +58,15 @@ def ray_head(folder: str, **settings: str) -> Iterator[dict[str, str]]:
     command = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}"]
     command += ["--node-ip-address=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())]
     dashboard = ports["dashboard-port"]
-    with Path(folder, "head.log").open("w") as log:
+    told = Path(folder, "head.log")
+    with told.open("w") as log:
         head = subprocess.Popen([str(BIN / "ray"), *command], env=env, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 180
-        while not _listens(dashboard):
+        # Ray gives a head up that is not complete after 30 s, long after its dashboard listens.
+        while "Ray runtime started" not in told.read_text() or not _listens(dashboard):
             if head.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the head did not start: {Path(folder, 'head.log').read_text()}")
+                raise RuntimeError(f"the head did not start: {told.read_text()}")
             time.sleep(0.2)
         addresses = {"RAY_API_SERVER_ADDRESS": dashboard, "METRICS_ADDRESS": ports["metrics-export-port"]}
         yield {**env, **{name: f"http://127.0.0.1:{port}" for name, port in addresses.items()}}
