@@ -94,9 +94,7 @@ def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
     if not ledger.unfinished and not plan.search.replicates:
         return ledger, False
     from gan_dist.cluster import search
-    from gan_dist.cluster.secrets import keep_credentials_from_trials
 
-    keep_credentials_from_trials()
     with SearchView(ledger, plan.search.trials, length, metric) as view:
         view.note(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
         if plan.search.scheduler != "none" and plan.grace >= length:
@@ -148,9 +146,11 @@ def _print_end(
 
 def _without_secret(argument: str) -> str:
     from gan_dist.search.studies import ENV
+    from gan_dist.storage.wording import holds_secret
 
-    key = "search.optuna_storage="
-    return f"{key}..." if argument.startswith(key) and not argument.startswith(key + ENV) else argument
+    key, _, value = argument.partition("=")
+    database = key == "search.optuna_storage" and not value.startswith(ENV)
+    return f"{key}=..." if database or holds_secret(value) else argument
 
 
 def _dashboard(plan: Plan) -> str:

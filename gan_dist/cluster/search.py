@@ -17,6 +17,7 @@ from gan_dist.best import TRIALS, is_figure
 from gan_dist.cluster.capacity import nodes_up, trials_at_once
 from gan_dist.cluster.connect import cluster
 from gan_dist.cluster.preflight import check_nodes
+from gan_dist.cluster.secrets import keep_credentials_from_trials
 from gan_dist.cluster.trial import Trial
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.errors import ClusterError, ConfigError, GanDistError
@@ -54,6 +55,7 @@ def run(plan: Plan, ledger: Ledger, metric: str, changed: Callable[[], None]) ->
             by the metric, as all others would.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    keep_credentials_from_trials()
     with cluster(plan.config.scale, plan.search):
         check_nodes(plan.uri)
         if ledger.unfinished:
