@@ -38,14 +38,14 @@ if [[ -z "${RAY_AUTH_TOKEN:-}" ]]; then
 fi
 export RAY_AUTH_MODE=token
 
-host=
+host=127.0.0.1
 for option in "$@"; do
     [[ "$option" == --dashboard-host=* ]] && host="${option#*=}"
     [[ "${previous:-}" == --dashboard-host ]] && host="$option"
     previous="$option"
 done
 case "$host" in
-    "" | 127.0.0.1 | localhost | ::1) ;;
+    127.0.0.1 | localhost | ::1) ;;
     *) refuse "--dashboard-host=$host: the dashboard listens on loopback only: tokens cross the network in clear." \
         "From elsewhere:  ssh -N -L 8265:localhost:8265 THIS_MACHINE  or  ray dashboard CLUSTER.yaml" ;;
 esac
@@ -56,6 +56,8 @@ command -v ray > /dev/null || refuse "no ray in $bin or on PATH: make setup"
 
 # `ray up` exports one OpenMP thread for whatever it runs; Ray sets it to the CPUs of each task where it is not set.
 unset OMP_NUM_THREADS
+# `ray job stop`, like Ctrl-C, leaves a job 30 s in which training writes a checkpoint; Ray's own measure is 3.
+export RAY_JOB_STOP_SIGNAL="${RAY_JOB_STOP_SIGNAL:-SIGINT}" RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-30}"
 ulimit -n 65536 2> /dev/null || ulimit -n "$(ulimit -H -n)"
 
 if [[ "$role" == head ]]; then

@@ -225,6 +225,7 @@ def run(script: Path, *arguments: str, home: Path, **env: str) -> subprocess.Com
         (["head"], {"RAY_AUTH_TOKEN": ""}, "no token"),
         (["head"], {"RAY_AUTH_TOKEN": "t", "RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE=disabled"),
         (["head", "--dashboard-host=0.0.0.0"], {"RAY_AUTH_TOKEN": "t"}, "loopback only"),
+        (["head", "--dashboard-host="], {"RAY_AUTH_TOKEN": "t"}, "loopback only"),
         (["head", "--dashboard-host", "10.0.0.1"], {"RAY_AUTH_TOKEN": "t"}, "--dashboard-host=10.0.0.1"),
         (["worker"], {"RAY_AUTH_TOKEN": "t"}, "which head?"),
         (["worker", "--block"], {"RAY_AUTH_TOKEN": "t"}, "which head?"),

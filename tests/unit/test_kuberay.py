@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gan_dist.config import load_config
 from tests.heads import ROOT
 from tests.kuberay import problem
 
@@ -151,6 +152,19 @@ def test_a_worker_has_time_to_leave_before_it_is_killed(name: str) -> None:
         pod = group["template"]["spec"]
         drain = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
         assert int(drain["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_the_job_runs_a_configuration_that_its_pods_can_hold() -> None:
+    python, script, preset, *overrides = by_kind("rayjob.yaml", "RayJob")["spec"]["entrypoint"].split()
+    assert (python, script) == ("python", "/opt/gan-dist/jobs/train.py")
+    scale = load_config(preset, overrides).scale
+    (gpu,) = (
+        group for group in cluster_spec("rayjob.yaml")["workerGroupSpecs"] if group["groupName"] == "gpu"
+    )
+    limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert scale.workers == gpu["replicas"]
+    assert scale.gpus_per_worker == limits["nvidia.com/gpu"]
+    assert scale.cpus_per_worker < int(limits["cpu"])  # the rest is for Ray Data
 
 
 def test_the_head_runs_no_training_and_one_group_has_gpus() -> None:
