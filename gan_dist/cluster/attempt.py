@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from typing import Any
@@ -17,6 +18,8 @@ from gan_dist.cluster.worker import work
 from gan_dist.config import RunConfig
 from gan_dist.training import state as states
 
+WHERE = re.compile(r"^\[[^]]*\] ")
+"""The source line that errors of gloo begin with."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
@@ -58,11 +61,15 @@ class Attempt:
 
 def reason(error: Exception) -> str:
     """Return what made a worker group fail, in a line."""
-    failures = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
-    rank, first = min(failures.items())
-    first = getattr(first, "health_check_failure", first)
-    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
-    return f"worker {rank}: {type(first).__name__}: {lines[0] if lines else ''}"[:300]
+    failures = getattr(error, "worker_failures", {})
+    # A worker that died makes the others fail: that it died is the reason.
+    died = [rank for rank, failure in failures.items() if hasattr(failure, "health_check_failure")]
+    if died:
+        return f"worker {died[0]} died"
+    rank = min(failures, default=None)
+    cause = getattr(error, "controller_failure", error) if rank is None else failures[rank]
+    text = WHERE.sub("", str(cause).strip().partition("\n")[0]).partition(". ")[0]
+    return f"{'the workers' if rank is None else f'worker {rank}'} failed: {type(cause).__name__}: {text}"
 
 
 def _trainer(config: RunConfig, workers: int, board: Any) -> TorchTrainer:

@@ -40,11 +40,11 @@ def this_machine() -> Node:
     return Node(machine.cores(), torch.cuda.device_count(), machine.memory_bytes(), objects)
 
 
-def nodes_up() -> list[Node]:
-    """Return the nodes of the cluster that this process is connected to."""
+def nodes_up(without: frozenset[str] = frozenset()) -> list[Node]:
+    """Return the nodes of the cluster that this process is connected to, some left out by their ids."""
     found = []
     for node in ray.nodes():
-        if node["Alive"]:
+        if node["Alive"] and node["NodeID"] not in without:
             has = node["Resources"]
             objects = has.get("object_store_memory", 0.0)
             memory = has.get("memory", 0.0) + objects

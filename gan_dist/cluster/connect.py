@@ -112,6 +112,6 @@ def cluster(scale: ScaleConfig, search: SearchConfig | None = None) -> Iterator[
         yield
 
 
-def room(scale: ScaleConfig) -> int:
-    """Return how many workers the cluster holds at a time."""
-    return workers_held(scale, nodes_up())
+def room(scale: ScaleConfig, without: frozenset[str] = frozenset()) -> int:
+    """Return how many workers the cluster holds at a time, some nodes left out by their ids."""
+    return workers_held(scale, nodes_up(without))

@@ -12,7 +12,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from gan_dist.cluster.connect import room
 from gan_dist.config import ScaleConfig
 
-PLACED_S = 2.0
+PLACED_S = 5.0
 """Seconds within which the scheduler places what there is room for."""
 AT_ONCE_S = 0.1
 
@@ -25,7 +25,7 @@ def placeable(scale: ScaleConfig, counts: Sequence[int], held: int = 0) -> int |
         counts: The numbers, the most wanted first.
         held: Workers that are placed already, and count.
     """
-    most = room(scale)
+    most = room(scale, without=leaving())
     for count in counts:
         if count <= most:
             with reserved(scale, count - held) as group:

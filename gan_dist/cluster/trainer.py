@@ -69,8 +69,12 @@ class _Run:
     def to_its_end(self) -> Outcome:
         """Start worker groups until one has finished, or the run is asked to stop."""
         failures = 0
+        before = self._counts[0]
         while (workers := self._room()) is not None:
             begun_at = self._images()
+            if workers != before:
+                self._note(f"from {begun_at / 1000:g} kimg on with {workers} of {self._counts[0]} workers")
+            before = workers
             ray.get(self._board.begin.remote())
             attempt = Attempt(self._config, workers, self._board)
             stopped = self._follow(attempt)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.util.placement_group import placement_group, remove_placement_group
 
 import gan_dist
 from gan_dist import storage
 from gan_dist.cluster import trainer
 from gan_dist.cluster.board import News
+from gan_dist.cluster.room import placeable
+from gan_dist.config import ScaleConfig
 from gan_dist.data.builtin import DIGITS
-from gan_dist.errors import CapacityError, NonFiniteError
+from gan_dist.errors import CapacityError, NonFiniteError, WorkerError
 from gan_dist.telemetry import read_records
 from tests.gloo import run_gloo
 from tests.unit.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
@@ -68,5 +72,43 @@ def test_more_workers_than_the_cluster_holds_are_refused_at_once(tmp_path: Path)
     ) as caught:
         trainer.run(config(tmp_path, "scale.workers=8"), lambda _: None)
     assert "use scale.workers=2" in str(caught.value)
+    with pytest.raises(CapacityError, match=r"scale\.min_workers=4 needs 4 x 1 = 4 CPUs") as caught:
+        trainer.run(config(tmp_path, "scale.workers=8", "scale.min_workers=4"), lambda _: None)
+    assert "use scale.min_workers=2" in str(caught.value)
     with pytest.raises(CapacityError, match="2 x 1 = 2 GPUs"):
         trainer.run(config(tmp_path, "scale.gpus_per_worker=1"), lambda _: None)
+
+
+@pytest.fixture
+def a_busy_cpu() -> Iterator[None]:
+    """One of the cluster's two CPUs is another's."""
+    taken = placement_group([{"CPU": 1}])
+    assert taken.wait(30)
+    yield
+    remove_placement_group(taken)
+
+
+@pytest.mark.usefixtures("a_busy_cpu")
+def test_a_run_without_room_says_what_it_waits_for_and_ends_to_be_continued(tmp_path: Path) -> None:
+    news: list[News] = []
+    with pytest.raises(
+        WorkerError, match=r"no room for 2 workers of 1 CPU for 1 s .* kept as it was at 0 kimg"
+    ):
+        trainer.run(config(tmp_path, "scale.workers=2", "scale.wait_s=1"), news.append)
+    (waits,) = news[-1].warnings
+    assert waits.startswith("no room for 2 workers of 1 CPU: the run waits for nodes, 1 s at most")
+
+
+@pytest.mark.usefixtures("a_busy_cpu")
+def test_a_run_that_waits_for_room_can_be_stopped(tmp_path: Path) -> None:
+    news: list[News] = []
+    outcome = trainer.run(config(tmp_path, "scale.workers=2"), news.append, stop=lambda: len(news) > 2)
+    assert (outcome.finished, outcome.images) == (False, 0)
+
+
+@pytest.mark.usefixtures("a_busy_cpu")
+def test_room_is_the_largest_number_of_workers_that_can_be_placed() -> None:
+    half = ScaleConfig(cpus_per_worker=0.5)
+    assert placeable(half, (4, 2, 1)) == 2
+    assert placeable(half, (4, 3)) is None
+    assert placeable(half, (4, 3), held=1) == 3
