@@ -125,6 +125,8 @@ class _Lease:
         try:
             found = json.loads(storage.read_bytes(self._uri))
         except StorageError:
+            if storage.exists(self._uri):
+                raise
             return None  # gone since it was seen
         except ValueError:
             found = None

@@ -24,7 +24,7 @@ from gan_dist.errors import ClusterError, ConfigError, GanDistError
 from gan_dist.search.ledger import Ledger
 from gan_dist.search.plan import Plan
 from gan_dist.search.replicates import replicas
-from gan_dist.telemetry import read_records
+from gan_dist.telemetry import METRICS, read_records
 
 FOLDER = "ray"
 """Tune's own files, in the search's folder while it runs: the study and the trials' runs are what is kept."""
@@ -192,17 +192,20 @@ class _Trials(_Book):
         else:
             self._ledger.complete(number)
             if trial_id not in self._measured:
-                self.error = self._unmeasured(number)
+                self.error = self._measured_otherwise(number)
         self._changed()
 
-    def _unmeasured(self, number: int) -> ClusterError:
+    def _measured_otherwise(self, number: int) -> ClusterError | None:
+        """Return the error of a trial whose node measures by something else; None if it measured nothing."""
         uri = storage.join(self._plan.uri, TRIALS, f"{number:05d}")
-        found = sorted({key for record in read_records(uri) for key in record if is_figure(key)})
-        evaluation = self._plan.config.eval
+        records = read_records(uri) if storage.exists(storage.join(uri, METRICS)) else []
+        found = sorted({key for record in records for key in record if is_figure(key)})
+        if not found:
+            return None
         return ClusterError(
             f"trial {number} came to its end without a measurement of {self._metric}, and so would all "
-            f"others: its records have {', '.join(found) or 'none at all'}. What "
-            f"eval.extractor={evaluation.extractor} is, and its weights, must be as here on every node"
+            f"others: its records have {', '.join(found)}. eval.extractor={self._plan.config.eval.extractor} "
+            "and its weights must be on every node what they are here"
         )
 
 

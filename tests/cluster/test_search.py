@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 import ray
 from optuna.trial import FrozenTrial, TrialState
+from ray._private.state import actors
 from ray.util import placement_group_table
 
 from gan_dist.cluster import search
@@ -101,10 +103,37 @@ def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(tmp_path: Path) 
     assert sorted(trial.intermediate_values) == list(range(64, 513, 64))
 
 
-def test_trials_of_two_workers_end_and_hold_nothing(tmp_path: Path) -> None:
-    trials = run(plan_of(tmp_path, "scale.workers=2", "search.trials=2"))
-    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+def living() -> set[str]:
+    return {name for name, actor in actors().items() if actor["State"] != "DEAD"}
+
+
+def assert_nothing_is_held(before: set[str]) -> None:
+    """No placement group, no CPU, no actor but those that were there before."""
     held = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
     assert held == []
+    deadline = time.monotonic() + 60
+    while left := living() - before:
+        assert time.monotonic() < deadline, [actors(name) for name in left]
+        time.sleep(0.5)
     assert ray.available_resources()["CPU"] == 2
+
+
+def test_trials_of_two_workers_end_and_hold_nothing(tmp_path: Path) -> None:
+    before = living()
+    trials = run(plan_of(tmp_path, "scale.workers=2", "search.trials=2"))
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert_nothing_is_held(before)
     assert json.loads((tmp_path / "search/search.json").read_text())["metric"] == "fd_digits"
+
+
+@pytest.mark.soak
+def test_twenty_trials_of_two_workers_one_after_another_hold_nothing(tmp_path: Path) -> None:
+    # One rung, at the second of three measurements.
+    before = living()
+    length = ["train.kimg=0.192", "search.grace_kimg=0.128", "search.reduction=2"]
+    trials = run(plan_of(tmp_path, *length, "scale.workers=2", "search.trials=20", "search.algorithm=random"))
+    states = [trial.state for trial in trials]
+    assert len(states) == 20
+    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert 8 <= states.count(TrialState.PRUNED) <= 14
+    assert_nothing_is_held(before)
