@@ -2,8 +2,8 @@
 
 A host is a process with namespaces of its own: network, mounts, processes, name. Its network card is `eth0`,
 on a switch that it shares with the other hosts and with nothing else; its name resolves to 127.0.1.1, as
-Debian sets it up; `/srv`, with the home in it, and `/dev/shm` are folders that the other hosts do not see.
-All other files are shared, so that every host has this project's environment.
+Debian sets it up, and no other name does; `/srv`, with the home in it, and `/dev/shm` are folders that the
+other hosts do not see. All other files are shared, so that every host has this project's environment.
 
 Nothing of it has a name outside: hosts of several test sessions do not meet, and all of it is gone with the
 processes, which end when the test session does, however that ends.
@@ -40,6 +40,8 @@ HOST = f"""
 hostname "$1"
 printf '127.0.0.1 localhost\\n127.0.1.1 %s\\n' "$1" > "$2/hosts"
 mount --bind "$2/hosts" /etc/hosts
+sed 's/^hosts:.*/hosts: files/' /etc/nsswitch.conf > "$2/nsswitch.conf"
+mount --bind "$2/nsswitch.conf" /etc/nsswitch.conf
 sed 's#^root:.*#root:*:0:0::{PRIVATE}/home:/bin/bash#' /etc/passwd > "$2/passwd"
 mount --bind "$2/passwd" /etc/passwd
 mount --bind "$2" {PRIVATE}
