@@ -65,6 +65,7 @@ class Watched:
         seen = self.seen
         if seen.nodes and not news.nodes:
             seen.lost.append(seen.images - newest_images(self._config.run_uri))
+            sys.stderr.write(f"{seen.lost[-1]} images lost\n")
         if news.nodes and not seen.nodes:
             seen.groups += 1
         for note in news.warnings[len(seen.notes) :]:

@@ -74,6 +74,8 @@ class _Run:
             begun_at = self._images()
             if workers != before:
                 self._note(f"from {begun_at / 1000:g} kimg on with {workers} of {self._counts[0]} workers")
+            if workers > before:
+                self._grow_s = GROW_S
             before = workers
             ray.get(self._board.begin.remote())
             attempt = Attempt(self._config, workers, self._board)
