@@ -48,13 +48,29 @@ def alone(uri: str, tell: Callable[[str], None] = lambda _: None) -> Iterator[No
         BusyError: another process works on it.
     """
     lease = _Lease(uri)
-    lease.take(tell)
+    with _interruptible():
+        lease.take(tell)
+        try:
+            yield
+        finally:
+            lease.release()
+    if lease.taken_by:
+        raise lease.refusal(lease.taken_by)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt this process: what a script starts in the background is born ignoring it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
-        lease.release()
-    if lease.taken_by:
-        raise lease.refusal(lease.taken_by)
+        signal.signal(signal.SIGINT, before)
 
 
 class _Lease:

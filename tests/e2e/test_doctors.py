@@ -71,7 +71,7 @@ def test_a_closed_cluster(tmp_path: Path, ray_folder: str) -> None:
 
         keyless = {name: value for name, value in env.items() if not name.startswith("RAY_AUTH")}
         train = pool.submit(gan_dist, "train", "digits", storage, env=keyless, cwd=tmp_path)
-        command = [sys.executable, "-c", OTHER_RAY, "train", "digits", storage]
+        command = [sys.executable, "-c", OTHER_RAY, "train", "digits", "name=other", storage]
         other = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert other.returncode == 2, other.stderr
         assert "has Ray 2." in other.stderr

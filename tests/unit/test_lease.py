@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,15 @@ def test_a_process_of_another_machine_that_renews_is_not_disturbed(
     assert json.loads(storage.read_bytes(storage.join(bucket, LEASE)))["renewed"] == 1
 
 
+@pytest.fixture(params=["in front", "in the background of a script"])
+def ignores_interrupts(request: pytest.FixtureRequest) -> Iterator[None]:
+    ignored = request.param != "in front"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ignores_interrupts")
 def test_a_process_whose_folder_another_has_taken_over_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,8 +122,8 @@ def test_a_process_whose_folder_another_has_taken_over_is_interrupted(
     ends: list[str] = []
 
     def work() -> None:
-        left_elsewhere(str(tmp_path))
         try:
+            left_elsewhere(str(tmp_path))
             time.sleep(60)
         except KeyboardInterrupt:
             ends.append("interrupted")
