@@ -17,7 +17,7 @@ from gan_dist.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
-    from gan_dist.training.loop import Outcome
+    from gan_dist.progress import Outcome
 
 INTERRUPTED = 130
 
@@ -94,9 +94,10 @@ def sample(
     """Write a grid of a generator's images."""
     from gan_dist import release, telemetry
 
-    images = release.load(source).sample(n, seed, None if label is None else [label] * n)
-    telemetry.write_png(out, telemetry.image_grid(images))
-    typer.echo(json.dumps({"out": out}) if as_json else f"{n} images of {source} are in {out}")
+    images = release.load(absolute(source)).sample(n, seed, None if label is None else [label] * n)
+    telemetry.write_png(absolute(out), telemetry.image_grid(images))
+    written = short(absolute(out))
+    typer.echo(json.dumps({"out": written}) if as_json else f"{n} images of {source} are in {written}")
 
 
 app.command()(cli_pack.pack)
@@ -154,7 +155,7 @@ def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]
 def _train(config: RunConfig) -> Outcome:
     """Check what can be checked without a cluster, then train and show it."""
     from gan_dist.lease import alone
-    from gan_dist.telemetry import ProgressLine
+    from gan_dist.progress import ProgressLine
     from gan_dist.training.summary import prepare
 
     with ProgressLine(config.log.every_s) as line:
@@ -173,7 +174,9 @@ def _train(config: RunConfig) -> Outcome:
             for sentence in news.warnings[warned:]:
                 line.note(f"warning: {sentence}")
             warned = len(news.warnings)
-            if news.progress is not None:
+            if news.progress is None:
+                line.restart()
+            else:
                 line.update(news.progress)
 
         with alone(config.run_uri, line.note):

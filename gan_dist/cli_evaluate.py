@@ -52,16 +52,17 @@ def evaluate(
 ) -> None:
     """Measure a generator: FID, KID, Inception Score, precision and recall, density and coverage, copying."""
     from gan_dist import release, telemetry
-    from gan_dist.cli import absolute
+    from gan_dist.cli import absolute, short
     from gan_dist.config import ScaleConfig
     from gan_dist.evaluation.work import Request
     from gan_dist.storage import StorageOptions
 
     chosen = _chosen(metrics)
+    source = absolute(source)
     config = release.load(source).config
     weights = inception_weights or config.eval.inception_weights
     request = Request(
-        source=absolute(source),
+        source=source,
         data=absolute(data or config.data.path),
         metrics=chosen,
         samples=samples,
@@ -76,7 +77,8 @@ def evaluate(
     for name, value in found.figures.items():
         typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
     if found.nearest is not None:
-        telemetry.write_png(out, found.nearest)
+        telemetry.write_png(absolute(out), found.nearest)
+        out = short(absolute(out))
         typer.echo(f"the generated images nearest to a training image, each beside it, are in {out}")
     if as_json:
         picture = {} if found.nearest is None else {"nearest": out}

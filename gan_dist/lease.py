@@ -99,7 +99,7 @@ class _Lease:
         with suppress(StorageError):  # what was done is done; the next process will see that this one is gone
             if (self._read() or {}).get("id") == self._mine["id"]:
                 storage.delete_file(self._uri)
-                _remove_empty(self._folder)
+                storage.delete_empty_folder(self._folder)
 
     def refusal(self, holder: Mapping[str, Any]) -> BusyError:
         return BusyError(
@@ -172,14 +172,6 @@ class _Lease:
 
     def _write(self) -> None:
         storage.write_bytes(self._uri, json.dumps({**self._mine, "renewed": _now()}).encode())
-
-
-def _remove_empty(uri: str) -> None:
-    """Remove a local folder in which nothing came to be, as when what was to be done was refused."""
-    filesystem, path = storage.open_uri(uri)
-    if filesystem.type_name == "local":
-        with suppress(OSError):
-            Path(path).rmdir()
 
 
 def _now() -> str:

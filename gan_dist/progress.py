@@ -1,17 +1,134 @@
-"""How far a long count is: a bar on a terminal, a line every few seconds elsewhere."""
+"""How far a run or a count is: shown live on a terminal, and as a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
+from collections import deque
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from gan_dist.screen import Screen
 
 EVERY_S = 5.0
+RATE_WINDOW_S = 30.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: what its one line shows."""
+
+    images: int
+    total_images: int
+    loss_d: float
+    loss_g: float
+    metric: str
+    value: float | None
+    best: float | None
+    waited_s: float = 0.0
+    """Seconds that this worker has waited for images."""
+
+    def line(self, images_per_second: float | None) -> str:
+        """Return the progress as one line of text."""
+        parts = [f"{self.images / 1000:.1f}/{self.total_images / 1000:.1f} kimg"]
+        if images_per_second is not None:
+            parts.append(f"{images_per_second:,.0f} images/s")
+        left = None
+        if images_per_second and self.images < self.total_images:
+            seconds = (self.total_images - self.images) / images_per_second
+            left = timedelta(seconds=math.ceil(seconds))
+            parts.append(f"{left} left")
+        if self.value is not None:
+            parts.append(f"{self.metric} {self.value:.2f}")
+        if self.best is not None:
+            parts.append(f"best {self.best:.2f}")
+        # A narrow terminal cuts off what stands last.
+        parts += [f"D {self.loss_d:.3f}", f"G {self.loss_g:.3f}"]
+        if left is not None:
+            parts.append(f"until {datetime.now().astimezone() + left:%H:%M:%S}")
+        return "  ".join(parts)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run ended."""
+
+    images: int
+    finished: bool
+    """False when it was asked to stop before its last image."""
+    images_per_second: float | None
+    """Over this call's training, evaluations left out; None when there was nothing to do."""
+    value: float | None
+    """The last measurement."""
+    stopped_early: bool = False
+    """Whether it ended for want of progress, before its last image."""
+
+
+class Rate:
+    """Images a second over the last half minute."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def __call__(self, images: int) -> float | None:
+        """Note that the clock shows `images` now, and return the rate; None as long as there is none."""
+        now = time.monotonic()
+        self._seen.append((now, images))
+        while now - self._seen[0][0] > RATE_WINDOW_S:
+            self._seen.popleft()
+        began, first = self._seen[0]
+        return (images - first) / (now - began) if now > began else None
+
+
+class ProgressLine(Screen):
+    """Shows progress: one live line on a terminal, a line every `every_s` seconds elsewhere.
+
+    Args:
+        every_s: Seconds between lines where `stream` is no terminal.
+        stream: Where to show it; standard error when None.
+    """
+
+    def __init__(self, every_s: float, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._every_s = every_s
+        self._rate = Rate()
+        self._shown_at = time.monotonic() - every_s
+        self._shown = -1
+
+    def status(self, text: str) -> None:
+        """Show what is being done while there is no progress to show yet."""
+        if self.is_live:
+            self._show_line(text)
+        else:
+            self.note(text)
+
+    def restart(self) -> None:
+        """Forget the rate so far: the run does not train now, and may go on from an earlier place."""
+        self._rate, self._shown = Rate(), -1
+
+    def update(self, progress: Progress) -> None:
+        """Show a run's progress."""
+        line = progress.line(self._rate(progress.images))
+        if self.is_live:
+            self._show_line(line)
+        elif self._is_due(progress):
+            self._shown_at, self._shown = time.monotonic(), progress.images
+            self.note(line)
+
+    def _show_line(self, text: str) -> None:
+        self.show(Text(text, overflow="ellipsis", no_wrap=True))
+
+    def _is_due(self, progress: Progress) -> bool:
+        ended = progress.images >= progress.total_images
+        late = ended or time.monotonic() - self._shown_at >= self._every_s
+        return late and progress.images > self._shown
 
 
 class CountProgress:
@@ -28,7 +145,7 @@ class CountProgress:
         self._start: tuple[float, int] | None = None
         self._shown_at = -math.inf
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
-        self._bar = Progress(BarColumn(), TextColumn("{task.description}"), console=self._console)
+        self._bar = Bar(BarColumn(), TextColumn("{task.description}"), console=self._console)
         self._task = self._bar.add_task(f"0/{total:,} {unit}", total=total)
 
     def __enter__(self) -> CountProgress:

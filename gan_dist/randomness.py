@@ -11,10 +11,13 @@ A name is always used with the same number of counters: `SeedSequence` does not 
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:  # those that only read images in order, such as Ray Data's tasks, start without it
+    import torch
 
 
 def _sequence(seed: int, name: str, counters: tuple[int, ...]) -> np.random.SeedSequence:
@@ -34,15 +37,21 @@ def permutation(count: int, seed: int, name: str, *counters: int) -> npt.NDArray
 
 def generator(seed: int, name: str, *counters: int) -> torch.Generator:
     """Return a fresh CPU generator for the key."""
+    import torch
+
     state = _sequence(seed, name, counters).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def normal(shape: tuple[int, ...], seed: int, name: str, *counters: int) -> torch.Tensor:
     """Return N(0, 1) float32 numbers on the CPU; draw the whole global batch and slice it by rank."""
+    import torch
+
     return torch.randn(shape, generator=generator(seed, name, *counters))
 
 
 def uniform(shape: tuple[int, ...], seed: int, name: str, *counters: int) -> torch.Tensor:
     """Return uniform float32 numbers in [0, 1), likewise."""
+    import torch
+
     return torch.rand(shape, generator=generator(seed, name, *counters))

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 
 from gan_dist.cluster import trainer
 from gan_dist.cluster.board import News
-from gan_dist.training.loop import Outcome
+from gan_dist.progress import Outcome
 from gan_dist.training.state import newest_images
 from tests.heads import BIN
 from tests.unit.test_training import config

@@ -20,7 +20,7 @@ from gan_dist.data.resident import read_all
 from gan_dist.data.shards import ShardSet
 from gan_dist.metrics.digits import Digits, load_digits
 from gan_dist.metrics.modes import Modes
-from gan_dist.telemetry import ProgressLine
+from gan_dist.progress import ProgressLine
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 

@@ -38,13 +38,14 @@ class Attempt:
         config: The run.
         workers: How many there are.
         board: The handle of the actor that they report to.
+        group: The number that it has given them.
     """
 
-    def __init__(self, config: RunConfig, workers: int, board: Any) -> None:
+    def __init__(self, config: RunConfig, workers: int, board: Any, group: int) -> None:
         self.workers = workers
         self.error: Exception | None = None
         self.began = time.monotonic()
-        self._trainer = _trainer(config, workers, board)
+        self._trainer = _trainer(config, workers, {"board": board, "group": group})
         self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
         self._thread.start()
 
@@ -72,7 +73,7 @@ def reason(error: Exception) -> str:
     return f"{'the workers' if rank is None else f'worker {rank}'} failed: {type(cause).__name__}: {text}"
 
 
-def _trainer(config: RunConfig, workers: int, board: Any) -> TorchTrainer:
+def _trainer(config: RunConfig, workers: int, reporting: dict[str, Any]) -> TorchTrainer:
     filesystem, path = storage.open_uri(config.storage.path)
     run_uri = config.run_uri
     states.prune(run_uri)
@@ -82,7 +83,7 @@ def _trainer(config: RunConfig, workers: int, board: Any) -> TorchTrainer:
     os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
     return TorchTrainer(
         work,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board},
+        train_loop_config={"config": config.model_dump(mode="json"), **reporting},
         torch_config=environment.ReachableTorch(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,

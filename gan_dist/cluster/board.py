@@ -8,9 +8,8 @@ from typing import Any
 
 import ray
 
-from gan_dist.errors import GanDistError
-from gan_dist.telemetry import Progress
-from gan_dist.training.loop import Outcome
+from gan_dist.errors import GanDistError, WorkerError
+from gan_dist.progress import Outcome, Progress
 
 EXCHANGE_S = 1.0
 
@@ -20,6 +19,7 @@ class News:
     """What the workers have told so far."""
 
     progress: Progress | None = None
+    """Where the latest worker group is; None until it trains."""
     warnings: tuple[str, ...] = ()
     failure: GanDistError | None = None
     outcome: Outcome | None = None
@@ -30,22 +30,37 @@ class News:
 
 @dataclass
 class Board:
-    """The actor; it reserves nothing and does nothing but keep what it is told."""
+    """The actor; it reserves nothing and does nothing but keep what it is told.
+
+    Worker groups have numbers. One that the driver has given up may live on, on a host that is cut off from
+    the driver: nothing is taken from it.
+    """
 
     news: News = field(default_factory=News)
     stop: bool = False
+    group: int = 0
+    """The latest worker group."""
 
-    def begin(self) -> None:
-        """Make ready for another worker group."""
-        self.news = replace(self.news, outcome=None, nodes=frozenset())
+    def begin(self) -> int:
+        """Make ready for another worker group, and return its number."""
+        self.news = replace(self.news, progress=None, outcome=None, nodes=frozenset())
         self.stop = False
+        self.group += 1
+        return self.group
 
-    def join(self, node: str) -> None:
+    def is_latest(self, group: int) -> bool:
+        """Tell whether no other worker group has taken over."""
+        return group == self.group
+
+    def join(self, group: int, node: str) -> None:
         """Note that a worker is on a node."""
-        self.news = replace(self.news, nodes=self.news.nodes | {node})
+        if self.is_latest(group):
+            self.news = replace(self.news, nodes=self.news.nodes | {node})
 
-    def tell(self, **changes: Any) -> bool:
-        """Replace some of the news; return whether the run is asked to stop."""
+    def tell(self, group: int, **changes: Any) -> bool:
+        """Replace some of the news; return whether the worker group is asked to stop."""
+        if not self.is_latest(group):
+            return True
         self.news = replace(self.news, **changes)
         return self.stop
 
@@ -78,12 +93,13 @@ class Link:
 
     Args:
         board: The actor's handle.
+        group: The worker group's number.
     """
 
-    def __init__(self, board: Any) -> None:
+    def __init__(self, board: Any, group: int) -> None:
         self.progress: Progress | None = None
-        self._board = board
-        self.stop: bool = ray.get(board.tell.remote())
+        self._board, self._group = board, group
+        self.stop: bool = ray.get(board.tell.remote(group))
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._exchange, name="board", daemon=True)
         self._thread.start()
@@ -91,11 +107,20 @@ class Link:
     def _exchange(self) -> None:
         while not self._closed.wait(EXCHANGE_S):
             told = {} if self.progress is None else {"progress": self.progress}
-            self.stop = ray.get(self._board.tell.remote(**told))
+            self.stop = ray.get(self._board.tell.remote(self._group, **told))
+
+    def require_latest(self) -> None:
+        """Wait until the driver's node answers, and see that no other worker group has taken over.
+
+        Raises:
+            WorkerError: one has.
+        """
+        if not ray.get(self._board.is_latest.remote(self._group)):
+            raise WorkerError("other workers have taken over this run, which these were cut off from")
 
     def close(self) -> None:
         """Send the last progress, and stop exchanging."""
         self._closed.set()
         self._thread.join()
         if self.progress is not None:
-            ray.get(self._board.tell.remote(progress=self.progress))
+            ray.get(self._board.tell.remote(self._group, progress=self.progress))

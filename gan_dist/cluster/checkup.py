@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import ray
 
 from gan_dist import machine
 from gan_dist.cluster import capacity
 from gan_dist.cluster.connect import connect
-from gan_dist.cluster.preflight import NodeAnswer, ask_nodes, node_problems, nodes_alive, small_shm
+from gan_dist.cluster.preflight import (
+    NodeAnswer,
+    ask_nodes,
+    node_problems,
+    nodes_alive,
+    places_to_see,
+    small_shm,
+)
 from gan_dist.cluster.reach import (
     TOKEN_REMEDY,
     Answer,
@@ -135,8 +142,10 @@ def cluster(config: RunConfig | None, most: int | None, timeout_s: float) -> Ite
         with connect():
             alive = nodes_alive()
             yield Finding("cluster", "ok", _summary(address, capacity.nodes_up()))
-            uri = config.storage.path if config is not None and len(alive) > 1 else None
-            yield from _nodes(ask_nodes(alive, uri, timeout_s), uri)
+            places = {}
+            if config is not None and len(alive) > 1:
+                places = places_to_see(config.storage.path, config.data.path)
+            yield from _nodes(ask_nodes(alive, places, timeout_s), places)
             if config is not None:
                 yield from _room(config, most, capacity.nodes_up(), f"the cluster at {address}")
     except ClusterError as error:
@@ -149,8 +158,8 @@ def _summary(address: str, nodes: list[capacity.Node]) -> str:
     return f"{address}: {many} with {cpus:g} CPUs and {gpus:g} GPUs, Ray {ray.__version__}"
 
 
-def _nodes(answers: list[NodeAnswer], uri: str | None) -> Iterator[Finding]:
-    problems = node_problems(machine.versions(), answers, uri)
+def _nodes(answers: list[NodeAnswer], places: Mapping[str, str]) -> Iterator[Finding]:
+    problems = node_problems(machine.versions(), answers, places)
     if problems:
         yield from told("nodes", ClusterError("\n".join(problems)), "a run fails later, on such a node")
     for one in answers:
@@ -161,9 +170,7 @@ def _nodes(answers: list[NodeAnswer], uri: str | None) -> Iterator[Finding]:
         if not isinstance(one.facts, str):
             yield from wrong_interface("nodes", f"{one.place}: ", one.facts.gloo, one.facts.interfaces)
     if not problems:
-        yield Finding(
-            "nodes", "ok", "all have this process's versions" + (" and see storage.path" if uri else "")
-        )
+        yield Finding("nodes", "ok", " and see ".join(["all have this process's versions", *places]))
 
 
 def _room(config: RunConfig, most: int | None, nodes: list[capacity.Node], where: str) -> Iterator[Finding]:

@@ -12,8 +12,8 @@ import torch
 from ray.util.metrics import Gauge
 
 from gan_dist.best import TRIALS
+from gan_dist.progress import Progress, Rate
 from gan_dist.search.plan import REPLICATES
-from gan_dist.telemetry import Progress, Rate
 
 EVERY_S = 1.0
 TAGS = ("run", "trial", "rank")

@@ -6,8 +6,8 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -15,10 +15,17 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gan_dist import machine, storage
+from gan_dist.data.builtin import PREFIX
+from gan_dist.data.manifest import MANIFEST
 from gan_dist.errors import ClusterError, GanDistError
 from gan_dist.storage import StorageOptions
 
 TIMEOUT_S = 60.0
+STORAGE, IMAGES = "storage.path", "data.path"
+UNSEEN = {
+    STORAGE: "it does not see what the driver writes there",
+    IMAGES: f"it does not see the {MANIFEST} there",
+}
 LOG = logging.getLogger("gan_dist")
 
 
@@ -27,8 +34,8 @@ class Facts:
     """What a node says of itself."""
 
     versions: dict[str, str]
-    storage: str | None
-    """Why it cannot see what the driver has written; None where it can."""
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Why it cannot see a place that it must, by the setting that names it."""
     shm: tuple[int, int] | None = None
     """Size and free space of its /dev/shm, in bytes."""
     gloo: str | None = None
@@ -47,21 +54,26 @@ class NodeAnswer:
     facts: Facts | str
 
 
-def check_nodes(uri: str) -> None:
+def check_nodes(folder: str, images: str) -> None:
     """Refuse a cluster of several nodes on which a run or search would fail later.
 
-    Every node must see the folder at `uri` as the driver does, and have the driver's versions. A node whose
-    object store does not fit into its shared memory is warned of.
+    Every node must see the folder and the images as the driver does, and have the driver's versions. A node
+    whose object store does not fit into its shared memory is warned of.
+
+    Args:
+        folder: Of the run or search.
+        images: What `data.path` names.
 
     Raises:
         ClusterError: with every node's problems.
     """
     nodes = nodes_alive()
+    places = places_to_see(folder, images)
     if len(nodes) == 1:
-        answers = [NodeAnswer("this machine", _objects(nodes[0]), _facts(None, storage.options()))]
+        answers = [NodeAnswer("this machine", _objects(nodes[0]), _facts({}, storage.options()))]
     else:
-        answers = ask_nodes(nodes, uri, TIMEOUT_S)
-    problems = node_problems(machine.versions(), answers, uri)
+        answers = ask_nodes(nodes, places, TIMEOUT_S)
+    problems = node_problems(machine.versions(), answers, places)
     if problems:
         raise ClusterError("the cluster's nodes cannot work together:\n" + "\n".join(problems))
     for one in answers:
@@ -74,29 +86,42 @@ def nodes_alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def ask_nodes(nodes: Sequence[dict[str, Any]], uri: str | None, timeout_s: float) -> list[NodeAnswer]:
+def places_to_see(folder: str, images: str) -> dict[str, str]:
+    """Return what every node must see, by the setting that names it; built-in images are everywhere.
+
+    Args:
+        folder: Of the run or search, to which the driver writes.
+        images: What `data.path` names.
+    """
+    return {STORAGE: folder} if images.startswith(PREFIX) else {STORAGE: folder, IMAGES: images}
+
+
+def ask_nodes(
+    nodes: Sequence[dict[str, Any]], places: Mapping[str, str], timeout_s: float
+) -> list[NodeAnswer]:
     """Return what each node says of itself.
 
     Args:
         nodes: What Ray says of them.
-        uri: A folder of which is asked whether each sees what is written there; None asks nothing of it.
+        places: What each is asked whether it sees it: of `storage.path`, what is written there now.
         timeout_s: How long to wait for all of them.
     """
-    marker = uri and storage.join(uri, f".seen-by-all-{uuid.uuid4().hex}")
-    if marker:
-        storage.write_bytes(marker, b"")
+    files = {key: storage.join(place, MANIFEST) for key, place in places.items()}
+    if STORAGE not in places:
+        return _asked(nodes, files, timeout_s)
+    marker = storage.join(places[STORAGE], f".seen-by-all-{uuid.uuid4().hex}")
+    storage.write_bytes(marker, b"")
     try:
-        return _asked(nodes, marker, timeout_s)
+        return _asked(nodes, {**files, STORAGE: marker}, timeout_s)
     finally:
-        if marker:
-            storage.delete_file(marker)
+        storage.delete_file(marker)
 
 
-def _asked(nodes: Sequence[dict[str, Any]], marker: str | None, timeout_s: float) -> list[NodeAnswer]:
+def _asked(nodes: Sequence[dict[str, Any]], files: Mapping[str, str], timeout_s: float) -> list[NodeAnswer]:
     ask = ray.remote(num_cpus=0, max_retries=0)(_facts)
     running = [
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            marker, storage.options()
+            files, storage.options()
         )
         for node in nodes
     ]
@@ -120,17 +145,18 @@ def _objects(node: dict[str, Any]) -> float:
     return float(node["Resources"].get("object_store_memory", 0.0))
 
 
-def _facts(marker: str | None, options: StorageOptions) -> Facts:
+def _facts(files: Mapping[str, str], options: StorageOptions) -> Facts:
     storage.configure(options)
-    seen = None
-    try:
-        if marker and not storage.exists(marker):
-            seen = "it does not see what the driver writes there"
-    except GanDistError as error:
-        seen = str(error)
+    unseen = {}
+    for key, file in files.items():
+        try:
+            if not storage.exists(file):
+                unseen[key] = UNSEEN[key]
+        except GanDistError as error:
+            unseen[key] = str(error)
     return Facts(
         machine.versions(),
-        seen,
+        unseen,
         machine.shm_bytes(),
         os.environ.get("GLOO_SOCKET_IFNAME"),
         tuple(name for _, name in socket.if_nameindex()),
@@ -149,13 +175,15 @@ def small_shm(answer: NodeAnswer) -> str | None:
     )
 
 
-def node_problems(here: dict[str, str], answers: Sequence[NodeAnswer], uri: str | None) -> list[str]:
+def node_problems(
+    here: dict[str, str], answers: Sequence[NodeAnswer], places: Mapping[str, str]
+) -> list[str]:
     """Return what keeps nodes from working together, a sentence each.
 
     Args:
         here: The driver's versions.
         answers: What the nodes say.
-        uri: The folder that they were asked about.
+        places: What they were asked about, by the setting that names it.
     """
     problems = []
     for one in answers:
@@ -168,9 +196,9 @@ def node_problems(here: dict[str, str], answers: Sequence[NodeAnswer], uri: str 
             for name, version in here.items()
             if one.facts.versions.get(name) != version
         ]
-        if one.facts.storage is not None and uri is not None:
-            problems.append(
-                f"{one.place} cannot use storage.path, where {storage.shown(uri)} is: {one.facts.storage}; "
-                "use a bucket or a folder that all nodes share"
-            )
+        problems += [
+            f"{one.place} cannot use {key}, where {storage.shown(places[key])} is: {why}; use a bucket or a "
+            "folder that all nodes share"
+            for key, why in one.facts.unseen.items()
+        ]
     return problems

@@ -57,7 +57,7 @@ def run(plan: Plan, ledger: Ledger, metric: str, changed: Callable[[], None]) ->
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     keep_credentials_from_trials()
     with cluster(plan.config.scale, plan.search):
-        check_nodes(plan.uri)
+        check_nodes(plan.uri, plan.config.data.path)
         if ledger.unfinished:
             _fit(plan, _Trials(plan, ledger, metric, changed), ledger.unfinished)
         if not ledger.unfinished:

@@ -20,8 +20,8 @@ from gan_dist.cluster.preflight import check_nodes
 from gan_dist.cluster.room import More, addresses, is_placed, leaving, placeable, reserved, said
 from gan_dist.config import RunConfig
 from gan_dist.errors import WorkerError
+from gan_dist.progress import Outcome
 from gan_dist.training import state as states
-from gan_dist.training.loop import Outcome
 
 RETRIES = 3
 """Worker groups that may fail one after another without a checkpoint that is newer than their start."""
@@ -50,7 +50,7 @@ def run(config: RunConfig, show: Callable[[News], None], stop: Callable[[], bool
     """
     storage.configure(storage.StorageOptions(config.storage.backend, config.storage.timeout_s))
     with cluster(config.scale), _interrupts() as interrupted:
-        check_nodes(config.run_uri)
+        check_nodes(config.run_uri, config.data.path)
         return _Run(config, show, lambda: interrupted.is_set() or stop()).to_its_end()
 
 
@@ -77,8 +77,8 @@ class _Run:
             if workers > before:
                 self._grow_s = GROW_S
             before = workers
-            ray.get(self._board.begin.remote())
-            attempt = Attempt(self._config, workers, self._board)
+            group = ray.get(self._board.begin.remote())
+            attempt = Attempt(self._config, workers, self._board, group)
             stopped = self._follow(attempt)
             news = self._shown()
             if news.failure is not None:

@@ -18,7 +18,7 @@ from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
 from gan_dist.errors import GanDistError, StorageError, WorkerError
 from gan_dist.memory import use_one_arena
-from gan_dist.telemetry import Progress
+from gan_dist.progress import Progress
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 

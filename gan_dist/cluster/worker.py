@@ -18,27 +18,27 @@ from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
 from gan_dist.errors import GanDistError
 from gan_dist.evaluation.process import told_by_first
-from gan_dist.telemetry import Progress
+from gan_dist.progress import Progress
 from gan_dist.training.loop import train
 
 
 def work(settings: dict[str, Any]) -> None:
     """Train; run in every worker."""
-    board = settings["board"]
-    board.join.remote(ray.get_runtime_context().get_node_id())
+    board, group = settings["board"], settings["group"]
+    board.join.remote(group, ray.get_runtime_context().get_node_id())
     config = RunConfig.model_validate(settings["config"])
     torch.set_num_threads(threads(config.scale))
-    context = TrainContext(board, config.run_uri)
+    context = TrainContext(board, group, config.run_uri)
     try:
         # Asked to stop before it has begun, it has nothing to write.
         outcome = None if told_by_first(context, context.stop_requested()) else train(config, context)
     except GanDistError as error:
-        ray.get(board.tell.remote(failure=error))
+        ray.get(board.tell.remote(group, failure=error))
         raise
     finally:
         context.close()
     if context.rank == 0:
-        ray.get(board.tell.remote(outcome=outcome))
+        ray.get(board.tell.remote(group, outcome=outcome))
 
 
 class TrainContext:
@@ -46,18 +46,19 @@ class TrainContext:
 
     Args:
         board: The handle of the actor that the driver reads.
+        group: The number of the worker group.
         run_uri: The run's folder.
     """
 
     with_ray = True
 
-    def __init__(self, board: Any, run_uri: str) -> None:
+    def __init__(self, board: Any, group: int, run_uri: str) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = get_device()
         self._board = board
-        self._link = Link(board) if self.rank == 0 else None
+        self._link = Link(board, group) if self.rank == 0 else None
         self._gauges = Gauges(run_uri, self.rank, self.device)
 
     def progress(self, progress: Progress) -> None:
@@ -70,6 +71,10 @@ class TrainContext:
 
     def warn(self, sentence: str) -> None:
         self._board.warn.remote(sentence)
+
+    def before_writing(self) -> None:
+        if self._link:
+            self._link.require_latest()
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint)

@@ -23,7 +23,6 @@ from gan_dist.errors import GanDistError, StorageError
 from gan_dist.evaluation.scores import require_possible
 from gan_dist.metrics.features import load_extractor
 from gan_dist.storage.filesystems import configured
-from gan_dist.storage.probe import forget_folder
 from gan_dist.storage.wording import reason
 from gan_dist.training.loop import image_shape, require_same_run
 from gan_dist.training.summary import summarise
@@ -56,8 +55,8 @@ def rights(config: RunConfig) -> Iterator[Finding]:
             storage.delete_file(marker)
             if storage.exists(marker):
                 raise StorageError("what was deleted is still there; use another storage.path")
-            if empty and folder.startswith("s3://"):
-                forget_folder(folder)
+            if empty:
+                storage.delete_empty_folder(folder)
         except GanDistError as error:
             left = _left_behind(marker) if doing not in ("looked for", "written") else ""
             for found in told("storage", error, "checkpoints, records and releases are kept there"):

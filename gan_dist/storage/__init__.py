@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gan_dist.errors import StorageError
 from gan_dist.storage.filesystems import StorageOptions, configure, open_uri, options
+from gan_dist.storage.probe import forget_folder
 from gan_dist.storage.retry import retrying
 from gan_dist.storage.wording import shown
 
@@ -17,6 +19,7 @@ __all__ = [
     "append_text",
     "configure",
     "copy_tree",
+    "delete_empty_folder",
     "delete_file",
     "delete_tree",
     "exists",
@@ -157,6 +160,16 @@ def delete_file(uri: str) -> None:
     filesystem, path = open_uri(uri)
     if exists(uri):
         retrying(uri, lambda: filesystem.delete_file(path))
+
+
+def delete_empty_folder(uri: str) -> None:
+    """Delete a folder, or in a bucket the object that stands for one, if nothing is in it."""
+    filesystem, path = open_uri(uri)
+    if filesystem.type_name == "local":
+        with suppress(OSError):
+            Path(path).rmdir()
+    elif not names(uri):
+        forget_folder(uri)
 
 
 def delete_tree(uri: str) -> None:

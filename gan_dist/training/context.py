@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from gan_dist import storage
 from gan_dist.evaluation.process import Process
-from gan_dist.telemetry import Progress
+from gan_dist.progress import Progress
 from gan_dist.training import state as states
 
 logger = logging.getLogger("gan_dist")
@@ -31,6 +31,13 @@ class Context(Process, Protocol):
 
     def stop_requested(self) -> bool:
         """Tell whether the run should write a checkpoint and end; rank 0's answer counts."""
+
+    def before_writing(self) -> None:
+        """Called by rank 0 before it writes to the run's folder.
+
+        Raises:
+            WorkerError: other processes have taken the run over.
+        """
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         """Keep a checkpoint under the run's folder as `name`, and only a few older ones.
@@ -81,6 +88,9 @@ class LocalContext:
 
     def warn(self, sentence: str) -> None:
         logger.warning(sentence)
+
+    def before_writing(self) -> None:
+        """Nothing: the command holds the folder."""
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         if checkpoint is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from gan_dist import release, storage
 from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config
@@ -19,6 +18,7 @@ from gan_dist.data.loader import (
 from gan_dist.data.manifest import ImageSet
 from gan_dist.errors import ResumeError
 from gan_dist.evaluation.process import told_by_first
+from gan_dist.progress import Outcome
 from gan_dist.release import ImageShape
 from gan_dist.storage import StorageOptions
 from gan_dist.training import state as states
@@ -30,21 +30,6 @@ from gan_dist.training.quarantine import usable
 from gan_dist.training.recorder import Recorder
 from gan_dist.training.state import TrainingState
 from gan_dist.training.step import Step
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Where a run ended."""
-
-    images: int
-    finished: bool
-    """False when it was asked to stop before its last image."""
-    images_per_second: float | None
-    """Over this call's training, evaluations left out; None when there was nothing to do."""
-    value: float | None
-    """The last measurement."""
-    stopped_early: bool = False
-    """Whether it ended for want of progress, before its last image."""
 
 
 def total_images(config: RunConfig) -> int:

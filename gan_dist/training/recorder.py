@@ -9,7 +9,7 @@ from PIL.Image import Image
 
 from gan_dist import randomness, release, storage, telemetry
 from gan_dist.config import RunConfig, to_yaml
-from gan_dist.telemetry import Progress
+from gan_dist.progress import Progress
 from gan_dist.training import state as states
 from gan_dist.training.context import Context
 from gan_dist.training.evaluate import Evaluator, Measurement
@@ -76,6 +76,7 @@ class Recorder:
             state.best = Best(value, state.images)
         metrics = {**found.figures, **self._settings}
         if self._first:
+            self._context.before_writing()
             picture = self._write_samples()
             if better:
                 self._write_best(metrics, picture)
@@ -90,6 +91,7 @@ class Recorder:
         if self._first:
             folder = telemetry.local_folder()
             states.save(self._state, str(folder), self._config_yaml)
+            self._context.before_writing()
             name = states.checkpoint_name(self._state.images, states.checkpoint_names(self._run_uri))
             self._records.write({**record, "checkpoint": name})
         self._context.report(record, folder, name)

@@ -9,10 +9,11 @@ from gan_dist.config import RunConfig
 from gan_dist.data.loader import open_images
 from gan_dist.evaluation.scores import require_possible
 from gan_dist.metrics.features import load_extractor
+from gan_dist.progress import Outcome
 from gan_dist.storage import StorageOptions, configure
 from gan_dist.training import state as states
 from gan_dist.training.arithmetic import Arithmetic
-from gan_dist.training.loop import Outcome, image_shape, require_same_run, total_images
+from gan_dist.training.loop import image_shape, require_same_run, total_images
 
 
 def summarise(config: RunConfig) -> dict[str, object]:

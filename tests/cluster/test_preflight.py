@@ -22,11 +22,11 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_
 cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 assert len(ray.nodes()) == 2
-check_nodes(sys.argv[1])
+check_nodes(sys.argv[1], "builtin://digits")
 from gan_dist import machine
 machine.versions = lambda: {"python": "3.0", "gan-dist": "0", "torch": "0", "ray": "0"}
 try:
-    check_nodes(sys.argv[1])
+    check_nodes(sys.argv[1], "/no/such/images")
 except ClusterError as error:
     print(error)
 # Nodes of a cluster.yaml: more may come, so that what has no room now is not refused.
@@ -44,22 +44,22 @@ def test_what_differs_is_named_with_the_remedy() -> None:
     here = {"python": "3.12.1", "gan-dist": "0.1.0", "torch": "2.15.0", "ray": "2.60.0"}
     unseen = "it does not see what the driver writes there"
     answers = [
-        NodeAnswer("10.0.0.1", 0.0, Facts(here, None)),
-        NodeAnswer("10.0.0.2", 0.0, Facts({**here, "torch": "2.11.0"}, unseen)),
+        NodeAnswer("10.0.0.1", 0.0, Facts(here)),
+        NodeAnswer("10.0.0.2", 0.0, Facts({**here, "torch": "2.11.0"}, {"storage.path": unseen})),
         NodeAnswer("10.0.0.3", 0.0, "did not answer within 60 s: look at it, or take it out"),
     ]
-    assert node_problems(here, answers, "/home/me/runs/x") == [
+    assert node_problems(here, answers, {"storage.path": "/home/me/runs/x"}) == [
         "10.0.0.2 has torch 2.11.0, the driver 2.15.0: install the same on all",
         "10.0.0.2 cannot use storage.path, where /home/me/runs/x is: it does not see what the driver writes "
         "there; use a bucket or a folder that all nodes share",
         "10.0.0.3 did not answer within 60 s: look at it, or take it out",
     ]
     mine = machine.versions()
-    assert node_problems(mine, [NodeAnswer("10.0.0.1", 0.0, Facts(mine, None))], "/x") == []
+    assert node_problems(mine, [NodeAnswer("10.0.0.1", 0.0, Facts(mine))], {}) == []
 
 
 def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
-    told = Facts({}, None, shm=(64 * 2**20, 60 * 2**20))
+    told = Facts({}, shm=(64 * 2**20, 60 * 2**20))
     assert small_shm(NodeAnswer("10.0.0.1", 50e6, told)) is None
     warning = small_shm(NodeAnswer("10.0.0.1", 6.8e9, told))
     assert warning is not None
@@ -81,6 +81,8 @@ def test_two_nodes_are_asked(tmp_path: Path) -> None:
             check=False,
         )
     assert done.returncode == 0, done.stderr
+    unseen = "cannot use data.path, where /no/such/images is: it does not see the manifest.json there"
+    assert done.stdout.count(unseen) == 2
     assert done.stdout.count("install the same on all") == 8
     assert "the driver 3.0" in done.stdout
     assert "trials at once: 1" in done.stdout

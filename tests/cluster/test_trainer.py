@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 import gan_dist
 from gan_dist import storage
 from gan_dist.cluster import trainer
-from gan_dist.cluster.board import News
+from gan_dist.cluster.board import Link, News, new_board
 from gan_dist.cluster.room import placeable
 from gan_dist.config import ScaleConfig
 from gan_dist.data.builtin import DIGITS
 from gan_dist.errors import CapacityError, NonFiniteError, WorkerError
+from gan_dist.progress import Progress
 from gan_dist.telemetry import read_records
 from tests.gloo import run_gloo
 from tests.unit.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
@@ -25,13 +27,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.mark.slow
-def test_a_resumed_streamed_run_has_the_bits_of_plain_torch_distributed(tmp_path: Path) -> None:
-    whole = config(tmp_path / "whole", "scale.workers=2", "data.cache=memory")
+def test_a_resumed_run_from_and_to_a_bucket_has_the_bits_of_plain_torch_distributed(
+    bucket: str, tmp_path: Path
+) -> None:
+    whole = config(tmp_path, "scale.workers=2", "data.cache=memory")
     run_gloo(run_on_ranks, 2, whole)
 
+    images = storage.join(bucket, "digits")
+    storage.copy_tree(str(DIGITS), images)
+    streamed = ["scale.workers=2", f"data.path={images}", "data.cache=stream", "storage.backend=s3fs"]
     news: list[News] = []
     for kimg in (0.32, 0.64):
-        parts = config(tmp_path / "parts", "scale.workers=2", "data.cache=stream", f"train.kimg={kimg}")
+        parts = config(bucket, *streamed, f"train.kimg={kimg}")
         outcome = trainer.run(parts, news.append)
         assert outcome.finished
 
@@ -39,25 +46,8 @@ def test_a_resumed_streamed_run_has_the_bits_of_plain_torch_distributed(tmp_path
     assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
     shown = [one.progress for one in news if one.progress is not None]
     assert shown[-1].images == shown[-1].total_images == 640
-    best = json.loads((tmp_path / "parts" / "run" / "best.json").read_text())
-    assert shown[-1].best == best["value"]
-
-
-@pytest.mark.slow
-def test_data_and_run_may_live_in_a_bucket(bucket: str, tmp_path: Path) -> None:
-    whole = config(tmp_path, "scale.workers=2", "data.cache=memory")
-    run_gloo(run_on_ranks, 2, whole)
-
-    images = storage.join(bucket, "digits")
-    storage.copy_tree(str(DIGITS), images)
-    remote = config(
-        bucket, "scale.workers=2", f"data.path={images}", "data.cache=stream", "storage.backend=s3fs"
-    )
-    assert trainer.run(remote, lambda _: None).finished
-
-    assert_same_bits(tensors(whole), tensors(remote))
-    assert timeless(read_records(whole.run_uri)) == timeless(read_records(remote.run_uri))
-    assert gan_dist.load(remote.run_uri).sample(2).shape == (2, 1, 16, 16)
+    assert shown[-1].best == json.loads(storage.read_text(storage.join(parts.run_uri, "best.json")))["value"]
+    assert gan_dist.load(parts.run_uri).sample(2).shape == (2, 1, 16, 16)
 
 
 @pytest.mark.slow
@@ -112,3 +102,17 @@ def test_room_is_the_largest_number_of_workers_that_can_be_placed() -> None:
     assert placeable(half, (4, 2, 1)) == 2
     assert placeable(half, (4, 3)) is None
     assert placeable(half, (4, 3), held=1) == 3
+
+
+def test_workers_that_others_have_replaced_are_not_heard_and_may_not_write() -> None:
+    board = new_board()
+    first = Link(board, ray.get(board.begin.remote()))
+    first.require_latest()
+    second = Link(board, ray.get(board.begin.remote()))
+    first.progress = Progress(1, 2, 0.0, 0.0, "fd", None, None)
+    with pytest.raises(WorkerError, match="other workers have taken over this run"):
+        first.require_latest()
+    first.close()
+    second.require_latest()
+    second.close()
+    assert ray.get(board.read.remote()).progress is None

@@ -51,7 +51,7 @@ def test_ray_stays_in_its_rooms() -> None:
 
 
 LAYERS = [
-    ("errors", "config", "storage", "randomness", "machine", "memory", "screen", "lease"),
+    ("errors", "config", "storage", "randomness", "machine", "memory", "screen", "progress", "lease"),
     ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
     ("best", "card", "publish"),
     ("evaluation", "search"),

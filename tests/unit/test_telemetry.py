@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from gan_dist.telemetry import Progress, ProgressLine, image_grid
+from gan_dist.progress import Progress, ProgressLine
+from gan_dist.telemetry import image_grid
 
 PROGRESS = Progress(
     images=1000, total_images=5000, loss_d=1.25, loss_g=0.5, metric="fd_digits", value=20.5, best=None
@@ -30,6 +31,20 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
         line.update(replace(PROGRESS, images=5000))
     lines = stream.getvalue().splitlines()
     assert [text.split()[0] for text in lines] == ["0.0/5.0", "5.0/5.0"]
+
+
+def test_a_run_that_goes_on_from_an_earlier_place_has_a_new_rate() -> None:
+    stream = io.StringIO()
+    with ProgressLine(every_s=0, stream=stream) as line:
+        line.update(replace(PROGRESS, images=4000))
+        line.restart()
+        for images in (2000, 2100):
+            line.update(replace(PROGRESS, images=images))
+    before, first, second = stream.getvalue().splitlines()
+    assert "images/s" not in before + first
+    assert first.startswith("2.0/5.0 kimg")
+    assert "images/s" in second
+    assert "-" not in second
 
 
 def test_a_grid_shows_every_image_in_reading_order() -> None:

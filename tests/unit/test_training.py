@@ -19,12 +19,13 @@ from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.loader import Batch, open_images
-from gan_dist.errors import DataError, NonFiniteError, ResumeError
+from gan_dist.errors import DataError, NonFiniteError, ResumeError, WorkerError
+from gan_dist.progress import Outcome, Progress
 from gan_dist.release import ImageShape
-from gan_dist.telemetry import Progress, read_records
+from gan_dist.telemetry import read_records
 from gan_dist.training import state as states
 from gan_dist.training.context import LocalContext
-from gan_dist.training.loop import Outcome, train
+from gan_dist.training.loop import train
 from gan_dist.training.quarantine import usable
 from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
@@ -139,6 +140,25 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_once(tmp_path: 
         file.write(json.dumps({"images": 9999, "kimg": 9.999}) + "\n" + '{"images": 99')
     run(settings)
     assert [record["images"] for record in read_records(str(folder))] == [320, 640]
+
+
+class _Replaced(LocalContext):
+    """A process that others have replaced while it trained."""
+
+    def before_writing(self) -> None:
+        raise WorkerError("others have taken over")
+
+
+def test_a_process_that_others_have_replaced_writes_neither_records_nor_pictures(tmp_path: Path) -> None:
+    settings = config(tmp_path, "train.kimg=0.32")
+    run(settings)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    longer = config(tmp_path, "train.kimg=0.64")
+    with pytest.raises(WorkerError, match="taken over"):
+        train(longer, _Replaced(longer.run_uri))
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    new = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()} - {p.name for p in before}
+    assert (changed, new) == ({"config.yaml"}, set())
 
 
 def _live_state(settings: RunConfig) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
