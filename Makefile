@@ -11,6 +11,9 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 ARGS ?=
 
+# Tests that start a cluster run one after another, beside all others.
+PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
+
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
@@ -29,19 +32,19 @@ demo: setup  ## train on handwritten digits with Ray, two workers; the same comm
 	@$(BIN)/gan-dist train digits $(ARGS)
 
 test: setup  ## the whole test suite
-	@$(BIN)/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
-soak: setup  ## what is tested at length: many kills, many drains (an hour)
+soak: setup  ## what is tested at length: many kills, many drains, a conditional run (an hour)
 	@$(BIN)/pytest -m soak --timeout 7200 $(ARGS)
 
 quick: setup  ## the tests that need no cluster and no patience
-	@$(BIN)/pytest -m "not slow and not ray and not soak" $(ARGS)
+	@$(PYTEST) -m "not slow and not ray and not soak" $(ARGS)
 
 check: setup  ## what CI runs: ruff, format, mypy strict, all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lock: setup  ## renew requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \

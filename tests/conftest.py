@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import tempfile
 import uuid
@@ -9,11 +10,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from gan_dist import storage
 from gan_dist.storage import StorageOptions
 from tests.s3 import KEYS, make_bucket, s3_server
 from tests.searches import measured_run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one of several test processes have all that starts a cluster."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+def pytest_configure() -> None:
+    """Leave the other CPUs to the other test processes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -46,11 +46,14 @@ def curve(folder: Path | str, number: int) -> dict[int, float]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_search_that_is_killed_loses_and_doubles_nothing(tmp_path: Path, ray_folder: str) -> None:
-    draws = random.Random(0)
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_search_that_is_killed_loses_and_doubles_nothing(
+    kills: int, tmp_path: Path, ray_folder: str
+) -> None:
+    draws = random.Random(kills)
     folder = tmp_path / "runs/search-digits"
     ended: dict[int, FrozenTrial] = {}
-    for _ in range(10):
+    for _ in range(kills):
         process = subprocess.Popen(
             [str(BIN / "gan-dist"), *SEARCH],
             env=environment(ray_folder),
@@ -58,7 +61,8 @@ def test_a_search_that_is_killed_loses_and_doubles_nothing(tmp_path: Path, ray_f
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(draws.uniform(3, 11))
+        # From before the study is there to some trials later.
+        time.sleep(draws.uniform(3, 20))
         process.send_signal(signal.SIGKILL)
         process.wait()
         if not (folder / "study.journal").exists():

@@ -15,7 +15,7 @@ from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_nine_of_ten_digits_are_those_that_were_asked_for(tmp_path: Path) -> None:
     settings = ["model.conditional=true", "scale.workers=1", "data.cache=memory", "train.kimg=40"]
     config = load_config("digits", ["name=run", f"storage={tmp_path}", *settings])
