@@ -12,7 +12,7 @@ BIN := .venv/bin
 ARGS ?=
 
 # Tests that start a cluster run one after another, beside all others.
-PYTEST := $(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
+PYTEST := $(BIN)/pytest -n logical --maxprocesses 4
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from gan_dist import storage
 from gan_dist.storage import StorageOptions
@@ -18,12 +19,15 @@ from tests.s3 import KEYS, make_bucket, s3_server
 from tests.searches import measured_run
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one of several test processes have all that starts a cluster."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+class _ClustersInOne(LoadScopeScheduling):  # type: ignore[misc]
+    """One of several test processes has all that starts clusters, so that there is one at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "clusters" if nodeid.startswith(("tests/cluster/", "tests/e2e/")) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ClustersInOne(config, log)
 
 
 def pytest_configure() -> None:
