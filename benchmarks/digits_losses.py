@@ -26,7 +26,7 @@ from gan_dist.errors import NonFiniteError
 from gan_dist.metrics.digits import load_digits
 from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.moments import Moments
-from gan_dist.telemetry import ProgressLine
+from gan_dist.progress import ProgressLine
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 
