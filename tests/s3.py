@@ -6,13 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.web import serving
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
@@ -79,10 +80,5 @@ class _Refusing(BaseHTTPRequestHandler):
 @contextmanager
 def refusing_server(code: str) -> Iterator[str]:
     """Serve 403 with a code of S3's to every request; yields the URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Refusing,), {"code": code}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(type("Handler", (_Refusing,), {"code": code})) as url:
+        yield url

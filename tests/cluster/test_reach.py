@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import socket
-import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -14,6 +13,7 @@ from gan_dist.cluster.connect import join
 from gan_dist.cluster.reach import Answer, ask, require_reachable
 from gan_dist.errors import ClusterError
 from tests.s3 import free_port
+from tests.web import serving
 
 
 @pytest.fixture
@@ -25,11 +25,8 @@ def listener() -> Iterator[tuple[socket.socket, int]]:
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serving(BaseHTTPRequestHandler) as url:
+        yield url.removeprefix("http://")
 
 
 def test_nobody_and_strangers_are_told_apart(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -22,6 +20,7 @@ from gan_dist.cluster import dashboard
 from gan_dist.cluster.upload import gather
 from gan_dist.errors import ClusterError, GanDistError
 from tests.heads import ROOT
+from tests.web import serving
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -54,15 +53,8 @@ class Answering(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...
 
 
-@contextmanager
-def answering(pages: dict[str, object]) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Answering,), {"pages": pages}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+def answering(pages: dict[str, object]) -> AbstractContextManager[str]:
+    return serving(type("Handler", (Answering,), {"pages": pages}))
 
 
 def test_ray_would_send_the_same_files(tmp_path: Path) -> None:

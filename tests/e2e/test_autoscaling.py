@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import yaml
 
 from tests.heads import ROOT, environment, free_ports
 from tests.s3 import KEYS, s3_server
+from tests.web import serving
 
 REGION = "us-west-2"
 REFUSAL = (
@@ -68,13 +68,8 @@ class _NoSpot(BaseHTTPRequestHandler):
 def aws_without_spot() -> Iterator[tuple[str, type[_NoSpot]]]:
     with s3_server() as upstream:
         handler: type[_NoSpot] = type("Handler", (_NoSpot,), {"upstream": upstream})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", handler
-        finally:
-            server.shutdown()
-            server.server_close()
+        with serving(handler) as url:
+            yield url, handler
 
 
 def instances() -> dict[str, dict[str, Any]]:
