@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 import pyarrow as pa
 import ray.data
@@ -20,6 +21,11 @@ from gan_dist.data.resident import read_window
 from gan_dist.data.rows import Rows, rows_table, table_rows
 
 TASK_BYTES = 32 * 2**20
+"""What one task reads at most."""
+TASK_ROWS = 8192
+"""What it reads where images are small: it arrives when all is read, and training waits for the first."""
+TASKS = 500
+"""Tasks of one dataset: Ray plans all of them before the first runs. Then comes the next dataset."""
 CONCURRENT_TASKS = 2
 
 
@@ -34,27 +40,29 @@ class Streamed:
         self._images = images
 
     def __call__(self, windows: Iterable[Window], ahead: int) -> Iterator[tuple[Window, Rows]]:
-        planned = list(windows)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        plan = _Windows(self._images, planned)
-        dataset = ray.data.read_datasource(
-            plan, num_cpus=0, concurrency=min(CONCURRENT_TASKS, len(plan)), override_num_blocks=len(plan)
-        )
-        blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
-        return _regroup(planned, blocks)
+        manifest = self._images.manifest
+        row_bytes = manifest.height * manifest.width * manifest.channels
+        portions = _portions(windows, max(1, min(TASK_ROWS, TASK_BYTES // row_bytes)))
+        while tasks := list(islice(portions, TASKS)):
+            dataset = ray.data.read_datasource(
+                _Windows(self._images, tasks, row_bytes),
+                num_cpus=0,
+                concurrency=min(CONCURRENT_TASKS, len(tasks)),
+                override_num_blocks=len(tasks),
+            )
+            blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
+            yield from _regroup(chain.from_iterable(tasks), blocks)
 
 
 class _Windows(Datasource):
-    """Windows as read tasks, in order; consecutive small ones share a task."""
+    """Read tasks, in order: the windows that each reads."""
 
-    def __init__(self, images: ImageSet, windows: list[Window]) -> None:
-        self._images = images
-        manifest = images.manifest
-        self._row_bytes = manifest.height * manifest.width * manifest.channels
-        self._tasks = _portions(windows, max(1, TASK_BYTES // self._row_bytes))
+    def __init__(self, images: ImageSet, tasks: list[list[Window]], row_bytes: int) -> None:
+        self._images, self._tasks, self._row_bytes = images, tasks, row_bytes
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -66,7 +74,7 @@ class _Windows(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
-        """Return one read task a portion, whatever the parallelism: the order is the plan's."""
+        """Return the read tasks, whatever the parallelism: the order is the plan's."""
         return [self._read_task(windows) for windows in self._tasks]
 
     def _read_task(self, windows: list[Window]) -> ReadTask:
@@ -83,20 +91,21 @@ class _Windows(Datasource):
         return ReadTask(read, metadata)
 
 
-def _portions(windows: list[Window], rows: int) -> list[list[Window]]:
-    """Cut a list of windows into consecutive portions of about `rows` rows."""
-    portions: list[list[Window]] = []
-    held = rows
+def _portions(windows: Iterable[Window], rows: int) -> Iterator[list[Window]]:
+    """Yield consecutive windows in portions of at least `rows` rows, but for the last."""
+    portion: list[Window] = []
+    held = 0
     for window in windows:
-        if held >= rows:
-            portions.append([])
-            held = 0
-        portions[-1].append(window)
+        portion.append(window)
         held += len(window)
-    return portions
+        if held >= rows:
+            yield portion
+            portion, held = [], 0
+    if portion:
+        yield portion
 
 
-def _regroup(windows: list[Window], blocks: Iterable[pa.Table]) -> Iterator[tuple[Window, Rows]]:
+def _regroup(windows: Iterable[Window], blocks: Iterable[pa.Table]) -> Iterator[tuple[Window, Rows]]:
     """Cut the rows of all blocks, which Ray may have merged or split, into windows again."""
     source = iter(blocks)
     held: list[Rows] = []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gan_dist import storage
+from gan_dist.data import stream as stream_module
 from gan_dist.data.builtin import DIGITS, open_builtin
 from gan_dist.data.loader import Fetch, batches, open_images
 from gan_dist.data.manifest import ImageSet
@@ -48,6 +49,14 @@ def test_ray_data_gives_the_images_of_memory_in_their_order(world_size: int) -> 
     assert_same(whole, expected)
     resumed = stream(images, Streamed(images), world_size=world_size, start=1920, stop=6000)
     assert_same(resumed, expected[40:])
+
+
+def test_many_tasks_come_in_several_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "TASK_ROWS", 600)
+    monkeypatch.setattr(stream_module, "TASKS", 2)
+    images = open_builtin("builtin://digits")
+    expected = stream(images, Resident(images), world_size=1, start=0, stop=6000)
+    assert_same(stream(images, Streamed(images), world_size=1, start=0, stop=6000), expected)
 
 
 def test_blocks_larger_than_rays_limit_are_put_together_again(tmp_path: Path) -> None:
