@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import ray
@@ -79,21 +80,34 @@ def _reports(shards: _Shards) -> Iterator[Report]:
     """Yield what tasks report, as it comes."""
     if not len(shards):
         return
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # A task hands over every report by itself: progress does not wait for its end.
-    context.target_max_block_size = 1
-    dataset = ray.data.read_datasource(
-        shards, num_cpus=CPUS_PER_THREAD * shards.threads, override_num_blocks=len(shards)
-    )
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             # Ray Data's own files keep its account; what a user must know is said here.
             handler.setLevel(logging.CRITICAL + 1)
-    for bundle in dataset.iter_internal_ref_bundles():
-        for block in bundle.blocks:
-            for text in ray.get(block.ref)["report"].to_pylist():
-                yield Report.model_validate_json(text)
+    with _blocks_as_they_come():
+        dataset = ray.data.read_datasource(
+            shards, num_cpus=CPUS_PER_THREAD * shards.threads, override_num_blocks=len(shards)
+        )
+        for bundle in dataset.iter_internal_ref_bundles():
+            for block in bundle.blocks:
+                for text in ray.get(block.ref)["report"].to_pylist():
+                    yield Report.model_validate_json(text)
+
+
+@contextmanager
+def _blocks_as_they_come() -> Iterator[None]:
+    """Let tasks hand over every report by itself: progress does not wait for a task's end.
+
+    The setting is the process's; what this process streams afterwards must not come row by row.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    before = context.target_max_block_size
+    context.target_max_block_size = 1
+    try:
+        yield
+    finally:
+        context.target_max_block_size = before
 
 
 class _Shards(Datasource):
