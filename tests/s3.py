@@ -60,8 +60,10 @@ class _Refusing(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"  # answers a client that asks before it sends a body
     code = ""
+    requests: list[str]
 
     def _refuse(self) -> None:
+        self.requests.append(self.command)
         length = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(length)
         body = f"<?xml version='1.0'?><Error><Code>{self.code}</Code><Message>no</Message></Error>".encode()
@@ -78,7 +80,8 @@ class _Refusing(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def refusing_server(code: str) -> Iterator[str]:
-    """Serve 403 with a code of S3's to every request; yields the URL."""
-    with serving(type("Handler", (_Refusing,), {"code": code})) as url:
-        yield url
+def refusing_server(code: str) -> Iterator[tuple[str, list[str]]]:
+    """Serve 403 with a code of S3's to every request; yields the URL and the requests so far."""
+    requests: list[str] = []
+    with serving(type("Handler", (_Refusing,), {"code": code, "requests": requests})) as url:
+        yield url, requests

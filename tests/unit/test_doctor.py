@@ -156,7 +156,7 @@ def test_rights_in_a_bucket(bucket: str) -> None:
 
 
 def test_a_store_that_refuses_says_so_without_the_secret(bucket: str) -> None:
-    with refusing_server("AccessDenied") as url:
+    with refusing_server("AccessDenied") as (url, _):
         place = f"{bucket}/runs?scheme=http&endpoint_override={url.removeprefix('http://')}"
         found = only(run.rights(digits(f"storage={place}", "storage.timeout_s=30")))
     assert found.level == "error"
