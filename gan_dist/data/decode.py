@@ -133,7 +133,8 @@ def _opaque(image: Image.Image, channels: int) -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
     elif image.mode not in ("RGB", "L"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    return image.convert("RGB" if channels == 3 else "L")
+    wanted = "RGB" if channels == 3 else "L"
+    return image if image.mode == wanted else image.convert(wanted)  # which copies where it changes nothing
 
 
 def _from_16_bits(values: npt.NDArray[np.integer], transparent: int | None) -> Image.Image:

@@ -24,9 +24,6 @@ from gan_dist.data.packtask import Report, make_shard
 from gan_dist.data.sources.items import Source
 from gan_dist.errors import GanDistError
 
-CPUS_PER_THREAD = 0.5
-"""One task decodes while another of the same CPU waits: for a store, or for the driver to start it."""
-
 
 def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[int], None]) -> Manifest:
     """Make the set that a plan describes, or what is missing of it, on the cluster that is connected.
@@ -85,9 +82,7 @@ def _reports(shards: _Shards) -> Iterator[Report]:
             # Ray Data's own files keep its account; what a user must know is said here.
             handler.setLevel(logging.CRITICAL + 1)
     with _blocks_as_they_come():
-        dataset = ray.data.read_datasource(
-            shards, num_cpus=CPUS_PER_THREAD * shards.threads, override_num_blocks=len(shards)
-        )
+        dataset = ray.data.read_datasource(shards, num_cpus=shards.threads, override_num_blocks=len(shards))
         for bundle in dataset.iter_internal_ref_bundles():
             for block in bundle.blocks:
                 for text in ray.get(block.ref)["report"].to_pylist():
