@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,16 +20,18 @@ __all__ = ["Discriminator", "Generator", "build", "coupled", "initialise"]
 
 @dataclass(frozen=True)
 class _Architecture:
-    build: Callable[..., tuple[Generator, Discriminator]]
+    generator: Callable[..., Generator]
+    discriminator: Callable[..., Discriminator]
+    spectral_norm: bool | None
+    """Whether the discriminator has it unless it is asked otherwise; None if it cannot."""
     attention: bool = False
     blocks: bool = False
-    spectral_norm: bool = True
 
 
 _ARCHITECTURES = {
-    "dcgan": _Architecture(dcgan.build),
-    "resnet": _Architecture(resnet.build, attention=True),
-    "r3gan": _Architecture(r3gan.build, blocks=True, spectral_norm=False),
+    "dcgan": _Architecture(dcgan.Generator, dcgan.Discriminator, spectral_norm=False),
+    "resnet": _Architecture(resnet.Generator, resnet.Discriminator, spectral_norm=True, attention=True),
+    "r3gan": _Architecture(r3gan.Generator, r3gan.Discriminator, spectral_norm=None, blocks=True),
 }
 
 
@@ -47,9 +50,23 @@ def build(
     problems = _problems(model, resolution, classes)
     if problems:
         raise ConfigError(problems)
-    return _ARCHITECTURES[model.name].build(
-        model, resolution=resolution, channels=channels, classes=classes if model.conditional else 0
-    )
+    architecture = _ARCHITECTURES[model.name]
+    both: dict[str, Any] = {
+        "width": model.width,
+        "max_width": model.max_width,
+        "resolution": resolution,
+        "channels": channels,
+        "classes": classes if model.conditional else 0,
+    }
+    if architecture.attention:
+        both["attention"] = model.attention
+    if architecture.blocks:
+        both["blocks"] = model.blocks
+    norm: dict[str, Any] = {}
+    if (usual := architecture.spectral_norm) is not None:
+        norm["spectral_norm"] = usual if model.spectral_norm is None else model.spectral_norm
+    generator = architecture.generator(latent_dim=model.latent_dim, **both)
+    return generator, architecture.discriminator(pack=model.pack, **both, **norm)
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -90,7 +107,8 @@ def _problems(model: ModelConfig, resolution: int, classes: int) -> list[str]:
         )
     if model.attention and not architecture.attention:
         problems.append(
-            f"model.attention=true: {named} has no self-attention; use {_having('attention')}, or false"
+            f"model.attention=true: {named} has no self-attention; use "
+            f"{_those(lambda one: one.attention)}, or false"
         )
     elif model.attention and resolution in possible and resolution < resnet.MIN_ATTENTION:
         problems.append(
@@ -99,16 +117,16 @@ def _problems(model: ModelConfig, resolution: int, classes: int) -> list[str]:
         )
     if model.blocks > 1 and not architecture.blocks:
         problems.append(
-            f"model.blocks={model.blocks}: {named} has one at every resolution; use {_having('blocks')}, or 1"
+            f"model.blocks={model.blocks}: {named} has one at every resolution; use "
+            f"{_those(lambda one: one.blocks)}, or 1"
         )
-    if model.spectral_norm and not architecture.spectral_norm:
+    if model.spectral_norm and architecture.spectral_norm is None:
         problems.append(
             f"model.spectral_norm=true: {named} has no spectral normalisation; use "
-            f"{_having('spectral_norm')}, or false"
+            f"{_those(lambda one: one.spectral_norm is not None)}, or false"
         )
     return problems
 
 
-def _having(option: str) -> str:
-    names = (name for name, architecture in _ARCHITECTURES.items() if getattr(architecture, option))
-    return " or ".join(f"model.name={name}" for name in names)
+def _those(having: Callable[[_Architecture], bool]) -> str:
+    return " or ".join(f"model.name={name}" for name, one in _ARCHITECTURES.items() if having(one))

@@ -12,35 +12,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from gan_dist.config import ModelConfig
 from gan_dist.models import base, initial
 from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
 from gan_dist.models.products import Conv4x4, ConvTranspose4x4
 from gan_dist.models.shapes import halvings, widths
-
-
-def build(
-    model: ModelConfig, *, resolution: int, channels: int, classes: int
-) -> tuple[Generator, Discriminator]:
-    """The pair that `model` describes; it is unconditional for `classes` 0."""
-    generator = Generator(
-        latent_dim=model.latent_dim,
-        width=model.width,
-        max_width=model.max_width,
-        resolution=resolution,
-        channels=channels,
-        classes=classes,
-    )
-    discriminator = Discriminator(
-        width=model.width,
-        max_width=model.max_width,
-        resolution=resolution,
-        channels=channels,
-        classes=classes,
-        pack=model.pack,
-        spectral_norm=bool(model.spectral_norm),
-    )
-    return generator, discriminator
 
 
 def _layer(layer: nn.Module, generator: torch.Generator) -> None:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gan_dist.config import ModelConfig
 from gan_dist.models import base, initial
 from gan_dist.models.shapes import BASE, halvings, widths
 
@@ -28,31 +27,6 @@ EXPANSION = 2
 SLOPE = 0.2
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
 """What keeps the second moment through a leaky ReLU (He et al. 2015, equation 15)."""
-
-
-def build(
-    model: ModelConfig, *, resolution: int, channels: int, classes: int
-) -> tuple[Generator, Discriminator]:
-    """The pair that `model` describes; it is unconditional for `classes` 0."""
-    generator = Generator(
-        latent_dim=model.latent_dim,
-        width=model.width,
-        max_width=model.max_width,
-        blocks=model.blocks,
-        resolution=resolution,
-        channels=channels,
-        classes=classes,
-    )
-    discriminator = Discriminator(
-        width=model.width,
-        max_width=model.max_width,
-        blocks=model.blocks,
-        resolution=resolution,
-        channels=channels,
-        classes=classes,
-        pack=model.pack,
-    )
-    return generator, discriminator
 
 
 class Block(nn.Module):

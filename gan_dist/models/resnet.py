@@ -14,39 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gan_dist.config import ModelConfig
 from gan_dist.models import base, initial
 from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
 from gan_dist.models.shapes import BASE, halvings, widths
 
 MIN_ATTENTION = 4 * BASE
 """Resolution below which there are no feature maps at a quarter of it."""
-
-
-def build(
-    model: ModelConfig, *, resolution: int, channels: int, classes: int
-) -> tuple[Generator, Discriminator]:
-    """The pair that `model` describes; it is unconditional for `classes` 0."""
-    generator = Generator(
-        latent_dim=model.latent_dim,
-        width=model.width,
-        max_width=model.max_width,
-        resolution=resolution,
-        channels=channels,
-        classes=classes,
-        attention=model.attention,
-    )
-    discriminator = Discriminator(
-        width=model.width,
-        max_width=model.max_width,
-        resolution=resolution,
-        channels=channels,
-        classes=classes,
-        attention=model.attention,
-        pack=model.pack,
-        spectral_norm=model.spectral_norm is not False,
-    )
-    return generator, discriminator
 
 
 class SelfAttention(nn.Module):
