@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from ray import tune
@@ -38,10 +39,25 @@ QUIET = {
 }
 
 
+@contextmanager
+def connected(plan: Plan) -> Iterator[None]:
+    """Be connected to a cluster that has room for a search's trials, and whose nodes can work together.
+
+    Raises:
+        CapacityError: one trial can never be placed.
+        ClusterError: there is no such cluster.
+    """
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    keep_credentials_from_trials()
+    with cluster(plan.config.scale, plan.search):
+        check_nodes(plan.uri, plan.config.data.path)
+        yield
+
+
 def run(plan: Plan, ledger: Ledger, metric: str, changed: Callable[[], None]) -> None:
     """Run a search's trials until all have ended, then those of the best again that `replicates` asks for.
 
-    An interrupt leaves the trials that run for the next process.
+    To be called within `connected`. An interrupt leaves the trials that run for the next process.
 
     Args:
         plan: The search.
@@ -50,20 +66,14 @@ def run(plan: Plan, ledger: Ledger, metric: str, changed: Callable[[], None]) ->
         changed: Called when the study has changed.
 
     Raises:
-        CapacityError: one trial can never be placed.
-        ClusterError: the nodes cannot work together, or a trial came to its end without having been measured
-            by the metric, as all others would.
+        ClusterError: a trial came to its end without having been measured by the metric, as all others would.
     """
-    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
-    keep_credentials_from_trials()
-    with cluster(plan.config.scale, plan.search):
-        check_nodes(plan.uri, plan.config.data.path)
-        if ledger.unfinished:
-            _fit(plan, _Trials(plan, ledger, metric, changed), ledger.unfinished)
-        if not ledger.unfinished:
-            again = replicas(plan, ledger)
-            if again:
-                _fit(plan, _Replicas(again, metric), len(again))
+    if ledger.unfinished:
+        _fit(plan, _Trials(plan, ledger, metric, changed), ledger.unfinished)
+    if not ledger.unfinished:
+        again = replicas(plan, ledger)
+        if again:
+            _fit(plan, _Replicas(again, metric), len(again))
 
 
 def _fit(plan: Plan, book: _Book, count: int) -> None:
