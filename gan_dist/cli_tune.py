@@ -75,32 +75,11 @@ def _run(plan: Plan, metric: str) -> tuple[Ledger, bool]:
 
 
 def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
-    from gan_dist.search.plan import is_begun
-
-    ledger = _ledger(plan, metric) if is_begun(plan) else None
-    if ledger is not None and not ledger.unfinished and not plan.search.replicates:
-        return ledger, False
-    from gan_dist.cluster import search
-
-    try:
-        with search.connected(plan):
-            # Only now is anything written: a search that can never be placed leaves nothing.
-            ledger = _ledger(plan, metric) if ledger is None else ledger
-            _run_trials(plan, ledger, metric)
-    except KeyboardInterrupt:
-        if ledger is None:
-            typer.echo("stopped before the search had begun", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-        return ledger, True
-    return ledger, ledger.unfinished > 0
-
-
-def _ledger(plan: Plan, metric: str) -> Ledger:
-    """Begin a search, or open what there is of it."""
     from gan_dist.cli import absolute
     from gan_dist.search.ledger import Ledger
     from gan_dist.search.plan import begin
     from gan_dist.search.studies import study_storage
+    from gan_dist.search.view import SearchView
     from gan_dist.search.warm import earlier_points
     from gan_dist.training.loop import total_images
 
@@ -111,15 +90,11 @@ def _ledger(plan: Plan, metric: str) -> Ledger:
         search_config = search_config.model_copy(update={"points": points})
     kept_at = study_storage(plan.uri, plan.search.optuna_storage)
     length = total_images(plan.config)
-    return Ledger(kept_at, plan.config.name, plan.space, search_config, plan.grace, length, owner)
-
-
-def _run_trials(plan: Plan, ledger: Ledger, metric: str) -> None:
+    ledger = Ledger(kept_at, plan.config.name, plan.space, search_config, plan.grace, length, owner)
+    if not ledger.unfinished and not plan.search.replicates:
+        return ledger, False
     from gan_dist.cluster import search
-    from gan_dist.search.view import SearchView
-    from gan_dist.training.loop import total_images
 
-    length = total_images(plan.config)
     with SearchView(ledger, plan.search.trials, length, metric) as view:
         view.note(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
         if plan.search.scheduler != "none" and plan.grace >= length:
@@ -127,7 +102,11 @@ def _run_trials(plan: Plan, ledger: Ledger, metric: str) -> None:
                 f"no trial is stopped early: the first measurement is that at its end, "
                 f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
             )
-        search.run(plan, ledger, metric, view.update)
+        try:
+            search.run(plan, ledger, metric, view.update)
+        except KeyboardInterrupt:
+            return ledger, True
+    return ledger, ledger.unfinished > 0
 
 
 def _print_end(

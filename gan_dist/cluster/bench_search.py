@@ -43,8 +43,7 @@ def seconds_per_trial(*, quick: bool) -> dict[str, float]:
             ended = sum(trial.state in ENDED for trial in ledger.trials())
             ends.extend([time.perf_counter()] * (ended - len(ends)))
 
-        with search.connected(plan):
-            search.run(plan, ledger, "fd_digits", changed)
+        search.run(plan, ledger, "fd_digits", changed)
         own = _alone(plan, count)
     steps = [after - before for before, after in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
     each = median(steps)
@@ -135,8 +134,7 @@ def _searched(
         plan = make_plan("search-digits", [*settings, f"storage={folder}", f"search.trials={trials}"])
         begin(plan, "fd_digits")
         ledger = _Until(plan, enough)
-        length = total_images(plan.config)
-        with search.connected(plan), SearchView(ledger, trials, length, "fd_digits") as view:
+        with SearchView(ledger, trials, total_images(plan.config), "fd_digits") as view:
             view.note(f"{plan.search.algorithm}, {plan.search.scheduler}, seed {plan.search.seed}")
             search.run(plan, ledger, "fd_digits", view.update)
         return ledger.spent()

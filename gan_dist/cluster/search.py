@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from ray import tune
@@ -39,25 +38,10 @@ QUIET = {
 }
 
 
-@contextmanager
-def connected(plan: Plan) -> Iterator[None]:
-    """Be connected to a cluster that has room for a search's trials, and whose nodes can work together.
-
-    Raises:
-        CapacityError: one trial can never be placed.
-        ClusterError: there is no such cluster.
-    """
-    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
-    keep_credentials_from_trials()
-    with cluster(plan.config.scale, plan.search):
-        check_nodes(plan.uri, plan.config.data.path)
-        yield
-
-
 def run(plan: Plan, ledger: Ledger, metric: str, changed: Callable[[], None]) -> None:
     """Run a search's trials until all have ended, then those of the best again that `replicates` asks for.
 
-    To be called within `connected`. An interrupt leaves the trials that run for the next process.
+    An interrupt leaves the trials that run for the next process.
 
     Args:
         plan: The search.
@@ -66,14 +50,20 @@ def run(plan: Plan, ledger: Ledger, metric: str, changed: Callable[[], None]) ->
         changed: Called when the study has changed.
 
     Raises:
-        ClusterError: a trial came to its end without having been measured by the metric, as all others would.
+        CapacityError: one trial can never be placed.
+        ClusterError: the nodes cannot work together, or a trial came to its end without having been measured
+            by the metric, as all others would.
     """
-    if ledger.unfinished:
-        _fit(plan, _Trials(plan, ledger, metric, changed), ledger.unfinished)
-    if not ledger.unfinished:
-        again = replicas(plan, ledger)
-        if again:
-            _fit(plan, _Replicas(again, metric), len(again))
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    keep_credentials_from_trials()
+    with cluster(plan.config.scale, plan.search):
+        check_nodes(plan.uri, plan.config.data.path)
+        if ledger.unfinished:
+            _fit(plan, _Trials(plan, ledger, metric, changed), ledger.unfinished)
+        if not ledger.unfinished:
+            again = replicas(plan, ledger)
+            if again:
+                _fit(plan, _Replicas(again, metric), len(again))
 
 
 def _fit(plan: Plan, book: _Book, count: int) -> None:

@@ -99,11 +99,6 @@ def make_plan(source: str, overrides: Sequence[str]) -> Plan:
     return plan
 
 
-def is_begun(plan: Plan) -> bool:
-    """Tell whether there is something in a search's folder, of it or of another."""
-    return any(storage.exists(storage.join(plan.uri, name)) for name in (SEARCH, CONFIG))
-
-
 def begin(plan: Plan, metric: str) -> dict[str, str]:
     """Write a search's files, or see that those of an earlier process are of the same search.
 

@@ -26,8 +26,7 @@ ray.init(address="local", num_cpus=8, num_gpus=1, include_dashboard=False, log_t
 begin(plan, "fd_digits")
 ledger = Ledger(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
 free = []
-with search.connected(plan):
-    search.run(plan, ledger, "fd_digits", lambda: free.append(ray.available_resources()))
+search.run(plan, ledger, "fd_digits", lambda: free.append(ray.available_resources()))
 print(json.dumps({
     "room": room(plan.config.scale),
     "states": [trial.state.name for trial in ledger.trials()],

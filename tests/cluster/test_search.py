@@ -38,7 +38,7 @@ def plan_of(folder: Path, *overrides: str, space: str = SPACE) -> Plan:
 def run(plan: Plan, metric: str = "fd_digits") -> list[FrozenTrial]:
     begin(plan, metric)
     ledger = Ledger(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
-    with search.connected(plan), SearchView(ledger, plan.search.trials, 512, metric) as view:
+    with SearchView(ledger, plan.search.trials, 512, metric) as view:
         search.run(plan, ledger, metric, view.update)
     assert ledger.unfinished == 0
     return ledger.trials()
