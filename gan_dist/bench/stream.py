@@ -1,8 +1,8 @@
 """How fast images come out of shards, against WebDataset, a numpy memmap, Ray's own reader and a DataLoader.
 
 All readers give shuffled batches of the same images in memory, `shapes` at 64x64x3; the files are in the page
-cache. A ratio is that of images a second; each is the best of three passes, since a machine's other work only
-ever slows one down.
+cache. A ratio is that of images a second; each is the median of passes that the readers take in turns, since
+what else a machine does changes from minute to minute. Memory is allocated as in a training worker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,13 @@ from gan_dist.data.order import Order
 from gan_dist.data.resident import Direct
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet, write_set
+from gan_dist.memory import keep_freed_memory, use_one_arena
 
 RESOLUTION = 64
 BATCH = 256
 GROUP_ROWS = 1024
 SHARD_ROWS = 10 * GROUP_ROWS
-PASSES = 3
+PASSES = 5
 PIXELS = RESOLUTION * RESOLUTION * 3
 
 
@@ -40,6 +43,8 @@ def run(*, quick: bool = False) -> dict[str, object]:
     """Return the figures: rates in images a second, and their ratios."""
     from gan_dist.cluster.bench_streams import ray_figures
 
+    keep_freed_memory()
+    use_one_arena()
     count = 4096 if quick else 65_536
     with tempfile.TemporaryDirectory(prefix="gan-dist-bench-") as folder:
         shards = _write_shards(Path(folder, "shards"), count)
@@ -47,16 +52,20 @@ def run(*, quick: bool = False) -> dict[str, object]:
         tars = {kind: _write_tars(Path(folder, kind), shards, kind) for kind in ("raw", "png")}
         # WebDataset and PNG are an order of magnitude slower; a part of the set tells their rate.
         part = min(count, 16_384)
-        rates = {
-            "reader": best_rate(lambda: _reader(shards, Direct(shards))),
-            "reader_unverified": best_rate(lambda: _reader(shards, Direct(_unverified(shards)))),
-            "memmap": best_rate(lambda: _memmap(pixels)),
-            "webdataset_raw": best_rate(lambda: _webdataset(tars["raw"], "raw"), limit=part),
-            "webdataset_png": best_rate(lambda: _webdataset(tars["png"], "png"), limit=part),
-            "dataloader": best_rate(lambda: _dataloader(shards)),
-        }
+        rates = rates_in_turns(
+            {
+                "reader": lambda: _reader(shards, Direct(shards)),
+                "reader_unverified": lambda: _reader(shards, Direct(_unverified(shards))),
+                "memmap": lambda: _memmap(pixels),
+                "webdataset_raw": lambda: islice(_webdataset(tars["raw"], "raw"), part // BATCH),
+                "webdataset_png": lambda: islice(_webdataset(tars["png"], "png"), part // BATCH),
+                "dataloader": lambda: _dataloader(shards),
+            }
+        )
         order = shuffled_order(shards)
-        through_ray = ray_figures(shards, order, tars["png"], lambda make: best_rate(make, limit=part))
+        through_ray = ray_figures(
+            shards, order, tars["png"], lambda counts: rate(islice(counts, part // BATCH))
+        )
         size = sum(file.stat().st_size for file in Path(folder, "shards").iterdir())
     return {
         "images": count,
@@ -77,26 +86,27 @@ def run(*, quick: bool = False) -> dict[str, object]:
     }
 
 
-def best_rate(make: Callable[[], Iterable[int]], limit: int | None = None) -> float:
-    """Return the best images a second over the passes, the first batch left out as start-up.
+def rates_in_turns(readers: dict[str, Callable[[], Iterable[int]]]) -> dict[str, float]:
+    """Return each reader's images a second: the median of passes, which the readers take in turns.
 
     Args:
-        make: Starts a pass; its items are the numbers of images of the batches.
-        limit: Images after which a pass is ended.
+        readers: Each starts a pass, whose items are the numbers of images of the batches.
     """
-    return max(rate(make(), limit) for _ in range(PASSES))
+    found: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(PASSES):
+        for name, make in readers.items():
+            found[name].append(rate(make()))
+    return {name: median(rates) for name, rates in found.items()}
 
 
-def rate(counts: Iterable[int], limit: int | None = None) -> float:
-    """Return a pass's images a second after its first batch."""
+def rate(counts: Iterable[int]) -> float:
+    """Return a pass's images a second after its first batch, which is start-up."""
     images, began = 0, 0.0
     for number, count in enumerate(counts):
         if number == 0:
             began = time.perf_counter()
-            continue
-        images += count
-        if limit is not None and images >= limit:
-            break
+        else:
+            images += count
     return images / (time.perf_counter() - began)
 
 

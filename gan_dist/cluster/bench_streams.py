@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -19,24 +20,26 @@ from gan_dist.data.shards import ShardSet
 from gan_dist.data.stream import Streamed
 
 EPOCHS = 4
+PASSES = 3
 
 
-Measure = Callable[[Callable[[], Iterable[int]]], float]
-"""From what starts a pass, whose items are numbers of images, to the best images a second."""
+Own = Callable[[Iterable[int]], float]
+"""From the numbers of images in the batches of a pass to its images a second."""
 
 
-def ray_figures(shards: ShardSet, order: Order, png_tars: list[str], measure: Measure) -> dict[str, float]:
-    """Return rates in images a second, seconds to the first batch, and the longest wait at an epoch."""
+def ray_figures(shards: ShardSet, order: Order, png_tars: list[str], own_rate: Own) -> dict[str, float]:
+    """Return rates in images a second, seconds to the first batch, and the longest wait at an epoch.
+
+    Medians of passes that our plan and Ray's own reader take in turns.
+    """
+    passes, own = [], []
     with connect():
         _drain(shards, order, epochs=1)  # workers started, code imported: Ray is warm
-        passes = [_drain(shards, order, EPOCHS) for _ in range(3)]
-        own = measure(lambda: _read_webdataset(png_tars, order.batch_size))
-    return {
-        "ray": max(one["rate"] for one in passes),
-        "first_batch_s": min(one["first_batch_s"] for one in passes),
-        "epoch_gap_ms": min(one["epoch_gap_ms"] for one in passes),
-        "read_webdataset": own,
-    }
+        for _ in range(PASSES):
+            passes.append(_drain(shards, order, EPOCHS))
+            own.append(own_rate(_read_webdataset(png_tars, order.batch_size)))
+    figures = {name: median(one[name] for one in passes) for name in passes[0]}
+    return {**figures, "read_webdataset": median(own)}
 
 
 def _drain(shards: ShardSet, order: Order, epochs: int) -> dict[str, float]:
@@ -55,7 +58,7 @@ def _drain(shards: ShardSet, order: Order, epochs: int) -> dict[str, float]:
         waits[max(1, epoch * per_epoch - 2) : epoch * per_epoch + 3].max() for epoch in range(1, epochs)
     ]
     return {
-        "rate": (len(steady) - 1) * order.batch_size / (steady[-1] - steady[0]),
+        "ray": (len(steady) - 1) * order.batch_size / (steady[-1] - steady[0]),
         "first_batch_s": float(waits[0]),
         "epoch_gap_ms": 1000 * float(max(border, default=0.0)),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Protocol
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
 from gan_dist import storage
 from gan_dist.data.rows import Rows
@@ -25,6 +25,10 @@ class ShardInfo(BaseModel):
     """Rows in each row group."""
     checksums: tuple[str, ...]
     """XXH3-128 of each row group's pixels and labels, in hexadecimal."""
+    pixels_at: tuple[NonNegativeInt, ...] = ()
+    """Where each row group's pixels begin in the file, in bytes; empty where they are not in one piece."""
+    labels_at: tuple[NonNegativeInt, ...] = ()
+    """The same for labels."""
     bytes: int
     sha256: str
 
@@ -51,7 +55,8 @@ class Manifest(BaseModel):
 
     def fingerprint(self) -> str:
         """Return a sha256 that changes whenever the images or their order do."""
-        described = self.model_dump_json(exclude={"packer_version", "settings"})
+        places = {"__all__": {"pixels_at", "labels_at"}}  # which follow from the files
+        described = self.model_dump_json(exclude={"packer_version": True, "settings": True, "shards": places})
         return hashlib.sha256(described.encode()).hexdigest()
 
 

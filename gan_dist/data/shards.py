@@ -2,7 +2,8 @@
 
 A set is a folder with `manifest.json` and Parquet files. A row is one image: `pixels`, a fixed-size binary of
 H*W*C uint8 values in row-major HWC order, and, where the set is labelled, `label`, an int64. Pixels are
-neither compressed nor dictionary-encoded, so that reading them is a copy; every page carries a CRC32.
+neither compressed nor dictionary-encoded, and a row group's are one page, so that reading them is a copy;
+every page carries a CRC32.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gan_dist import storage
+from gan_dist.data import plain
 from gan_dist.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
+from gan_dist.data.plain import Place
 from gan_dist.data.rows import Rows, checksum, rows_table, table_rows
 from gan_dist.errors import DataError
 
-MAX_OPEN = 64
 FETCHES = 3
 """Times that a row group is fetched from a store before it counts as damaged there."""
 
@@ -45,6 +46,7 @@ class ShardSet:
         self.uri = uri
         self.manifest = read_manifest(uri)
         self._verify = verify
+        self._row_bytes = self.manifest.height * self.manifest.width * self.manifest.channels
         self._groups = [
             (shard, number, rows)
             for shard in self.manifest.shards
@@ -76,13 +78,35 @@ class ShardSet:
             DataError: the file is missing, damaged, or not what the manifest says.
             StorageError: the store cannot be reached.
         """
-        # What arrives damaged from a store may be whole there.
-        for _ in range(FETCHES - 1 if "://" in self.uri else 0):
+        place = self._place(group)
+        # What arrives damaged from a store may be whole there. The last reading tells what is wrong.
+        for _ in range(FETCHES - 1 if "://" in self.uri else int(place is not None)):
             with suppress(DataError):
-                return self._read(group)
+                return self._read(group) if place is None else self._read_plain(group, place)
         return self._read(group)
 
+    def _place(self, group: int) -> Place | None:
+        """Return where the manifest says that a row group's values are, if it does."""
+        shard, number, count = self._groups[group]
+        labelled = self.manifest.classes is not None
+        for places in (shard.pixels_at, *([shard.labels_at] if labelled else [])):
+            if len(places) != len(shard.row_groups):
+                return None
+        labels = shard.labels_at[number] if labelled else None
+        return Place(count, self._row_bytes, shard.pixels_at[number], labels)
+
+    def _read_plain(self, group: int, place: Place) -> Rows:
+        """Return a row group from its place."""
+        shard, _, _ = self._groups[group]
+        try:
+            rows, digest = self._files.read_plain(shard, place, hashed=self._verify)
+        except (OSError, ValueError) as error:
+            raise DataError(f"shard {shard.file} cannot be read ({error})") from None
+        self._compare(group, digest)
+        return rows
+
     def _read(self, group: int) -> Rows:
+        """Return a row group as Parquet's reader sees it."""
         shard, number, expected = self._groups[group]
         where = f"shard {shard.file}, row group {number}, of {storage.shown(self.uri)}"
         try:
@@ -92,9 +116,8 @@ class ShardSet:
             raise DataError(
                 f"{where} cannot be read ({error}); restore the file or pack the set again"
             ) from None
-        size = self.manifest.height * self.manifest.width * self.manifest.channels
         try:
-            rows = _rows(table, expected, size, self.manifest.classes is not None, where)
+            rows = _rows(table, expected, self._row_bytes, self.manifest.classes is not None, where)
             if self._verify:
                 self.check(group, rows)
         except DataError:
@@ -108,8 +131,11 @@ class ShardSet:
         Raises:
             DataError: they are not what was packed.
         """
+        self._compare(group, checksum(rows))
+
+    def _compare(self, group: int, digest: str | None) -> None:
         shard, number, _ = self._groups[group]
-        if checksum(rows) != shard.checksums[number]:
+        if self._verify and digest != shard.checksums[number]:
             raise DataError(
                 f"shard {shard.file}, row group {number}, of {self.uri} is damaged: its checksum is not the "
                 "manifest's; restore the file, or go on without it: data.verify=quarantine"
@@ -126,15 +152,33 @@ class _Files:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._filesystem, self._root = storage.open_uri(uri)
-        self._mapped = threading.local()
+        self._local = self._filesystem.type_name == "local"
         self._footers: dict[str, pq.FileMetaData] = {}
 
     def read(self, shard: ShardInfo, number: int) -> pa.Table:
         """Return one row group of a file, unchecked."""
-        if self._filesystem.type_name == "local":
-            return self._map(shard).read_row_group(number, use_threads=False)
+        if self._local:
+            with pq.ParquetFile(self._path(shard)) as reader:
+                return reader.read_row_group(number, use_threads=False)
         size = shard.bytes // len(shard.row_groups)
         return storage.retrying(storage.join(self._uri, shard.file), lambda: self._fetch(shard, number), size)
+
+    def read_plain(self, shard: ShardInfo, place: Place, *, hashed: bool) -> tuple[Rows, str | None]:
+        """Return one row group of a file, unchecked, and its checksum where that is asked for."""
+        if self._local:
+            return place.read(self._path(shard), hashed=hashed)
+        rows = storage.retrying(
+            storage.join(self._uri, shard.file),
+            lambda: self._fetch_plain(shard, place),
+            place.end - place.pixels,
+        )
+        return rows, checksum(rows) if hashed else None
+
+    def _path(self, shard: ShardInfo) -> Path:
+        path = Path(self._root, shard.file)
+        if (size := path.stat().st_size) != shard.bytes:
+            raise OSError(f"it is {size} bytes long, not {shard.bytes}")
+        return path
 
     def _fetch(self, shard: ShardInfo, number: int) -> pa.Table:
         try:
@@ -146,23 +190,18 @@ class _Files:
             # What arrived is no Parquet: for the caller to judge, not a failure of the store.
             raise DataError(f"row group {number} of {shard.file} cannot be read ({error})") from None
 
-    def _map(self, shard: ShardInfo) -> pq.ParquetFile:
-        """Return a local file's reader, in each thread its own, over mapped memory: read with one copy."""
-        readers: dict[str, pq.ParquetFile] = self._mapped.__dict__.setdefault("readers", {})
-        path = Path(self._root, shard.file)
-        # Reading a mapped file that was cut short since it was opened would kill the process.
-        if (size := path.stat().st_size) != shard.bytes:
-            raise OSError(f"it is {size} bytes long, not {shard.bytes}")
-        if shard.file not in readers:
-            if len(readers) >= MAX_OPEN:
-                readers.pop(next(iter(readers))).close()
-            readers[shard.file] = pq.ParquetFile(pa.memory_map(str(path)), pre_buffer=False)
-        return readers[shard.file]
+    def _fetch_plain(self, shard: ShardInfo, place: Place) -> Rows:
+        with self._filesystem.open_input_file(f"{self._root}/{shard.file}") as source:
+            source.seek(place.pixels)
+            content = source.read_buffer(place.end - place.pixels)
+        try:
+            return place.within(content)
+        except ValueError as error:
+            raise DataError(f"{shard.file} ends inside a row group ({error})") from None
 
     def forget(self, file: str) -> None:
-        """Open a file anew at the next reading."""
+        """Parse a file's footer anew at the next reading."""
         self._footers.pop(file, None)
-        self._mapped.__dict__.get("readers", {}).pop(file, None)
 
 
 def _rows(table: pa.Table, expected: int, size: int, labelled: bool, where: str) -> Rows:
@@ -185,6 +224,7 @@ def encode_shard(rows: Rows, group_rows: int) -> bytes:
         use_dictionary=False,
         write_statistics=False,
         write_page_checksum=True,
+        **plain.single_pages(group_rows, rows.pixels.shape[1]),
     )
     return sink.getvalue()
 
@@ -193,12 +233,15 @@ def write_shard(uri: str, file: str, rows: Rows, group_rows: int) -> ShardInfo:
     """Write one file of a set, and return what the manifest says of it."""
     content = encode_shard(rows, group_rows)
     storage.write_bytes(storage.join(uri, file), content)
-    sizes = tuple(min(group_rows, len(rows) - start) for start in range(0, len(rows), group_rows))
     starts = range(0, len(rows), group_rows)
+    size = rows.pixels.shape[1]
+    footer = pq.read_metadata(pa.BufferReader(content)) if plain.single_pages(group_rows, size) else None
     return ShardInfo(
         file=file,
-        row_groups=sizes,
+        row_groups=tuple(min(group_rows, len(rows) - start) for start in starts),
         checksums=tuple(checksum(rows[start : start + group_rows]) for start in starts),
+        pixels_at=plain.offsets(footer, 0, size) if footer else (),
+        labels_at=plain.offsets(footer, 1, 8) if footer and rows.labels is not None else (),
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )

@@ -70,10 +70,9 @@ class Arithmetic:
 
 
 def tune_process(device: torch.device) -> None:
-    """Set what concerns the whole process: on CPUs its allocator, on GPUs TF32 for products in float32."""
-    if device.type == "cpu":
-        keep_freed_memory()
-    else:
+    """Set what concerns the whole process: its allocator, and on GPUs TF32 for products in float32."""
+    keep_freed_memory()
+    if device.type != "cpu":
         torch.set_float32_matmul_precision("high")
 
 

@@ -159,7 +159,12 @@ def damage(content: bytes, generator: np.random.Generator) -> bytes:
 
 @pytest.mark.parametrize("part", range(4))
 def test_no_damage_to_a_file_goes_unnoticed(packed: Path, part: int) -> None:
-    """250 damages a part: an error that names the shard, or the very same images and a hash that tells."""
+    """250 damages a part: an error that names the shard, or the very same images and a hash that tells.
+
+    Every other part is of a set whose manifest does not say where values are: Parquet's reader finds them.
+    """
+    if part % 2:
+        edit_first_shard(packed, pixels_at=[], labels_at=[])
     images = ShardSet(str(packed))
     whole, info = read_all(images), images.manifest.shards[0]
     content = (packed / FIRST).read_bytes()
@@ -181,16 +186,19 @@ def test_no_damage_to_a_file_goes_unnoticed(packed: Path, part: int) -> None:
             assert SECOND not in message
             found += 1
         else:
-            # Only bytes that nobody reads were hit, such as the writer's name.
+            # Only bytes that nobody reads were hit: the writer's name, or what is said of where values are.
             assert_same(rows, whole)
+            with pytest.raises(DataError, match=FIRST):
+                verify_set(str(packed))
             unread += 1
-    assert found > 200
+    assert found > 150
     (packed / FIRST).write_bytes(content)
     assert_same(read_all(ShardSet(str(packed))), whole)
 
 
 def test_another_encoding_of_the_same_bytes_is_noticed(packed: Path) -> None:
     # A page's header is outside its checksum: this turns PLAIN into BYTE_STREAM_SPLIT, which decodes well.
+    edit_first_shard(packed, pixels_at=[], labels_at=[])
     content = bytearray((packed / FIRST).read_bytes())
     whole = read_all(ShardSet(str(packed)))
     silent = []
@@ -420,9 +428,45 @@ def test_a_set_travels_to_other_processes_before_and_after_reading(packed: Path)
     assert_same(read_all(copied), whole)
 
 
-def test_more_files_than_are_kept_open_can_be_read(tmp_path: Path) -> None:
-    parts = [random_rows(3, 12, seed, labelled=False) for seed in range(70)]
-    write_set(str(tmp_path), iter(parts), group_rows=3, height=2, width=2, channels=3)
+def without_places(folder: Path) -> None:
+    def edit(manifest: dict[str, Any]) -> None:
+        for shard in manifest["shards"]:
+            del shard["pixels_at"], shard["labels_at"]
+
+    edit_manifest(folder, edit)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_values_are_where_the_manifest_says(tmp_path: Path, labelled: bool) -> None:
+    rows = random_rows(70, 96, labelled=labelled)
+    classes = CLASSES if labelled else None
+    write_set(str(tmp_path), iter([rows]), group_rows=GROUP, height=4, width=8, channels=3, classes=classes)
     images = ShardSet(str(tmp_path))
-    assert_same(read_all(images), Rows.concatenate(parts))
-    assert_same(images.read_group(0), parts[0])
+    fingerprint, (shard,) = images.manifest.fingerprint(), images.manifest.shards
+    content = (tmp_path / FIRST).read_bytes()
+    for group, at in enumerate(shard.pixels_at):
+        part = rows[GROUP * group : GROUP * (group + 1)]
+        assert content[at : at + part.pixels.nbytes] == part.pixels.tobytes()
+        if part.labels is not None:
+            at = shard.labels_at[group]
+            assert content[at : at + part.labels.nbytes] == part.labels.tobytes()
+    # Nothing else is read: neither footer nor headers.
+    first = min(shard.pixels_at)
+    last = max(shard.labels_at or shard.pixels_at)
+    (tmp_path / FIRST).write_bytes(bytes(first) + content[first : last + 8] + bytes(len(content) - last - 8))
+    with pytest.raises(DataError, match=f"{FIRST}, row group 2, .* cannot be read"):
+        images.read_group(2)  # of which that left one label, or one image's beginning
+    assert_same(images.read_group(0), rows[:GROUP])
+    # A set that says nothing is the same set.
+    (tmp_path / FIRST).write_bytes(content)
+    without_places(tmp_path)
+    images = ShardSet(str(tmp_path))
+    assert images.manifest.fingerprint() == fingerprint
+    assert_same(read_all(images), rows)
+
+
+@pytest.mark.parametrize("places", [[4, 4, 4], [10**9] * 3, [7]])
+def test_wrong_places_cost_no_more_than_time(packed: Path, places: list[int]) -> None:
+    whole = read_all(ShardSet(str(packed)))
+    edit_first_shard(packed, pixels_at=places)
+    assert_same(read_all(ShardSet(str(packed))), whole)

@@ -1,0 +1,97 @@
+"""Row groups whose values lie in a file as they lie in memory: read as they are, hashed on the way.
+
+A shard's columns are neither compressed nor dictionary-encoded. Where a row group's column is a single page,
+its values are the last bytes of the column's chunk. The manifest keeps where that is, since a damaged footer
+may say anything: over some of them Arrow ends the process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from gan_dist.data.rows import Rows
+
+LARGEST_PAGE = 2**30
+"""Bytes of a page; Parquet's own limit is twice that."""
+CHUNK = 2**18
+"""Bytes that are read, and then hashed while the processor's cache has them."""
+
+
+def single_pages(group_rows: int, size: int) -> dict[str, Any]:
+    """Return the options of Parquet's writer that make a row group's column a single page.
+
+    Args:
+        group_rows: Images in a row group.
+        size: Bytes of an image.
+
+    Returns:
+        No options where such a page would be too large.
+    """
+    if group_rows * size > LARGEST_PAGE:
+        return {}
+    return {"data_page_size": LARGEST_PAGE, "max_rows_per_page": group_rows}
+
+
+def offsets(footer: pq.FileMetaData, column: int, width: int) -> tuple[int, ...]:
+    """Return where each row group's values of `width` bytes begin in a file written with single pages."""
+    found = []
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        chunk = group.column(column)
+        found.append(chunk.data_page_offset + chunk.total_compressed_size - group.num_rows * width)
+    return tuple(found)
+
+
+class Place(NamedTuple):
+    """Where `rows` images of `size` bytes are: offsets in bytes, `labels` None where they have none."""
+
+    rows: int
+    size: int
+    pixels: int
+    labels: int | None
+
+    @property
+    def end(self) -> int:
+        """The offset of the first byte behind it."""
+        return self.pixels + self.rows * self.size if self.labels is None else self.labels + 8 * self.rows
+
+    def read(self, path: Path, *, hashed: bool) -> tuple[Rows, str | None]:
+        """Return the row group of a local file and, where it is asked for, its `checksum`.
+
+        Raises:
+            OSError: the file cannot be read, or ends before the row group does.
+        """
+        rows = Rows.empty(self.rows, self.size, labelled=self.labels is not None)
+        state = xxhash.xxh3_128()
+        with path.open("rb", buffering=0) as file:
+            for offset, values in ((self.pixels, rows.pixels), (self.labels, rows.labels)):
+                if offset is None or values is None:
+                    continue
+                file.seek(offset)
+                left = values.reshape(-1).view(np.uint8).data
+                while left:
+                    count = file.readinto(left[:CHUNK])
+                    if not count:
+                        raise OSError(f"it ends at byte {file.tell()}, inside the row group")
+                    if hashed:
+                        state.update(left[:count])
+                    left = left[count:]
+        return rows, state.hexdigest() if hashed else None
+
+    def within(self, content: pa.Buffer) -> Rows:
+        """Return the row group over `content`, the bytes of its file from `pixels` to `end`.
+
+        Raises:
+            ValueError: there are too few.
+        """
+        pixels = np.frombuffer(content, dtype=np.uint8, count=self.rows * self.size)
+        if self.labels is None:
+            return Rows(pixels.reshape(self.rows, self.size), None)
+        labels = np.frombuffer(content, np.int64, self.rows, self.labels - self.pixels)
+        return Rows(pixels.reshape(self.rows, self.size), labels.copy())  # in a file they are not aligned
