@@ -61,6 +61,11 @@ class Place(NamedTuple):
         """The offset of the first byte behind it."""
         return self.pixels + self.rows * self.size if self.labels is None else self.labels + 8 * self.rows
 
+    def is_within(self, size: int) -> bool:
+        """Return whether a file of `size` bytes can hold it: pixels, and labels behind them."""
+        after_pixels = self.pixels + self.rows * self.size
+        return self.end <= size and (self.labels is None or after_pixels <= self.labels)
+
     def read(self, path: Path, *, hashed: bool) -> tuple[Rows, str | None]:
         """Return the row group of a local file and, where it is asked for, its `checksum`.
 

@@ -86,14 +86,15 @@ class ShardSet:
         return self._read(group)
 
     def _place(self, group: int) -> Place | None:
-        """Return where the manifest says that a row group's values are, if it does."""
+        """Return where the manifest says that a row group's values are, if it does and they can be there."""
         shard, number, count = self._groups[group]
         labelled = self.manifest.classes is not None
         for places in (shard.pixels_at, *([shard.labels_at] if labelled else [])):
             if len(places) != len(shard.row_groups):
                 return None
         labels = shard.labels_at[number] if labelled else None
-        return Place(count, self._row_bytes, shard.pixels_at[number], labels)
+        place = Place(count, self._row_bytes, shard.pixels_at[number], labels)
+        return place if place.is_within(shard.bytes) else None
 
     def _read_plain(self, group: int, place: Place) -> Rows:
         """Return a row group from its place."""
@@ -102,7 +103,8 @@ class ShardSet:
             rows, digest = self._files.read_plain(shard, place, hashed=self._verify)
         except (OSError, ValueError) as error:
             raise DataError(f"shard {shard.file} cannot be read ({error})") from None
-        self._compare(group, digest)
+        if digest is not None:
+            self._compare(group, digest)
         return rows
 
     def _read(self, group: int) -> Rows:
@@ -133,9 +135,9 @@ class ShardSet:
         """
         self._compare(group, checksum(rows))
 
-    def _compare(self, group: int, digest: str | None) -> None:
+    def _compare(self, group: int, digest: str) -> None:
         shard, number, _ = self._groups[group]
-        if self._verify and digest != shard.checksums[number]:
+        if digest != shard.checksums[number]:
             raise DataError(
                 f"shard {shard.file}, row group {number}, of {self.uri} is damaged: its checksum is not the "
                 "manifest's; restore the file, or go on without it: data.verify=quarantine"

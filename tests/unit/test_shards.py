@@ -465,8 +465,16 @@ def test_values_are_where_the_manifest_says(tmp_path: Path, labelled: bool) -> N
     assert_same(read_all(images), rows)
 
 
-@pytest.mark.parametrize("places", [[4, 4, 4], [10**9] * 3, [7]])
-def test_wrong_places_cost_no_more_than_time(packed: Path, places: list[int]) -> None:
+@pytest.mark.parametrize("places", [[4, 4, 4], [10**9] * 3, [7], [10**30] * 3])
+@pytest.mark.parametrize("column", ["pixels_at", "labels_at"])
+def test_wrong_places_cost_no_more_than_time(packed: Path, column: str, places: list[int]) -> None:
     whole = read_all(ShardSet(str(packed)))
-    edit_first_shard(packed, pixels_at=places)
+    edit_first_shard(packed, **{column: places})
     assert_same(read_all(ShardSet(str(packed))), whole)
+
+
+def test_more_rows_than_a_file_can_hold_are_no_reason_to_make_room_for_them(packed: Path) -> None:
+    edit_first_shard(packed, row_groups=[GROUP, GROUP, 10**15])
+    edit_manifest(packed, lambda manifest: manifest.update(count=4 * GROUP + 10**15))
+    with pytest.raises(DataError, match=f"{FIRST}, row group 2, .* does not hold {10**15} labelled images"):
+        ShardSet(str(packed)).read_group(2)
