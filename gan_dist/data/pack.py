@@ -82,7 +82,7 @@ def _reports(shards: _Shards) -> Iterator[Report]:
             # Ray Data's own files keep its account; what a user must know is said here.
             handler.setLevel(logging.CRITICAL + 1)
     with _blocks_as_they_come():
-        dataset = ray.data.read_datasource(shards, num_cpus=shards.threads, override_num_blocks=len(shards))
+        dataset = ray.data.read_datasource(shards, num_cpus=1, override_num_blocks=len(shards))
         for bundle in dataset.iter_internal_ref_bundles():
             for block in bundle.blocks:
                 for text in ray.get(block.ref)["report"].to_pylist():
@@ -110,9 +110,8 @@ class _Shards(Datasource):
 
     def __init__(self, source: Source, dest: str, plan: Plan, jobs: list[Job]) -> None:
         self._source, self._dest, self._plan, self._jobs = source, dest, plan, jobs
-        # CPUs that have no shard of their own help with those of others, as far as a node reaches.
-        cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        self.threads = max(1, min(sum(cpus) // max(1, len(jobs)), max(cpus)))
+        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        self.threads = threads_of(len(jobs), int(ray.available_resources().get("CPU", 0)), largest)
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -125,11 +124,11 @@ class _Shards(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
         """Return one read task a shard, whatever the parallelism."""
-        return [self._read_task(job) for job in self._jobs]
+        return [self._read_task(job, threads) for job, threads in zip(self._jobs, self.threads, strict=True)]
 
-    def _read_task(self, job: Job) -> ReadTask:
+    def _read_task(self, job: Job, threads: int) -> ReadTask:
         items = self._source.items[job.start : job.stop]
-        origin, plan, dest, threads = self._source.origin, self._plan, self._dest, self.threads
+        origin, plan, dest = self._source.origin, self._plan, self._dest
 
         def read() -> Iterator[pa.Table]:
             for report in make_shard(origin, plan, job, items, dest, threads):
@@ -137,3 +136,19 @@ class _Shards(Datasource):
 
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return ReadTask(read, metadata)
+
+
+def threads_of(shards: int, free: int, largest: int) -> list[int]:
+    """Return how many images each shard's task decodes at a time.
+
+    One, but for the shards that are left when every CPU has had the same number: there, CPUs that have no
+    shard of their own help, as far as a node reaches. No task waits for several to be free at once.
+
+    Args:
+        shards: How many there are.
+        free: CPUs of the cluster that nothing else uses.
+        largest: CPUs of the largest node.
+    """
+    left = shards % max(1, free)
+    helped = max(1, min(free // max(1, left), largest))
+    return [1] * (shards - left) + [helped] * left

@@ -23,7 +23,7 @@ from ray.data import DataContext
 
 from gan_dist import cli
 from gan_dist.data.decode import Decoding
-from gan_dist.data.pack import pack
+from gan_dist.data.pack import pack, threads_of
 from gan_dist.data.packplan import make_plan
 from gan_dist.data.resident import read_all
 from gan_dist.data.rows import Rows
@@ -90,6 +90,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return result
+
+
+@pytest.mark.parametrize(
+    ("shards", "free", "largest", "threads"),
+    [
+        (19, 2, 2, [1] * 18 + [2]),
+        (18, 2, 2, [1] * 18),
+        (1, 16, 8, [8]),
+        (3, 16, 8, [5] * 3),
+        (100, 64, 16, [1] * 100),
+        (66, 64, 16, [1] * 64 + [16] * 2),
+        (5, 0, 4, [1] * 5),
+    ],
+)
+def test_cpus_without_a_shard_help_with_the_last_ones(
+    shards: int, free: int, largest: int, threads: list[int]
+) -> None:
+    assert threads_of(shards, free, largest) == threads
 
 
 def test_a_packed_folder_is_what_a_plain_loop_makes(
