@@ -81,13 +81,13 @@ def test_a_transfer_may_last_longer_than_the_time_limit(
     faulty: tuple[Proxy, str], bucket: str, backend: str
 ) -> None:
     running, root = faulty
-    use(backend, timeout_s=2.0)
-    content = os.urandom(3 * 2**20)
+    use(backend, timeout_s=5.0)  # a store that shares busy cores may answer after two
+    content = os.urandom(7 * 2**20)
     storage.write_bytes(storage.join(bucket, "x"), content)
     running.faults.bandwidth = 1e6
     began = time.monotonic()
     assert storage.read_bytes(storage.join(root, "x")) == content
-    assert time.monotonic() - began > 2
+    assert time.monotonic() - began > 5
 
 
 def test_a_name_is_not_taken_for_the_stores_word(faulty: tuple[Proxy, str], backend: str) -> None:
