@@ -23,11 +23,11 @@ EPOCHS = 4
 PASSES = 3
 
 
-Own = Callable[[Iterable[int]], float]
+Rate = Callable[[Iterable[int]], float]
 """From the numbers of images in the batches of a pass to its images a second."""
 
 
-def ray_figures(shards: ShardSet, order: Order, png_tars: list[str], own_rate: Own) -> dict[str, float]:
+def ray_figures(shards: ShardSet, order: Order, png_tars: list[str], rate: Rate) -> dict[str, float]:
     """Return rates in images a second, seconds to the first batch, and the longest wait at an epoch.
 
     Medians of passes that our plan and Ray's own reader take in turns.
@@ -37,7 +37,7 @@ def ray_figures(shards: ShardSet, order: Order, png_tars: list[str], own_rate: O
         _drain(shards, order, epochs=1)  # workers started, code imported: Ray is warm
         for _ in range(PASSES):
             passes.append(_drain(shards, order, EPOCHS))
-            own.append(own_rate(_read_webdataset(png_tars, order.batch_size)))
+            own.append(rate(_read_webdataset(png_tars, order.batch_size)))
     figures = {name: median(one[name] for one in passes) for name in passes[0]}
     return {**figures, "read_webdataset": median(own)}
 

@@ -149,7 +149,7 @@ class ShardSet:
 
 
 class _Files:
-    """A set's files, whose footers are parsed once."""
+    """A set's files; the footers of those in a store are parsed once."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri

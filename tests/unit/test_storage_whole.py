@@ -82,7 +82,7 @@ def test_a_transfer_may_last_longer_than_the_time_limit(
 ) -> None:
     running, root = faulty
     use(backend, timeout_s=5.0)  # a store that shares busy cores may answer after two
-    content = os.urandom(7 * 2**20)
+    content = os.urandom(8 * 2**20)
     storage.write_bytes(storage.join(bucket, "x"), content)
     running.faults.bandwidth = 1e6
     began = time.monotonic()
