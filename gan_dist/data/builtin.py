@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,10 @@ class _Procedural(ABC):
         """Return the rows of one group."""
         start = group * GROUP_ROWS
         return self.rows(np.arange(start, start + self.group_rows[group]))
+
+    def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
+        """Yield the rows of one group, in one part."""
+        yield 0, self.read_group(group)
 
     @abstractmethod
     def rows(self, indices: npt.NDArray[np.int64]) -> Rows:

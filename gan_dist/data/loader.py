@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 import torch
 
 from gan_dist.config import RunConfig
+from gan_dist.data.assembly import Assembly, Filling
 from gan_dist.data.builtin import PREFIX, open_builtin
 from gan_dist.data.cache import DiskCached
 from gan_dist.data.manifest import ImageSet
-from gan_dist.data.order import Order, Take, Window
+from gan_dist.data.order import Order, Window
 from gan_dist.data.resident import Direct, Resident
-from gan_dist.data.rows import Rows, Selection
+from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet
 
 MEMORY_LIMIT = 256 * 2**20
 READ_AHEAD = 12
 
-Fetch = Callable[[Iterable[Window], int], Iterator[tuple[Window, Rows | Selection]]]
-"""Yields windows in order, reading the given number of them ahead."""
+
+class Fetch(Protocol):
+    """A way of reading."""
+
+    def __call__(self, windows: Iterable[Window], assembly: Assembly, ahead: int) -> Iterator[Filling]:
+        """Put windows into batches, `ahead` of them at once, and yield each, in order, when it is there."""
+
+    def empty(self, count: int) -> Rows:
+        """Return room for so many rows of what is put."""
+
+    def shown(self, rows: Rows) -> Rows:
+        """Return what a batch of what was put shows."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ def choose_fetch(config: RunConfig, images: ImageSet, *, with_ray: bool) -> Fetc
 def held_bytes(config: RunConfig, images: ImageSet) -> int:
     """Return the bytes of images that each worker holds in memory; 0 where they are streamed."""
     manifest = images.manifest
-    size = manifest.count * manifest.height * manifest.width * manifest.channels
+    size = manifest.count * manifest.image_bytes
     held = config.data.cache == "memory" or (config.data.cache == "auto" and size <= MEMORY_LIMIT)
     return size if held else 0
 
@@ -110,60 +120,18 @@ def batches(
     """
     batch = order.batch_size
     stop = start + -(-(stop - start) // batch) * batch
-    streams = order.rank_streams(rank, world_size)
-    held = _Held(streams, fetch(order.windows(streams, start, stop), READ_AHEAD))
-    for slot in range(start, stop, batch):
-        yield _joined([part for take in order.takes(slot, rank, world_size) for part in held.parts(take)])
-        held.keep_pace()
-
-
-class _Held:
-    """The windows that a rank has: of each stream what is being shown and what comes next."""
-
-    def __init__(self, streams: list[int], arriving: Iterator[tuple[Window, Rows | Selection]]) -> None:
-        self._arriving = arriving
-        self._queues: dict[int, deque[tuple[Window, Rows | Selection]]] = {s: deque() for s in streams}
-        self._arrived = 0
-        self._shown = 0
-        self._lead = 0
-
-    def parts(self, take: Take) -> Iterator[tuple[Rows | Selection, int, int]]:
-        """Yield the parts of windows that a take consists of, as what to copy from, start and stop."""
-        queue = self._queues[take.stream]
-        while not queue or queue[-1][0].stop < take.stop:
-            self._pull(next(self._arriving))
-        while queue[0][0].stop <= take.start:
-            queue.popleft()
-        for window, rows in queue:
-            low, high = max(take.start, window.start), min(take.stop, window.stop)
-            if low < high:
-                yield rows, low - window.start, high - window.start
-        self._shown += take.stop - take.start
-
-    def keep_pace(self) -> None:
-        """Take in as much as has been shown, for all streams may need their next window in the same batch."""
-        self._lead = self._lead or self._arrived
-        while self._arrived < self._shown + self._lead:
-            arrived = next(self._arriving, None)
-            if arrived is None:
-                break
-            self._pull(arrived)
-
-    def _pull(self, arrived: tuple[Window, Rows | Selection]) -> None:
-        self._queues[arrived[0].stream].append(arrived)
-        self._arrived += len(arrived[0])
-
-
-def _joined(parts: list[tuple[Rows | Selection, int, int]]) -> Rows:
-    """Return rows [start, stop) of each part, one after another: the one copy that a batch costs."""
-    first = parts[0][0] if isinstance(parts[0][0], Rows) else parts[0][0].rows
-    count = sum(stop - start for _, start, stop in parts)
-    joined = Rows.empty(count, first.pixels.shape[1], labelled=first.labels is not None)
-    at = 0
-    for rows, start, stop in parts:
-        rows.copy_to(joined, at, start, stop)
-        at += stop - start
-    return joined
+    assembly = Assembly(order, fetch.empty, rank=rank, world_size=world_size, start=start, stop=stop)
+    arriving = fetch(order.windows(order.rank_streams(rank, world_size), start, stop), assembly, READ_AHEAD)
+    arrived = shown = 0
+    for number in range(start // batch, stop // batch):
+        while not assembly.is_whole(number):
+            arrived += assembly.take_in(next(arriving))
+        rows = fetch.shown(assembly.take_out(number))
+        shown += len(rows)
+        yield rows
+        # Take in as much as has been shown, for all streams may need their next window in the same batch.
+        while arrived < shown + assembly.block_rows and (filling := next(arriving, None)):
+            arrived += assembly.take_in(filling)
 
 
 def to_batch(rows: Rows, images: ImageSet, resolution: int) -> Batch:

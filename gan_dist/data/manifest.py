@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
@@ -53,6 +54,15 @@ class Manifest(BaseModel):
     settings: dict[str, str] = {}
     """How the images were made: the filter, the decoder's version, counts of what was left out."""
 
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image's pixels."""
+        return self.height * self.width * self.channels
+
+    def empty(self, count: int) -> Rows:
+        """Return so many rows of such a set, whose values are still to be written."""
+        return Rows.empty(count, self.image_bytes, labelled=self.classes is not None)
+
     def fingerprint(self) -> str:
         """Return a sha256 that changes whenever the images or their order do."""
         places = {"__all__": {"pixels_at", "labels_at"}}  # which follow from the files
@@ -75,6 +85,13 @@ class ImageSet(Protocol):
 
     def read_group(self, group: int) -> Rows:
         """Return all rows of one group."""
+
+    def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
+        """Yield one group's rows as they are read: the number of a part's first row, and the part.
+
+        A part is valid until the next is asked for. Where a first reading failed, rows come again; none is to
+        be used before the end has been reached without an error.
+        """
 
 
 def read_manifest(uri: str) -> Manifest:

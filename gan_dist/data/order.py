@@ -100,6 +100,9 @@ class Order:
         self.batch_size = batch_size
         self.streams = streams or choose_streams(len(group_rows))
         self.stream_window = max(1, window // self.streams)
+        longest = max(self.stream_window, int(self.group_rows.max()))
+        self.window_slots = min(self.count, self.streams * longest)
+        """About how many slots the windows that all streams show at a time fill."""
         self._epoch_layout = lru_cache(maxsize=2)(self._layout)
 
     def position(self, stream: int, slot: int) -> int:
@@ -134,6 +137,26 @@ class Order:
                     takes.append(Take(stream, start + first, start + last))
             before = after
         return takes
+
+    def rows_shown(self, window: Window, rank: int, world_size: int) -> npt.NDArray[np.int64]:
+        """Return which of a rank's rows show a window's positions: -1 where another rank does.
+
+        A rank's rows are its parts of all batches laid end to end: row 0 is the first of batch 0.
+        """
+        positions = np.arange(window.start, window.stop)
+        batches = (positions * self.streams + window.stream) // self.batch_size
+        begins = batches * self.batch_size
+        # A batch is sorted by stream: before a slot come those of lower streams and the earlier of its own.
+        rows = self._below(begins + self.batch_size, window.stream) - self._below(begins, window.stream)
+        rows += positions + (window.stream - begins) // self.streams
+        share = self.batch_size // world_size
+        owners, rows = np.divmod(rows, share)
+        return np.where(owners == rank, batches * share + rows, -1)
+
+    def _below(self, slots: npt.NDArray[np.int64], stream: int) -> npt.NDArray[np.int64]:
+        """Return how many slots before each of `slots` belong to lower streams than `stream`."""
+        rounds, rest = np.divmod(slots, self.streams)
+        return rounds * stream + np.minimum(rest, stream)
 
     def _stream_windows(self, stream: int, start: int, stop: int) -> Iterator[Window]:
         first, last = self.position(stream, start), self.position(stream, stop)

@@ -7,10 +7,13 @@ may say anything: over some of them Arrow ends the process.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -19,8 +22,8 @@ from gan_dist.data.rows import Rows
 
 LARGEST_PAGE = 2**30
 """Bytes of a page; Parquet's own limit is twice that."""
-CHUNK = 2**18
-"""Bytes that are read, and then hashed while the processor's cache has them."""
+CHUNK = 2**20
+"""Bytes that are read at once, then hashed and passed on while a processor's cache has them."""
 
 
 def single_pages(group_rows: int, size: int) -> dict[str, Any]:
@@ -66,28 +69,33 @@ class Place(NamedTuple):
         after_pixels = self.pixels + self.rows * self.size
         return self.end <= size and (self.labels is None or after_pixels <= self.labels)
 
-    def read(self, path: Path, *, hashed: bool) -> tuple[Rows, str | None]:
-        """Return the row group of a local file and, where it is asked for, its `checksum`.
+    def read(self, path: Path, state: xxhash.xxh3_128 | None) -> Iterator[tuple[int, Rows]]:
+        """Yield the row group of a local file in parts of about `CHUNK` bytes, which share their memory.
+
+        Args:
+            path: The file.
+            state: Is given all that is read: at the end it has the row group's `checksum`.
+
+        Yields:
+            The number of a part's first row, and the part, which the next one overwrites.
 
         Raises:
             OSError: the file cannot be read, or ends before the row group does.
         """
-        rows = Rows.empty(self.rows, self.size, labelled=self.labels is not None)
-        state = xxhash.xxh3_128()
+        some = np.empty((min(self.rows, max(1, CHUNK // self.size)), self.size), dtype=np.uint8)
+        labels = None if self.labels is None else np.empty(self.rows, dtype=np.int64)
         with path.open("rb", buffering=0) as file:
-            for offset, values in ((self.pixels, rows.pixels), (self.labels, rows.labels)):
-                if offset is None or values is None:
-                    continue
-                file.seek(offset)
-                left = values.reshape(-1).view(np.uint8).data
-                while left:
-                    count = file.readinto(left[:CHUNK])
-                    if not count:
-                        raise OSError(f"it ends at byte {file.tell()}, inside the row group")
-                    if hashed:
-                        state.update(left[:count])
-                    left = left[count:]
-        return rows, state.hexdigest() if hashed else None
+            if labels is not None and self.labels is not None:
+                _read_into(file, self.labels, labels)
+            for first in range(0, self.rows, len(some)):
+                pixels = some[: self.rows - first]
+                _read_into(file, self.pixels + first * self.size, pixels)
+                if state:
+                    state.update(pixels.data)
+                last = first + len(pixels)
+                yield first, Rows(pixels, None if labels is None else labels[first:last])
+        if state and labels is not None:
+            state.update(labels.data)
 
     def within(self, content: pa.Buffer) -> Rows:
         """Return the row group over `content`, the bytes of its file from `pixels` to `end`.
@@ -100,3 +108,13 @@ class Place(NamedTuple):
             return Rows(pixels.reshape(self.rows, self.size), None)
         labels = np.frombuffer(content, np.int64, self.rows, self.labels - self.pixels)
         return Rows(pixels.reshape(self.rows, self.size), labels.copy())  # in a file they are not aligned
+
+
+def _read_into(file: FileIO, offset: int, values: npt.NDArray[Any]) -> None:
+    file.seek(offset)
+    left = values.reshape(-1).view(np.uint8).data
+    while left:
+        count = file.readinto(left)
+        if not count:
+            raise OSError(f"it ends at byte {file.tell()}, inside the row group")
+        left = left[count:]

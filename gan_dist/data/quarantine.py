@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gan_dist.data.manifest import ImageSet, Manifest
 from gan_dist.data.rows import Rows
@@ -27,6 +27,9 @@ class Without:
 
     def read_group(self, group: int) -> Rows:
         return self._images.read_group(self.kept[group])
+
+    def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
+        return self._images.read_parts(self.kept[group])
 
 
 def find_damage(images: ImageSet, groups: Sequence[int]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Sets that fit in memory, and the direct reading of those that do not: windows without Ray."""
+"""Sets that fit in memory, and the direct reading of those that do not: batches without Ray."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from gan_dist.data.assembly import Assembly, Filling
 from gan_dist.data.manifest import ImageSet
-from gan_dist.data.order import Window
-from gan_dist.data.rows import Rows, Selection
+from gan_dist.data.order import Piece, Window
+from gan_dist.data.rows import Rows
 
 READERS = 12
 
@@ -20,27 +21,24 @@ def read_all(images: ImageSet) -> Rows:
     return Rows.concatenate([images.read_group(group) for group in range(len(images.group_rows))])
 
 
-def read_window(images: ImageSet, window: Window) -> Rows:
-    """Return a window's rows in the order in which they are shown."""
-    manifest = images.manifest
-    size = manifest.height * manifest.width * manifest.channels
-    rows = Rows.empty(len(window), size, labelled=manifest.classes is not None)
-    # Where each row of the pieces, laid end to end, is shown.
-    places = np.empty(len(window), dtype=np.intp)
-    places[window.permutation()] = np.arange(len(window))
-    begin = 0
-    for piece in window.pieces:
-        part = images.read_group(piece.group)[piece.start : piece.stop]
-        at = places[begin : begin + len(piece)]
-        rows.pixels[at] = part.pixels
-        if rows.labels is not None and part.labels is not None:
-            rows.labels[at] = part.labels
-        begin += len(piece)
-    return rows
+def read_pieces(images: ImageSet, pieces: Iterable[Piece]) -> Iterator[tuple[int, Rows]]:
+    """Yield the rows of pieces, laid end to end, as they are read: a part's first row, and the part.
+
+    As with a set's own parts, a part is valid until the next, and rows may come again.
+    """
+    laid = 0
+    for piece in pieces:
+        for first, part in images.read_parts(piece.group):
+            low, high = max(piece.start, first), min(piece.stop, first + len(part))
+            if low < high:
+                yield laid + low - piece.start, part[low - first : high - first]
+        laid += len(piece)
 
 
 class Resident:
-    """Shows windows from memory.
+    """Shows rows from memory.
+
+    What is put into batches are rows' numbers, so that images are copied once and only when they are shown.
 
     Args:
         images: A set of which every row is read now.
@@ -50,16 +48,25 @@ class Resident:
         self._rows = read_all(images)
         self._begins = np.concatenate([[0], np.cumsum(images.group_rows)])
 
-    def __call__(self, windows: Iterable[Window], ahead: int) -> Iterator[tuple[Window, Selection]]:
+    def __call__(self, windows: Iterable[Window], assembly: Assembly, ahead: int) -> Iterator[Filling]:
         for window in windows:
-            parts = [
-                np.arange(piece.start, piece.stop) + self._begins[piece.group] for piece in window.pieces
-            ]
-            yield window, Selection(self._rows, np.concatenate(parts)[window.permutation()])
+            filling = assembly.filling(window)
+            begins = self._begins
+            ranges = [np.arange(piece.start, piece.stop) + begins[piece.group] for piece in window.pieces]
+            filling.put(0, Rows(np.concatenate(ranges)[:, None].view(np.uint8), None))
+            yield filling
+
+    def empty(self, count: int) -> Rows:
+        """Return room for so many rows' numbers."""
+        return Rows.empty(count, 8, labelled=False)
+
+    def shown(self, rows: Rows) -> Rows:
+        """Return the images whose numbers were put."""
+        return self._rows[rows.pixels.view(np.int64)[:, 0]]
 
 
 class Direct:
-    """Shows windows as a few threads of this process read them.
+    """Shows rows as a few threads of this process read them.
 
     Args:
         images: The set to read.
@@ -68,26 +75,29 @@ class Direct:
     def __init__(self, images: ImageSet) -> None:
         self._images = images
 
-    def __call__(self, windows: Iterable[Window], ahead: int) -> Iterator[tuple[Window, Rows | Selection]]:
-        pending: deque[tuple[Window, Future[Rows | Selection]]] = deque()
+    def __call__(self, windows: Iterable[Window], assembly: Assembly, ahead: int) -> Iterator[Filling]:
+        def read(filling: Filling) -> Filling:
+            for first, part in read_pieces(self._images, filling.window.pieces):
+                filling.put(first, part)
+            return filling
+
+        pending: deque[Future[Filling]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
             try:
                 for window in windows:
-                    pending.append((window, pool.submit(self._read, window)))
+                    pending.append(pool.submit(read, assembly.filling(window)))
                     if len(pending) > ahead:
-                        ready, rows = pending.popleft()
-                        yield ready, rows.result()
+                        yield pending.popleft().result()
                 while pending:
-                    ready, rows = pending.popleft()
-                    yield ready, rows.result()
+                    yield pending.popleft().result()
             finally:
-                for _, rows in pending:
-                    rows.cancel()
+                for filling in pending:
+                    filling.cancel()
 
-    def _read(self, window: Window) -> Rows | Selection:
-        if len(window.pieces) > 1:
-            return read_window(self._images, window)
-        # One piece needs no copy of its own: its rows are picked when a batch is put together.
-        piece = window.pieces[0]
-        part = self._images.read_group(piece.group)[piece.start : piece.stop]
-        return Selection(part, window.permutation())
+    def empty(self, count: int) -> Rows:
+        """Return room for so many rows."""
+        return self._images.manifest.empty(count)
+
+    def shown(self, rows: Rows) -> Rows:
+        """Return the rows as they were put."""
+        return rows

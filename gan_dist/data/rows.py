@@ -26,11 +26,11 @@ class Rows:
     def __getitem__(self, index: slice | npt.NDArray[np.intp]) -> Rows:
         return Rows(self.pixels[index], None if self.labels is None else self.labels[index])
 
-    def copy_to(self, out: Rows, at: int, start: int, stop: int) -> None:
-        """Write the rows [start, stop) to `out`, from its row `at` on."""
-        out.pixels[at : at + stop - start] = self.pixels[start:stop]
-        if self.labels is not None and out.labels is not None:
-            out.labels[at : at + stop - start] = self.labels[start:stop]
+    def put(self, at: slice | npt.NDArray[np.intp], rows: Rows) -> None:
+        """Copy `rows` to the rows `at` of these."""
+        self.pixels[at] = rows.pixels
+        if self.labels is not None and rows.labels is not None:
+            self.labels[at] = rows.labels
 
     @staticmethod
     def empty(count: int, size: int, *, labelled: bool) -> Rows:
@@ -47,22 +47,6 @@ class Rows:
         return Rows(
             np.concatenate([part.pixels for part in parts]), np.concatenate(labels) if labels else None
         )
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Some of `rows`, in the order of `index`; copied only when asked for."""
-
-    rows: Rows
-    index: npt.NDArray[np.intp]
-
-    def copy_to(self, out: Rows, at: int, start: int, stop: int) -> None:
-        """Write the selected rows [start, stop) to `out`, from its row `at` on."""
-        index = self.index[start:stop]
-        # With `clip` numpy writes to `out` directly; the indices are known to be in range.
-        self.rows.pixels.take(index, axis=0, out=out.pixels[at : at + stop - start], mode="clip")
-        if self.rows.labels is not None and out.labels is not None:
-            out.labels[at : at + stop - start] = self.rows.labels[index]
 
 
 def table_rows(table: pa.Table) -> Rows:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from gan_dist import storage
 from gan_dist.data import plain
@@ -46,7 +47,6 @@ class ShardSet:
         self.uri = uri
         self.manifest = read_manifest(uri)
         self._verify = verify
-        self._row_bytes = self.manifest.height * self.manifest.width * self.manifest.channels
         self._groups = [
             (shard, number, rows)
             for shard in self.manifest.shards
@@ -79,10 +79,39 @@ class ShardSet:
             StorageError: the store cannot be reached.
         """
         place = self._place(group)
-        # What arrives damaged from a store may be whole there. The last reading tells what is wrong.
-        for _ in range(FETCHES - 1 if "://" in self.uri else int(place is not None)):
+        if not self._files.local:
+            return self._fetch(group, place)
+        if place is None:
+            return self._read(group)
+        rows = Rows.empty(place.rows, place.size, labelled=place.labels is not None)
+        for first, part in self.read_parts(group):
+            rows.put(slice(first, first + len(part)), part)
+        return rows
+
+    def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
+        """Yield the rows of one row group as they are read: a part's first row, and the part.
+
+        A part is valid until the next is asked for. Rows may come again; none is to be used before the end.
+
+        Raises:
+            DataError: the file is missing, damaged, or not what the manifest says.
+            StorageError: the store cannot be reached.
+        """
+        place = self._place(group)
+        if not self._files.local or place is None:
+            yield 0, self.read_group(group)
+            return
+        try:
+            yield from self._read_plain(group, place)
+        except DataError:
+            yield 0, self._read(group)  # which tells what is wrong
+
+    def _fetch(self, group: int, place: Place | None) -> Rows:
+        """Return a row group from a store."""
+        # What arrives damaged from there may be whole there. The last reading tells what is wrong.
+        for _ in range(FETCHES - 1):
             with suppress(DataError):
-                return self._read(group) if place is None else self._read_plain(group, place)
+                return self._read(group) if place is None else self._fetch_plain(group, place)
         return self._read(group)
 
     def _place(self, group: int) -> Place | None:
@@ -93,18 +122,25 @@ class ShardSet:
             if len(places) != len(shard.row_groups):
                 return None
         labels = shard.labels_at[number] if labelled else None
-        place = Place(count, self._row_bytes, shard.pixels_at[number], labels)
+        place = Place(count, self.manifest.image_bytes, shard.pixels_at[number], labels)
         return place if place.is_within(shard.bytes) else None
 
-    def _read_plain(self, group: int, place: Place) -> Rows:
-        """Return a row group from its place."""
+    def _read_plain(self, group: int, place: Place) -> Iterator[tuple[int, Rows]]:
+        """Yield the parts of a row group from its place in a local file."""
         shard, _, _ = self._groups[group]
+        state = xxhash.xxh3_128() if self._verify else None
         try:
-            rows, digest = self._files.read_plain(shard, place, hashed=self._verify)
+            yield from place.read(self._files.path(shard), state)
         except (OSError, ValueError) as error:
             raise DataError(f"shard {shard.file} cannot be read ({error})") from None
-        if digest is not None:
-            self._compare(group, digest)
+        if state:
+            self._compare(group, state.hexdigest())
+
+    def _fetch_plain(self, group: int, place: Place) -> Rows:
+        """Return a row group from its place in a store."""
+        rows = self._files.fetch_plain(self._groups[group][0], place)
+        if self._verify:
+            self.check(group, rows)
         return rows
 
     def _read(self, group: int) -> Rows:
@@ -119,7 +155,7 @@ class ShardSet:
                 f"{where} cannot be read ({error}); restore the file or pack the set again"
             ) from None
         try:
-            rows = _rows(table, expected, self._row_bytes, self.manifest.classes is not None, where)
+            rows = _rows(table, expected, self.manifest, where)
             if self._verify:
                 self.check(group, rows)
         except DataError:
@@ -154,29 +190,28 @@ class _Files:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._filesystem, self._root = storage.open_uri(uri)
-        self._local = self._filesystem.type_name == "local"
+        self.local = self._filesystem.type_name == "local"
         self._footers: dict[str, pq.FileMetaData] = {}
 
     def read(self, shard: ShardInfo, number: int) -> pa.Table:
         """Return one row group of a file, unchecked."""
-        if self._local:
-            with pq.ParquetFile(self._path(shard)) as reader:
+        if self.local:
+            with pq.ParquetFile(self.path(shard)) as reader:
                 return reader.read_row_group(number, use_threads=False)
         size = shard.bytes // len(shard.row_groups)
         return storage.retrying(storage.join(self._uri, shard.file), lambda: self._fetch(shard, number), size)
 
-    def read_plain(self, shard: ShardInfo, place: Place, *, hashed: bool) -> tuple[Rows, str | None]:
-        """Return one row group of a file, unchecked, and its checksum where that is asked for."""
-        if self._local:
-            return place.read(self._path(shard), hashed=hashed)
-        rows = storage.retrying(
-            storage.join(self._uri, shard.file),
-            lambda: self._fetch_plain(shard, place),
-            place.end - place.pixels,
-        )
-        return rows, checksum(rows) if hashed else None
+    def fetch_plain(self, shard: ShardInfo, place: Place) -> Rows:
+        """Return one row group of a file in a store, unchecked."""
+        uri, size = storage.join(self._uri, shard.file), place.end - place.pixels
+        return storage.retrying(uri, lambda: self._fetch_plain(shard, place), size)
 
-    def _path(self, shard: ShardInfo) -> Path:
+    def path(self, shard: ShardInfo) -> Path:
+        """Return where a local file is.
+
+        Raises:
+            OSError: there is none, or it is not of the size that the manifest says.
+        """
         path = Path(self._root, shard.file)
         if (size := path.stat().st_size) != shard.bytes:
             raise OSError(f"it is {size} bytes long, not {shard.bytes}")
@@ -206,7 +241,8 @@ class _Files:
         self._footers.pop(file, None)
 
 
-def _rows(table: pa.Table, expected: int, size: int, labelled: bool, where: str) -> Rows:
+def _rows(table: pa.Table, expected: int, manifest: Manifest, where: str) -> Rows:
+    size, labelled = manifest.image_bytes, manifest.classes is not None
     schema = {"pixels": pa.binary(size), **({"label": pa.int64()} if labelled else {})}
     found = {field.name: field.type for field in table.schema}
     if found != schema or len(table) != expected or any(column.null_count for column in table.columns):

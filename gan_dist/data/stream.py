@@ -15,9 +15,10 @@ import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from gan_dist.data.assembly import Assembly, Filling
 from gan_dist.data.manifest import ImageSet
 from gan_dist.data.order import Window
-from gan_dist.data.resident import read_window
+from gan_dist.data.resident import read_pieces
 from gan_dist.data.rows import Rows, rows_table, table_rows
 
 TASK_BYTES = 32 * 2**20
@@ -39,37 +40,46 @@ class Streamed:
     def __init__(self, images: ImageSet) -> None:
         self._images = images
 
-    def __call__(self, windows: Iterable[Window], ahead: int) -> Iterator[tuple[Window, Rows]]:
+    def __call__(self, windows: Iterable[Window], assembly: Assembly, ahead: int) -> Iterator[Filling]:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        manifest = self._images.manifest
-        row_bytes = manifest.height * manifest.width * manifest.channels
-        portions = _portions(windows, max(1, min(TASK_ROWS, TASK_BYTES // row_bytes)))
+        portions = _portions(windows, max(1, min(TASK_ROWS, TASK_BYTES // self._images.manifest.image_bytes)))
         while tasks := list(islice(portions, TASKS)):
             dataset = ray.data.read_datasource(
-                _Windows(self._images, tasks, row_bytes),
+                _Windows(self._images, tasks),
                 num_cpus=0,
                 concurrency=min(CONCURRENT_TASKS, len(tasks)),
                 override_num_blocks=len(tasks),
             )
             blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
-            yield from _regroup(chain.from_iterable(tasks), blocks)
+            for window, rows in _regroup(chain.from_iterable(tasks), blocks):
+                filling = assembly.filling(window)
+                filling.put(0, rows)
+                yield filling
+
+    def empty(self, count: int) -> Rows:
+        """Return room for so many rows."""
+        return self._images.manifest.empty(count)
+
+    def shown(self, rows: Rows) -> Rows:
+        """Return the rows as they were put."""
+        return rows
 
 
 class _Windows(Datasource):
     """Read tasks, in order: the windows that each reads."""
 
-    def __init__(self, images: ImageSet, tasks: list[list[Window]], row_bytes: int) -> None:
-        self._images, self._tasks, self._row_bytes = images, tasks, row_bytes
+    def __init__(self, images: ImageSet, tasks: list[list[Window]]) -> None:
+        self._images, self._tasks = images, tasks
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def estimate_inmemory_data_size(self) -> int:
         """Return the bytes of all tasks' pixels."""
-        return sum(len(window) for task in self._tasks for window in task) * self._row_bytes
+        return sum(len(window) for task in self._tasks for window in task) * self._images.manifest.image_bytes
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
@@ -78,15 +88,17 @@ class _Windows(Datasource):
         return [self._read_task(windows) for windows in self._tasks]
 
     def _read_task(self, windows: list[Window]) -> ReadTask:
-        images = self._images
-        rows = sum(map(len, windows))
-        metadata = BlockMetadata(
-            num_rows=rows, size_bytes=rows * self._row_bytes, input_files=None, exec_stats=None
-        )
+        images, manifest = self._images, self._images.manifest
+        count = sum(map(len, windows))
+        size = count * manifest.image_bytes
+        metadata = BlockMetadata(num_rows=count, size_bytes=size, input_files=None, exec_stats=None)
 
         def read() -> Iterator[pa.Table]:
             for window in windows:
-                yield rows_table(read_window(images, window))
+                rows = manifest.empty(len(window))
+                for first, part in read_pieces(images, window.pieces):
+                    rows.put(slice(first, first + len(part)), part)
+                yield rows_table(rows)
 
         return ReadTask(read, metadata)
 

@@ -65,7 +65,6 @@ def _damage(uri: str, manifest: Manifest, shard: ShardInfo) -> str | None:
 
 def _page_damage(file: str, manifest: Manifest, shard: ShardInfo) -> str | None:
     filesystem, path = storage.open_uri(file)
-    size = manifest.height * manifest.width * manifest.channels
     try:
         with filesystem.open_input_file(path) as source:
             if source.size() != shard.bytes:
@@ -74,8 +73,8 @@ def _page_damage(file: str, manifest: Manifest, shard: ShardInfo) -> str | None:
             groups = [reader.metadata.row_group(n).num_rows for n in range(reader.metadata.num_row_groups)]
             if tuple(groups) != shard.row_groups:
                 return f"row groups of {groups} rows, not {list(shard.row_groups)}"
-            if reader.schema_arrow.field("pixels").type != pa.binary(size):
-                return f"its pixels are not of {size} bytes an image"
+            if reader.schema_arrow.field("pixels").type != pa.binary(manifest.image_bytes):
+                return f"its pixels are not of {manifest.image_bytes} bytes an image"
             for group in range(len(groups)):
                 try:
                     rows = table_rows(reader.read_row_group(group, use_threads=False))

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan_dist.config import RunConfig, load_config
+from gan_dist.data.assembly import Assembly
 from gan_dist.data.builtin import DIGITS, open_builtin
 from gan_dist.data.loader import (
     MEMORY_LIMIT,
@@ -31,8 +32,8 @@ from gan_dist.data.loader import (
     to_batch,
 )
 from gan_dist.data.manifest import ImageSet, Manifest, ShardInfo
-from gan_dist.data.order import Order
-from gan_dist.data.resident import READERS, Direct, Resident, read_all, read_window
+from gan_dist.data.order import Order, Window
+from gan_dist.data.resident import READERS, Direct, Resident, read_all
 from gan_dist.data.rows import Rows
 from gan_dist.errors import DataError
 
@@ -45,6 +46,8 @@ SETS = [
 
 class Numbered:
     """A labelled 1x2x3 set that knows its groups: the pixels and the label of a row tell which it is.
+
+    Parts come in the same memory, and some rows come twice, at first wrong.
 
     Args:
         group_rows: Rows in each group.
@@ -81,6 +84,16 @@ class Numbered:
         weakref.finalize(pixels, self._freed)
         return Rows(pixels, numbers)
 
+    def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
+        rows = self.read_group(group)
+        room = Rows(np.zeros((3, 6), np.uint8), None if rows.labels is None else np.zeros(3, np.int64))
+        yield 0, room[: len(rows)]
+        for first in range(0, len(rows), 3):
+            part = rows[first : first + 3]
+            room.put(slice(0, len(part)), part)
+            yield first, room[: len(part)]
+            room.pixels[:] = 255
+
     def _freed(self) -> None:
         with self._lock:
             self.alive -= 1
@@ -92,6 +105,12 @@ def numbers_of(rows: Rows) -> list[int]:
     numbers = np.ascontiguousarray(rows.pixels[:, :4]).view("<u4").ravel()
     np.testing.assert_array_equal(numbers, rows.labels)
     return [int(number) for number in numbers]
+
+
+def window_rows(images: ImageSet, window: Window) -> Rows:
+    """A window's rows in the order in which they are shown."""
+    pieces = [images.read_group(piece.group)[piece.start : piece.stop] for piece in window.pieces]
+    return Rows.concatenate(pieces)[window.permutation()]
 
 
 def order_of(images: ImageSet, batch: int, streams: int | None = None, window: int = 2048) -> Order:
@@ -159,7 +178,7 @@ def test_batches_are_the_rows_of_the_orders_windows(
     start, stop = begin * order.batch_size, (begin + 12) * order.batch_size
     shown: dict[int, int] = {}
     for window_ in order.windows(range(order.streams), start, stop):
-        numbers = numbers_of(read_window(images, window_))
+        numbers = numbers_of(window_rows(images, window_))
         slots = range(window_.stream + window_.start * order.streams, 10**9, order.streams)
         shown.update(zip(slots, numbers, strict=False))
     for fetch in (Resident(images), Direct(images)):
@@ -175,13 +194,15 @@ def test_the_number_of_windows_read_ahead_changes_nothing() -> None:
     images = Numbered((7,) * 30)
     order = order_of(images, 10, streams=4, window=28)
     windows = list(order.windows(range(4), 0, 500))
+    expected = list(global_batches(order, Resident(images), 1, 0, 500))
     for ahead in (0, 1, 3, 10**6):
-        read = list(Direct(images)(windows, ahead))
-        assert [window for window, _ in read] == windows
-        for window, rows in read:
-            out = Rows.empty(len(window), 6, labelled=True)
-            rows.copy_to(out, 0, 0, len(window))
-            assert_same(out, read_window(images, window))
+        direct = Direct(images)
+        assembly = Assembly(order, direct.empty, rank=0, world_size=1, start=0, stop=500)
+        read = list(direct(windows, assembly, ahead))
+        assert [filling.window for filling in read] == windows
+        assert sum(map(assembly.take_in, read)) == 500
+        for number, rows in enumerate(expected):
+            assert_same(assembly.take_out(number), rows)
 
 
 @pytest.mark.parametrize(("uri", "batch"), list(zip(SETS, (599, 1000, 1000), strict=True)))
@@ -237,6 +258,25 @@ def test_batches_do_not_change_once_they_are_given() -> None:
 # Memory, threads and errors
 
 
+class CountedRoom(Direct):
+    """Counts the rows that there is room for at a time."""
+
+    def __init__(self, images: ImageSet) -> None:
+        super().__init__(images)
+        self.rows = self.most_rows = self.largest = 0
+
+    def empty(self, count: int) -> Rows:
+        rows = super().empty(count)
+        self.largest = max(self.largest, count)
+        self.rows += count
+        self.most_rows = max(self.most_rows, self.rows)
+        weakref.finalize(rows.pixels, self._freed, count)
+        return rows
+
+    def _freed(self, count: int) -> None:
+        self.rows -= count
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize(
     ("batch", "rounds"),
@@ -250,10 +290,13 @@ def test_reading_holds_few_rounds_of_windows_however_large_the_set(
     images = Numbered((10,) * 400)
     order = order_of(images, batch, streams=8, window=80)
     streams = len(order.rank_streams(0, world_size))
-    for _ in batches(order, Direct(images), rank=0, world_size=world_size, start=0, stop=8000):
+    direct = CountedRoom(images)
+    for _ in batches(order, direct, rank=0, world_size=world_size, start=0, stop=8000):
         pass
     assert len(images.reads) >= 800 // world_size
-    assert images.most_alive <= rounds * streams + READ_AHEAD
+    assert images.most_alive <= READERS
+    # Memory is taken for some batches at once, so for some more than are being read or shown.
+    assert direct.most_rows <= (rounds * streams + READ_AHEAD) * 10 + direct.largest
 
 
 def test_a_slow_consumer_is_not_run_away_from() -> None:
@@ -286,9 +329,11 @@ def test_no_thread_outlives_its_batches(how: str) -> None:
 
 
 def test_closing_waits_only_for_the_reads_that_have_begun() -> None:
-    images = Numbered((10,) * 200, seconds=0.005)
-    windows = list(order_of(images, 8, streams=4, window=40).windows(range(4), 0, 2000))
-    reading = Direct(images)(windows, 150)
+    images = Numbered((10,) * 200, seconds=0.05)
+    order = order_of(images, 8, streams=4, window=40)
+    direct = Direct(images)
+    assembly = Assembly(order, direct.empty, rank=0, world_size=1, start=0, stop=2000)
+    reading = direct(list(order.windows(range(4), 0, 2000)), assembly, 150)
     next(reading)
     reading.close()  # type: ignore[attr-defined]
     assert len(images.reads) < 50

@@ -241,6 +241,30 @@ def test_a_rank_asks_for_exactly_the_streams_that_it_shows(plan: Plan, far: int)
             assert sorted(used) == order.rank_streams(rank, world_size)
 
 
+@settings(max_examples=100, deadline=None)
+@given(plan=plans(), far=st.integers(0, 10**9))
+def test_where_a_windows_rows_are_shown_follows_from_what_batches_take(plan: Plan, far: int) -> None:
+    order = plan.order()
+    first = far // plan.batch
+    start, stop = first * plan.batch, (first + 5) * plan.batch
+    for world_size in divisors(plan.batch)[:6]:
+        share = plan.batch // world_size
+        for rank in range(world_size):
+            taken = [
+                (take.stream, position)
+                for slot in range(start, stop, plan.batch)
+                for take in order.takes(slot, rank, world_size)
+                for position in range(take.start, take.stop)
+            ]
+            expected = {at: first * share + row for row, at in enumerate(taken)}
+            found: dict[tuple[int, int], int] = {}
+            for window in order.windows(range(order.streams), start, stop):
+                for position, row in enumerate(order.rows_shown(window, rank, world_size), window.start):
+                    if start <= position * order.streams + window.stream < stop and row >= 0:
+                        found[window.stream, position] = int(row)
+            assert found == expected
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     world_size=st.integers(1, 6),

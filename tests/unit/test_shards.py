@@ -9,6 +9,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gan_dist.data import plain
 from gan_dist.data.manifest import MANIFEST
-from gan_dist.data.resident import read_all
+from gan_dist.data.order import Piece
+from gan_dist.data.resident import read_all, read_pieces
 from gan_dist.data.rows import Rows, rows_table, table_rows
 from gan_dist.data.shards import ShardSet, encode_shard, write_set
 from gan_dist.data.verify import verify_set
@@ -483,6 +486,39 @@ def test_values_are_where_the_manifest_says(tmp_path: Path, labelled: bool) -> N
     images = ShardSet(str(tmp_path))
     assert images.manifest.fingerprint() == fingerprint
     assert_same(read_all(images), rows)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    groups=st.lists(st.integers(1, 40), min_size=1, max_size=4), chunk=st.integers(1, 3000), data=st.data()
+)
+def test_parts_are_the_row_group_piece_by_piece(groups: list[int], chunk: int, data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain, "CHUNK", chunk)
+        parts = [random_rows(count, 48, count) for count in groups]
+        write_set(folder, iter(parts), group_rows=17, height=4, width=4, channels=3, classes=CLASSES)
+        images = ShardSet(folder)
+        assert_same(read_all(images), Rows.concatenate(parts))
+        pieces = []
+        for group in data.draw(st.permutations(range(len(images.group_rows)))):
+            start = data.draw(st.integers(0, images.group_rows[group] - 1))
+            pieces.append(Piece(group, start, data.draw(st.integers(start + 1, images.group_rows[group]))))
+        expected = Rows.concatenate([images.read_group(p.group)[p.start : p.stop] for p in pieces])
+        laid = images.manifest.empty(sum(map(len, pieces)))
+        for first, part in read_pieces(images, pieces):
+            assert part.pixels.nbytes <= max(chunk, 48)
+            laid.put(slice(first, first + len(part)), part)
+        assert_same(laid, expected)
+
+
+def test_parts_end_with_an_error_where_they_are_damaged(packed: Path) -> None:
+    images = ShardSet(str(packed))
+    content = bytearray((packed / FIRST).read_bytes())
+    content[images.manifest.shards[0].pixels_at[1]] ^= 1
+    (packed / FIRST).write_bytes(content)
+    with pytest.raises(DataError, match=f"{FIRST}, row group 1, .* is damaged"):
+        list(images.read_parts(1))
+    assert sum(len(part) for _, part in images.read_parts(0)) == GROUP
 
 
 @pytest.mark.parametrize("places", [[4, 4, 4], [10**9] * 3, [7], [10**30] * 3])
