@@ -21,7 +21,7 @@ from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet
 
 MEMORY_LIMIT = 256 * 2**20
-READ_AHEAD = 12
+READ_AHEAD = 16
 
 
 class Fetch(Protocol):

@@ -22,7 +22,7 @@ from gan_dist.data.rows import Rows
 
 LARGEST_PAGE = 2**30
 """Bytes of a page; Parquet's own limit is twice that."""
-CHUNK = 2**20
+CHUNK = 2**21
 """Bytes that are read at once, then hashed and passed on while a processor's cache has them."""
 
 
