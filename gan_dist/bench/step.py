@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from gan_dist.bench.record import cores
 from gan_dist.config import RunConfig, load_config
@@ -202,7 +202,10 @@ def _loop_config(storage: Path, workers: int, batch: int, *, quick: bool) -> Run
 def _bare(config: RunConfig) -> float:
     """Return the images a second of the loop in plain processes of one thread that have met by gloo."""
     with TemporaryDirectory(prefix="gan-dist-gloo-") as meeting:
-        spawn(_worker, (config, str(Path(meeting, "meeting"))), nprocs=config.scale.workers)
+        arguments = config, str(Path(meeting, "meeting"))
+        # The fork server's processes end at once. DDP keeps gloo's threads to the end, and one of them that
+        # lets go of a tensor while an interpreter is taken down ends the process by a signal.
+        start_processes(_worker, arguments, nprocs=config.scale.workers, start_method="forkserver")
     return _steady_rate(config)
 
 
