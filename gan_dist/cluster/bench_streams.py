@@ -30,16 +30,18 @@ Rate = Callable[[Iterable[int]], float]
 def ray_figures(shards: ShardSet, order: Order, png_tars: list[str], rate: Rate) -> dict[str, float]:
     """Return rates in images a second, seconds to the first batch, and the longest wait at an epoch.
 
-    Medians of passes that our plan and Ray's own reader take in turns.
+    Medians of passes that our plan and Ray's own reader take in turns. `first_batch_s` is with Ray warm, that
+    is with workers started and code imported, `first_batch_cold_s` with no worker yet.
     """
     passes, own = [], []
     with connect():
-        _drain(shards, order, epochs=1)  # workers started, code imported: Ray is warm
+        cold = _drain(shards, order, epochs=1)["first_batch_s"]
         for _ in range(PASSES):
+            _drain(shards, order, epochs=1)  # the other reader's tasks are ended with their workers
             passes.append(_drain(shards, order, EPOCHS))
             own.append(rate(_read_webdataset(png_tars, order.batch_size)))
     figures = {name: median(one[name] for one in passes) for name in passes[0]}
-    return {**figures, "read_webdataset": median(own)}
+    return {**figures, "first_batch_cold_s": cold, "read_webdataset": median(own)}
 
 
 def _drain(shards: ShardSet, order: Order, epochs: int) -> dict[str, float]:
