@@ -23,6 +23,7 @@ from gan_dist.data.packplan import Job, Plan, require_few_bad
 from gan_dist.data.packtask import Report, make_shard
 from gan_dist.data.sources.items import Source
 from gan_dist.errors import GanDistError
+from gan_dist.memory import keep_freed_memory
 
 
 def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[int], None]) -> Manifest:
@@ -131,6 +132,7 @@ class _Shards(Datasource):
         origin, plan, dest = self._source.origin, self._plan, self._dest
 
         def read() -> Iterator[pa.Table]:
+            keep_freed_memory()  # the process makes the next shard in the memory of this one
             for report in make_shard(origin, plan, job, items, dest, threads):
                 yield pa.table({"report": [report.model_dump_json()]})
 
