@@ -240,10 +240,13 @@ def goes_on_when_cut_off(cluster: Cluster, victim: Host) -> None:
     assert told, output
     records = cluster.records(f"without-{victim.name}")
     assert [record["images"] for record in records] == list(range(256, 3073, 256)), output
-    assert records[: len(before)] == before
+    # Cut off between a record and its checkpoint, the run measures that one again.
+    kept = [record for record in before if record["images"] <= round(1000 * float(told[1]))]
+    assert len(kept) >= max(1, len(before) - 1)
+    assert records[: len(kept)] == kept
     saved = [record for record in records if datetime.fromisoformat(record["time"]) <= cut_at]
     assert float(told[1]) * 1000 == saved[-1]["images"]
-    assert len(before) <= len(saved) < len(records)
+    assert len(kept) <= len(saved) < len(records)
     best = json.loads(cluster.read(f"s3://bucket/runs/without-{victim.name}/best.json"))
     cluster.read(f"s3://bucket/runs/without-{victim.name}/{best['release']}/config.yaml")
     cluster.read(f"s3://bucket/runs/without-{victim.name}/checkpoint_000000003072/manifest.json")
