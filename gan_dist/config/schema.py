@@ -42,7 +42,8 @@ class DataConfig(Section):
     colour, place and by cutting out a square; `ada` changes each with a probability that rises while the
     discriminator is too sure of the reals. For sets of up to some tens of thousands of images."""
     augment_target: Annotated[float, Field(ge=-1, le=1)] = 0.6
-    """`ada`: the mean sign of the discriminator's logits on reals that is too sure."""
+    """`ada`: how sure of the reals the discriminator may be before the probability rises: 2 a - 1, with a the
+    share of reals that it judges rightly (recorded as `real_accuracy`), so 0.6 is 80 %."""
     augment_kimg: PositiveFloat = 500.0
     """`ada`: thousands of images in which the probability can rise from 0 to 1."""
     verify: Literal["raise", "quarantine"] = "raise"

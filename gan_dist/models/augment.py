@@ -127,11 +127,14 @@ def adjusted(p: float, sign_mean: float, images: int, *, target: float = 0.6, ki
     """Strength after one adjustment: Karras et al. 2020 (ADA), section 3.
 
     The measure of overfitting is r_t = E[sign(D(real))], equation 1: 0 for a discriminator that is at a loss,
-    1 for one that is sure of all training images. p moves by a fixed step towards r_t = target.
+    1 for one that is sure of all training images. p moves by a fixed step towards r_t = target. The sign says
+    on which side of the middle between reals and fakes a logit lies. Where the loss puts that middle nowhere
+    (`wgan`, `wgan-gp`, `rpgan`), it is the sign of D(real) - D(fake), pair by pair. r_t is 2 a - 1 either
+    way, with a the share of reals that the discriminator judges rightly (`losses.Adversarial.accuracy`).
 
     Args:
         p: The strength so far, in [0, 1].
-        sign_mean: r_t over the real logits since the last adjustment, all ranks, in [-1, 1].
+        sign_mean: r_t, all ranks, over the last discriminator update of each round since the last adjustment.
         images: Real images since the last adjustment, all ranks.
         target: The r_t to hold.
         kimg: Thousands of images in which p can go from 0 to 1.

@@ -84,7 +84,6 @@ class DiscriminatorObjective:
             "loss_d": loss.detach(),
             "real_accuracy": real_accuracy,
             "fake_accuracy": fake_accuracy,
-            "real_sign": real_logits.detach().sign().mean(),
         }
 
     def _logits(

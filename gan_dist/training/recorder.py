@@ -48,6 +48,7 @@ class Recorder:
         self._trained_images = 0
         self._first = context.rank == 0
         if self._first:
+            context.before_writing()
             storage.write_bytes(storage.join(run_uri, release.CONFIG), self._config_yaml.encode())
             self._records = telemetry.Records(run_uri, state.images)
         self._last_step = time.perf_counter()

@@ -40,7 +40,7 @@ class AugmentStrength:
 
     p: float = 0.0
     signs: float = 0.0
-    """Sum over rounds of the mean sign of the reals' logits, since the last adjustment."""
+    """Sum over rounds of r_t (see `augment.adjusted`), since the last adjustment."""
     rounds: int = 0
 
 
@@ -184,7 +184,7 @@ def load(state: TrainingState, uri: str) -> None:
     state.images = record["images"]
     state.best = None if record["best"] is None else Best(**record["best"])
     state.augment = AugmentStrength(**record["augment"])
-    measured = record.get("measured", asdict(Measured()))  # checkpoints of 0.1.0 have none
+    measured = record["measured"]
     state.measured = Measured(**measured | {"values": [tuple(pair) for pair in measured["values"]]})
 
 

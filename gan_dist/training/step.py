@@ -72,8 +72,8 @@ class Step:
             batch: This rank's part of the global batch.
 
         Returns:
-            Scalars on the device, over this rank's part: `loss_d`, `real_accuracy`, `fake_accuracy`,
-            `real_sign` (mean sign of the reals' logits) and `grad_norm_d`.
+            Scalars on the device, over this rank's part: `loss_d`, `real_accuracy`, `fake_accuracy` and
+            `grad_norm_d`.
 
         Raises:
             NonFiniteError: before the update, on every rank, when any rank's gradient is not finite.
@@ -163,7 +163,7 @@ class Step:
         *values, stopped = told.tolist()
         means = dict(zip(scalars, values, strict=True))
         if self._config.data.augment == "ada":
-            self._adjust_augmentation(means["real_sign"])
+            self._adjust_augmentation(means["real_accuracy"])
         return means, stopped > 0
 
     def update_average(self) -> None:
@@ -173,9 +173,9 @@ class Step:
         beta = ema.decay(batch, state.images - batch, config.ema.half_life_kimg, config.ema.ramp_up)
         ema.update(state.average, state.generator, beta)
 
-    def _adjust_augmentation(self, real_sign: float) -> None:
+    def _adjust_augmentation(self, real_accuracy: float) -> None:
         data, strength = self._config.data, self._state.augment
-        strength.signs += real_sign
+        strength.signs += 2 * real_accuracy - 1
         strength.rounds += 1
         if strength.rounds == ADJUST_EVERY:
             images = ADJUST_EVERY * self._config.train.batch_size * self._config.optim.d_steps

@@ -232,11 +232,32 @@ def test_the_strength_of_ada_follows_the_signs_of_four_rounds() -> None:
     for number, batch in enumerate(batches(12), start=1):
         scalars = step.discriminator_phase(batch) | step.generator_phase(batch)
         told, _ = step.share(scalars, stop=False)
-        signs.append(told["real_sign"])
+        signs.append(2 * told["real_accuracy"] - 1)
         if number % 4 == 0:
             expected = augment.adjusted(expected, sum(signs[-4:]) / 4, 4 * 16, kimg=1)
         assert state.augment.p == pytest.approx(expected)
     assert state.augment.p != 0.7
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [("nonsaturating", [0.636, 0.764]), ("lsgan", [0.636, 0.764]), ("rpgan", [0.7, 0.7])],
+)
+def test_ada_reads_logits_on_the_scale_of_the_loss(loss: str, expected: list[float]) -> None:
+    # A constant added to all logits makes a discriminator sure of everything, or of nothing; only where the
+    # loss compares reals with fakes it changes nothing.
+    config = settings("data.augment=ada", "data.augment_kimg=1", f"loss.name={loss}")
+    found = []
+    for constant in (-30.0, 30.0):
+        state = fresh(config)
+        state.discriminator.register_forward_hook(lambda *call, c=constant: call[-1] + c)
+        step = Step(config, state, LocalContext("unused"))
+        for batch in batches(4):
+            step.share(step.discriminator_phase(batch) | step.generator_phase(batch), stop=False)
+        found.append(state.augment.p)
+    assert (found[0] == found[1]) == (loss == "rpgan")
+    if loss != "rpgan":
+        assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
