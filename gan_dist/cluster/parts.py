@@ -8,10 +8,9 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from gan_dist.config import ScaleConfig
-from gan_dist.errors import GanDistError
+from gan_dist.data.failures import plain_errors
 from gan_dist.evaluation.work import Part, Request, Workers, studio
 
 RETRIES = 3
@@ -46,9 +45,5 @@ def _do(request: Request, part: Part, cpus: float) -> object:
 
 
 def _result(reference: Any) -> object:
-    try:
+    with plain_errors():
         return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, GanDistError):
-            raise error.cause from None
-        raise

@@ -19,7 +19,7 @@ from gan_dist.cluster.connect import cluster
 from gan_dist.cluster.preflight import check_nodes
 from gan_dist.cluster.room import More, addresses, is_placed, leaving, placeable, reserved, said
 from gan_dist.config import RunConfig
-from gan_dist.errors import WorkerError
+from gan_dist.errors import StorageError, WorkerError
 from gan_dist.progress import Outcome
 from gan_dist.training import state as states
 
@@ -81,6 +81,8 @@ class _Run:
             attempt = Attempt(self._config, workers, self._board, group)
             stopped = self._follow(attempt)
             news = self._shown()
+            if isinstance(news.failure, StorageError):
+                raise StorageError(f"{news.failure}\nthe run is kept as its last checkpoint has it") from None
             if news.failure is not None:
                 raise news.failure
             if news.outcome is not None and (news.outcome.finished or stopped):

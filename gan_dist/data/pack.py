@@ -15,14 +15,13 @@ import ray
 import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
-from ray.exceptions import RayTaskError
 
 from gan_dist.data import packstate
+from gan_dist.data.failures import plain_errors
 from gan_dist.data.manifest import Manifest
 from gan_dist.data.packplan import Job, Plan, require_few_bad
 from gan_dist.data.packtask import Report, make_shard
 from gan_dist.data.sources.items import Source
-from gan_dist.errors import GanDistError
 from gan_dist.memory import keep_freed_memory
 
 
@@ -48,7 +47,7 @@ def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[in
     require_few_bad(bad, total, max_bad)
     decoded = plan.images - sum(job.stop - job.start for job in missing)
     show(decoded)
-    try:
+    with plain_errors():
         for report in _reports(_Shards(source, dest, plan, missing)):
             if report.record is not None:
                 packstate.write_record(dest, jobs[report.job], report.record)
@@ -57,21 +56,7 @@ def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[in
             show(decoded)
             bad += report.rejected
             require_few_bad(bad, total, max_bad)
-    except RayTaskError as error:
-        raise _cause(error) from None
     return packstate.finish(dest, plan, source, records)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return the user's error that made a task fail, or else the failure itself."""
-    found: BaseException | None = error
-    while found is not None:
-        inner = getattr(found, "cause", None) or found.__cause__
-        if isinstance(inner, GanDistError) and not isinstance(inner, RayTaskError):
-            # Ray Data adds advice for its own callers to the message.
-            return type(inner)(str(inner).partition("\nFailed to apply")[0])
-        found = inner
-    return error
 
 
 def _reports(shards: _Shards) -> Iterator[Report]:

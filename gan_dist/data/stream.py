@@ -16,6 +16,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from gan_dist.data.assembly import Assembly, Filling
+from gan_dist.data.failures import plain_errors
 from gan_dist.data.manifest import ImageSet
 from gan_dist.data.order import Window
 from gan_dist.data.resident import read_pieces
@@ -54,7 +55,7 @@ class Streamed:
                 override_num_blocks=len(tasks),
             )
             blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
-            for window, rows in _regroup(chain.from_iterable(tasks), blocks):
+            for window, rows in _regroup(chain.from_iterable(tasks), _plainly(blocks)):
                 filling = assembly.filling(window)
                 filling.put(0, rows)
                 yield filling
@@ -115,6 +116,11 @@ def _portions(windows: Iterable[Window], rows: int) -> Iterator[list[Window]]:
             portion, held = [], 0
     if portion:
         yield portion
+
+
+def _plainly(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    with plain_errors():
+        yield from blocks
 
 
 def _regroup(windows: Iterable[Window], blocks: Iterable[pa.Table]) -> Iterator[tuple[Window, Rows]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from gan_dist.data.resident import Resident
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet, write_set
 from gan_dist.data.stream import Streamed
+from gan_dist.errors import DataError, GanDistError, StorageError
 from tests.faults import proxy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -68,6 +70,18 @@ def test_blocks_larger_than_rays_limit_are_put_together_again(tmp_path: Path) ->
     streamed = batches(order, Streamed(images), rank=0, world_size=1, start=0, stop=1400)
     memory = batches(order, Resident(images), rank=0, world_size=1, start=0, stop=1400)
     assert_same(list(streamed), list(memory))
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_damage_that_a_task_meets_is_the_error_of_the_user_alone(tmp_path: Path, missing: bool) -> None:
+    shutil.copytree(DIGITS, tmp_path / "set")
+    shard = min((tmp_path / "set").glob("*.parquet"))
+    images = open_images(str(tmp_path / "set"))
+    shard.unlink() if missing else shard.write_bytes(shard.read_bytes()[:-5000])
+    with pytest.raises(GanDistError, match=shard.name) as caught:
+        stream(images, Streamed(images), world_size=1, start=0, stop=6000)
+    assert type(caught.value) in (DataError, StorageError)
+    assert "Failed to apply" not in str(caught.value)
 
 
 def test_a_bad_network_changes_nothing(bucket: str, s3_url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gan_dist.cluster.board import Link, News, new_board
 from gan_dist.cluster.room import placeable
 from gan_dist.config import ScaleConfig
 from gan_dist.data.builtin import DIGITS
-from gan_dist.errors import CapacityError, NonFiniteError, WorkerError
+from gan_dist.errors import CapacityError, DataError, NonFiniteError, WorkerError
 from gan_dist.progress import Progress
 from gan_dist.telemetry import read_records
 from tests.gloo import run_gloo
@@ -54,6 +55,21 @@ def test_a_resumed_run_from_and_to_a_bucket_has_the_bits_of_plain_torch_distribu
 def test_a_run_that_diverges_ends_with_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match="Lower optim"):
         trainer.run(config(tmp_path, "optim.d.lr=1e30", "optim.g.lr=1e30"), lambda _: None)
+
+
+@pytest.mark.slow
+def test_damage_that_a_continued_run_streams_ends_it_at_once_by_its_name(tmp_path: Path) -> None:
+    shutil.copytree(DIGITS, tmp_path / "set")
+    streamed = [f"data.path={tmp_path / 'set'}", "data.cache=stream"]
+    trainer.run(config(tmp_path, *streamed, "train.kimg=0.32"), lambda _: None)
+    shard = min((tmp_path / "set").glob("*.parquet"))
+    content = bytearray(shard.read_bytes())
+    content[2000] ^= 1
+    shard.write_bytes(content)
+    news: list[News] = []
+    with pytest.raises(DataError, match=f"{shard.name}.* is damaged"):
+        trainer.run(config(tmp_path, *streamed), news.append)
+    assert news[-1].warnings == ()
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(tmp_path: Path) -> None:
