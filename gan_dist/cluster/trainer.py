@@ -88,6 +88,8 @@ class _Run:
             if news.outcome is not None and (news.outcome.finished or stopped):
                 return news.outcome
             if stopped:
+                if attempt.error is not None:
+                    self._note(f"{reason(attempt.error)} while it was stopped; {self._kept()}")
                 break
             if self._here in leaving():
                 raise WorkerError(f"the node that this command runs on leaves the cluster; {self._kept()}")

@@ -178,8 +178,8 @@ class TrainConfig(Section):
 class EvalConfig(Section):
     """How the averaged generator is measured; every evaluation also writes a checkpoint."""
 
-    every_kimg: PositiveFloat = 50.0
-    """Thousands of images between evaluations; the last one is at the end of the run."""
+    every_kimg: Annotated[float, Field(ge=0.001)] = 50.0
+    """Thousands of images between evaluations, at least one image; the last one is at the end of the run."""
     samples: Annotated[int, Field(ge=2)] = 10000
     """Generated images per evaluation. Distances are comparable at equal numbers only."""
     extractor: Annotated[str, Field(pattern=r"^([a-z]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")] = "digits"

@@ -156,7 +156,7 @@ def _extractor(config: RunConfig) -> Iterator[Finding]:
     weights = config.eval.inception_weights
     try:
         found = load_extractor(config.eval.extractor, torch.device("cpu"), inception_weights=weights)
-        require_possible(found, config.eval.metrics)
+        require_possible(found, config.eval.metrics, config.eval.samples)
     except GanDistError as error:
         yield from told("extractor", error, "no evaluation is possible without it")
         return

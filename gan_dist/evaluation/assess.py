@@ -56,8 +56,8 @@ def assess(request: Request, workers: Workers, progress: Callable[[int, int], No
         GanDistError: something of them cannot be loaded.
     """
     local = studio(request)
-    require_possible(local.extractor, request.metrics)
     reals = local.reals(request.data)
+    require_possible(local.extractor, request.metrics, min(request.samples, reals.total))
     cache = Cache(
         request.data,
         statistics_key(
@@ -79,7 +79,7 @@ def assess(request: Request, workers: Workers, progress: Callable[[int, int], No
     figures = _over_repeats([first.figures, *(other.figures for other in others)])
     picture = None
     if copying:
-        copies = find_copies(request, local, reference, first.tally, counted)
+        copies = find_copies(local, reference, first.tally, counted)
         figures |= copies.figures
         picture = telemetry.image_grid(copies.pairs, columns=8)
     return Assessment(figures | _conditions(local, reference), picture, tuple(warnings))

@@ -11,7 +11,7 @@ from torch import Tensor
 from gan_dist.evaluation.reference import Reference
 from gan_dist.evaluation.sources import BLOCK
 from gan_dist.evaluation.tally import Tally
-from gan_dist.evaluation.work import CountedWorkers, FindNearest, Request, Studio, spans
+from gan_dist.evaluation.work import CountedWorkers, FindNearest, Studio, spans
 from gan_dist.metrics.memorisation import NearestNeighbours, copying_test
 from gan_dist.randomness import permutation
 
@@ -32,9 +32,7 @@ class Copies:
     that image."""
 
 
-def find_copies(
-    request: Request, studio: Studio, reference: Reference, found: Tally, workers: CountedWorkers
-) -> Copies:
+def find_copies(studio: Studio, reference: Reference, found: Tally, workers: CountedWorkers) -> Copies:
     """Compare how near generated images are to the training set with how near real ones are.
 
     The real ones are those of the set to compare with. Where that is the training set itself, each is
@@ -43,12 +41,13 @@ def find_copies(
     assert found.reservoir is not None
     generated, made = _some(found.reservoir.features.cpu(), found.reservoir.indices.cpu())
     real, numbers = _some(reference.features, reference.numbers)
-    same = request.data == studio.trained_on
+    trained = studio.reals(studio.trained_on)
+    # The set itself, whatever the path that it is reached by: its images are at distance 0 from themselves.
+    same = trained.fingerprint == studio.images.manifest.fingerprint()
     nobody = torch.full((len(generated) + len(real),), -1)
     excluded = torch.cat([nobody[: len(generated)], numbers]) if same else nobody
     queries = torch.cat([generated, real])
 
-    trained = studio.reals(studio.trained_on)
     nearest = NearestNeighbours(queries, excluded)
     parts = [FindNearest(queries, excluded, groups, images) for groups, images in spans(trained)]
     for result in workers(parts):

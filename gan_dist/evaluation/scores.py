@@ -12,6 +12,9 @@ from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.kernel import kid
 from gan_dist.metrics.manifold import density_coverage, precision_recall
 
+FEWEST = {"is": 10, "pr": 4, "dc": 6}
+"""Images without which a metric has no value: a split's one, or one more than the neighbours looked at."""
+
 
 def named(score: str, extractor: Extractor) -> str:
     """Return what a score is called: alone with the features of FID, otherwise with its extractor's name."""
@@ -50,12 +53,23 @@ def scores(found: Tally, real: Reference, extractor: Extractor, metrics: tuple[s
     return figures
 
 
-def require_possible(extractor: Extractor, metrics: tuple[str, ...]) -> None:
-    """Refuse what an extractor cannot tell.
+def require_possible(extractor: Extractor, metrics: tuple[str, ...], images: int) -> None:
+    """Refuse what cannot be computed, before anything is.
+
+    Args:
+        extractor: What the features come from.
+        metrics: What is asked for, besides the Frechet distance.
+        images: How many there are of generated or of real ones, whichever are fewer.
 
     Raises:
-        DataError: the Inception Score without classes.
+        DataError: the Inception Score without classes, or too few images for one of the metrics.
     """
+    for name in metrics:
+        if images < FEWEST.get(name, 2):
+            raise DataError(
+                f"`{name}` needs at least {FEWEST.get(name, 2)} generated and as many real images; of one "
+                f"kind there are {images}: ask for more samples, or leave it out"
+            )
     if "is" in metrics and not extractor.classes:
         raise DataError(
             f"eval.metrics: `is` needs class probabilities and the extractor {extractor.name} has none; "

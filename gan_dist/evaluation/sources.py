@@ -80,6 +80,7 @@ class Reals:
         self.group_rows = images.group_rows
         self.groups = range(len(images.group_rows))
         self.channels = images.manifest.channels
+        self.fingerprint = images.manifest.fingerprint()
         self.classes = len(images.manifest.classes or ())
 
     def group(self, index: int) -> tuple[int, Batch]:

@@ -49,7 +49,8 @@ class Evaluator:
         self._extractor = load_extractor(
             config.eval.extractor, context.device, inception_weights=config.eval.inception_weights
         )
-        require_possible(self._extractor, config.eval.metrics)
+        fewest = min(config.eval.samples, images.manifest.count)
+        require_possible(self._extractor, config.eval.metrics, fewest)
         self._resolution = image_resolution(config, images)
         self._of_digits = _shows_digits(images.manifest)
         self._reals = Reals(images, self._resolution)

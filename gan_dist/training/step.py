@@ -234,8 +234,8 @@ class Step:
         if not torch.isfinite(norm):
             raise NonFiniteError(
                 f"the {what}'s gradient is {norm.item()} after {self._state.images} images (its loss here: "
-                f"{loss.item():.4g}); nothing was updated. Lower optim.g.lr and optim.d.lr and run the same "
-                "command again: it goes on from the last checkpoint"
+                f"{loss.item():.4g}); nothing was updated. Begin another run (name=...) with a lower "
+                "optim.g.lr and optim.d.lr; this one would come to the same again"
             )
         if limit := self._config.optim.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(network.parameters(), limit, norm)

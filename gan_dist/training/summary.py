@@ -20,7 +20,7 @@ def summarise(config: RunConfig) -> dict[str, object]:
     """Return a run's sizes, without side effects.
 
     Raises:
-        DataError: the image set is missing, or its extractor cannot tell what is asked of it.
+        DataError: the image set is missing, or its extractor, or its size, does not do for a metric.
         ConfigError: the networks cannot be built for these images, or not computed as configured; or there
             is no such extractor.
     """
@@ -37,7 +37,7 @@ def summarise(config: RunConfig) -> dict[str, object]:
     extractor = load_extractor(
         config.eval.extractor, torch.device("cpu"), inception_weights=config.eval.inception_weights
     )
-    require_possible(extractor, config.eval.metrics)
+    require_possible(extractor, config.eval.metrics, min(config.eval.samples, manifest.count))
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
     scale = config.scale
     workers = f"{scale.workers}" if scale.fewest == scale.workers else f"{scale.fewest} to {scale.workers}"

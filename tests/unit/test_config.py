@@ -470,7 +470,9 @@ def configs(draw: st.DrawFn) -> RunConfig:
         ),
         ema=EmaConfig(half_life_kimg=draw(real), ramp_up=draw(real)),
         train=TrainConfig(batch_size=workers * draw(st.integers(1, 99)), kimg=draw(real)),
-        eval=EvalConfig(every_kimg=draw(real), samples=draw(st.integers(2, 2**40))),
+        eval=EvalConfig(
+            every_kimg=draw(real.filter(lambda kimg: kimg >= 0.001)), samples=draw(st.integers(2, 2**40))
+        ),
         scale=ScaleConfig(
             workers=workers, cpus_per_worker=draw(real), gpus_per_worker=draw(real | st.just(0.0))
         ),

@@ -20,6 +20,8 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.loader import open_images
 from gan_dist.data.quarantine import Without
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import write_set
 from gan_dist.errors import DataError, NonFiniteError
 from gan_dist.evaluation.assess import assess
 from gan_dist.evaluation.reference import Cache, Reference, statistics_key, tally_groups
@@ -208,8 +210,17 @@ def test_too_few_images_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_what_an_extractor_cannot_tell_is_refused() -> None:
     with pytest.raises(DataError, match="`is` needs class probabilities and the extractor random has none"):
-        require_possible(load_extractor("random", CPU), ("is",))
-    require_possible(load_extractor("random", CPU), ("kid",))
+        require_possible(load_extractor("random", CPU), ("is",), 10)
+    require_possible(load_extractor("random", CPU), ("kid",), 10)
+
+
+@pytest.mark.parametrize(("metric", "fewest"), [("is", 10), ("pr", 4), ("dc", 6), ("kid", 2)])
+def test_too_few_images_for_a_metric_are_refused_before_anything_is_computed(
+    trained: str, metric: str, fewest: int
+) -> None:
+    with pytest.raises(DataError, match=f"`{metric}` needs at least {fewest} generated"):
+        assess(replace(request_of(trained, (metric,)), samples=fewest - 1), here, lambda *_: None)
+    assert assess(replace(request_of(trained, (metric,)), samples=fewest), here, lambda *_: None).figures
 
 
 # Releases
@@ -245,11 +256,21 @@ def test_an_assessment_tells_means_spreads_and_conditions(trained: str) -> None:
     assert seen == sorted(seen)
 
 
-def test_a_set_that_was_not_trained_on_is_held_out(trained: str, digits: str) -> None:
-    found = assess(request_of(trained, ("memorisation",), digits), here, lambda *_: None)
+def test_a_set_that_was_not_trained_on_is_held_out(trained: str, tmp_path: Path) -> None:
+    negatives = Rows(255 - open_images("builtin://digits").read_group(0).pixels, None)
+    write_set(str(tmp_path), iter([negatives]), group_rows=64, height=8, width=8, channels=1, classes=None)
+    found = assess(request_of(trained, ("memorisation",), str(tmp_path)), here, lambda *_: None)
     assert found.figures["copying_reference"] == "held-out"
-    # The copy of the training set is at distance 0 from it, and no generated image is nearer.
-    assert found.figures["copied_share"] == 0.0
+
+
+def test_a_copy_of_the_training_set_is_the_training_set(trained: str, digits: str) -> None:
+    here_and_there = [
+        assess(request_of(trained, ("memorisation",), data), here, lambda *_: None).figures
+        for data in ("builtin://digits", digits)
+    ]
+    for figures in here_and_there:
+        assert figures["copying_reference"] == "leave-one-out"
+    assert here_and_there[0]["copying_z"] == here_and_there[1]["copying_z"]
 
 
 def test_another_number_of_channels_is_refused(trained: str) -> None:
@@ -275,8 +296,8 @@ def test_the_command_prints_figures_and_writes_the_picture(trained: str, tmp_pat
         (["--extractor", "inception"], "GAN_DIST_INCEPTION_WEIGHTS"),
         (["--extractor", "random", "--metrics", "is"], "has none"),
         (["--data", "nowhere"], "nowhere holds no image set"),
-        (["--samples", "4", "--metrics", "dc"], "nearest neighbours"),
-        (["--samples", "4", "--metrics", "is"], "at least 10 images"),
+        (["--samples", "4", "--metrics", "dc"], "needs at least 6 generated"),
+        (["--samples", "4", "--metrics", "is"], "needs at least 10 generated"),
     ],
 )
 def test_what_cannot_be_measured_is_said(
