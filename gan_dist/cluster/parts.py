@@ -41,7 +41,8 @@ def ray_workers(scale: ScaleConfig) -> Workers:
 
 def _do(request: Request, part: Part, cpus: float) -> object:
     torch.set_num_threads(max(1, int(cpus)))
-    return part(studio(request))
+    # A task that has reserved no GPU sees those of its node all the same.
+    return part(studio(request, gpu=bool(ray.get_gpu_ids())))
 
 
 def _result(reference: Any) -> object:

@@ -45,13 +45,18 @@ class Request:
 
 
 class Studio:
-    """A process's networks and sets for one request, loaded when they are first needed."""
+    """A process's networks and sets for one request, loaded when they are first needed.
 
-    def __init__(self, request: Request) -> None:
+    Args:
+        request: The request.
+        gpu: Whether a GPU may be used, where there is one.
+    """
+
+    def __init__(self, request: Request, *, gpu: bool) -> None:
         storage.configure(request.storage)
         keep_freed_memory()
         self.request = request
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -111,9 +116,9 @@ class Studio:
 
 
 @lru_cache(maxsize=1)
-def studio(request: Request) -> Studio:
+def studio(request: Request, *, gpu: bool = True) -> Studio:
     """Return this process's studio; a process serves one request at a time."""
-    return Studio(request)
+    return Studio(request, gpu=gpu)
 
 
 class Part(Protocol):

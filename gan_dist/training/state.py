@@ -194,15 +194,15 @@ def load_latest(state: TrainingState, run_uri: str) -> list[str]:
     Returns:
         One sentence for each newer checkpoint that had to be passed over.
     """
-    passed_over = []
+    damaged = []
     for name in checkpoint_names(run_uri):
         try:
             load(state, storage.join(run_uri, name))
         except CheckpointError as error:
-            passed_over.append(f"{error}; the run goes on from the checkpoint before it")
+            damaged.append(str(error))
         else:
-            break
-    return passed_over
+            return [f"{error}; the run goes on from an earlier checkpoint" for error in damaged]
+    return [f"{error}; there is no earlier one, so the run begins anew" for error in damaged]
 
 
 def prune(run_uri: str) -> None:

@@ -224,11 +224,24 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     with caplog.at_level(logging.WARNING, "gan_dist"):
         run(broken)
     assert "checkpoint_000000000640/optimizer_d.safetensors is damaged" in caplog.text
-    assert "goes on from the checkpoint before it" in caplog.text
+    assert "goes on from an earlier checkpoint" in caplog.text
     # The damaged one is left for whoever wants to look at it; the new one stands beside it.
     assert (folder / "checkpoint_000000000640").exists()
     assert states.checkpoint_names(str(folder))[0] == "checkpoint_000000000640-1"
     assert_same_bits(tensors(whole), tensors(broken))
+
+
+def test_a_run_without_a_whole_checkpoint_says_that_it_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(config(tmp_path / "broken", "train.kimg=0.32"))
+    damage(tmp_path / "broken" / "run" / "checkpoint_000000000320" / "state.json")
+    with caplog.at_level(logging.WARNING, "gan_dist"):
+        run(config(tmp_path / "broken"))
+    assert "state.json is damaged" in caplog.text
+    assert "the run begins anew" in caplog.text
+    run(config(tmp_path / "whole"))
+    assert_same_bits(tensors(config(tmp_path / "whole")), tensors(config(tmp_path / "broken")))
 
 
 def test_only_the_newest_checkpoints_and_the_best_release_are_kept(tmp_path: Path) -> None:
