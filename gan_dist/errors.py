@@ -1,6 +1,6 @@
 """Every error that a user can cause. Each says what is wrong, where, and how to mend it.
 
-GanDistError                what the command line prints without a traceback, exit code 2
+GanDistError                what the command line prints without a traceback; exit code 2 but for the last two
 ├── ConfigError             a configuration's problems, all of them at once
 ├── DataError               an image set that is missing, damaged or not what the configuration says
 ├── StorageError            a path or URI that cannot be read or written
@@ -9,7 +9,8 @@ GanDistError                what the command line prints without a traceback, ex
 ├── BusyError               a run or search that another process works on
 ├── CapacityError           a request that this machine or cluster can never place
 ├── ClusterError            a cluster that cannot be joined, or whose nodes cannot work together
-└── NonFiniteError          a loss, gradient, image or feature that stopped being a number
+├── NonFiniteError          a loss, gradient, image or feature that stopped being a number (exit code 3)
+└── WorkerError             workers that kept failing (exit code 1)
 """
 
 from __future__ import annotations

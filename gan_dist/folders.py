@@ -26,7 +26,7 @@ def write_folder(uri: str, kind: str, contents: Mapping[str, bytes]) -> None:
 
     Args:
         uri: The folder.
-        kind: What it is, `checkpoint` or `release`.
+        kind: What it is, such as `checkpoint` or `release`.
         contents: The files' contents by name.
     """
     for name, content in contents.items():

@@ -84,7 +84,7 @@ def processes(scale: ScaleConfig, *, trial: bool) -> int:
 def trials_at_once(scale: ScaleConfig, nodes: list[Node], most: int | None) -> int:
     """Return how many trials run at a time: what can be placed, and `most` at most.
 
-    Where nodes are added when they are wanted, that is `most`, or as many as there is room for now, or one.
+    On a cluster that adds nodes it is `most` if given, otherwise what fits now, and at least 1.
     """
     fits = workers_held(scale, nodes) // scale.workers
     return most or max(1, fits) if may_grow(nodes) else min(most or fits, fits)

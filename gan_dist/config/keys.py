@@ -1,6 +1,6 @@
 """The configuration's keys, what each may hold, and how to say so.
 
-All of it is read off the JSON schema, so a field added to `config.py` needs nothing here.
+All of it is read off the JSON schema, so a field added to `schema.py` needs nothing here.
 """
 
 from __future__ import annotations

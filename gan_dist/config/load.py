@@ -56,7 +56,7 @@ def preset_names() -> tuple[str, ...]:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """Return every key of `config` as YAML, in the order of `config.py`; `load_config` gives it back."""
+    """Return every key of `config` as YAML, in the order of `schema.py`; `load_config` gives it back."""
     return dump(config.model_dump(mode="json"))
 
 

@@ -1,4 +1,4 @@
-"""What the paper of each loss sets besides the loss itself; `draft.py` fills it in where a loss is chosen."""
+"""What goes with each loss, from its paper or from DCGAN's; `draft.py` fills it in where a loss is chosen."""
 
 from __future__ import annotations
 

@@ -89,8 +89,9 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """The adversarial objective, and what is added to the discriminator's side of it.
 
-    Naming a loss also sets what its paper sets (`optim`, `clip`, `gp`, `r1`, `r2`), in the file or override
-    that names it; keys that are given there, or later, win.
+    Where the loss becomes another one than before (a file's, over its defaults; an override's, over the file)
+    the usual settings of that loss come with it (`optim`, `clip`, `gp`, `r1`, `r2`: its paper's, or DCGAN's);
+    keys that are given there, or later, win. Naming the loss that it is already changes nothing.
     """
 
     name: Literal["minimax", "nonsaturating", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"] = "nonsaturating"
@@ -103,9 +104,10 @@ class LossConfig(Section):
     dragan: NotNegative = 0.0
     """Weight of the same penalty around the reals (DRAGAN: 10)."""
     r1: NotNegative = 0.0
-    """Weight gamma of gamma/2 times the squared norm of the gradient at reals."""
+    """Weight gamma of gamma/2 times the squared norm of the gradient at reals, as the discriminator is shown
+    them: after augmentation, where StyleGAN2-ADA and R3GAN take it before."""
     r2: NotNegative = 0.0
-    """Weight gamma of gamma/2 times the squared norm of the gradient at fakes."""
+    """Weight gamma of gamma/2 times the squared norm of the gradient at fakes, likewise."""
     penalty_every: Positive = 1
     """Discriminator updates for one with the penalties, which then count so many times."""
     clip: NotNegative = 0.0

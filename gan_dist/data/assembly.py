@@ -14,8 +14,8 @@ from gan_dist.data.rows import Rows
 class Assembly:
     """A rank's batches to come, put together window by window.
 
-    Memory is taken for as many batches at once as a round of windows fills, when the first of these windows
-    is to be read, and is let go with the last of the batches.
+    Batches lie in blocks of memory, each of as many batches as one window of every stream fills. A block is
+    allocated when the first window that fills it is to be read, and freed with the last of its batches.
 
     Args:
         order: The order of a run.

@@ -102,7 +102,7 @@ class Order:
         self.stream_window = max(1, window // self.streams)
         longest = max(self.stream_window, int(self.group_rows.max()))
         self.window_slots = min(self.count, self.streams * longest)
-        """About how many slots the windows that all streams show at a time fill."""
+        """Roughly the slots that one window of every stream covers."""
         self._epoch_layout = lru_cache(maxsize=2)(self._layout)
 
     def position(self, stream: int, slot: int) -> int:

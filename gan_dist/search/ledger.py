@@ -2,8 +2,8 @@
 
 The study is the only memory. Whoever opens it again after a kill, wherever it came, finds every trial: those
 that ended, and those that were running, which are given out first. A trial is a run in a folder of its own,
-so that it goes on from its checkpoint by itself. A trial is born with all its values in one write, and what
-decides over it is written before it is told: so nothing is ever decided twice.
+so that it goes on from its checkpoint by itself. A trial and all its values are created in one write, and a
+decision to stop it is stored before it is acted on, so that a restart never decides again.
 """
 
 from __future__ import annotations

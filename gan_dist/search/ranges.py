@@ -129,9 +129,10 @@ def values(distribution: Distribution) -> Sequence[Value] | None:
 
 
 def extremes(distribution: Distribution) -> Sequence[Value]:
-    """Return values such that, if all of them are good, so are all the others: choices, or a range's ends.
+    """Return values that stand for all others when a space is checked: every choice, or a range's two ends.
 
-    Of whole numbers also the second: where two in a row divide by something, all do.
+    For whole numbers also `low + step`: where both it and `low` are multiples of k, all values are, so that a
+    rule about divisibility is checked for the whole range.
     """
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices

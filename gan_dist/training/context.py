@@ -24,7 +24,7 @@ class Context(Process, Protocol):
 
     @property
     def with_ray(self) -> bool:
-        """Whether Ray Data may be asked to stream."""
+        """Whether images may be streamed by Ray Data, which needs a Ray to be connected."""
 
     def progress(self, progress: Progress) -> None:
         """Take note of how far the run is; called at every step, and cheap."""

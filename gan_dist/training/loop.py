@@ -142,7 +142,8 @@ def train(config: RunConfig, context: Context) -> Outcome:
 def _measure(config: RunConfig, state: TrainingState, evaluator: Evaluator, *, due: bool) -> Measurement:
     """Measure the averaged generator, and note in the state what the end of the run is decided from.
 
-    That is measurements that are `due`: one at the end of a run alone is not had by a run that goes on.
+    Only measurements that are `due` enter that history. The extra one at the end of a run does not, since a
+    longer run would not have made it.
     """
     found = evaluator(state.average)
     if config.eval.patience is not None and state.measured.spread is None:

@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 from gan_dist.data.sources.labels import number_classes, some
 from gan_dist.errors import DataError
 
-# The last row is of pictures that cannot be decoded: rejected they are seen, left out they are missed.
+# The last row cannot be decoded. It is here so that the quarantine names such files, which would otherwise be
+# skipped in silence.
 IMAGE_SUFFIXES = frozenset(
     (
         *(
