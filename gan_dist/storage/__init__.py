@@ -118,8 +118,13 @@ def write_bytes(uri: str, content: bytes) -> None:
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-            partial.write_bytes(content)
-            partial.replace(target)
+            try:
+                partial.write_bytes(content)
+                partial.replace(target)
+            except BaseException:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
             return
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -102,6 +103,26 @@ def test_a_reader_never_sees_a_part_of_a_local_file(tmp_path: Path) -> None:
     while any(writer.is_alive() for writer in writers):
         assert storage.read_bytes(uri) in contents
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
+def test_a_local_write_that_fails_leaves_nothing_behind(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "file")
+    storage.write_bytes(uri, b"old")
+
+    def write(path: Path, content: bytes) -> None:
+        with path.open("wb") as stream:
+            stream.write(content[:2])
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    expected = StorageError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected, match="No space left" if isinstance(error, OSError) else None):
+        storage.write_bytes(uri, b"new")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert storage.read_bytes(uri) == b"old"
 
 
 def test_endpoint_and_region_may_stand_in_the_uri(
