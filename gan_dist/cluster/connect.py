@@ -36,7 +36,8 @@ def connect() -> Iterator[None]:
     that is started now and ends with the context.
 
     Raises:
-        ClusterError: there is no cluster at RAY_ADDRESS, or it does not take this process.
+        ClusterError: there is no cluster at RAY_ADDRESS, or it does not take this process; or none could be
+            started.
     """
     if ray.is_initialized():
         yield
@@ -45,6 +46,20 @@ def connect() -> Iterator[None]:
     if address is not None:
         join(address)
     else:
+        _start()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start() -> None:
+    """Start a cluster of this machine alone.
+
+    Raises:
+        ClusterError: Ray could not start it.
+    """
+    try:
         # Ray's own chatter stays in its log files; what a user must know comes from here.
         ray.init(
             address="local",
@@ -53,10 +68,12 @@ def connect() -> Iterator[None]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    try:
-        yield
-    finally:
+    except Exception as error:  # Ray has no class of its own for a node that does not come up in time
         ray.shutdown()
+        raise ClusterError(
+            f"Ray could not be started on this machine ({reason(error).rstrip('.')}); most often it is "
+            "busy or short of memory: try again, and gan-dist doctor tells how much is free"
+        ) from error
 
 
 def join(address: str) -> None:
@@ -98,7 +115,7 @@ def cluster(scale: ScaleConfig, search: SearchConfig | None = None) -> Iterator[
 
     Raises:
         CapacityError: the workers can never be placed.
-        ClusterError: there is no cluster at RAY_ADDRESS, or it does not take this process.
+        ClusterError: as of `connect`.
     """
     if not ray.is_initialized() and cluster_address() is None:
         # Known at once, so that nothing has to be started for it.
