@@ -203,6 +203,8 @@ def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
 
 
 def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], arguments: list[str]) -> None:
+    from gan_dist import storage
+
     run = short(str(result["run"]))
     state = "finished at" if outcome.finished else "stopped at"
     speed = f", {outcome.images_per_second:,.0f} images/s" if outcome.images_per_second else ""
@@ -213,7 +215,8 @@ def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], a
             f"  {best['metric']} {best['value']:.3f} at its best, after {best['images'] / 1000:g} kimg"
         )
         typer.echo(f"  best        {short(best['release'])}")
-    typer.echo(f"  samples     {run}/samples")
+    if storage.exists(storage.join(str(result["run"]), "samples")):
+        typer.echo(f"  samples     {run}/samples")
     typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
     if result["checkpoint"]:
         typer.echo(f"  checkpoint  {short(str(result['checkpoint']))}")

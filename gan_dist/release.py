@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor, nn
 
 from gan_dist import models, randomness, storage
 from gan_dist.config import RunConfig, load_config
-from gan_dist.errors import CheckpointError, DataError
-from gan_dist.folders import read_folder, to_json, write_folder
+from gan_dist.errors import CheckpointError, DataError, StorageError
+from gan_dist.folders import MANIFEST, read_folder, to_json, write_folder
 
 BEST = "best.json"
 CONFIG = "config.yaml"
@@ -138,16 +139,17 @@ def read_best(run_uri: str) -> dict[str, object]:
 
 
 def load(uri: str, device: torch.device | str = "cpu") -> Release:
-    """Return the generator of a release, of a checkpoint, or of a run's best release.
+    """Return the generator of a release, of a checkpoint, or of a run.
 
-    Nothing is unpickled, and every file's hash is checked.
+    A run's is its best release or, before its first measurement, its newest checkpoint that is whole. Nothing
+    is unpickled, and every file's hash is checked.
 
     Raises:
         CheckpointError: there is none of these, or it is damaged.
     """
     if storage.exists(storage.join(uri, BEST)):
         uri = storage.join(uri, str(read_best(uri)["release"]))
-    kind, contents = read_folder(uri, ["release", "checkpoint"])
+    uri, kind, contents = _read(uri)
     config = load_config(storage.join(uri, CONFIG))
     shape = ImageShape(**json.loads(contents[SHAPE]))
     generator, _ = models.build(
@@ -159,3 +161,23 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     except RuntimeError as error:
         raise CheckpointError(f"{uri} holds another network than its {CONFIG} says: {error}") from None
     return Release(generator.eval().requires_grad_(False).to(device), config, shape)
+
+
+def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
+    """Return a folder that holds a generator, its kind and its files: `uri`, or a run's newest checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or none that is whole; of several, what is wrong with the newest.
+    """
+    checkpoints: list[str] = []
+    if not storage.exists(storage.join(uri, MANIFEST)):
+        with suppress(StorageError):  # a file: it has none
+            checkpoints = [name for name in storage.names(uri) if name.startswith("checkpoint_")]
+    checkpoints.sort(key=lambda name: (name[:23], len(name), name), reverse=True)
+    errors = []
+    for place in [storage.join(uri, name) for name in checkpoints] or [uri]:
+        try:
+            return place, *read_folder(place, ["release", "checkpoint"])
+        except CheckpointError as error:
+            errors.append(error)
+    raise errors[0]

@@ -1,0 +1,84 @@
+"""A run's generator by its folder alone, before and after its first measurement; where its end is told."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from gan_dist import release
+from gan_dist.cli import app, train_and_tell
+from gan_dist.config import RunConfig, load_config, to_yaml
+from gan_dist.errors import CheckpointError
+from gan_dist.progress import Outcome
+from gan_dist.release import ImageShape
+from gan_dist.training import state as states
+from tests.releases import untrained
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    small = ["model.width=8", "model.max_width=16", "model.latent_dim=4"]
+    return load_config("digits", ["name=run", f"storage={tmp_path}", *small])
+
+
+def write_checkpoint(config: RunConfig, name: str, seed: int) -> Tensor:
+    """Write a run's checkpoint; returns an image that its generator makes."""
+    seeded = config.model_copy(update={"seed": seed})
+    state = states.new_state(seeded, ImageShape(8, 1), torch.device("cpu"))
+    uri = f"{config.run_uri}/{name}"
+    states.save(state, uri, to_yaml(config))
+    return release.load(uri).sample(1)
+
+
+def test_a_run_without_a_measurement_is_its_newest_whole_checkpoint(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    run = Path(config.run_uri)
+    names = ["checkpoint_000000000064", "checkpoint_000000000064-9", "checkpoint_000000000064-10"]
+    images = [write_checkpoint(config, name, seed) for seed, name in enumerate(names)]
+    assert torch.equal(release.load(str(run)).sample(1), images[2])
+    (run / names[2] / "manifest.json").unlink()
+    assert torch.equal(release.load(str(run)).sample(1), images[1])
+    shutil.copyfile(run / names[0] / "average.safetensors", run / names[1] / "average.safetensors")
+    assert torch.equal(release.load(str(run)).sample(1), images[0])
+    (run / names[0] / "shape.json").unlink()
+    with pytest.raises(CheckpointError, match=f"{names[2]} is not a release or checkpoint"):
+        release.load(str(run))
+    # Once it has been measured, it is the best release that counts.
+    untrained(tmp_path)
+    assert release.load(str(run)).config.model.latent_dim != 4
+
+
+def test_a_place_without_any_of_these_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
+        with pytest.raises(CheckpointError, match="is not a release or checkpoint: it has no manifest"):
+            release.load(str(place))
+
+
+@pytest.mark.parametrize("arguments", [["sample", "--n", "4"], ["evaluate", "--samples", "64"]])
+def test_verbs_take_the_folder_of_a_run_that_was_interrupted_early(
+    arguments: list[str], config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(config, "checkpoint_000000000064", 0)
+    verb, *options = arguments
+    result = CliRunner().invoke(app, [verb, "run", *options], catch_exceptions=False)
+    assert result.exit_code == 0
+
+
+def test_samples_are_told_of_where_there_are_any(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped = Outcome(64, finished=False, images_per_second=None, value=None)
+    monkeypatch.setattr("gan_dist.cluster.trainer.run", lambda *_: stopped)
+    train_and_tell(config, ["digits"])
+    assert "  samples" not in capsys.readouterr().out
+    Path(config.run_uri, "samples").mkdir(parents=True)
+    train_and_tell(config, ["digits"])
+    assert f"  samples     {config.run_uri}/samples" in capsys.readouterr().out
