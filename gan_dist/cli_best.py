@@ -45,6 +45,11 @@ def best(
     found = find_best(absolute(source))
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    if retrain:
+        from gan_dist.training.summary import prepare
+
+        # What is wrong with its settings is said before anything is written.
+        prepare(retraining(found, found.release, overrides or [])[0])
     folder, there_already = found.release, False
     if to is not None:
         from gan_dist.publish import copy_release
@@ -77,7 +82,7 @@ def retraining(found: Found, folder: str, overrides: Sequence[str]) -> tuple[Run
 
     Args:
         found: The winner.
-        folder: Where its release has been copied to.
+        folder: A folder with its configuration: its release, or where that has been copied to.
         overrides: Settings as `key=value`; `kimg=N` is short for `train.kimg=N`.
 
     Returns:

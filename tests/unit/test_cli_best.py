@@ -115,6 +115,17 @@ def test_what_the_verb_cannot_do_is_said(
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("setting", ["trian.kimg=5", "train.batch_size=0", "data.path=nowhere"])
+def test_nothing_is_copied_where_the_retraining_is_refused(
+    setting: str, run_uri: str, tmp_path: Path
+) -> None:
+    command = ["best", run_uri, "--to", str(tmp_path / "out"), "--retrain", setting]
+    with pytest.raises(GanDistError) as caught:
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_retraining_is_the_winners_configuration_as_a_run_of_its_own(run_uri: str, tmp_path: Path) -> None:
     search, to = str(tmp_path / "searches" / "faces"), str(tmp_path / "out")
     write_search(search)
