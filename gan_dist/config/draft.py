@@ -18,6 +18,8 @@ from gan_dist.config.papers import PAPERS
 from gan_dist.config.schema import SHORTHAND, LossConfig, RunConfig
 from gan_dist.config.yamltext import UnreadableYaml, check_tag, compose, is_number, plain_value
 
+SPACE = "search.space."
+
 
 class Origin(NamedTuple):
     """Where something was set, ordered: the file's lines, then overrides, then what concerns the whole."""
@@ -191,6 +193,10 @@ class Draft:
 
     def _unknown(self, key: str, is_section: bool) -> str:
         written = brief(key) or "''"
+        if key.startswith(SPACE):
+            self.blamed.add(SPACE.rstrip("."))
+            varied = f"search={{space: {{{written.removeprefix(SPACE)}: ...}}}}"
+            return f"{written} is not a key; what varies is given as a whole, as in {varied}"
         near = nearest_key(written, is_section)
         if near is not None:
             self.blamed.add(near)

@@ -78,6 +78,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "empty file": ("", []),
     "section given a value": ("data: builtin://digits\ntrain: 5\noptim: [1]\nema: null\n", ["scale=2"]),
     "duplicate keys": (GOOD + "seed: 1\ntrain: {kimg: 1}\nseed: 2\ntrain.kimg: 2\ntrain: {}\n", []),
+    "part of a search's space": (
+        GOOD + "search:\n  space.train.kimg: [1, 2]\n",
+        ["search.space.optim.g.lr={log: [1e-4, 1e-3]}"],
+    ),
     "rule over two keys": (GOOD + "train:\n  batch_size: 64\n", ["scale.workers=5"]),
     "rule over two keys of the file": (GOOD + "scale:\n  workers: 100\n", []),
     "clip with penalty": (GOOD + "loss: {name: wgan, gp: 10}\n", []),
