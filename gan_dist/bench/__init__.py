@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 
+from gan_dist.errors import GanDistError
+
 NAMES = ("stream", "pack", "step", "modes", "metrics", "search")
 
 
@@ -16,9 +18,14 @@ def run(name: str, *, quick: bool = False, everything: bool = False, real: bool 
         quick: Take sizes that show that it runs, not how fast.
         everything: Also measure what takes long; of those that are here, `modes` has such a part.
         real: Measure real runs in place of simulated ones; of those that are here, `search` has both.
+
+    Raises:
+        GanDistError: this one has no such part.
     """
+    for option, wanted, of in (("--all", everything, "modes"), ("--real", real, "search")):
+        if wanted and name != of:
+            raise GanDistError(f"{option} is a part of bench {of}, which bench {name} has not; leave it out")
     benchmark = importlib.import_module(f"gan_dist.bench.{name}")
-    asked = {"everything": everything and name == "modes", "real": real and name == "search"}
-    more = {part: True for part, wanted in asked.items() if wanted}
+    more = {part: True for part, wanted in {"everything": everything, "real": real}.items() if wanted}
     figures: Mapping[str, object] = benchmark.run(quick=quick, **more)
     return {"name": name, **figures}

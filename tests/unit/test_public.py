@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import gan_dist
 from gan_dist.cli import app
+from gan_dist.errors import GanDistError
 
 PACKAGE = Path(gan_dist.__file__).parent
 RAY_ROOMS = ("cluster/", "data/failures.py", "data/stream.py", "data/pack.py")
@@ -94,3 +95,12 @@ def test_a_dry_run_shows_sizes_and_touches_nothing(tmp_path: Path) -> None:
     assert summary["placement"].startswith("2 workers of 1 CPUs and 0 GPUs")
     assert summary["generator_parameters"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "option"), [("step", "--all"), ("modes", "--real"), ("search", "--all")])
+def test_a_part_that_a_benchmark_has_not_is_refused(
+    name: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gan_dist.bench.importlib", None)  # nothing is begun
+    with pytest.raises(GanDistError, match=f"which bench {name} has not; leave it out"):
+        CliRunner().invoke(app, ["bench", name, option], catch_exceptions=False)
