@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 METRICS = ("fid", "kid", "is", "pr", "dc", "memorisation")
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
 
 
 def evaluate(
@@ -46,8 +53,12 @@ def evaluate(
         str, typer.Option(help="With memorisation: the PNG of generated images beside the nearest real ones.")
     ] = "nearest.png",
     workers: Annotated[int, typer.Option(min=1, help="Processes on the cluster.")] = 1,
-    cpus_per_worker: Annotated[float, typer.Option(help="CPUs that each reserves.")] = 1.0,
-    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that each reserves.")] = 0.0,
+    cpus_per_worker: Annotated[
+        float, typer.Option(min=0.01, callback=_finite, help="CPUs that each reserves.")
+    ] = 1.0,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, callback=_finite, help="GPUs that each reserves.")
+    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
     """Measure a generator: FID, KID, Inception Score, precision and recall, density and coverage, copying."""
@@ -106,6 +117,7 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
 
     with CountProgress(0, "images") as progress, ExitStack() as connected:
         if scale.workers == 1 and "RAY_ADDRESS" not in os.environ:
+            _require_here(scale)
             do: Workers = here
         else:
             from gan_dist.cluster.connect import cluster
@@ -121,3 +133,15 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
         for warning in found.warnings:
             progress.note(f"warning: {warning}")
     return found
+
+
+def _require_here(scale: ScaleConfig) -> None:
+    """Refuse to measure in this process with more than this machine has.
+
+    Raises:
+        CapacityError: it has not what was asked for.
+    """
+    if scale.cpus_per_worker > 1 or scale.gpus_per_worker:
+        from gan_dist.cluster.capacity import require_room, this_machine  # brings Ray
+
+        require_room(scale, [this_machine()], "this machine")

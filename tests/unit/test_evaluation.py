@@ -298,15 +298,27 @@ def test_the_command_prints_figures_and_writes_the_picture(trained: str, tmp_pat
         (["--data", "nowhere"], "nowhere holds no image set"),
         (["--samples", "4", "--metrics", "dc"], "needs at least 6 generated"),
         (["--samples", "4", "--metrics", "is"], "needs at least 10 generated"),
+        (["--gpus-per-worker", "99"], "needs 1 x 1 = 1 CPUs and 1 x 99 = 99 GPUs; this machine has"),
+        (["--cpus-per-worker", "9999"], "needs 1 x 9999 = 9999 CPUs; this machine has"),
     ],
 )
 def test_what_cannot_be_measured_is_said(
     trained: str, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GAN_DIST_INCEPTION_WEIGHTS", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     result = CliRunner().invoke(app, ["evaluate", trained, *arguments])
     assert result.exit_code != 0
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("option", "values"), [("--cpus-per-worker", "0 -1 nan inf"), ("--gpus-per-worker", "-1 nan inf")]
+)
+def test_numbers_out_of_range_are_refused(option: str, values: str) -> None:
+    for value in values.split():
+        result = CliRunner().invoke(app, ["evaluate", "runs/digits", option, value])
+        assert (result.exit_code, option in result.stderr) == (2, True)
 
 
 def test_features_are_kept_only_for_metrics_that_need_them() -> None:
