@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,6 +94,7 @@ def sample(
     """Write a grid of a generator's images."""
     from gan_dist import release, telemetry
 
+    require_png(out)
     images = release.load(absolute(source)).sample(n, seed, None if label is None else [label] * n)
     telemetry.write_png(absolute(out), telemetry.image_grid(images))
     written = short(absolute(out))
@@ -253,6 +254,17 @@ def program(verb: str) -> list[str]:
 def _submitted() -> bool:
     """Tell whether this is the entrypoint of a job that was submitted to a cluster."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def require_png(out: str) -> None:
+    """Refuse the name of a picture that says another format than PNG, which is what is written.
+
+    Raises:
+        GanDistError: it does.
+    """
+    suffix = PurePath(out.partition("?")[0]).suffix
+    if suffix.lower() not in ("", ".png"):
+        raise GanDistError(f"--out {out}: pictures are written as PNG, not {suffix}; end the name in .png")
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gan_dist import release
 from gan_dist.cli import app, train_and_tell
 from gan_dist.config import RunConfig, load_config, to_yaml
-from gan_dist.errors import CheckpointError
+from gan_dist.errors import CheckpointError, GanDistError
 from gan_dist.progress import Outcome
 from gan_dist.release import ImageShape
 from gan_dist.training import state as states
@@ -70,6 +70,19 @@ def test_verbs_take_the_folder_of_a_run_that_was_interrupted_early(
     verb, *options = arguments
     result = CliRunner().invoke(app, [verb, "run", *options], catch_exceptions=False)
     assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(("name", "written"), [("b.jpg", False), ("b.PNG", True), ("b", True)])
+def test_a_picture_is_what_its_name_says(
+    name: str, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = untrained(tmp_path)
+    result = CliRunner().invoke(app, ["sample", source, "--n", "4", "--out", name])
+    assert Path(name).exists() == written
+    if not written:
+        assert isinstance(result.exception, GanDistError)
+        assert "--out b.jpg: pictures are written as PNG, not .jpg" in str(result.exception)
 
 
 def test_samples_are_told_of_where_there_are_any(
