@@ -110,6 +110,16 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
         time.sleep(wait)
 
 
+def require_bucket(uri: str) -> None:
+    """Tell a bucket that does not exist from one that lacks what a URI names.
+
+    Raises:
+        StorageError: the bucket does not exist.
+    """
+    if uri.startswith("s3://") and _meaning(store_says(uri)) == _NO_BUCKET:
+        raise StorageError(f"{shown(uri)}: {_NO_BUCKET}") from None
+
+
 def _once(uri: str, action: Callable[[], T]) -> T:
     try:
         return action()
@@ -159,8 +169,7 @@ def _raise_if_hopeless(uri: str, error: Exception, said: str) -> None:
     if meaning is None and isinstance(error, PermissionError):
         meaning = _REFUSED
     if isinstance(error, FileNotFoundError) and meaning is None:
-        if uri.startswith("s3://") and _meaning(store_says(uri)) == _NO_BUCKET:
-            raise StorageError(f"{shown(uri)}: {_NO_BUCKET}") from None
+        require_bucket(uri)
         raise StorageError(f"{shown(uri)} does not exist") from None
     if meaning == _REFUSED and uri.startswith("s3://"):
         meaning = _meaning(store_says(uri)) or _REFUSED

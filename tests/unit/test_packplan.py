@@ -163,6 +163,18 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["0.png", "1.png", "2.png", "photos"]
 
 
+def test_links_to_nothing_count_as_bad(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "gone.png").symlink_to("none")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["pack", str(folder), str(tmp_path / "dest"), "--resolution", "8", "--dry-run"])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "1 of 4 images cannot be used so far, and --max-bad 1% allows 0" in error
+    assert "  gone.png: a link to nothing" in error
+
+
 def test_a_dry_run_shows_sizes_and_writes_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -147,6 +148,70 @@ def test_a_folder_that_is_not_clear_is_refused(tmp_path: Path, files: list[str],
 def test_a_source_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist; give a folder"):
         open_source(str(tmp_path / "none"), SourceOptions())
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path, scheme: str) -> None:
+    put(tmp_path, "dog/a.png")
+    (tmp_path / "dog" / os.fsdecode(b"bad\xff.png")).touch()
+    with pytest.raises(DataError, match=r"holds a name that is not UTF-8 \(b'dog/bad\\xff.png'\); rename it"):
+        open_source(f"{scheme}{tmp_path}", SourceOptions())
+    with pytest.raises(DataError, match="holds a name that is not UTF-8"):
+        open_source(str(tmp_path / "dog" / os.fsdecode(b"bad\xff.png")), SourceOptions())
+
+
+# Links
+
+
+def test_links_to_files_and_to_folders_elsewhere_are_followed(tmp_path: Path) -> None:
+    put(tmp_path, "elsewhere/deep/a.png", "pics/cat/b.png")
+    (tmp_path / "pics" / "cat" / "c.png").symlink_to(tmp_path / "elsewhere" / "deep" / "a.png")
+    (tmp_path / "pics" / "cow").symlink_to("cat")
+    (tmp_path / "pics" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to("pics")
+    for folder in ("pics", "link"):
+        source = open_source(str(tmp_path / folder), SourceOptions())
+        assert names(source) == ["cat/b.png", "cat/c.png", "cow/b.png", "cow/c.png", "dog/deep/a.png"]
+        assert values(source) == [1, 0, 1, 0, 0]
+        assert source.items[1].size == (tmp_path / "elsewhere" / "deep" / "a.png").stat().st_size
+
+
+@pytest.mark.parametrize(("link", "target"), [("dog/loop", ".."), ("up", ".."), ("cat/deep/x", "../deep")])
+def test_a_link_to_a_folder_that_it_lies_in_is_refused(tmp_path: Path, link: str, target: str) -> None:
+    pics = tmp_path / "pics"
+    put(pics, "dog/a.png", "cat/deep/b.png")
+    (pics / link).symlink_to(target)
+    with pytest.raises(DataError, match=rf"{pics}/{link} is a link to .*; remove the link$"):
+        open_source(str(pics), SourceOptions())
+
+
+def test_links_that_lead_in_a_circle_together_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "pics/a/a.png", "b/b.png")
+    (tmp_path / "pics" / "a" / "to-b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "to-a").symlink_to(tmp_path / "pics" / "a")
+    with pytest.raises(DataError, match=r"pics/a/to-b/to-a is a link to .*; remove the link$"):
+        open_source(str(tmp_path / "pics"), SourceOptions())
+
+
+def test_links_to_nothing_are_rejected_by_name(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.png", "dog/b.png")
+    (tmp_path / "cat" / "gone.png").symlink_to("../.git/annex/objects/none")
+    (tmp_path / "dog" / "itself.jpg").symlink_to("itself.jpg")
+    (tmp_path / "dog" / "notes.txt").symlink_to("none")
+    source = open_source(str(tmp_path), SourceOptions())
+    assert names(source) == ["cat/a.png", "dog/b.png"]
+    assert labels(source) == [0, 1]
+    assert source.rejected == [
+        ("cat/gone.png", "a link to nothing"),
+        ("dog/itself.jpg", "a link to nothing"),
+    ]
+    assert source.notes == ["left out what is not named like an image: .txt 1"]
+
+
+def test_a_folder_of_links_to_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("none")
+    with pytest.raises(DataError, match=r"holds only links to nothing \(a.png\); fetch what they lead to"):
+        open_source(str(tmp_path), SourceOptions())
 
 
 def test_a_password_in_a_uri_is_not_shown() -> None:

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from gan_dist import storage
 from gan_dist.data.sources.files import Files
 from gan_dist.data.sources.items import (
     IMAGE_SUFFIXES,
     UNLABELLED,
     FoundFile,
     Item,
+    Rejection,
     Source,
     SourceOptions,
 )
 from gan_dist.data.sources.labels import number_classes, read_labels, some
-from gan_dist.errors import DataError, StorageError
-from gan_dist.storage import shown
+from gan_dist.data.sources.listing import find_files
+from gan_dist.errors import DataError
 
 TORCHVISION = "torchvision://"
 
@@ -71,49 +71,6 @@ def _refuse_labels_file(options: SourceOptions, why: str) -> None:
         raise DataError(f"--labels is for folders of images: {why}; leave it out, or use --no-labels")
 
 
-def find_files(uri: str) -> tuple[str, list[FoundFile]]:
-    """Return a folder and its files at all depths, sorted, hidden ones left out; or a file's folder and it.
-
-    Raises:
-        DataError: there is nothing of that name.
-        StorageError: it cannot be read.
-    """
-    from pyarrow import fs
-
-    filesystem, path = storage.open_uri(uri)
-    try:
-        info = filesystem.get_file_info(path)
-        if info.type == fs.FileType.NotFound:
-            raise DataError(f"{shown(uri)} does not exist; give a folder, a prefix, a tar or a Parquet file")
-        if info.type == fs.FileType.File:
-            return _folder_of(uri, path), [FoundFile(info.base_name, info.size)]
-        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{shown(uri)} holds a name that is not UTF-8 ({error.object!r}); rename it"
-        ) from None
-    except OSError as error:
-        raise StorageError(f"{shown(uri)} cannot be listed: {error}") from None
-    found = [
-        FoundFile(info.path[len(path) :].lstrip("/"), info.size or 0)
-        for info in infos
-        if info.type != fs.FileType.Directory
-    ]
-    # Workers have other working directories: a local folder is known by its absolute path.
-    return uri if "://" in uri else path, sorted(file for file in found if not _is_hidden(file.path))
-
-
-def _folder_of(uri: str, path: str) -> str:
-    if "://" not in uri:
-        return str(Path(path).parent)
-    base, mark, query = uri.partition("?")
-    return base.rpartition("/")[0] + mark + query
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
-
-
 def _suffix(file: FoundFile) -> str:
     return PurePosixPath(file.path).suffix.lower()
 
@@ -136,10 +93,15 @@ def _open_folder(
     items = [
         Item(image.path, image.path, None, image.size, label)
         for image, label in zip(images, labels, strict=True)
+        if not image.leads_nowhere
     ]
+    nowhere = [image.path for image in images if image.leads_nowhere]
+    if not items:
+        raise DataError(f"{uri} holds only links to nothing ({some(nowhere)}); fetch what they lead to")
+    rejected = [Rejection(path, "a link to nothing") for path in nowhere]
     others = [file for file in files if _suffix(file) not in IMAGE_SUFFIXES and not _is_labels(file, options)]
     notes = [f"left out what is not named like an image: {_suffixes(others)}"] if others else []
-    return Source(Files(root), items, None if numbers is None else tuple(numbers), [], notes)
+    return Source(Files(root), items, None if numbers is None else tuple(numbers), rejected, notes)
 
 
 def _is_labels(file: FoundFile, options: SourceOptions) -> bool:

@@ -101,10 +101,11 @@ class SourceOptions:
 
 
 class FoundFile(NamedTuple):
-    """A file inside a source: its path relative to it, and its bytes."""
+    """A file inside a source: its path relative to it, its bytes, and whether it is a link to nothing."""
 
     path: str
     size: int
+    leads_nowhere: bool = False
 
 
 class Labelled(NamedTuple):
