@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +73,55 @@ class _RangeReader:
         if not self._begin <= start <= start + size <= self._begin + len(self._held):
             self._begin, self._held = start, self._file.read_at(max(size, READ_AHEAD), start)
         return self._held[start - self._begin :][:size]
+
+
+class SteadyFile(io.RawIOBase):
+    """A file opened for reading, whose every read is tried as often as its store needs.
+
+    Whatever a library makes of its content, an `OSError` is then the library's, a `StorageError` the store's.
+
+    Raises:
+        StorageError: it cannot be opened; `read` raises it, too.
+    """
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        filesystem, path = storage.open_uri(uri)
+        self._uri, self._at = uri, 0
+        self._file = storage.retrying(uri, lambda: filesystem.open_input_file(path))
+        self._size: int = storage.retrying(uri, self._file.size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        start, left = self._at, max(0, self._size - self._at)
+        count = left if size < 0 else min(size, left)
+
+        def whole() -> bytes:
+            content = bytes(self._file.read_at(count, start))
+            if len(content) != count:
+                raise OSError(f"{len(content)} of {count} bytes arrived")
+            return content
+
+        content = storage.retrying(self._uri, whole, count) if count else b""
+        self._at += count
+        return content
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def _tried(uri: str, read: Callable[[], bytes], size: int) -> bytes:

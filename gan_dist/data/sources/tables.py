@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from gan_dist import storage
 from gan_dist.data.decode import RejectedError
+from gan_dist.data.sources.files import SteadyFile
 from gan_dist.data.sources.items import (
     UNLABELLED,
     FoundFile,
@@ -42,19 +43,18 @@ def open_parquet(root: str, files: Sequence[FoundFile], options: SourceOptions) 
         DataError: a file is damaged, or which column to use is not clear.
         StorageError: a file cannot be read.
     """
-    filesystem, folder = storage.open_uri(root)
     found: list[Labelled] = []
     columns: dict[str, None] = {}
     named: tuple[str, ...] | None = None
     for file in files:
         try:
-            with filesystem.open_input_file(f"{folder}/{file.path}") as stream:
+            with SteadyFile(storage.join(root, file.path)) as stream:
                 reader = pq.ParquetFile(stream)
                 columns[_image_column(file.path, reader.schema_arrow, options)] = None
                 labels, names = _read_labels(file.path, reader, options)
                 named = names or named
                 rows = reader.metadata.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError) as error:  # Arrow says of some damage that it is the latter
             raise DataError(f"{file.path} of {shown(root)} cannot be read as Parquet ({error})") from None
         found += [
             Labelled(Item(f"{file.path}#{row}", file.path, row, 0, UNLABELLED), label)

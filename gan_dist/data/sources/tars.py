@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gan_dist import storage
-from gan_dist.data.sources.files import Ranges
+from gan_dist.data.sources.files import Ranges, SteadyFile
 from gan_dist.data.sources.items import (
     IMAGE_SUFFIXES,
     UNLABELLED,
@@ -23,7 +23,7 @@ from gan_dist.data.sources.items import (
     number_items,
 )
 from gan_dist.data.sources.labels import some
-from gan_dist.errors import DataError, StorageError
+from gan_dist.errors import DataError
 from gan_dist.storage import shown
 
 LABEL_LIMIT = 2**20
@@ -51,16 +51,12 @@ def open_tars(root: str, files: Sequence[FoundFile], options: SourceOptions) -> 
         DataError: a file is compressed, no image is found, or only some images are labelled.
         StorageError: a file cannot be read.
     """
-    filesystem, folder = storage.open_uri(root)
     found: list[Labelled] = []
     rejected: list[Rejection] = []
     notes: list[str] = []
     for file in files:
-        try:
-            with filesystem.open_input_file(f"{folder}/{file.path}") as stream:
-                samples, bad, damage = _list_tar(stream, file)
-        except OSError as error:
-            raise StorageError(f"{file.path} of {shown(root)} cannot be read: {error}") from None
+        with SteadyFile(storage.join(root, file.path)) as stream:
+            samples, bad, damage = _list_tar(stream, file)
         found += samples
         rejected += bad
         if damage is not None:
