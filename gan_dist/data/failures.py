@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from ray.exceptions import RayTaskError
 
-from gan_dist.errors import ConfigError, GanDistError
+from gan_dist.errors import GanDistError
 
 
 @contextmanager
@@ -31,10 +31,9 @@ def _cause(error: BaseException) -> BaseException:
     found: BaseException | None = error
     while found is not None:
         inner = getattr(found, "cause", None) or found.__cause__
-        if isinstance(inner, ConfigError) and not isinstance(inner, RayTaskError):
-            return inner
         if isinstance(inner, GanDistError) and not isinstance(inner, RayTaskError):
             # Ray Data adds advice for its own callers to the message.
-            return type(inner)(str(inner).partition("\nFailed to apply")[0])
+            inner.args = (str(inner).partition("\nFailed to apply")[0],)
+            return inner
         found = inner
     return error
