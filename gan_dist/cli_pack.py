@@ -83,11 +83,13 @@ def pack(
 
 
 def _verify(uri: str, as_json: bool) -> None:
+    from gan_dist.data.sources.labels import counted
     from gan_dist.data.verify import verify_set
     from gan_dist.storage import shown
 
     manifest = verify_set(uri)
-    typer.echo(f"{shown(uri)} is whole: {manifest.count:,} images in {len(manifest.shards)} shards")
+    sizes = f"{counted(manifest.count, 'image')} in {counted(len(manifest.shards), 'shard')}"
+    typer.echo(f"{shown(uri)} is whole: {sizes}")
     if as_json:
         typer.echo(json.dumps({"dest": shown(uri), **_counts(manifest)}))
 
@@ -113,6 +115,7 @@ def _pack(
 ) -> None:
     from gan_dist.data import packplan, packstate
     from gan_dist.data.sources import open_source
+    from gan_dist.data.sources.labels import counted
     from gan_dist.storage import shown
 
     packplan.require_apart(uri, dest)
@@ -137,11 +140,12 @@ def _pack(
     quarantined = int(manifest.settings["quarantined"])
     result = {**_counts(manifest), "quarantined": quarantined, "dest": shown(dest), "images_per_second": rate}
     speed = f", {rate:,.0f} images/s" if rate else ""
-    typer.echo(f"{shown(dest)}: {manifest.count:,} images in {len(manifest.shards)} shards{speed}")
+    sizes = f"{counted(manifest.count, 'image')} in {counted(len(manifest.shards), 'shard')}"
+    typer.echo(f"{shown(dest)}: {sizes}{speed}")
     if quarantined:
         typer.echo(f"  {quarantined:,} left out, listed with the reasons in {packstate.QUARANTINE}")
     if enlarged := int(manifest.settings["enlarged"]):
-        typer.echo(f"  {enlarged:,} were smaller than {plan.resolution} pixels and are enlarged")
+        typer.echo(f"  {enlarged:,} enlarged, being smaller than {plan.resolution} pixels")
     if as_json:
         typer.echo(json.dumps(result))
 
@@ -167,11 +171,12 @@ def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest,
     """Pack on the cluster; returns the set and the images decoded a second."""
     from gan_dist.cluster.connect import connect
     from gan_dist.data.pack import pack as run
+    from gan_dist.data.sources.labels import counted
     from gan_dist.progress import CountProgress
 
     try:
         with CountProgress(plan.images, "images") as progress:
-            progress.note(f"packing {plan.images:,} images of {plan.source}")
+            progress.note(f"packing {counted(plan.images, 'image')} of {plan.source}")
             with connect():
                 manifest = run(source, dest, plan, max_bad, progress.update)
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from PIL import Image
 from gan_dist.data.decode import Decoding, RejectedError, decode
 from gan_dist.data.sources import open_source
 from gan_dist.data.sources.items import Source, SourceOptions
-from gan_dist.data.sources.labels import number_classes
+from gan_dist.data.sources.labels import counted, number_classes
 from gan_dist.errors import DataError
 from gan_dist.storage import shown
 
@@ -106,6 +106,10 @@ def test_a_list_of_labels_overrides_folders(tmp_path: Path, name: str) -> None:
     assert source.notes == []
 
 
+def test_one_thing_is_singular() -> None:
+    assert [counted(n, "image") for n in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
+
+
 def test_numbers_as_labels_are_sorted_by_value() -> None:
     assert number_classes(["10", "9", "9", "100"]) == {"9": 0, "10": 1, "100": 2}
     assert number_classes(["10", "9", "x"]) == {"10": 0, "9": 1, "x": 2}
@@ -114,7 +118,7 @@ def test_numbers_as_labels_are_sorted_by_value() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\na.png,1\nb.png,2\nc.png,3\n", "lists 1 images that the source does not hold: c.png"),
+        ("path,label\na.png,1\nb.png,2\nc.png,3\n", "lists 1 image that the source does not hold: c.png"),
         ("path,label\na.png,1\n", "gives no label for 1 of 2 images: b.png"),
         ("file,label\na.png,1\n", "columns path,label; it has file,label"),
         ("path,label\na.png,\n", ":2 needs a value for both"),
@@ -132,8 +136,8 @@ def test_a_list_of_labels_that_does_not_fit_is_refused(tmp_path: Path, text: str
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["a.png", "cat/b.png"], "holds 1 images beside its folders of classes: a.png"),
-        (["a.png", "b.tar"], "holds 1 images and 1 tars; give a folder that holds one kind"),
+        (["a.png", "cat/b.png"], "holds 1 image beside its folders of classes: a.png"),
+        (["a.png", "b.tar"], "holds 1 image and 1 tar; give a folder that holds one kind"),
         (["a.txt", "b"], r"holds no images, tars or Parquet files; its 2 files .* \(.txt 1, no suffix 1\)"),
         (["manifest.json", "shard-00000.parquet"], "is a packed set already"),
         ([".hidden.png"], "holds no images, tars or Parquet files"),
@@ -309,7 +313,7 @@ def test_a_tar_that_is_cut_anywhere_is_reported_and_its_whole_members_used(tmp_p
         assert names(source) == [f"a.tar/{n}.png" for n in range(length // block)], length
         assert [rejection.path for rejection in source.rejected] == ["a.tar"]
         assert "truncated" in source.rejected[0].reason
-        assert len(source.notes) == 1
+        assert source.notes[0].endswith(f"; used of it: {counted(length // block, 'image')}")
         assert values(source) == list(range(length // block))
     cut.write_bytes(whole)
     assert open_source(str(cut), SourceOptions()).rejected == []
@@ -419,6 +423,17 @@ def test_parquet_files_that_hold_no_images_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), file)
     with pytest.raises(DataError, match="hold no rows"):
         open_source(str(tmp_path), SourceOptions())
+
+
+@pytest.mark.parametrize(
+    "options", [SourceOptions(image_column="x"), SourceOptions(label_column="x", no_labels=True)]
+)
+def test_columns_are_for_parquet_files(tmp_path: Path, options: SourceOptions) -> None:
+    put(tmp_path, "pics/a.png")
+    tar(tmp_path / "tars" / "a.tar", ("a.png", picture(0)))
+    for uri in (str(tmp_path / "pics"), str(tmp_path / "tars"), "torchvision://CIFAR10"):
+        with pytest.raises(DataError, match="--image-column and --label-column are for Parquet files; leave"):
+            open_source(uri, options)
 
 
 # Torchvision

@@ -20,7 +20,7 @@ from gan_dist.data.sources.items import (
     Source,
     SourceOptions,
 )
-from gan_dist.data.sources.labels import number_classes, read_labels, some
+from gan_dist.data.sources.labels import counted, number_classes, read_labels, some
 from gan_dist.data.sources.listing import find_files
 from gan_dist.errors import DataError
 
@@ -40,6 +40,7 @@ def open_source(uri: str, options: SourceOptions) -> Source:
         from gan_dist.data.sources.torchvision_sets import open_torchvision
 
         _refuse_labels_file(options, "torchvision's sets bring their own labels")
+        _refuse_columns(options)
         return open_torchvision(uri, options)
     root, files = find_files(uri)
     images = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
@@ -47,13 +48,15 @@ def open_source(uri: str, options: SourceOptions) -> Source:
     tables = [file for file in files if _suffix(file) == ".parquet"]
     if any(file.path == "manifest.json" for file in files) and tables and not images:
         raise DataError(f"{uri} is a packed set already; give the folder that it was packed from")
-    kinds = {"images": images, "tars": tars, "Parquet files": tables}
-    found = [f"{len(group)} {kind}" for kind, group in kinds.items() if group]
+    kinds = {"image": images, "tar": tars, "Parquet file": tables}
+    found = [counted(len(group), kind) for kind, group in kinds.items() if group]
     if len(found) > 1:
         raise DataError(f"{uri} holds {' and '.join(found)}; give a folder that holds one kind")
     if not found:
         others = f"; its {len(files)} files are named otherwise ({_suffixes(files)})" if files else ""
         raise DataError(f"{uri} holds no images, tars or Parquet files{others}")
+    if not tables:
+        _refuse_columns(options)
     if images:
         return _open_folder(uri, root, images, files, options)
     _refuse_labels_file(options, "tars and Parquet files carry their labels")
@@ -69,6 +72,11 @@ def open_source(uri: str, options: SourceOptions) -> Source:
 def _refuse_labels_file(options: SourceOptions, why: str) -> None:
     if options.labels is not None:
         raise DataError(f"--labels is for folders of images: {why}; leave it out, or use --no-labels")
+
+
+def _refuse_columns(options: SourceOptions) -> None:
+    if options.image_column is not None or options.label_column is not None:
+        raise DataError("--image-column and --label-column are for Parquet files; leave them out")
 
 
 def _suffix(file: FoundFile) -> str:
@@ -114,7 +122,7 @@ def _listed_labels(uri: str, paths: list[str]) -> list[str]:
     unknown = [path for path in labels if path not in present]
     if unknown:
         raise DataError(
-            f"{uri} lists {len(unknown)} images that the source does not hold: {some(unknown)}; "
+            f"{uri} lists {counted(len(unknown), 'image')} that the source does not hold: {some(unknown)}; "
             "paths are relative to the source"
         )
     missing = [path for path in paths if path not in labels]
@@ -132,7 +140,7 @@ def _folder_labels(uri: str, paths: list[str]) -> list[str] | None:
         return None
     if loose:
         raise DataError(
-            f"{uri} holds {len(loose)} images beside its folders of classes: {some(loose)}; "
+            f"{uri} holds {counted(len(loose), 'image')} beside its folders of classes: {some(loose)}; "
             "move them into a folder, list labels with --labels, or use --no-labels"
         )
     return [path.partition("/")[0] for path in paths]

@@ -25,6 +25,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, such as `1 image` or `2,000 images`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def read_labels(uri: str) -> dict[str, str]:
     """Return the label of each path that a CSV or JSON Lines file lists.
 

@@ -22,7 +22,7 @@ from gan_dist.data.sources.items import (
     SourceOptions,
     number_items,
 )
-from gan_dist.data.sources.labels import some
+from gan_dist.data.sources.labels import counted, some
 from gan_dist.errors import DataError
 from gan_dist.storage import shown
 
@@ -61,7 +61,7 @@ def open_tars(root: str, files: Sequence[FoundFile], options: SourceOptions) -> 
         rejected += bad
         if damage is not None:
             rejected.append(Rejection(file.path, damage))
-            notes.append(f"{file.path} is {damage}; {len(samples)} images before that are used")
+            notes.append(f"{file.path} is {damage}; used of it: {counted(len(samples), 'image')}")
     if not found:
         reasons = some([f"{path}: {reason}" for path, reason in rejected]) or "no member is named like one"
         raise DataError(f"{shown(root)}: the tars hold no images ({reasons})")
