@@ -11,7 +11,7 @@ from typing import Any
 from gan_dist.errors import StorageError
 from gan_dist.storage.filesystems import StorageOptions, configure, open_uri, options
 from gan_dist.storage.probe import forget_folder
-from gan_dist.storage.retry import require_bucket, retrying
+from gan_dist.storage.retry import place, require_bucket, retrying
 from gan_dist.storage.wording import shown
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "names",
     "open_uri",
     "options",
+    "place",
     "read_bytes",
     "read_text",
     "require_bucket",

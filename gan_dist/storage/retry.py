@@ -64,6 +64,11 @@ PATIENCE_WITH_NOBODY = 2
 _answered: set[str] = set()
 
 
+def place(uri: str) -> str:
+    """Return a URI's bucket and how that is reached, without the path in it; a local path as it is."""
+    return re.sub(r"(://[^/?]*)[^?]*", r"\1", uri)
+
+
 def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
     """Return what `action` does, trying again while its failure may pass and time is left.
 
@@ -77,7 +82,7 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
     """
     if "://" not in uri:
         return _once(uri, action)
-    place = re.sub(r"(://[^/?]*)[^?]*", r"\1", uri)
+    where = place(uri)
     allowed = options().timeout_s + size / SLOWEST_RATE
     deadline = time.monotonic() + allowed
     tries = 0
@@ -91,13 +96,13 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
             said = _said(uri, error)
             _raise_if_hopeless(uri, error, said)
             nobody = bool(re.search(_NOBODY, said))
-            if nobody and place not in _answered and tries >= PATIENCE_WITH_NOBODY:
+            if nobody and where not in _answered and tries >= PATIENCE_WITH_NOBODY:
                 raise StorageError(
                     f"{shown(uri)}: nobody answers at the store's address in {tries} tries: {reason(error)}; "
                     "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI"
                 ) from None
             if not nobody and not isinstance(error, TimeoutError):
-                _answered.add(place)
+                _answered.add(where)
             wait = random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**tries))
             if time.monotonic() + wait >= deadline:
                 raise StorageError(
@@ -105,7 +110,7 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
                     f"{reason(error)}; check the endpoint and the network, or raise storage.timeout_s"
                 ) from None
         else:
-            _answered.add(place)
+            _answered.add(where)
             return result
         time.sleep(wait)
 

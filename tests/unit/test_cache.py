@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from gan_dist import storage
+from gan_dist.data import cache
 from gan_dist.data.cache import DiskCached
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet, write_set
+from gan_dist.errors import StorageError
 
 ROWS, SIZE = 32, 8 * 8 * 3
 GROUP_BYTES = ROWS * (SIZE + 8)
@@ -102,6 +107,113 @@ def test_a_damaged_copy_is_fetched_again(images: ShardSet, tmp_path: Path) -> No
         assert_same(cached.read_group(2), images.read_group(2))
     file.write_bytes(content[:1000])
     assert_same(cached.read_group(2), images.read_group(2))
+
+
+def strange_entry(folder: Path, name: str, content: bytes | None, metadata: dict[str, str] | None) -> Path:
+    """Put a file into a cache that was used longer ago than any other."""
+    path = folder / f"{name}.arrow"
+    table = pa.table({"x": list(range(GROUP_BYTES // 8))}).replace_schema_metadata(metadata)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    if content is not None:
+        path.write_bytes(content)
+    os.utime(path, (1, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "metadata"),
+    [
+        (b"", {}),
+        (b"garbage" * 1000, {}),
+        (b"ARROW1" + bytes(5000) + b"ARROW1", {}),
+        (None, None),
+        (None, {"x": "y"}),
+        (None, {b"origin": b"\xff"}),
+    ],
+    ids=["empty", "garbage", "footer", "metadata", "origin", "text"],
+)
+def test_what_is_no_row_group_makes_room(
+    images: ShardSet, tmp_path: Path, content: bytes | None, metadata: dict[str, str] | None
+) -> None:
+    folder = tmp_path / "cache"
+    cached = DiskCached(images, str(folder), 2 * (GROUP_BYTES + 4096))
+    cached.read_group(0)
+    strange = strange_entry(folder, "other-00000000", content, metadata)
+    for group in range(1, 4):
+        assert_same(cached.read_group(group), images.read_group(group))
+    assert not strange.exists()
+    assert any(folder.glob("*-00000003.arrow"))
+
+
+def test_what_a_silent_store_may_have_lost_is_kept_and_asked_about_once(
+    images: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked = tmp_path / "cache", []
+    cached = DiskCached(images, str(folder), 5 * (GROUP_BYTES + 4096))
+    cached.read_group(0)
+    origins = [{"origin": f"s3://away/set{number}/shard-00000.parquet?region=x"} for number in range(2)]
+    kept = [strange_entry(folder, f"other-{n}", None, origin) for n, origin in enumerate(origins)]
+    exists = storage.exists
+
+    def unless_away(uri: str) -> bool:
+        if not uri.startswith("s3://"):
+            return exists(uri)
+        asked.append(uri)
+        raise StorageError(f"{uri} could not be used within 60 s")
+
+    monkeypatch.setattr(storage, "exists", unless_away)
+    for group in range(1, 8):
+        assert_same(cached.read_group(group), images.read_group(group))
+    assert all(path.exists() for path in kept)
+    assert asked == [origins[0]["origin"]]
+    assert any(folder.glob("*-00000007.arrow"))
+
+
+def test_an_entry_that_vanishes_while_room_is_made_is_no_matter(
+    images: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    cached = DiskCached(images, str(folder), 2 * (GROUP_BYTES + 4096))
+    for group in range(2):
+        cached.read_group(group)
+    listed, exists = Path.iterdir, storage.exists
+
+    def with_one_that_is_gone(path: Path) -> Iterator[Path]:
+        return iter([*listed(path), path / "gone.arrow"])
+
+    def vanishes(uri: str) -> bool:
+        for file in folder.glob("*-0000000[01].arrow"):
+            file.unlink()
+        return exists(uri)
+
+    monkeypatch.setattr(Path, "iterdir", with_one_that_is_gone)
+    monkeypatch.setattr(storage, "exists", vanishes)
+    assert_same(cached.read_group(2), images.read_group(2))
+    assert any(folder.glob("*-00000002.arrow"))
+
+
+def test_a_folder_that_others_own_only_costs_speed(
+    images: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    cached = DiskCached(images, str(folder), 10**9)
+    cached.read_group(0)
+    (file,) = folder.glob("*.arrow")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    def cannot_lock(*_: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert_same(cached.read_group(0), images.read_group(0))
+    file.write_bytes(b"")
+    assert_same(cached.read_group(0), images.read_group(0))
+    monkeypatch.setattr(cache, "FileLock", cannot_lock)
+    assert_same(cached.read_group(1), images.read_group(1))
 
 
 def _fill(uri: str, folder: str, limit: int, seed: int) -> None:
