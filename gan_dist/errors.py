@@ -4,6 +4,7 @@ GanDistError                what the command line prints without a traceback; ex
 ├── ConfigError             a configuration's problems, all of them at once
 ├── DataError               an image set that is missing, damaged or not what the configuration says
 ├── StorageError            a path or URI that cannot be read or written
+│   └── AbsentError         one at which there is nothing
 ├── CheckpointError         a checkpoint or release that is missing, damaged or of another kind
 ├── ResumeError             a run folder that belongs to a different configuration
 ├── BusyError               a run or search that another process works on
@@ -44,6 +45,10 @@ class DataError(GanDistError):
 
 class StorageError(GanDistError):
     """A path or URI that cannot be opened, read or written."""
+
+
+class AbsentError(StorageError):
+    """A path or URI at which there is nothing, though its store answers."""
 
 
 class CheckpointError(GanDistError):

@@ -26,10 +26,11 @@ from gan_dist.data import plain
 from gan_dist.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
 from gan_dist.data.plain import Place
 from gan_dist.data.rows import Rows, checksum, rows_table, table_rows
-from gan_dist.errors import DataError
+from gan_dist.errors import AbsentError, DataError
 
 FETCHES = 3
 """Times that a row group is fetched from a store before it counts as damaged there."""
+_REMEDY = "restore the file or pack the set again, or go on without it: data.verify=quarantine"
 
 
 class ShardSet:
@@ -109,9 +110,10 @@ class ShardSet:
     def _fetch(self, group: int, place: Place | None) -> Rows:
         """Return a row group from a store."""
         # What arrives damaged from there may be whole there. The last reading tells what is wrong.
-        for _ in range(FETCHES - 1):
-            with suppress(DataError):
-                return self._read(group) if place is None else self._fetch_plain(group, place)
+        with suppress(AbsentError):
+            for _ in range(FETCHES - 1):
+                with suppress(DataError):
+                    return self._read(group) if place is None else self._fetch_plain(group, place)
         return self._read(group)
 
     def _place(self, group: int) -> Place | None:
@@ -132,7 +134,7 @@ class ShardSet:
         try:
             yield from place.read(self._files.path(shard), state)
         except (OSError, ValueError) as error:
-            raise DataError(f"shard {shard.file} cannot be read ({error})") from None
+            raise DataError(str(error)) from None
         if state:
             self._compare(group, state.hexdigest())
 
@@ -146,22 +148,23 @@ class ShardSet:
     def _read(self, group: int) -> Rows:
         """Return a row group as Parquet's reader sees it."""
         shard, number, expected = self._groups[group]
-        where = f"shard {shard.file}, row group {number}, of {storage.shown(self.uri)}"
         try:
             table = self._files.read(shard, number)
-        except (OSError, ValueError, KeyError, IndexError, pa.ArrowException) as error:
+        except (AbsentError, DataError, OSError, ValueError, LookupError, pa.ArrowException) as error:
             self._files.forget(shard.file)
-            raise DataError(
-                f"{where} cannot be read ({error}); restore the file or pack the set again"
-            ) from None
+            raise DataError(f"{self._where(group)} cannot be read ({error}); {_REMEDY}") from None
         try:
-            rows = _rows(table, expected, self.manifest, where)
+            rows = _rows(table, expected, self.manifest, self._where(group))
             if self._verify:
                 self.check(group, rows)
         except DataError:
             self._files.forget(shard.file)
             raise
         return rows
+
+    def _where(self, group: int) -> str:
+        shard, number, _ = self._groups[group]
+        return f"shard {shard.file}, row group {number}, of {storage.shown(self.uri)}"
 
     def check(self, group: int, rows: Rows) -> None:
         """Compare rows with the manifest's checksum of a row group.
@@ -174,10 +177,8 @@ class ShardSet:
     def _compare(self, group: int, digest: str) -> None:
         shard, number, _ = self._groups[group]
         if digest != shard.checksums[number]:
-            raise DataError(
-                f"shard {shard.file}, row group {number}, of {self.uri} is damaged: its checksum is not the "
-                "manifest's; restore the file, or go on without it: data.verify=quarantine"
-            )
+            where = self._where(group)
+            raise DataError(f"{where} is damaged: its checksum is not the manifest's; {_REMEDY}")
 
     def shard_uri(self, group: int) -> str:
         """Return the URI of the file that holds a row group."""
@@ -194,7 +195,13 @@ class _Files:
         self._footers: dict[str, pq.FileMetaData] = {}
 
     def read(self, shard: ShardInfo, number: int) -> pa.Table:
-        """Return one row group of a file, unchecked."""
+        """Return one row group of a file, unchecked.
+
+        Raises:
+            AbsentError: a store has no such file.
+            DataError: what a store has is no such row group.
+            StorageError: the store cannot be reached.
+        """
         if self.local:
             with pq.ParquetFile(self.path(shard)) as reader:
                 return reader.read_row_group(number, use_threads=False)
@@ -202,7 +209,13 @@ class _Files:
         return storage.retrying(storage.join(self._uri, shard.file), lambda: self._fetch(shard, number), size)
 
     def fetch_plain(self, shard: ShardInfo, place: Place) -> Rows:
-        """Return one row group of a file in a store, unchecked."""
+        """Return one row group of a file in a store, unchecked.
+
+        Raises:
+            AbsentError: the store has no such file.
+            DataError: the file is not as long as the manifest says.
+            StorageError: the store cannot be reached.
+        """
         uri, size = storage.join(self._uri, shard.file), place.end - place.pixels
         return storage.retrying(uri, lambda: self._fetch_plain(shard, place), size)
 
@@ -210,35 +223,46 @@ class _Files:
         """Return where a local file is.
 
         Raises:
-            OSError: there is none, or it is not of the size that the manifest says.
+            OSError: there is none.
+            DataError: it is not of the size that the manifest says.
         """
         path = Path(self._root, shard.file)
-        if (size := path.stat().st_size) != shard.bytes:
-            raise OSError(f"it is {size} bytes long, not {shard.bytes}")
+        _check_size(shard, path.stat().st_size)
         return path
 
+    def _open(self, shard: ShardInfo) -> Any:
+        """Return a store's file, opened."""
+        source = self._filesystem.open_input_file(f"{self._root}/{shard.file}")
+        _check_size(shard, source.size())
+        return source
+
     def _fetch(self, shard: ShardInfo, number: int) -> pa.Table:
-        try:
-            with self._filesystem.open_input_file(f"{self._root}/{shard.file}") as source:
+        with self._open(shard) as source:
+            try:
                 reader = pq.ParquetFile(source, metadata=self._footers.get(shard.file), pre_buffer=True)
                 self._footers.setdefault(shard.file, reader.metadata)
                 return reader.read_row_group(number, use_threads=False)
-        except (ValueError, KeyError, IndexError) as error:
-            # What arrived is no Parquet: for the caller to judge, not a failure of the store.
-            raise DataError(f"row group {number} of {shard.file} cannot be read ({error})") from None
+            except (ValueError, LookupError) as error:
+                # What arrived is no Parquet: for the caller to judge, not a failure of the store.
+                raise DataError(str(error)) from None
 
     def _fetch_plain(self, shard: ShardInfo, place: Place) -> Rows:
-        with self._filesystem.open_input_file(f"{self._root}/{shard.file}") as source:
+        with self._open(shard) as source:
             source.seek(place.pixels)
             content = source.read_buffer(place.end - place.pixels)
         try:
             return place.within(content)
         except ValueError as error:
-            raise DataError(f"{shard.file} ends inside a row group ({error})") from None
+            raise DataError(f"it ends inside the row group: {error}") from None
 
     def forget(self, file: str) -> None:
         """Parse a file's footer anew at the next reading."""
         self._footers.pop(file, None)
+
+
+def _check_size(shard: ShardInfo, size: int) -> None:
+    if size != shard.bytes:
+        raise DataError(f"it is {size} bytes long, not {shard.bytes}")
 
 
 def _rows(table: pa.Table, expected: int, manifest: Manifest, where: str) -> Rows:
@@ -247,7 +271,8 @@ def _rows(table: pa.Table, expected: int, manifest: Manifest, where: str) -> Row
     found = {field.name: field.type for field in table.schema}
     if found != schema or len(table) != expected or any(column.null_count for column in table.columns):
         kind = "labelled images" if labelled else "images"
-        raise DataError(f"{where} does not hold {expected} {kind} of {size} bytes, as the manifest says")
+        what = f"{expected} {kind} of {size} bytes"
+        raise DataError(f"{where} does not hold {what}, as the manifest says; {_REMEDY}")
     return table_rows(table)
 
 

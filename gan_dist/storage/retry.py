@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from gan_dist.errors import GanDistError, StorageError
+from gan_dist.errors import AbsentError, GanDistError, StorageError
 from gan_dist.storage.filesystems import options
 from gan_dist.storage.probe import store_says
 from gan_dist.storage.wording import reason, shown
@@ -78,6 +78,7 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
         size: Bytes that it moves, if many; they extend the time that it may take.
 
     Raises:
+        AbsentError: there is nothing at `uri`.
         StorageError: it cannot succeed, or did not before its time was over.
     """
     if "://" not in uri:
@@ -129,7 +130,7 @@ def _once(uri: str, action: Callable[[], T]) -> T:
     try:
         return action()
     except FileNotFoundError:
-        raise StorageError(f"{shown(uri)} does not exist") from None
+        raise AbsentError(f"{shown(uri)} does not exist") from None
     except OSError as error:
         raise StorageError(f"{shown(uri)} cannot be used: {error}") from None
 
@@ -175,7 +176,7 @@ def _raise_if_hopeless(uri: str, error: Exception, said: str) -> None:
         meaning = _REFUSED
     if isinstance(error, FileNotFoundError) and meaning is None:
         require_bucket(uri)
-        raise StorageError(f"{shown(uri)} does not exist") from None
+        raise AbsentError(f"{shown(uri)} does not exist") from None
     if meaning == _REFUSED and uri.startswith("s3://"):
         meaning = _meaning(store_says(uri)) or _REFUSED
     if meaning is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from gan_dist import storage
+from gan_dist.data.manifest import MANIFEST, read_manifest
+from gan_dist.data.quarantine import find_damage
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet, write_set
 from gan_dist.errors import DataError, StorageError
@@ -273,3 +276,62 @@ def test_damage_in_the_store_is_named_at_once(faulty: tuple[Proxy, str], bucket:
     with pytest.raises(DataError, match=r"shard-00001\.parquet, row group 0, .* is damaged"):
         images.read_group(4)
     assert 0 < running.counts.total() - asked <= DAMAGED
+
+
+@everywhere
+@pytest.mark.parametrize("places", [True, False], ids=["plain", "parquet"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda _: None, r"cannot be read \(.*shard-00001\.parquet.*\)"),
+        (lambda _: b"", r"cannot be read \(it is 0 bytes long, not \d+\)"),
+        (lambda content: content[:9000], r"cannot be read \(it is 9000 bytes long, not \d+\)"),
+        (lambda content: bytes(len(content)), r"cannot be read \(.*\)"),
+        (
+            lambda content: content[:5000] + b"damage" + content[5006:],
+            r"is damaged: its checksum is not the .*",
+        ),
+    ],
+    ids=["missing", "empty", "truncated", "zeroed", "changed"],
+)
+def test_a_damaged_shard_is_said_alike_everywhere(
+    root: str, places: bool, damage: Callable[[bytes], bytes | None], said: str
+) -> None:
+    shards(root)
+    if not places:
+        manifest = read_manifest(root)
+        bare = tuple(shard.model_copy(update={"pixels_at": ()}) for shard in manifest.shards)
+        text = manifest.model_copy(update={"shards": bare}).model_dump_json()
+        storage.write_bytes(storage.join(root, MANIFEST), text.encode())
+    uri = storage.join(root, "shard-00001.parquet")
+    damaged = damage(storage.read_bytes(uri))
+    if damaged is None:
+        storage.delete_file(uri)
+    else:
+        storage.write_bytes(uri, damaged)
+    remedy = "; restore the file or pack the set again, or go on without it: data.verify=quarantine"
+    found = find_damage(ShardSet(root), range(6))
+    assert sorted(found) == [4, 5] or (said.startswith("is damaged") and sorted(found) == [4])
+    for group, sentence in found.items():
+        where = f"shard shard-00001.parquet, row group {group - 4}, of {root} "
+        assert re.fullmatch(re.escape(where) + said + re.escape(remedy), sentence)
+
+
+def test_a_store_that_fails_is_no_damage(faulty: tuple[Proxy, str], bucket: str, backend: str) -> None:
+    running, root = faulty
+    use(backend, timeout_s=3.0)
+    shards(bucket)
+    images = ShardSet(root)
+    running.faults.reset = 1.0
+    with pytest.raises(StorageError, match="could not be used within"):
+        find_damage(images, [0])
+    with refusing_server("AccessDenied") as (url, _):
+        images.uri = f"{bucket}?endpoint_override={url.removeprefix('http://')}&scheme=http"
+        del images._files
+        with pytest.raises(StorageError, match="refuses access"):
+            find_damage(images, [0])
+    images.uri = f"s3://no-such-bucket-here?{root.partition('?')[2]}"
+    del images._files
+    running.faults.reset = 0.0
+    with pytest.raises(StorageError, match="the bucket does not exist"):
+        find_damage(images, [0])
