@@ -98,7 +98,7 @@ def begin(dest: str, plan: Plan) -> dict[int, ShardRecord]:
         try:
             record = ShardRecord.model_validate_json(storage.read_bytes(storage.join(state, name)))
             info = record.info
-            whole = info is None or sha256_of(storage.join(dest, info.file)) == info.sha256
+            whole = info is None or sha256_of(storage.join(dest, info.file), info.bytes) == info.sha256
         except (ValidationError, StorageError):
             whole = False
         return job.number, record if whole else None

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from gan_dist import storage
 from gan_dist.data.manifest import Manifest, ShardInfo, read_manifest
 from gan_dist.data.rows import checksum, table_rows
-from gan_dist.errors import DataError, StorageError
+from gan_dist.errors import AbsentError, DataError
 
 READERS = 4
 
@@ -30,58 +30,61 @@ def verify_set(uri: str) -> Manifest:
     if damaged:
         listed = "\n".join(damaged)
         raise DataError(
-            f"{len(damaged)} of {len(manifest.shards)} shards of {uri} are missing or damaged; "
-            f"restore them or pack the set again:\n{listed}"
+            f"{len(damaged)} of {len(manifest.shards)} shards of {storage.shown(uri)} are missing or "
+            f"damaged; restore them or pack the set again:\n{listed}"
         )
     return manifest
 
 
-def sha256_of(uri: str) -> str:
+def sha256_of(uri: str, size: int) -> str:
     """Return a file's sha256 without holding the file.
+
+    Args:
+        uri: The file.
+        size: Its bytes, about; they extend the time that a store is given.
 
     Raises:
         StorageError: it does not exist or cannot be read.
     """
     filesystem, path = storage.open_uri(uri)
-    try:
+
+    def read() -> str:
         with filesystem.open_input_stream(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise StorageError(f"{uri} does not exist") from None
-    except OSError as error:
-        raise StorageError(f"{uri} cannot be read: {error}") from None
+
+    return storage.retrying(uri, read, size)
 
 
 def _damage(uri: str, manifest: Manifest, shard: ShardInfo) -> str | None:
     """Return what is wrong with a shard, or None."""
-    file = storage.join(uri, shard.file)
-    if not storage.exists(file):
-        return "missing"
-    if sha256_of(file) != shard.sha256:
-        # The pages tell where, which the whole file's hash does not.
-        return _page_damage(file, manifest, shard) or "other bytes than the manifest's sha256 says"
-    return _page_damage(file, manifest, shard)
-
-
-def _page_damage(file: str, manifest: Manifest, shard: ShardInfo) -> str | None:
-    filesystem, path = storage.open_uri(file)
     try:
-        with filesystem.open_input_file(path) as source:
-            if source.size() != shard.bytes:
-                return f"{source.size()} bytes, not {shard.bytes}"
-            reader = pq.ParquetFile(source, page_checksum_verification=True)
-            groups = [reader.metadata.row_group(n).num_rows for n in range(reader.metadata.num_row_groups)]
-            if tuple(groups) != shard.row_groups:
-                return f"row groups of {groups} rows, not {list(shard.row_groups)}"
-            if reader.schema_arrow.field("pixels").type != pa.binary(manifest.image_bytes):
-                return f"its pixels are not of {manifest.image_bytes} bytes an image"
-            for group in range(len(groups)):
-                try:
-                    rows = table_rows(reader.read_row_group(group, use_threads=False))
-                except (OSError, ValueError, pa.ArrowException) as error:
-                    return f"row group {group}: {error}"
-                if checksum(rows) != shard.checksums[group]:
-                    return f"row group {group}: other images than the manifest's checksum says"
+        content = storage.read_bytes(storage.join(uri, shard.file))
+    except AbsentError:
+        return "missing"
+    # The pages tell where, which the whole file's hash does not.
+    damage = _page_damage(content, manifest, shard)
+    if damage is None and hashlib.sha256(content).hexdigest() != shard.sha256:
+        return "other bytes than the manifest's sha256 says"
+    return damage
+
+
+def _page_damage(content: bytes, manifest: Manifest, shard: ShardInfo) -> str | None:
+    if len(content) != shard.bytes:
+        return f"{len(content)} bytes, not {shard.bytes}"
+    try:
+        reader = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        groups = [reader.metadata.row_group(n).num_rows for n in range(reader.metadata.num_row_groups)]
+        if tuple(groups) != shard.row_groups:
+            return f"row groups of {groups} rows, not {list(shard.row_groups)}"
+        if reader.schema_arrow.field("pixels").type != pa.binary(manifest.image_bytes):
+            return f"its pixels are not of {manifest.image_bytes} bytes an image"
+        for group in range(len(groups)):
+            try:
+                rows = table_rows(reader.read_row_group(group, use_threads=False))
+            except (OSError, ValueError, pa.ArrowException) as error:
+                return f"row group {group}: {error}"
+            if checksum(rows) != shard.checksums[group]:
+                return f"row group {group}: other images than the manifest's checksum says"
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         return f"no readable Parquet file ({error})"
     return None

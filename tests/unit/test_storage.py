@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from gan_dist import storage
+from gan_dist.data import verify
 from gan_dist.data.manifest import MANIFEST, read_manifest
 from gan_dist.data.quarantine import find_damage
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet, write_set
+from gan_dist.data.verify import sha256_of, verify_set
 from gan_dist.errors import DataError, StorageError
 from gan_dist.storage import StorageOptions
 from tests.faults import Proxy, proxy
@@ -335,3 +337,34 @@ def test_a_store_that_fails_is_no_damage(faulty: tuple[Proxy, str], bucket: str,
     running.faults.reset = 0.0
     with pytest.raises(StorageError, match="the bucket does not exist"):
         find_damage(images, [0])
+
+
+def test_verification_takes_no_failure_of_a_store_for_damage(
+    faulty: tuple[Proxy, str], bucket: str, backend: str
+) -> None:
+    running, root = faulty
+    use(backend)
+    shards(bucket)
+    running.faults.errors, running.faults.reset, running.faults.truncate = 0.1, 0.1, 0.1
+    for _ in range(5):
+        for shard in verify_set(root).shards:
+            assert sha256_of(storage.join(root, shard.file), shard.bytes) == shard.sha256
+    assert sum(running.counts.values()) > running.counts["pass"]
+
+
+def test_verification_names_what_a_store_lacks_and_ends_where_it_fails(
+    faulty: tuple[Proxy, str], bucket: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, root = faulty
+    use(backend, timeout_s=3.0)
+    shards(bucket)
+    storage.delete_file(storage.join(bucket, "shard-00001.parquet"))
+    with pytest.raises(DataError, match=r"1 of 2 shards of .* damaged; .*\n  shard-00001\.parquet: missing$"):
+        verify_set(root)
+    manifest = read_manifest(root)
+    monkeypatch.setattr(verify, "read_manifest", lambda _: manifest)
+    running.faults.reset = 1.0
+    with pytest.raises(StorageError, match="could not be used within"):
+        verify_set(root)
+    with refusing_server("AccessDenied") as (url, _), pytest.raises(StorageError, match="refuses access"):
+        verify_set(f"{bucket}?endpoint_override={url.removeprefix('http://')}&scheme=http")
