@@ -27,6 +27,7 @@ from gan_dist.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
 from gan_dist.data.plain import Place
 from gan_dist.data.rows import Rows, checksum, rows_table, table_rows
 from gan_dist.errors import AbsentError, DataError
+from gan_dist.storage.wording import reason
 
 FETCHES = 3
 """Times that a row group is fetched from a store before it counts as damaged there."""
@@ -152,7 +153,7 @@ class ShardSet:
             table = self._files.read(shard, number)
         except (AbsentError, DataError, OSError, ValueError, LookupError, pa.ArrowException) as error:
             self._files.forget(shard.file)
-            raise DataError(f"{self._where(group)} cannot be read ({error}); {_REMEDY}") from None
+            raise DataError(f"{self._where(group)} cannot be read ({reason(error)}); {_REMEDY}") from None
         try:
             rows = _rows(table, expected, self.manifest, self._where(group))
             if self._verify:
@@ -238,11 +239,16 @@ class _Files:
 
     def _fetch(self, shard: ShardInfo, number: int) -> pa.Table:
         with self._open(shard) as source:
+            watched = _Watched(source)
             try:
-                reader = pq.ParquetFile(source, metadata=self._footers.get(shard.file), pre_buffer=True)
+                reader = pq.ParquetFile(
+                    pa.PythonFile(watched, mode="r"), metadata=self._footers.get(shard.file), pre_buffer=True
+                )
                 self._footers.setdefault(shard.file, reader.metadata)
                 return reader.read_row_group(number, use_threads=False)
-            except (ValueError, LookupError) as error:
+            except (OSError, ValueError, LookupError) as error:
+                if watched.failed:
+                    raise
                 # What arrived is no Parquet: for the caller to judge, not a failure of the store.
                 raise DataError(str(error)) from None
 
@@ -258,6 +264,32 @@ class _Files:
     def forget(self, file: str) -> None:
         """Parse a file's footer anew at the next reading."""
         self._footers.pop(file, None)
+
+
+class _Watched:
+    """A store's file that knows whether its store failed: Arrow says OSError of damaged content too.
+
+    Args:
+        source: The file, opened.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.failed = False
+        self.seek, self.tell, self.close = source.seek, source.tell, source.close
+        self._source = source
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._source.closed)
+
+    def read(self, size: int) -> bytes:
+        try:
+            content: bytes = self._source.read(size)
+        except Exception:
+            self.failed = True
+            raise
+        self.failed |= len(content) < size
+        return content
 
 
 def _check_size(shard: ShardInfo, size: int) -> None:
