@@ -119,6 +119,11 @@ class LossConfig(Section):
     instance_noise_kimg: PositiveFloat = 100.0
     """Thousands of images over which that noise falls linearly to nothing."""
 
+    @property
+    def penalised(self) -> bool:
+        """Whether gradients of the discriminator are part of its loss, so that it is differentiated twice."""
+        return bool(self.gp or self.dragan or self.r1 or self.r2)
+
 
 class RateConfig(Section):
     """One network's learning rate, and the optimizer's memory."""

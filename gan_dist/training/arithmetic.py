@@ -30,7 +30,7 @@ class Arithmetic:
         Raises:
             ConfigError: it asks for what the device has not.
         """
-        train, loss = config.train, config.loss
+        train, penalised = config.train, config.loss.penalised
         possible = has_bf16(device)
         if train.precision == "bf16" and not possible:
             raise ConfigError(
@@ -39,7 +39,6 @@ class Arithmetic:
                     "use train.precision=auto, which takes it only where it is to be had"
                 ]
             )
-        penalised = loss.gp or loss.dragan or loss.r1 or loss.r2
         # Compiled graphs cannot be differentiated twice; on CPUs they gain nothing.
         automatic = device.type == "cuda" and not penalised
         if train.compile == "always" and penalised:

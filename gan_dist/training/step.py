@@ -58,7 +58,8 @@ class Step:
             state.generator.compile()
             state.discriminator.compile()
         self._generator = _distributed(state.generator, context)
-        self._discriminator = _distributed(state.discriminator, context)
+        # Synchronised batch normalisation cannot be differentiated twice, as penalties need.
+        self._discriminator = _distributed(state.discriminator, context, together=not config.loss.penalised)
         self._objective = DiscriminatorObjective(
             config, context, self._discriminator, self._arithmetic, self._draws
         )
@@ -242,10 +243,14 @@ class Step:
         return norm
 
 
-def _distributed(network: nn.Module, context: Context) -> nn.Module:
+def _distributed(network: nn.Module, context: Context, *, together: bool = True) -> nn.Module:
+    """Return a network whose gradients are averaged over the ranks.
+
+    On GPUs batch normalisation then sees the global batch, if `together`; otherwise each rank's own part.
+    """
     if context.world_size == 1:
         return network
-    if context.device.type == "cuda":
+    if context.device.type == "cuda" and together:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     # Of a convolution from one channel both layouts are the same, and its gradient may come in either.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")

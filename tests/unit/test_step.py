@@ -8,6 +8,8 @@ from functools import cache
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gan_dist.config import RunConfig, load_config
 from gan_dist.config.papers import PAPERS
@@ -299,6 +301,27 @@ def test_what_cannot_be_compiled_is_refused() -> None:
         Arithmetic.of(settings("train.compile=always", "loss.r1=1"), CPU)
     assert not Arithmetic.of(settings(), CPU).compiled
     assert Arithmetic.of(settings("train.compile=always"), CPU).compiled
+
+
+class Gpu:
+    """What a step asks of one of two processes with a GPU each, while it is set up."""
+
+    device = torch.device("cuda")
+    rank, world_size = 0, 2
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_on_gpus_batches_are_normalised_together_but_where_slopes_are_penalised(
+    penalty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gan_dist.training.step.DistributedDataParallel", lambda network, **_: network)
+    config = settings(*PENALTIES[penalty])
+    state = fresh(config)
+    step = Step(config, state, Gpu())  # type: ignore[arg-type]
+    kinds = []
+    for network in (step._generator, step._discriminator):
+        kinds.append({type(layer) for layer in network.modules() if isinstance(layer, _BatchNorm)})
+    assert kinds == [{nn.SyncBatchNorm}, {nn.SyncBatchNorm if penalty == "none" else nn.BatchNorm2d}]
 
 
 @pytest.mark.slow
