@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -22,7 +22,6 @@ from gan_dist.folders import MANIFEST, read_folder, to_json, write_folder
 BEST = "best.json"
 CONFIG = "config.yaml"
 SHAPE = "shape.json"
-CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,8 @@ class Release:
         latents = torch.stack([self._latent(seed, index) for index in range(n)]).to(device)
         classes = self._classes(n, labels)
         classes = None if classes is None else classes.to(device)
-        images = [
-            self.generator(latents[start : start + CHUNK], _slice(classes, start))
-            for start in range(0, n, CHUNK)
-        ]
-        return to_uint8(torch.cat(images))
+        made = pieces(self.generator, latents, classes, self.shape.resolution)
+        return torch.cat([to_uint8(images) for images in made])
 
     def _classes(self, n: int, labels: Sequence[int] | None) -> Tensor | None:
         known = self.shape.classes
@@ -82,8 +78,17 @@ class Release:
         return randomness.normal((self.config.model.latent_dim,), seed, "sample", index)
 
 
-def _slice(classes: Tensor | None, start: int) -> Tensor | None:
-    return None if classes is None else classes[start : start + CHUNK]
+def pieces(
+    generator: nn.Module, latents: Tensor, classes: Tensor | None, resolution: int
+) -> Iterator[Tensor]:
+    """Yield a generator's images in [-1, 1] of latents, as many at a time as memory is likely to hold.
+
+    These are 256 up to a `resolution` of 128, and fewer above it, as their pixels are more.
+    """
+    size = max(8, min(256, 2**22 // resolution**2))
+    for start in range(0, len(latents), size):
+        part = slice(start, start + size)
+        yield generator(latents[part], None if classes is None else classes[part])
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from gan_dist import randomness
 from gan_dist.data.loader import Batch, to_batch
 from gan_dist.data.manifest import ImageSet
 from gan_dist.errors import NonFiniteError
-from gan_dist.release import to_uint8
+from gan_dist.release import pieces, to_uint8
 
 BLOCK = 256
 """Latents that are drawn together. Image i is the same however many are asked for, and by whom."""
@@ -26,6 +26,7 @@ class Fakes:
     Args:
         generator: Takes latents (n, latent_dim) and classes (n,); returns images (n, C, R, R) in [-1, 1].
         latent_dim: Length of a latent.
+        resolution: R.
         classes: How often each class is asked for, any scale, (classes,); None without classes.
         seed: Of latents and classes.
         draw: Number of this set of latents among those of the seed.
@@ -33,6 +34,7 @@ class Fakes:
 
     generator: nn.Module
     latent_dim: int
+    resolution: int
     classes: Tensor | None
     seed: int
     draw: int = 0
@@ -45,14 +47,18 @@ class Fakes:
             NonFiniteError: a pixel is NaN or infinite.
         """
         latents = randomness.normal((BLOCK, self.latent_dim), self.seed, "latents-eval", self.draw, index)
-        images = self.generator(latents.to(device), self._labels(index, device))
-        if not images.isfinite().all():
-            first = BLOCK * index
-            raise NonFiniteError(
-                f"of the generated images {first} to {first + BLOCK - 1} some are not finite: the generator "
-                "holds or computes NaN or infinity; go on from an earlier checkpoint"
-            )
-        return to_uint8(images)
+        made = []
+        for images in pieces(
+            self.generator, latents.to(device), self._labels(index, device), self.resolution
+        ):
+            if not images.isfinite().all():
+                first = BLOCK * index
+                raise NonFiniteError(
+                    f"of the generated images {first} to {first + BLOCK - 1} some are not finite: the "
+                    "generator holds or computes NaN or infinity; go on from an earlier checkpoint"
+                )
+            made.append(to_uint8(images))
+        return torch.cat(made)
 
     def _labels(self, index: int, device: torch.device) -> Tensor | None:
         """Return classes, as frequent as asked for."""

@@ -99,7 +99,7 @@ class Studio:
         request, made = self.request, self.release
         latent_dim = made.config.model.latent_dim
         classes = frequencies if made.shape.classes else None
-        return Fakes(made.generator, latent_dim, classes, request.seed, draw)
+        return Fakes(made.generator, latent_dim, made.shape.resolution, classes, request.seed, draw)
 
     def tally(self, total: int, *, classes: int = 0, class_score: bool = False) -> Tally:
         """Return an empty tally of that many images."""

@@ -88,7 +88,9 @@ class Evaluator:
         context, samples = self._context, self._config.eval.samples
         tally = self._tally(samples, class_score="is" in self._config.eval.metrics, modes=self._modes())
         labels = self._labels if self._config.model.conditional else None
-        fakes = Fakes(generator, self._config.model.latent_dim, labels, self._config.seed, draw)
+        fakes = Fakes(
+            generator, self._config.model.latent_dim, self._resolution, labels, self._config.seed, draw
+        )
         for index, part in list(blocks(0, samples))[context.rank :: context.world_size]:
             images = fakes.block(index, context.device)[part]
             tally.add(self._extractor, BLOCK * index, images, None, "generated")

@@ -69,7 +69,7 @@ class Sparse(nn.Module):
 
 
 def test_an_image_does_not_depend_on_how_many_are_asked_for() -> None:
-    fakes = Fakes(Sparse(), 4, None, seed=3)
+    fakes = Fakes(Sparse(), 4, 8, None, seed=3)
     whole = torch.cat([fakes.block(index, CPU)[part] for index, part in blocks(0, 1000)])
     some = torch.cat([fakes.block(index, CPU)[part] for index, part in blocks(200, 700)])
     assert whole.shape == (1000, 1, 8, 8)
@@ -78,8 +78,40 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for() -> None:
     assert not torch.equal(whole[:BLOCK], replace(fakes, seed=4).block(0, CPU))
 
 
+class Wide(nn.Module):
+    """Images of a resolution, each of one grey; it notes how many it is asked for at a time."""
+
+    def __init__(self, resolution: int) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.asked: list[int] = []
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        self.asked.append(len(latents))
+        grey = (latents[:, :1] / 9 + labels[:, None] / 99)[:, :, None, None]
+        return grey.expand(-1, 1, self.resolution, self.resolution)
+
+
+@pytest.mark.parametrize(("resolution", "at_a_time"), [(8, 256), (128, 256), (256, 64), (1024, 8)])
+def test_large_images_are_made_a_few_at_a_time(resolution: int, at_a_time: int) -> None:
+    count = 2 * at_a_time
+    latents, labels = torch.randn(count, 4), torch.arange(count) % 10
+    generator = Wide(resolution)
+    made = torch.cat([images[..., 0, 0] for images in release.pieces(generator, latents, labels, resolution)])
+    assert generator.asked == [at_a_time] * 2
+    assert torch.equal(made, Wide(1)(latents, labels)[..., 0, 0])
+
+
+def test_a_block_of_large_images_is_that_of_small_ones() -> None:
+    classes, generator = torch.ones(3), Wide(256)
+    large = Fakes(generator, 4, 256, classes, seed=3).block(1, CPU)
+    assert generator.asked == [64] * 4
+    assert large.shape == (BLOCK, 1, 256, 256)
+    assert torch.equal(large[..., :1, :1], Fakes(Wide(1), 4, 1, classes, seed=3).block(1, CPU))
+
+
 def test_a_generator_that_is_not_finite_is_refused_with_its_images() -> None:
-    fakes = Fakes(Sparse(nan_after=1), 4, None, seed=0)
+    fakes = Fakes(Sparse(nan_after=1), 4, 8, None, seed=0)
     fakes.block(0, CPU)
     with pytest.raises(NonFiniteError, match=r"generated images 256 to 511 .*earlier checkpoint"):
         fakes.block(1, CPU)
