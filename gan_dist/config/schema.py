@@ -175,11 +175,12 @@ class TrainConfig(Section):
     """Portions in which a worker computes its part of a batch, to save memory; the mean is the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the networks: `auto` is bf16 where the hardware has it. Penalties, losses, weights,
-    averages and measurements are always float32."""
+    averages and measurements are always float32; of these, GPUs round penalties' factors to TF32."""
     channels_last: bool = True
     """Lay images out with their channels innermost, as fast convolutions want them."""
     compile: Literal["auto", "never", "always"] = "auto"
-    """torch.compile: `auto` on GPUs, for losses without gradient penalties."""
+    """torch.compile: `auto` on GPUs with a C compiler and Python's headers beside them, for losses without
+    gradient penalties and, on several workers, for networks without batch normalisation."""
 
 
 class EvalConfig(Section):

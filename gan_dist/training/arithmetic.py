@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,8 +28,13 @@ class Arithmetic:
     compiled: bool
 
     @classmethod
-    def of(cls, config: RunConfig, device: torch.device) -> Arithmetic:
+    def of(cls, config: RunConfig, device: torch.device, *, synchronised: bool = False) -> Arithmetic:
         """Return a run's arithmetic on a device.
+
+        Args:
+            config: The run.
+            device: Where its networks are.
+            synchronised: Whether layers of the networks exchange statistics with other ranks.
 
         Raises:
             ConfigError: it asks for what the device has not.
@@ -39,13 +48,22 @@ class Arithmetic:
                     "use train.precision=auto, which takes it only where it is to be had"
                 ]
             )
-        # Compiled graphs cannot be differentiated twice; on CPUs they gain nothing.
-        automatic = device.type == "cuda" and not penalised
+        # Compiled graphs cannot be differentiated twice, and end at each layer that asks other ranks; on CPUs
+        # they gain nothing.
+        automatic = not penalised and not synchronised and device.type == "cuda" and can_compile(device)
         if train.compile == "always" and penalised:
             raise ConfigError(
                 [
                     "train.compile=always: a compiled discriminator cannot be differentiated twice, as "
                     "gradient penalties need; use train.compile=auto, or a loss without a penalty"
+                ]
+            )
+        if train.compile == "always" and device.type == "cuda" and not can_compile(device):
+            raise ConfigError(
+                [
+                    "train.compile=always: torch.compile needs a GPU of compute capability 7.0 or more, a C "
+                    "compiler and Python's headers (apt-get install gcc python3-dev), and this machine lacks "
+                    "one of them; use train.compile=auto, which compiles only where all are to be had"
                 ]
             )
         return cls(
@@ -85,6 +103,13 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has_bf16()
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether Triton, which torch.compile calls, knows a GPU and finds a C compiler and Python's headers."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return bool(compiler) and header.exists() and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def _cpu_has_bf16() -> bool:

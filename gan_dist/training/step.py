@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gan_dist import losses
+from gan_dist import losses, models
 from gan_dist.config import RateConfig, RunConfig
 from gan_dist.data.loader import Batch
 from gan_dist.errors import NonFiniteError
@@ -52,7 +52,10 @@ class Step:
         self._context = context
         self._loss = losses.build(config.loss)
         self._augment = augment.build(config.data.augment)
-        self._arithmetic = Arithmetic.of(config, context.device)
+        coupled = models.coupled(state.generator) or models.coupled(state.discriminator)
+        self._arithmetic = Arithmetic.of(
+            config, context.device, synchronised=coupled and context.world_size > 1
+        )
         self._draws = Draws(config, context)
         if self._arithmetic.compiled:
             state.generator.compile()

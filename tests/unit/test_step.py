@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import sysconfig
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -303,6 +305,30 @@ def test_what_cannot_be_compiled_is_refused() -> None:
     assert Arithmetic.of(settings("train.compile=always"), CPU).compiled
 
 
+def test_gpus_compile_by_themselves_only_what_can_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, capability = torch.device("cuda"), (8, 9)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setenv("CC", "gcc")
+    plain, always = settings(), settings("train.compile=always")
+    assert not Arithmetic.of(plain, gpu).compiled  # there are no headers
+    (tmp_path / "Python.h").touch()
+    assert Arithmetic.of(plain, gpu).compiled
+    assert Arithmetic.of(always, gpu, synchronised=True).compiled
+    assert not Arithmetic.of(plain, gpu, synchronised=True).compiled
+    assert not Arithmetic.of(settings("loss.r1=1"), gpu).compiled
+    capability = (6, 1)
+    assert not Arithmetic.of(plain, gpu).compiled
+    capability = (7, 0)
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not Arithmetic.of(plain, gpu).compiled
+    with pytest.raises(ConfigError, match=r"train\.compile=always: .* gcc python3-dev"):
+        Arithmetic.of(always, gpu)
+
+
 class Gpu:
     """What a step asks of one of two processes with a GPU each, while it is set up."""
 
@@ -317,6 +343,8 @@ def test_on_gpus_batches_are_normalised_together_but_where_slopes_are_penalised(
     monkeypatch.setattr("gan_dist.training.step.DistributedDataParallel", lambda network, **_: network)
     config = settings(*PENALTIES[penalty])
     state = fresh(config)
+    state.generator.train()
+    state.discriminator.train()
     step = Step(config, state, Gpu())  # type: ignore[arg-type]
     kinds = []
     for network in (step._generator, step._discriminator):
