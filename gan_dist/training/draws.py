@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from gan_dist import randomness
@@ -55,6 +54,8 @@ class Draws:
         if name not in self._drawn:
             train, context = self._config.train, self._context
             whole = draw((train.batch_size, *shape))
-            mine = whole.chunk(context.world_size)[context.rank].to(context.device)
-            self._drawn[name] = torch.chunk(mine, train.accumulate)
+            mine = whole.chunk(context.world_size)[context.rank]
+            if context.device.type == "cuda":
+                mine = mine.pin_memory()  # copied while the device computes, and without waiting for it
+            self._drawn[name] = mine.to(context.device, non_blocking=True).chunk(train.accumulate)
         return self._drawn[name][portion]
