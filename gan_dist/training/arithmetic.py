@@ -87,10 +87,13 @@ class Arithmetic:
 
 
 def tune_process(device: torch.device) -> None:
-    """Set what concerns the whole process: its allocator, and on GPUs TF32 for products in float32."""
+    """Set what concerns the whole process: its allocator; on GPUs TF32 for products, and an order of sums."""
     keep_freed_memory()
     if device.type != "cpu":
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.deterministic = True
+        # Read when cuBLAS is first called; a user's choice stays.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def memory_format(*, channels_last: bool) -> torch.memory_format:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import sysconfig
 from functools import cache
@@ -19,7 +20,7 @@ from gan_dist.data.loader import Batch
 from gan_dist.errors import ConfigError
 from gan_dist.models import augment
 from gan_dist.release import ImageShape
-from gan_dist.training.arithmetic import Arithmetic, has_bf16
+from gan_dist.training.arithmetic import Arithmetic, has_bf16, tune_process
 from gan_dist.training.context import LocalContext
 from gan_dist.training.schedule import instance_noise, rate_factor
 from gan_dist.training.state import TrainingState, new_state
@@ -360,3 +361,18 @@ def test_compiled_networks_do_what_plain_ones_do() -> None:
     expected, found = (advance(config, fresh(config), batches(2)) for config in (plain, compiled))
     for key, value in expected.items():
         assert (found[key] - value).norm() / value.norm() < 1e-4, key
+
+
+def test_gpus_are_told_to_repeat_their_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    precision = torch.get_float32_matmul_precision()
+    try:
+        for given, told in ((None, ":4096:8"), (":16:8", ":16:8")):
+            monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given or "")
+            if given is None:
+                monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+            tune_process(torch.device("cuda"))
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == told
+        assert torch.backends.cudnn.deterministic
+    finally:
+        torch.set_float32_matmul_precision(precision)
