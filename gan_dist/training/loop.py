@@ -28,6 +28,7 @@ from gan_dist.training.evaluate import Evaluator, Measurement
 from gan_dist.training.patience import should_stop, warm_up_images
 from gan_dist.training.quarantine import usable
 from gan_dist.training.recorder import Recorder
+from gan_dist.training.shortage import memory_explained
 from gan_dist.training.state import TrainingState
 from gan_dist.training.step import Step
 
@@ -68,6 +69,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
     Every rank calls it. The folder `<storage>/<name>/` is written by rank 0.
 
     Raises:
+        CapacityError: the device's memory does not hold a step.
         ConfigError: the networks cannot be built for these images.
         DataError: the image set is missing or damaged.
         NonFiniteError: a loss or gradient stopped being a number.
@@ -110,12 +112,13 @@ def train(config: RunConfig, context: Context) -> Outcome:
     stop = False
     while state.images < total and not stop and not ended:
         before, waited_s = state.images, 0.0
-        for _ in range(config.optim.d_steps):
-            asked = time.perf_counter()
-            batch = next(mine)
-            waited_s += time.perf_counter() - asked
-            of_d = step.discriminator_phase(batch)
-        of_g = step.generator_phase(batch)
+        with memory_explained(config, context):
+            for _ in range(config.optim.d_steps):
+                asked = time.perf_counter()
+                batch = next(mine)
+                waited_s += time.perf_counter() - asked
+                of_d = step.discriminator_phase(batch)
+            of_g = step.generator_phase(batch)
         told, stop = step.share(of_d | of_g, stop=context.rank == 0 and context.stop_requested())
         step.update_average()
         recorder.step(told, waited_s)

@@ -19,7 +19,7 @@ from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.loader import Batch, open_images
-from gan_dist.errors import DataError, NonFiniteError, ResumeError, WorkerError
+from gan_dist.errors import CapacityError, DataError, NonFiniteError, ResumeError, WorkerError
 from gan_dist.progress import Outcome, Progress
 from gan_dist.release import ImageShape
 from gan_dist.telemetry import read_records
@@ -205,6 +205,34 @@ def test_one_rank_with_a_non_finite_gradient_stops_all_before_the_update(tmp_pat
     for message, unchanged in run_gloo(_poisoned_step, 2, config(tmp_path)):
         assert message.startswith("the discriminator's gradient is nan after 0 images")
         assert unchanged
+
+
+@pytest.mark.parametrize(
+    ("setting", "keys"),
+    [
+        ("train.accumulate=2", ["= 32 images", "computes 16 at a time", "with train.accumulate=4, "]),
+        (
+            "train.accumulate=16",
+            ["computes 2 at a time", "with a model.width below 4 or a train.batch_size "],
+        ),
+    ],
+)
+def test_a_step_that_memory_does_not_hold_names_what_makes_it_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, keys: list[str]
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def made(*given: Any) -> TrainingState:
+        state = new_state(*given)
+        state.discriminator.register_forward_hook(exhausted)
+        return state
+
+    monkeypatch.setattr(states, "new_state", made)
+    with pytest.raises(CapacityError, match="does not hold a step") as caught:
+        run(config(tmp_path, setting))
+    for words in [*keys, "Tried to allocate 2.00 GiB"]:
+        assert words in str(caught.value)
 
 
 def damage(file: Path) -> None:
