@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import queue
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +18,7 @@ from gan_dist.cluster import trainer
 from gan_dist.cluster.board import News
 from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
-from gan_dist.errors import GanDistError, StorageError, WorkerError
+from gan_dist.errors import CapacityError, GanDistError, StorageError, WorkerError
 from gan_dist.memory import use_one_arena
 from gan_dist.progress import Progress
 from gan_dist.training.context import LocalContext
@@ -123,18 +125,49 @@ class _Running:
             self._results.put({"done": True, "failed": f"{type(error).__name__}: {error}"})
         except BaseException as error:
             self._results.put(error)
+        finally:
+            leave_nothing()
 
     def _shown(self, news: News) -> None:
         if news.progress is not None and not self.stop.is_set():
             self.tell_new()
 
 
+def leave_nothing() -> None:
+    """Give back what a finished run held of the process and of its GPU, which others may share.
+
+    Compiled code counts towards a limit of the process, beyond which nothing more is compiled.
+    """
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def trial_device(config: RunConfig) -> str:
+    """Return where a trial computes: on its GPU, or where there is none on the CPU.
+
+    Raises:
+        CapacityError: there is a GPU, and torch cannot use it.
+    """
+    if not config.scale.gpus_per_worker or torch.cuda.is_available():
+        return "cuda" if config.scale.gpus_per_worker else "cpu"
+    # The driver lists GPUs also where it is too old for this torch.
+    if torch.cuda.device_count():
+        raise CapacityError(
+            f"scale.gpus_per_worker={config.scale.gpus_per_worker:g}: there is a GPU, and torch "
+            f"{torch.__version__} cannot use it, most likely because the driver is older than CUDA "
+            f"{torch.version.cuda} needs; use a newer driver, or CPUs with scale.gpus_per_worker=0"
+        )
+    return "cpu"
+
+
 class _TrialContext(LocalContext):
     """One worker's context: after each measurement the trial waits."""
 
     def __init__(self, running: _Running, config: RunConfig) -> None:
-        device = "cuda" if config.scale.gpus_per_worker and torch.cuda.is_available() else "cpu"
-        super().__init__(config.run_uri, device=device, should_stop=running.stop.is_set)
+        super().__init__(config.run_uri, device=trial_device(config), should_stop=running.stop.is_set)
         self._gauges = Gauges(config.run_uri, rank=0, device=self.device)
         self._running = running
 
