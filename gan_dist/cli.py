@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist import cli_best, cli_doctor, cli_evaluate, cli_pack, cli_submit, cli_tune
+from gan_dist.cli_options import Backend
 from gan_dist.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def sample(
         int | None, typer.Option(min=0, help="Class of all images; for a conditional generator.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the latents.")] = 0,
+    backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
     """Write a grid of a generator's images."""
@@ -148,6 +150,10 @@ def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]
     except WorkerError as error:
         again = shlex.join([*program("train"), *arguments])
         raise WorkerError(f"{error}\ncontinue it with\n  {again}") from error
+    except KeyboardInterrupt:
+        again = shlex.join([*program("train"), *arguments])
+        typer.echo(f"ended at once, since its last checkpoint; continue it with\n  {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     result = _result(config, outcome)
     _print_end(config, outcome, result, arguments)
     return result

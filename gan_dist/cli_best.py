@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli_options import Backend
 from gan_dist.errors import GanDistError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def best(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Then train its configuration from the start, as NAME-best.")
     ] = False,
+    backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
     """Find the best checkpoint of a search or run and copy it as a release; no cluster is needed."""

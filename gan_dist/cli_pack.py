@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli_options import Backend
 from gan_dist.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def pack(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the set at DEST instead; SOURCE is left out.")
     ] = False,
+    backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List SOURCE and show what would be made; write nothing.")
     ] = False,

@@ -90,7 +90,7 @@ def trials_at_once(scale: ScaleConfig, nodes: list[Node], most: int | None) -> i
     return most or max(1, fits) if may_grow(nodes) else min(most or fits, fits)
 
 
-def require_room(scale: ScaleConfig, nodes: list[Node], where: str) -> None:
+def require_room(scale: ScaleConfig, nodes: list[Node], where: str, *, exchanging: bool = True) -> None:
     """Refuse what can never be placed, or whose processes alone are more than all memory.
 
     Where nodes are added when they are wanted, only what no node can give is refused.
@@ -99,11 +99,12 @@ def require_room(scale: ScaleConfig, nodes: list[Node], where: str) -> None:
         scale: What the run asks for.
         nodes: Every node.
         where: What the nodes are, for the message.
+        exchanging: Whether the workers exchange gradients, as a run's do.
 
     Raises:
         CapacityError: with the arithmetic and the most that fits.
     """
-    _require_divisible(scale)
+    _require_divisible(scale, exchanging=exchanging)
     if may_grow(nodes):
         return
     fits = workers_held(scale, nodes)
@@ -143,7 +144,15 @@ def short_of_memory(scale: ScaleConfig, nodes: list[Node], trials: int | None = 
     )
 
 
-def _require_divisible(scale: ScaleConfig) -> None:
+def idle_gpus(scale: ScaleConfig, nodes: list[Node]) -> str | None:
+    """Return a warning where nodes have GPUs and a run asks for none."""
+    gpus = sum(node.gpus for node in nodes)
+    if scale.gpus_per_worker or not gpus:
+        return None
+    return f"{gpus:g} GPUs are there and none is asked for: this runs on CPUs; use scale.gpus_per_worker=1"
+
+
+def _require_divisible(scale: ScaleConfig, *, exchanging: bool) -> None:
     """Refuse parts of GPUs that no cluster gives."""
     each = scale.gpus_per_worker
     if each > 1 and not each.is_integer():
@@ -151,7 +160,7 @@ def _require_divisible(scale: ScaleConfig) -> None:
             f"scale.gpus_per_worker={each:g}: Ray reserves a part of one GPU, or whole ones; use "
             f"{math.floor(each)} or {math.ceil(each)}"
         )
-    if scale.workers > 1 and 0 < each <= 0.5:
+    if exchanging and scale.workers > 1 and 0 < each <= 0.5:
         together = min(scale.workers, math.floor(1 / each))
         raise CapacityError(
             f"scale.gpus_per_worker={each:g}: {together} of the {scale.workers} workers could share a GPU, "

@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 
 from gan_dist import machine
 from gan_dist.cluster.capacity import (
+    idle_gpus,
     nodes_up,
     require_room,
     short_of_memory,
@@ -106,12 +107,15 @@ def _refusal(address: str, error: Exception) -> str:
 
 
 @contextmanager
-def cluster(scale: ScaleConfig, search: SearchConfig | None = None) -> Iterator[None]:
+def cluster(
+    scale: ScaleConfig, search: SearchConfig | None = None, *, exchanging: bool = True
+) -> Iterator[None]:
     """Be connected to a cluster that has room for a run, as `connect` finds one.
 
     Args:
         scale: What the run asks for.
         search: Whose trials such runs are, if they are.
+        exchanging: Whether the workers exchange gradients, as a run's do.
 
     Raises:
         CapacityError: the workers can never be placed.
@@ -119,13 +123,15 @@ def cluster(scale: ScaleConfig, search: SearchConfig | None = None) -> Iterator[
     """
     if not ray.is_initialized() and cluster_address() is None:
         # Known at once, so that nothing has to be started for it.
-        require_room(scale, [this_machine()], "this machine")
+        require_room(scale, [this_machine()], "this machine", exchanging=exchanging)
     with connect():
         nodes = nodes_up()
-        require_room(scale, nodes, f"the cluster at {ray.get_runtime_context().gcs_address}")
+        where = f"the cluster at {ray.get_runtime_context().gcs_address}"
+        require_room(scale, nodes, where, exchanging=exchanging)
         trials = trials_at_once(scale, nodes, search.concurrent) if search else None
-        if warning := short_of_memory(scale, nodes, trials):
-            LOG.warning("warning: %s", warning)
+        for warning in (short_of_memory(scale, nodes, trials), idle_gpus(scale, nodes)):
+            if warning:
+                LOG.warning("warning: %s", warning)
         yield
 
 

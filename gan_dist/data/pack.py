@@ -16,6 +16,7 @@ import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from gan_dist import storage
 from gan_dist.data import packstate
 from gan_dist.data.failures import plain_errors
 from gan_dist.data.manifest import Manifest
@@ -115,8 +116,10 @@ class _Shards(Datasource):
     def _read_task(self, job: Job, threads: int) -> ReadTask:
         items = self._source.items[job.start : job.stop]
         origin, plan, dest = self._source.origin, self._plan, self._dest
+        options = storage.options()
 
         def read() -> Iterator[pa.Table]:
+            storage.configure(options)
             keep_freed_memory()  # the process makes the next shard in the memory of this one
             for report in make_shard(origin, plan, job, items, dest, threads):
                 yield pa.table({"report": [report.model_dump_json()]})

@@ -55,7 +55,7 @@ class Fakes:
                 first = BLOCK * index
                 raise NonFiniteError(
                     f"of the generated images {first} to {first + BLOCK - 1} some are not finite: the "
-                    "generator holds or computes NaN or infinity; go on from an earlier checkpoint"
+                    "generator holds or computes NaN or infinity; an earlier checkpoint may be whole"
                 )
             made.append(to_uint8(images))
         return torch.cat(made)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist.errors import StorageError
-from gan_dist.storage.filesystems import StorageOptions, configure, open_uri, options
+from gan_dist.storage.filesystems import BACKENDS, StorageOptions, configure, open_uri, options
 from gan_dist.storage.probe import forget_folder
 from gan_dist.storage.retry import place, require_bucket, retrying
 from gan_dist.storage.wording import shown
 
 __all__ = [
+    "BACKENDS",
     "StorageOptions",
     "append_text",
     "configure",

@@ -16,11 +16,14 @@ PART_BYTES = 8 * 2**20
 """Size of the parts in which s3fs sends an object."""
 
 
+BACKENDS = Literal["pyarrow", "s3fs"]
+
+
 @dataclass(frozen=True)
 class StorageOptions:
     """How object stores are reached; credentials, region and endpoint come from the usual AWS places."""
 
-    backend: Literal["pyarrow", "s3fs"] = "pyarrow"
+    backend: BACKENDS = "pyarrow"
     """What talks to them."""
     timeout_s: float = 60.0
     """Seconds after which an operation that does not succeed is given up, its retries included."""

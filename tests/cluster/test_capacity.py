@@ -11,6 +11,7 @@ import pytest
 
 from gan_dist.cluster.capacity import (
     Node,
+    idle_gpus,
     processes,
     require_room,
     short_of_memory,
@@ -60,6 +61,21 @@ def test_trials_count_their_drivers() -> None:
     assert short_of_memory(two, room, 2) is None
     assert short_of_memory(one, room, 8) is None
     assert short_of_memory(ScaleConfig(workers=8), room) is not None
+
+
+def test_gpus_that_nobody_asks_for_are_told() -> None:
+    assert idle_gpus(ScaleConfig(), GPU_NODES) == (
+        "3 GPUs are there and none is asked for: this runs on CPUs; use scale.gpus_per_worker=1"
+    )
+    assert idle_gpus(ScaleConfig(gpus_per_worker=0.5), GPU_NODES) is None
+    assert idle_gpus(ScaleConfig(), GPU_NODES[2:]) is None
+
+
+def test_only_workers_that_exchange_gradients_need_a_gpu_each() -> None:
+    quarters = ScaleConfig(workers=4, gpus_per_worker=0.25)
+    with pytest.raises(CapacityError, match="which NCCL refuses"):
+        require_room(quarters, GPU_NODES, "it")
+    require_room(quarters, GPU_NODES, "it", exchanging=False)
 
 
 REFUSED = """
