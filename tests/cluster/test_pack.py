@@ -18,20 +18,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from PIL import Image, ImageOps
 from ray.data import DataContext
 
-from gan_dist import cli
+from gan_dist import cli, storage
 from gan_dist.data.decode import Decoding
-from gan_dist.data.pack import pack, threads_of
+from gan_dist.data.pack import _Shards, pack, threads_of
 from gan_dist.data.packplan import make_plan
 from gan_dist.data.resident import read_all
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet
+from gan_dist.data.sources import open_source
 from gan_dist.data.sources.files import Ranges
-from gan_dist.data.sources.items import Item, Source
+from gan_dist.data.sources.items import Item, Source, SourceOptions
 from gan_dist.data.verify import verify_set
 from gan_dist.errors import DataError, StorageError
+from gan_dist.storage import filesystems
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -108,6 +111,33 @@ def test_cpus_without_a_shard_help_with_the_last_ones(
     shards: int, free: int, largest: int, threads: list[int]
 ) -> None:
     assert threads_of(shards, free, largest) == threads
+
+
+def test_tasks_reach_the_store_as_the_command_is_told(
+    photos: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    kept = filesystems._s3
+
+    def noted(using: storage.StorageOptions, query: str, process: int) -> Any:
+        opened.append(using.backend)
+        return kept(using, query, process)
+
+    monkeypatch.setattr(filesystems, "_s3", noted)
+    source = open_source(str(photos), SourceOptions())
+    plan = make_plan(str(photos), source, Decoding(24, 3, "lanczos"), 64.0)
+    storage.configure(storage.StorageOptions(backend="s3fs"))
+    (task,) = _Shards(source, bucket, plan, plan.jobs()[:1]).get_read_tasks(1)
+    storage.configure(storage.StorageOptions())
+    list(task())
+    assert set(opened) == {"s3fs"}
+
+    run("pack", photos, f"{bucket}/set", "--resolution", "24", "--max-bad", "3", "--backend", "s3fs")
+    opened.clear()
+    run("pack", "--verify", f"{bucket}/set", "--backend", "s3fs")
+    assert set(opened) == {"s3fs"}
+    with pytest.raises(typer.BadParameter, match="neither pyarrow nor s3fs"):
+        run("pack", "--verify", f"{bucket}/set", "--backend", "boto")
 
 
 def test_a_packed_folder_is_what_a_plain_loop_makes(
