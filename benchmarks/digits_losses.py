@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from gan_dist import release
-from gan_dist.bench.record import cores, environment
+from gan_dist.bench.record import environment
 from gan_dist.config import RunConfig, load_config
 from gan_dist.config.papers import PAPERS
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.resident import read_all
 from gan_dist.data.shards import ShardSet
 from gan_dist.errors import NonFiniteError
+from gan_dist.machine import cores
 from gan_dist.metrics.digits import load_digits
 from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.moments import Moments

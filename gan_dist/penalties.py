@@ -79,32 +79,18 @@ def dragan(
     return _from_unit_norm(critic, points, one_sided=one_sided, pack=pack)
 
 
-def zero_centred(critic: Critic, images: Tensor) -> Tensor:
+def gradient_norm_sq_from(logits: Tensor, images: Tensor) -> Tensor:
     """E[|grad D(x)|^2]: Mescheder et al. 2018, equation 9 at reals (R1), 10 at fakes (R2), no gamma/2.
 
+    The forward pass is the caller's, who shares it with the loss.
+
     Args:
-        critic: The discriminator.
-        images: float32 (B, C, H, W); they receive no gradient.
+        logits: (B,), or (B / m,) of a critic that judges m images together; of `images`, in float32.
+        images: float32 (B, C, H, W) that require a gradient.
 
     Returns:
         A float32 scalar: the mean over images of the squared norm over C, H and W. For a critic that judges
         m images together this is 1/m of the mean over packs.
-    """
-    images = images.detach().requires_grad_()
-    with _full_precision(images):
-        logits = critic(images)
-    return gradient_norm_sq_from(logits, images)
-
-
-def gradient_norm_sq_from(logits: Tensor, images: Tensor) -> Tensor:
-    """`zero_centred` for logits that are already there, to share the forward pass with the loss.
-
-    Args:
-        logits: (B,) or (B / m,), computed from `images` in float32.
-        images: float32 (B, C, H, W) that require a gradient.
-
-    Returns:
-        A float32 scalar.
     """
     return gradient_norms_sq(logits, images).mean()
 

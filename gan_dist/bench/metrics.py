@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gan_dist.bench.record import cores
+from gan_dist.machine import cores
 from gan_dist.memory import keep_freed_memory
 from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.kernel import kid

@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 import torch
 
 from gan_dist import release
-from gan_dist.bench.record import cores
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS, StackedDigits
 from gan_dist.data.resident import read_all
 from gan_dist.data.shards import ShardSet
+from gan_dist.machine import cores
 from gan_dist.metrics.digits import Digits, load_digits
 from gan_dist.metrics.modes import Modes
 from gan_dist.progress import ProgressLine

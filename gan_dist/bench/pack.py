@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gan_dist.bench.record import cores
+from gan_dist.machine import cores
 
 WIDTH, HEIGHT = 178, 218
 RESOLUTION = 64

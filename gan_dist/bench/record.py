@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from gan_dist import machine
+
 VERSIONS = ("gan-dist", "torch", "ray", "pyarrow", "numpy")
 
 
@@ -23,17 +25,12 @@ def environment() -> dict[str, object]:
         "date": date.today().isoformat(),
         "command": shlex.join(["gan-dist", *sys.argv[1:]]),
         "cpu": _cpu(),
-        "cores": cores(),
+        "cores": machine.cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{name: version(name) for name in VERSIONS},
     }
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:

@@ -74,12 +74,12 @@ def require_reachable(address: str) -> None:
     Raises:
         ClusterError: nobody answers there, or not with this token, or this machine is none of its nodes.
     """
-    if "://" in address and not address.startswith("ray://"):
+    if "://" in address:
         raise ClusterError(
-            f"RAY_ADDRESS={_shown(address)} is not the address of a head; use host:6379, or for jobs "
-            "RAY_API_SERVER_ADDRESS instead"
+            f"RAY_ADDRESS={_shown(address)} is not the address of a head, by which its nodes start runs; use "
+            "host:6379 on one of them, or from elsewhere gan-dist submit with RAY_API_SERVER_ADDRESS"
         )
-    if address == "auto" or "://" in address or os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+    if address == "auto" or os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
         return  # Ray finds it itself, or speaks to it in another way
     if not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:
         raise ClusterError(

@@ -16,7 +16,7 @@ from gan_dist.cluster.board import Link
 from gan_dist.cluster.environment import threads
 from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
-from gan_dist.errors import GanDistError
+from gan_dist.errors import GanDistError, StorageError
 from gan_dist.evaluation.process import told_by_first
 from gan_dist.progress import Progress
 from gan_dist.training.loop import train
@@ -57,7 +57,7 @@ class TrainContext:
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = get_device()
-        self._board = board
+        self._board, self._run_uri = board, run_uri
         self._link = Link(board, group) if self.rank == 0 else None
         self._gauges = Gauges(run_uri, self.rank, self.device)
 
@@ -78,7 +78,12 @@ class TrainContext:
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint)
-        ray.train.report(dict(metrics), checkpoint=kept, checkpoint_dir_name=name or None)
+        try:
+            ray.train.report(dict(metrics), checkpoint=kept, checkpoint_dir_name=name or None)
+        except OSError as error:
+            if "://" in self._run_uri:
+                raise  # a store may answer again: other workers try it
+            raise StorageError(f"{self._run_uri}/{name} cannot be written: {error}") from error
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
 

@@ -43,7 +43,8 @@ def test_nobody_and_strangers_are_told_apart(
     ("address", "said"),
     [
         ("127.0.0.1:{port}", "nobody answers there"),
-        ("http://user:hidden@127.0.0.1:8265", "use host:6379, or for jobs RAY_API_SERVER_ADDRESS"),
+        ("http://user:hidden@127.0.0.1:8265", "use host:6379 .* gan-dist submit with RAY_API_SERVER_ADDRESS"),
+        ("ray://127.0.0.1:10001", "use host:6379 .* gan-dist submit with RAY_API_SERVER_ADDRESS"),
         ("head", "use host:port"),
         ("head:ray", "use host:port"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from gan_dist.cluster.board import Link, News, new_board
 from gan_dist.cluster.room import placeable
 from gan_dist.config import ScaleConfig
 from gan_dist.data.builtin import DIGITS
-from gan_dist.errors import CapacityError, DataError, NonFiniteError, WorkerError
+from gan_dist.errors import CapacityError, DataError, NonFiniteError, StorageError, WorkerError
 from gan_dist.progress import Progress
 from gan_dist.telemetry import read_records
 from tests.gloo import run_gloo
@@ -70,6 +72,24 @@ def test_damage_that_a_continued_run_streams_ends_it_at_once_by_its_name(tmp_pat
     with pytest.raises(DataError, match=f"{shard.name}.* is damaged"):
         trainer.run(config(tmp_path, *streamed), news.append)
     assert news[-1].warnings == ()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_ends_a_run_at_once_by_its_name(tmp_path: Path) -> None:
+    images, runs = tmp_path / "set", tmp_path / "runs"
+    shutil.copytree(DIGITS, images)  # its statistics will be kept beside it
+    runs.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", runs]).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        news: list[News] = []
+        with pytest.raises(StorageError, match="No space left on device") as caught:
+            trainer.run(config(runs, "model.width=32", f"data.path={images}"), news.append)
+        assert "the run is kept as its last checkpoint has it" in str(caught.value)
+        assert news[-1].warnings == ()
+    finally:
+        subprocess.run(["umount", runs], check=True)
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(tmp_path: Path) -> None:
