@@ -313,7 +313,8 @@ def test_a_tar_that_is_cut_anywhere_is_reported_and_its_whole_members_used(tmp_p
         assert names(source) == [f"a.tar/{n}.png" for n in range(length // block)], length
         assert [rejection.path for rejection in source.rejected] == ["a.tar"]
         assert "truncated" in source.rejected[0].reason
-        assert source.notes[0].endswith(f"; used of it: {counted(length // block, 'image')}")
+        (note,) = source.notes
+        assert note.endswith(f"; used of it: {counted(length // block, 'image')}")
         assert values(source) == list(range(length // block))
     cut.write_bytes(whole)
     assert open_source(str(cut), SourceOptions()).rejected == []
