@@ -10,7 +10,6 @@ import ray
 import torch
 
 from gan_dist.config import ScaleConfig
-from gan_dist.data.failures import plain_errors
 from gan_dist.evaluation.work import Part, Request, Workers, studio
 
 RETRIES = 3
@@ -46,5 +45,7 @@ def _do(request: Request, part: Part, cpus: float) -> object:
 
 
 def _result(reference: Any) -> object:
+    from gan_dist.data.stream import plain_errors  # brings Ray Data, which the tasks do without
+
     with plain_errors():
         return ray.get(reference)

@@ -18,11 +18,11 @@ from ray.data.block import BlockMetadata
 
 from gan_dist import storage
 from gan_dist.data import packstate
-from gan_dist.data.failures import plain_errors
 from gan_dist.data.manifest import Manifest
 from gan_dist.data.packplan import Job, Plan, require_few_bad
 from gan_dist.data.packtask import Report, make_shard
 from gan_dist.data.sources.items import Source
+from gan_dist.data.stream import plain_errors
 from gan_dist.memory import keep_freed_memory
 
 

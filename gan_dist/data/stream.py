@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain, islice
 
 import pyarrow as pa
 import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
+from ray.exceptions import RayTaskError
 
 from gan_dist.data.assembly import Assembly, Filling
-from gan_dist.data.failures import plain_errors
 from gan_dist.data.manifest import ImageSet
 from gan_dist.data.order import Window
 from gan_dist.data.resident import read_pieces
 from gan_dist.data.rows import Rows, rows_table, table_rows
+from gan_dist.errors import GanDistError
 
 TASK_BYTES = 32 * 2**20
 """What one task reads at most."""
@@ -133,3 +135,32 @@ def _regroup(windows: Iterable[Window], blocks: Iterable[pa.Table]) -> Iterator[
         rows = Rows.concatenate(held)
         yield window, rows[: len(window)]
         held = [rows[len(window) :]] if len(rows) > len(window) else []
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise the user's error that made a task fail instead of Ray's, which is of both kinds.
+
+    Ray takes one of its own that is handed to an actor for a failure of that call.
+
+    Raises:
+        GanDistError: what a task raised.
+        RayTaskError: another failure of a task, as it came.
+    """
+    try:
+        yield
+    except RayTaskError as error:
+        raise _cause(error) from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the user's error that made a task fail, or else the failure itself."""
+    found: BaseException | None = error
+    while found is not None:
+        inner = getattr(found, "cause", None) or found.__cause__
+        if isinstance(inner, GanDistError) and not isinstance(inner, RayTaskError):
+            # Ray Data adds advice for its own callers to the message.
+            inner.args = (str(inner).partition("\nFailed to apply")[0],)
+            return inner
+        found = inner
+    return error

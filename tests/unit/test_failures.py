@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.exceptions import RayTaskError
 
-from gan_dist.data.failures import plain_errors
+from gan_dist.data.stream import plain_errors
 from gan_dist.errors import ConfigError, DataError, GanDistError, StorageError
 
 

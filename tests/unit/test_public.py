@@ -16,7 +16,7 @@ from gan_dist.cli import app
 from gan_dist.errors import GanDistError
 
 PACKAGE = Path(gan_dist.__file__).parent
-RAY_ROOMS = ("cluster/", "data/failures.py", "data/stream.py", "data/pack.py")
+RAY_ROOMS = ("cluster/", "data/stream.py", "data/pack.py")
 
 
 def test_the_package_exports_this_and_nothing_else() -> None:
