@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from gan_dist.best import find_best
 from gan_dist.cli import app
-from gan_dist.cli_best import retraining
+from gan_dist.cli.best import retraining
 from gan_dist.config import RunConfig, load_config, to_yaml
 from gan_dist.errors import ConfigError, GanDistError
 from gan_dist.publish import copy_release

@@ -60,7 +60,7 @@ LAYERS = [
     ("doctor",),
     ("cluster",),
     ("bench",),
-    ("cli", "cli_best", "cli_doctor", "cli_evaluate", "cli_options", "cli_pack", "cli_submit", "cli_tune"),
+    ("cli",),
 ]
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from gan_dist import release
-from gan_dist.cli import app, train_and_tell
+from gan_dist.cli import app
+from gan_dist.cli.train import train_and_tell
 from gan_dist.config import RunConfig, load_config, to_yaml
 from gan_dist.errors import CheckpointError, GanDistError
 from gan_dist.progress import Outcome

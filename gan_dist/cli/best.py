@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli_options import Backend
+from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
+from gan_dist.cli.places import absolute, program, short, with_absolute_paths
+from gan_dist.cli.train import train_and_tell
 from gan_dist.errors import GanDistError
 
 if TYPE_CHECKING:
     from gan_dist.best import Found
     from gan_dist.config import RunConfig
-
-INTERRUPTED = 130
 
 
 def best(
@@ -34,11 +34,10 @@ def best(
         bool, typer.Option("--retrain", help="Then train its configuration from the start, as NAME-best.")
     ] = False,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the best checkpoint of a search or run and copy it as a release; no cluster is needed."""
     from gan_dist.best import find_best
-    from gan_dist.cli import absolute, train_and_tell
 
     if overrides and not retrain:
         raise GanDistError(f"{overrides[0]}: settings are for --retrain; add it, or leave them out")
@@ -94,7 +93,6 @@ def retraining(found: Found, folder: str, overrides: Sequence[str]) -> tuple[Run
         ConfigError: an override is wrong.
     """
     from gan_dist import storage
-    from gan_dist.cli import short, with_absolute_paths
     from gan_dist.config import load_config
     from gan_dist.release import CONFIG
 
@@ -106,7 +104,6 @@ def retraining(found: Found, folder: str, overrides: Sequence[str]) -> tuple[Run
 
 
 def _print_found(found: Found, folder: str, *, there_already: bool) -> None:
-    from gan_dist.cli import short
 
     trial = "" if found.trial is None else f", of trial {found.trial} among {found.trials}"
     typer.echo(f"{found.metric} {found.value:.6g} after {found.images / 1000:g} kimg{trial}")
@@ -115,7 +112,6 @@ def _print_found(found: Found, folder: str, *, there_already: bool) -> None:
 
 def _print_next(found: Found, folder: str, *, copied: bool) -> None:
     """Print the commands that use the release and that train its configuration for longer."""
-    from gan_dist.cli import program, short
 
     release = short(folder)
     commands = [[*program("sample"), release], [*program("evaluate"), release]]

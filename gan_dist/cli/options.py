@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""What several verbs share: options and an exit code."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import typer
 
 from gan_dist.storage import BACKENDS, configure, options
 
+INTERRUPTED = 130
+"""The exit code of a verb that was asked to stop, as a shell has it for SIGINT."""
+
 
 def _reached(backend: str) -> str:
     if backend not in get_args(BACKENDS):
@@ -17,6 +20,7 @@ def _reached(backend: str) -> str:
     return backend
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Backend = Annotated[
     str, typer.Option("--backend", callback=_reached, help="What talks to object stores: pyarrow or s3fs.")
 ]

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gan_dist.cli.options import INTERRUPTED, AsJson
+from gan_dist.cli.places import CALLED_AS
 from gan_dist.errors import GanDistError
 
 if TYPE_CHECKING:
     from gan_dist.cluster.submit import Cluster, Ended, Entrypoint
     from gan_dist.cluster.upload import Upload
 
-INTERRUPTED = 130
-CALLED_AS = "GAN_DIST_CALLED_AS"
-"""The variable by which a job knows the command that submitted it, up to the verb."""
-
 
 def submit(
+    context: typer.Context,
     verb: Annotated[str, typer.Argument(help="train, tune, pack, evaluate, best or another.")],
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[ARGUMENTS]...", help="The verb's own, as without submit.")
@@ -44,7 +43,7 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be submitted; contact nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a verb as a job on a cluster, from the files of this folder; options come before the verb."""
     from gan_dist.cluster.secrets import require_no_secrets, secrets_here
@@ -55,7 +54,7 @@ def submit(
     known = secrets_here()
     told = [(f"argument {number} of {verb}", text) for number, text in enumerate(given, 1)]
     require_no_secrets([*told, ("--address", address or "")], known)
-    given, wanted, values = _checked(verb, given)
+    given, wanted, values = _checked(getattr(context.find_root().command, "commands"), verb, given)  # noqa: B009
     require_no_secrets(values, known)
     again = _again(address, entrypoint_num_cpus, entrypoint_resources)
     command = shlex.join(["python", "-m", "gan_dist.cli", verb, *given])
@@ -82,17 +81,17 @@ def submit(
     raise typer.Exit(code)
 
 
-def _checked(verb: str, arguments: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+def _checked(
+    verbs: dict[str, Any], verb: str, arguments: list[str]
+) -> tuple[list[str], list[str], list[tuple[str, str]]]:
     """Check a verb's arguments as far as that needs neither a cluster nor its files.
 
     Returns:
         The arguments with the configuration's path as the job sees it; files that it needs; and the values
         of its configuration, each with its name.
     """
-    from gan_dist.cli import app
     from gan_dist.config import flatten, load_config
 
-    verbs: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009
     names = [name for name in verbs if name != "submit"]
     if verb not in names:
         near = difflib.get_close_matches(verb, names, 1)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli.options import INTERRUPTED, AsJson
+from gan_dist.cli.places import absolute, program, short, with_absolute_paths
+
 if TYPE_CHECKING:
     from gan_dist.search.ledger import Ledger
     from gan_dist.search.plan import Plan
-
-INTERRUPTED = 130
 
 
 def tune(
@@ -25,10 +26,9 @@ def tune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the search and its first configuration; do nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Search for better settings; the same command again continues it."""
-    from gan_dist.cli import with_absolute_paths
     from gan_dist.config import load_config
     from gan_dist.search.plan import make_plan
     from gan_dist.training.summary import summarise
@@ -75,7 +75,6 @@ def _run(plan: Plan, metric: str) -> tuple[Ledger, bool]:
 
 
 def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
-    from gan_dist.cli import absolute
     from gan_dist.search.ledger import Ledger
     from gan_dist.search.plan import begin
     from gan_dist.search.studies import study_storage
@@ -112,7 +111,6 @@ def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
 def _print_end(
     plan: Plan, ledger: Ledger, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
 ) -> None:
-    from gan_dist.cli import program, short
     from gan_dist.release import read_best
     from gan_dist.search.replicates import replicated
     from gan_dist.search.view import images, lowest
@@ -155,7 +153,6 @@ def _without_secret(argument: str) -> str:
 
 def _dashboard(plan: Plan) -> str:
     """Return how the study is opened; a database's URL may hold a password, and is not said."""
-    from gan_dist.cli import short
     from gan_dist.search.studies import ENV, JOURNAL
     from gan_dist.storage import join, shown
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli.options import AsJson
+from gan_dist.cli.places import with_absolute_paths
+
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
     from gan_dist.doctor.findings import Check, Examination, Finding
@@ -28,7 +31,7 @@ def doctor(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. storage=s3://b/runs.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds after which a check is given up.")] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look for what is wrong with this machine, the cluster in RAY_ADDRESS, the storage and a configuration.
 
@@ -102,7 +105,6 @@ def _read(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
     Raises:
         ConfigError: it has problems, or its search does.
     """
-    from gan_dist.cli import with_absolute_paths
     from gan_dist.config import load_config
 
     config = load_config(source, overrides)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli.options import INTERRUPTED, AsJson
+from gan_dist.cli.places import absolute, require_png, short
 from gan_dist.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from gan_dist.evaluation.assess import Assessment
     from gan_dist.evaluation.work import Request
 
-INTERRUPTED = 130
 METRICS = ("fid", "kid", "is", "pr", "dc", "memorisation")
 
 
@@ -59,11 +60,10 @@ def evaluate(
     gpus_per_worker: Annotated[
         float, typer.Option(min=0, callback=_finite, help="GPUs that each reserves.")
     ] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a generator: FID, KID, Inception Score, precision and recall, density and coverage, copying."""
     from gan_dist import release, telemetry
-    from gan_dist.cli import absolute, require_png, short
     from gan_dist.config import ScaleConfig
     from gan_dist.evaluation.work import Request
     from gan_dist.storage import StorageOptions

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli_options import Backend
+from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
+from gan_dist.cli.places import absolute
 from gan_dist.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from gan_dist.data.manifest import Manifest
     from gan_dist.data.packplan import Plan
     from gan_dist.data.sources.items import Source, SourceOptions
-
-INTERRUPTED = 130
 
 
 def pack(
@@ -50,10 +49,9 @@ def pack(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List SOURCE and show what would be made; write nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Turn images into shards to train from; the same command again continues, --verify DEST checks."""
-    from gan_dist.cli import absolute
     from gan_dist.data.decode import Decoding
     from gan_dist.data.sources.items import SourceOptions
 

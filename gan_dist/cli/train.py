@@ -1,0 +1,157 @@
+"""The verb `train`: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gan_dist.cli.options import INTERRUPTED, AsJson
+from gan_dist.cli.places import program, short, with_absolute_paths
+from gan_dist.errors import GanDistError, WorkerError
+
+if TYPE_CHECKING:
+    from gan_dist.config import RunConfig
+    from gan_dist.progress import Outcome
+
+
+def train(
+    config: Annotated[
+        str | None, typer.Argument(help="A preset's name, or a YAML file's path or URI.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. optim.g.lr=1e-4.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved configuration and sizes; do nothing.")
+    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one run; the same command again continues it."""
+    from gan_dist.config import config_schema, load_config, preset_names, to_yaml
+
+    if schema:
+        typer.echo(json.dumps(config_schema(), indent=2))
+        return
+    if config is None:
+        raise GanDistError(f"give a configuration: one of {', '.join(preset_names())}, or a YAML file")
+    resolved = load_config(config, overrides or [])
+    resolved = with_absolute_paths(resolved)
+    if dry_run:
+        from gan_dist.training.summary import summarise
+
+        summary = summarise(resolved)
+        typer.echo(
+            to_yaml(resolved) + "\n" + "\n".join(f"# {key}: {value}" for key, value in summary.items())
+        )
+        if as_json:
+            typer.echo(json.dumps(summary))
+        return
+    result = train_and_tell(resolved, [config, *(overrides or [])])
+    if as_json:
+        typer.echo(json.dumps(result))
+    if not result["finished"]:
+        raise typer.Exit(INTERRUPTED)
+
+
+def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]:
+    """Train a run, print where it ended and how it is continued, and return that as `--json` shows it.
+
+    Args:
+        config: The run, with absolute paths.
+        arguments: What `gan-dist train` is called with to continue it.
+    """
+    try:
+        outcome = _train(config)
+    except WorkerError as error:
+        again = shlex.join([*program("train"), *arguments])
+        raise WorkerError(f"{error}\ncontinue it with\n  {again}") from error
+    except KeyboardInterrupt:
+        again = shlex.join([*program("train"), *arguments])
+        typer.echo(f"ended at once, since its last checkpoint; continue it with\n  {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    result = _result(config, outcome)
+    _print_end(config, outcome, result, arguments)
+    return result
+
+
+def _train(config: RunConfig) -> Outcome:
+    """Check what can be checked without a cluster, then train and show it."""
+    from gan_dist.lease import alone
+    from gan_dist.progress import ProgressLine
+    from gan_dist.training.summary import prepare
+
+    with ProgressLine(config.log.every_s) as line:
+        line.status("loading")
+        done = prepare(config)
+        if done is not None:
+            return done
+        from gan_dist.cluster import trainer
+        from gan_dist.cluster.board import News
+
+        line.status("starting workers")
+        warned = 0
+
+        def show(news: News) -> None:
+            nonlocal warned
+            for sentence in news.warnings[warned:]:
+                line.note(f"warning: {sentence}")
+            warned = len(news.warnings)
+            if news.progress is None:
+                line.restart()
+            else:
+                line.update(news.progress)
+
+        with alone(config.run_uri, line.note):
+            return trainer.run(config, show)
+
+
+def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
+    from gan_dist import release, storage
+    from gan_dist.training.state import checkpoint_names
+
+    run_uri = config.run_uri
+    best = release.read_best(run_uri) if storage.exists(storage.join(run_uri, release.BEST)) else None
+    checkpoints = checkpoint_names(run_uri)
+    return {
+        "run": run_uri,
+        "kimg": outcome.images / 1000,
+        "finished": outcome.finished,
+        "images_per_second": outcome.images_per_second,
+        "metric": best and best["metric"],
+        "value": outcome.value,
+        "best": best and {**best, "release": storage.join(run_uri, str(best["release"]))},
+        "checkpoint": storage.join(run_uri, checkpoints[0]) if checkpoints else None,
+    }
+
+
+def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], arguments: list[str]) -> None:
+    from gan_dist import storage
+
+    run = short(str(result["run"]))
+    state = "finished at" if outcome.finished else "stopped at"
+    speed = f", {outcome.images_per_second:,.0f} images/s" if outcome.images_per_second else ""
+    typer.echo(f"{config.name} {state} {outcome.images / 1000:g} kimg{speed}")
+    best = result["best"]
+    if isinstance(best, dict):
+        typer.echo(
+            f"  {best['metric']} {best['value']:.3f} at its best, after {best['images'] / 1000:g} kimg"
+        )
+        typer.echo(f"  best        {short(best['release'])}")
+    if storage.exists(storage.join(str(result["run"]), "samples")):
+        typer.echo(f"  samples     {run}/samples")
+    typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
+    if result["checkpoint"]:
+        typer.echo(f"  checkpoint  {short(str(result['checkpoint']))}")
+    if outcome.stopped_early:
+        typer.echo(
+            f"ended early: eval.patience={config.eval.patience} evaluations were no better than those before"
+        )
+        arguments = [*(a for a in arguments if not a.startswith("eval.patience=")), "eval.patience=null"]
+    elif outcome.finished:
+        arguments = [a for a in arguments if not a.startswith("train.kimg=")]
+        arguments.append(f"train.kimg={2 * config.train.kimg:g}")
+    typer.echo(f"continue it with\n  {shlex.join([*program('train'), *arguments])}")
