@@ -1,6 +1,6 @@
 """Penalties on the gradient of the discriminator with respect to its images.
 
-Each returns a scalar mean without its weight, differentiable with respect to the discriminator's parameters.
+Each comes without its weight, differentiable with respect to the discriminator's parameters.
 A mean over one worker's images becomes the mean over the global batch when DDP averages the gradients. No
 random numbers are drawn here. Mixed precision is switched off inside: the square of a gradient that was
 rounded to 8 bits is no penalty, and one that was computed in float16 overflows.
@@ -79,8 +79,8 @@ def dragan(
     return _from_unit_norm(critic, points, one_sided=one_sided, pack=pack)
 
 
-def gradient_norm_sq_from(logits: Tensor, images: Tensor) -> Tensor:
-    """E[|grad D(x)|^2]: Mescheder et al. 2018, equation 9 at reals (R1), 10 at fakes (R2), no gamma/2.
+def gradient_norms_sq(logits: Tensor, images: Tensor) -> Tensor:
+    """|grad D(x)|^2: Mescheder et al. 2018, equation 9 at reals (R1), 10 at fakes (R2), no gamma/2, no mean.
 
     The forward pass is the caller's, who shares it with the loss.
 
@@ -89,14 +89,9 @@ def gradient_norm_sq_from(logits: Tensor, images: Tensor) -> Tensor:
         images: float32 (B, C, H, W) that require a gradient.
 
     Returns:
-        A float32 scalar: the mean over images of the squared norm over C, H and W. For a critic that judges
-        m images together this is 1/m of the mean over packs.
+        float32 (B,): the squared norm over C, H and W at each image. For a critic that judges m images
+        together their mean is 1/m of the mean over packs.
     """
-    return gradient_norms_sq(logits, images).mean()
-
-
-def gradient_norms_sq(logits: Tensor, images: Tensor) -> Tensor:
-    """The same for each image, float32 (B,)."""
     return _gradients(logits, images).square().flatten(1).sum(1)
 
 

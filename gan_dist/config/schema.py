@@ -104,8 +104,7 @@ class LossConfig(Section):
     dragan: NotNegative = 0.0
     """Weight of the same penalty around the reals (DRAGAN: 10)."""
     r1: NotNegative = 0.0
-    """Weight gamma of gamma/2 times the squared norm of the gradient at reals, as the discriminator is shown
-    them: after augmentation, where StyleGAN2-ADA and R3GAN take it before."""
+    """Weight gamma of gamma/2 times the squared norm of the gradient at reals, taken through augmentation."""
     r2: NotNegative = 0.0
     """Weight gamma of gamma/2 times the squared norm of the gradient at fakes, likewise."""
     penalty_every: Positive = 1

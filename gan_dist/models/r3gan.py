@@ -3,10 +3,9 @@
 The networks have no normalisation: they are held together by their initial weights, and meant for a
 relativistic loss with R1 and R2 (`loss.name=rpgan`). All parts can be differentiated twice. At 256x256 with
 `width=96`, at 64x64 with `width=384` and at 32x32 with `width=768`, `max_width=768`, `blocks=2` and
-`latent_dim=64` they have the authors' sizes. Four things are not theirs: images go through tanh; a
+`latent_dim=64` they have the authors' sizes. Three things are not theirs: images go through tanh; a
 conditional discriminator keeps an unconditional logit beside the projection, as in Miyato and Koyama 2018;
-resampling weighs (1, 3, 3, 1), which leaves maps where they are, not (1, 2, 1); and R1 and R2 are taken at
-images as augmented, not before.
+and resampling weighs (1, 3, 3, 1), which leaves maps where they are, not (1, 2, 1).
 """
 
 from __future__ import annotations

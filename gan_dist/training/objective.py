@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -11,8 +13,19 @@ from gan_dist.config import RunConfig
 from gan_dist.training.arithmetic import Arithmetic
 from gan_dist.training.context import Context
 from gan_dist.training.draws import Draws
+from gan_dist.training.view import View
 
 Scalars = dict[str, Tensor]
+
+
+class _Judged(NamedTuple):
+    """One side of a portion, reals or fakes."""
+
+    images: Tensor
+    """As the discriminator was shown them."""
+    logits: Tensor
+    slope: Tensor
+    """E|grad D|^2 at the images before they were augmented; 0 where nobody asked."""
 
 
 class DiscriminatorObjective:
@@ -24,6 +37,7 @@ class DiscriminatorObjective:
         discriminator: The network, or DDP around it.
         arithmetic: How networks compute.
         draws: The step's random numbers.
+        view: What the discriminator is shown of images.
     """
 
     def __init__(
@@ -33,6 +47,7 @@ class DiscriminatorObjective:
         discriminator: nn.Module,
         arithmetic: Arithmetic,
         draws: Draws,
+        view: View,
     ) -> None:
         self._config = config
         self._loss = losses.build(config.loss)
@@ -40,6 +55,7 @@ class DiscriminatorObjective:
         self._discriminator = discriminator
         self._arithmetic = arithmetic
         self._draws = draws
+        self._view = view
         self._apart = models.coupled(discriminator)
         """Whether reals and fakes must be judged in two passes, lest they influence each other."""
         self._clock = 0
@@ -61,56 +77,65 @@ class DiscriminatorObjective:
         """Return the loss on a portion, and detached scalars that tell of it.
 
         Args:
-            reals: float32 (n, C, R, R) as the discriminator is shown them.
-            fakes: As many.
+            reals: float32 (n, C, R, R), before they are augmented.
+            fakes: As many, likewise.
             labels: int64 (n,), of both, or None.
             portion: Which of the portions it is.
         """
         config = self._config.loss
         gamma_real, gamma_fake = self._weight * config.r1, self._weight * config.r2
-        # A pass whose gradient is penalised is one of float32, which the loss then shares.
-        with self._arithmetic.networks(exact=bool(gamma_real or gamma_fake)):
-            judged = self._logits(reals, fakes, labels, slopes=(gamma_real > 0, gamma_fake > 0))
-        real_logits, fake_logits, real_slope, fake_slope = judged
-        loss = self._loss.discriminator(real_logits, fake_logits)
+        real, fake = self._judge(reals, fakes, labels, portion, sloped=(gamma_real > 0, gamma_fake > 0))
+        loss = self._loss.discriminator(real.logits, fake.logits)
         if gamma_real:
-            loss = loss + gamma_real / 2 * real_slope
+            loss = loss + gamma_real / 2 * real.slope
         if gamma_fake:
-            loss = loss + gamma_fake / 2 * fake_slope
+            loss = loss + gamma_fake / 2 * fake.slope
         if self._weight and (config.gp or config.dragan):
-            loss = loss + self._weight * self._unit_norm_penalties(reals, fakes, labels, portion)
-        real_accuracy, fake_accuracy = self._loss.accuracy(real_logits, fake_logits)
+            penalty = self._unit_norm_penalties(real.images, fake.images, labels, portion)
+            loss = loss + self._weight * penalty
+        real_accuracy, fake_accuracy = self._loss.accuracy(real.logits, fake.logits)
         return loss, {
             "loss_d": loss.detach(),
             "real_accuracy": real_accuracy,
             "fake_accuracy": fake_accuracy,
         }
 
-    def _logits(
-        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, slopes: tuple[bool, bool]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the logits of reals and of fakes and, where asked for, E|grad D|^2 at each (else zeros)."""
-        zero = reals.new_zeros(())
-        if self._apart or slopes[0] != slopes[1]:
-            found = []
-            for images, sloped in ((reals, slopes[0]), (fakes, slopes[1])):
-                images.requires_grad_(sloped)
-                logits = self._discriminator(images, labels)
-                slope = penalties.gradient_norm_sq_from(logits, images) if sloped else zero
-                found.append((logits, slope))
-            return found[0][0], found[1][0], found[0][1], found[1][1]
-        both = torch.cat([reals, fakes]).requires_grad_(slopes[0])
-        logits = self._discriminator(both, None if labels is None else labels.repeat(2))
-        real_logits, fake_logits = logits.chunk(2)
-        if not slopes[0]:
-            return real_logits, fake_logits, zero, zero
-        squares = penalties.gradient_norms_sq(logits, both)
-        return real_logits, fake_logits, *(half.mean() for half in squares.chunk(2))
+    def _judge(
+        self, reals: Tensor, fakes: Tensor, labels: Tensor | None, portion: int, sloped: tuple[bool, bool]
+    ) -> tuple[_Judged, _Judged]:
+        """Show the discriminator both sides, in one pass where it judges every image by itself.
+
+        `sloped` says of which sides E|grad D|^2 is wanted. The gradient is with respect to the images before
+        they are augmented, and goes through the augmentation, as in StyleGAN2-ADA's and R3GAN's code.
+        """
+        # A pass whose gradient is penalised is one of float32, which the loss then shares.
+        exact = any(sloped)
+        if self._apart or sloped[0] != sloped[1]:
+            reals.requires_grad_(sloped[0])
+            fakes.requires_grad_(sloped[1])
+            shown_reals = self._view(reals, "reals-d", portion=portion)
+            shown_fakes = self._view(fakes, "fakes-d", portion=portion)
+            # One context for both, since it keeps the weights that it has cast.
+            with self._arithmetic.networks(exact=exact):
+                real_logits = self._discriminator(shown_reals, labels)
+                fake_logits = self._discriminator(shown_fakes, labels)
+            real = _Judged(shown_reals, real_logits, _slopes(real_logits, reals).mean())
+            return real, _Judged(shown_fakes, fake_logits, _slopes(fake_logits, fakes).mean())
+        both = torch.cat([reals, fakes]).requires_grad_(exact)
+        shown = self._view(both, "reals-d", "fakes-d", portion=portion)
+        with self._arithmetic.networks(exact=exact):
+            logits = self._discriminator(shown, None if labels is None else labels.repeat(2))
+        sides = zip(shown.chunk(2), logits.chunk(2), _slopes(logits, both).chunk(2), strict=True)
+        real, fake = (_Judged(images, judged, slopes.mean()) for images, judged, slopes in sides)
+        return real, fake
 
     def _unit_norm_penalties(
         self, reals: Tensor, fakes: Tensor, labels: Tensor | None, portion: int
     ) -> Tensor:
-        """Return the weighted penalties on norms that are not 1; each has a pass of its own, in float32."""
+        """Return the weighted penalties on norms that are not 1; each has a pass of its own, in float32.
+
+        They are taken between, or around, images as the discriminator is shown them.
+        """
         config, pack = self._config.loss, self._config.model.pack
         one_sided = config.gp_sides == "one"
 
@@ -139,3 +164,10 @@ class DiscriminatorObjective:
             dist.all_reduce(sums)
         sums /= values.numel() * self._context.world_size
         return (sums[1] - sums[0].square()).clamp(min=0).sqrt().float()
+
+
+def _slopes(logits: Tensor, images: Tensor) -> Tensor:
+    """Return |grad D|^2 at each image, (n,), or zeros at images that want no gradient."""
+    if not images.requires_grad:
+        return images.new_zeros(len(images))
+    return penalties.gradient_norms_sq(logits, images)

@@ -40,7 +40,7 @@ class AugmentStrength:
 
     p: float = 0.0
     signs: float = 0.0
-    """Sum over rounds of r_t (see `augment.adjusted`), since the last adjustment."""
+    """Sum over rounds of r_t (see `ada.adjusted`), since the last adjustment."""
     rounds: int = 0
 
 

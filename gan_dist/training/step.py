@@ -16,13 +16,14 @@ from gan_dist import losses, models
 from gan_dist.config import RateConfig, RunConfig
 from gan_dist.data.loader import Batch
 from gan_dist.errors import NonFiniteError
-from gan_dist.models import augment, ema
+from gan_dist.models import ada, ema
 from gan_dist.training.arithmetic import Arithmetic
 from gan_dist.training.context import Context
 from gan_dist.training.draws import Draws
 from gan_dist.training.objective import DiscriminatorObjective, Scalars
-from gan_dist.training.schedule import instance_noise, rate_factor
+from gan_dist.training.schedule import rate_factor
 from gan_dist.training.state import TrainingState
+from gan_dist.training.view import View
 
 # Newer versions of torch warn of the old name, older ones do not know the new one.
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -51,7 +52,6 @@ class Step:
         self._state = state
         self._context = context
         self._loss = losses.build(config.loss)
-        self._augment = augment.build(config.data.augment)
         coupled = models.coupled(state.generator) or models.coupled(state.discriminator)
         self._arithmetic = Arithmetic.of(
             config, context.device, synchronised=coupled and context.world_size > 1
@@ -63,8 +63,9 @@ class Step:
         self._generator = _distributed(state.generator, context)
         # Synchronised batch normalisation cannot be differentiated twice, as penalties need.
         self._discriminator = _distributed(state.discriminator, context, together=not config.loss.penalised)
+        self._view = View(config, state, self._draws)
         self._objective = DiscriminatorObjective(
-            config, context, self._discriminator, self._arithmetic, self._draws
+            config, context, self._discriminator, self._arithmetic, self._draws, self._view
         )
 
     # The discriminator
@@ -90,7 +91,6 @@ class Step:
         for portion, (reals, labels) in enumerate(portions):
             with torch.no_grad(), self._arithmetic.networks():
                 fakes = state.generator(self._latents("latents-d", portion), labels)
-            reals, fakes = self._seen(reals, "reals-d", portion), self._seen(fakes, "fakes-d", portion)
             with self._reduced(self._discriminator, portion):
                 loss, scalars = self._objective(reals, fakes, labels, portion)
                 (loss / config.train.accumulate).backward()
@@ -129,12 +129,12 @@ class Step:
             with self._reduced(self._generator, portion):
                 with self._arithmetic.networks():
                     fakes = self._generator(self._latents("latents-g", portion), labels)
-                    fake_logits = state.discriminator(self._seen(fakes, "fakes-g", portion), labels)
+                    fake_logits = state.discriminator(self._view(fakes, "fakes-g", portion=portion), labels)
                     real_logits = None
                     if self._loss.relativistic:
-                        reals = self._arithmetic.images(part)
+                        reals = self._view(self._arithmetic.images(part), "reals-g", portion=portion)
                         with torch.no_grad():
-                            real_logits = state.discriminator(self._seen(reals, "reals-g", portion), labels)
+                            real_logits = state.discriminator(reals, labels)
                 loss = self._loss.generator(fake_logits, real_logits) / config.train.accumulate
                 loss.backward()
             total += loss.detach()
@@ -184,7 +184,7 @@ class Step:
         if strength.rounds == ADJUST_EVERY:
             images = ADJUST_EVERY * self._config.train.batch_size * self._config.optim.d_steps
             mean = max(-1.0, min(1.0, strength.signs / ADJUST_EVERY))
-            strength.p = augment.adjusted(
+            strength.p = ada.adjusted(
                 strength.p, mean, images, target=data.augment_target, kimg=data.augment_kimg
             )
             strength.signs, strength.rounds = 0.0, 0
@@ -209,17 +209,6 @@ class Step:
     def _latents(self, name: str, portion: int) -> Tensor:
         """Return a portion's latents, (n, latent_dim)."""
         return self._draws.normal(name, (self._config.model.latent_dim,), self._state.images, portion)
-
-    def _seen(self, images: Tensor, name: str, portion: int) -> Tensor:
-        """Return images as the discriminator is shown them: augmented, and with noise."""
-        state = self._state
-        if self._augment.columns:
-            draws = self._draws.uniform(f"augment-{name}", (self._augment.columns,), state.images, portion)
-            images = self._augment(images, draws, state.augment.p)
-        if sigma := instance_noise(self._config.loss, state.images):
-            noise = self._draws.normal(f"noise-{name}", tuple(images.shape[1:]), state.images, portion)
-            images = images + sigma * noise
-        return images
 
     def _update(self, optimizer: torch.optim.Optimizer, rate: RateConfig) -> None:
         for group in optimizer.param_groups:

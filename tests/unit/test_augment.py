@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -10,9 +11,15 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
-from gan_dist.models import augment
-from gan_dist.models.augment import ADA_COLUMNS, DIFFAUGMENT_COLUMNS, ada, adjusted, build, diffaugment
+from gan_dist.models.ada import COLUMNS as ADA_COLUMNS
+from gan_dist.models.ada import adjusted
+from gan_dist.models.ada import augment as ada
+from gan_dist.models.augment import build
+from gan_dist.models.diffaugment import COLUMNS as DIFFAUGMENT_COLUMNS
+from gan_dist.models.diffaugment import augment as diffaugment
+from gan_dist.models.lookup import look_up
 
 Array = npt.NDArray[Any]
 
@@ -396,10 +403,28 @@ def test_extreme_draws_stay_finite(edge: float) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_ada_is_differentiable(channels: int) -> None:
+def test_ada_is_twice_differentiable(channels: int) -> None:
     images, draws = sample((3, channels, 5, 6), ADA_COLUMNS)
     images = images.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: ada(x, draws, 0.7), (images,))
+    # Cubed, since ADA itself is linear and its second derivative zero.
+    assert torch.autograd.gradgradcheck(lambda x: ada(x, draws, 0.7) ** 3, (images,))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_look_up_is_that_of_pytorch_and_so_is_its_gradient(layout: torch.memory_format) -> None:
+    images, places = sample((3, 2, 6, 6), 4 * 5 * 2)
+    # Some of them outside, where the images are reflected.
+    grid = 2.6 * places.view(3, 4, 5, 2) - 1.3
+    results = []
+    for look in (look_up, partial(grid_sample, padding_mode="reflection", align_corners=True)):
+        x = images.clone(memory_format=layout).requires_grad_()
+        found = look(x, grid)
+        (gradient,) = torch.autograd.grad(found.square().sum(), x)
+        results.append((found.detach(), gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert results[0][1].stride() == results[1][1].stride()
 
 
 # Both
@@ -508,4 +533,4 @@ def test_p_stays_at_the_target_and_options_are_used() -> None:
 )
 def test_controller_refuses_what_is_no_state(p: float, sign: float, kimg: float) -> None:
     with pytest.raises(ValueError, match="must be in"):
-        augment.adjusted(p, sign, 100, kimg=kimg)
+        adjusted(p, sign, 100, kimg=kimg)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gan_dist.penalties import Critic, dragan, due, gradient_norm_sq_from, gradient_penalty
+from gan_dist.penalties import Critic, dragan, due, gradient_norms_sq, gradient_penalty
 
 SHAPE = (8, 2, 3, 3)
 SIZE = 18
@@ -41,7 +41,7 @@ def zero_centred(critic: Critic, images: Tensor) -> Tensor:
     images = images.detach().requires_grad_()
     with torch.autocast("cpu", enabled=False):
         logits = critic(images)
-    return gradient_norm_sq_from(logits, images)
+    return gradient_norms_sq(logits, images).mean()
 
 
 PENALTIES: dict[str, Penalty] = {
@@ -229,7 +229,7 @@ def test_the_forward_pass_can_be_shared() -> None:
     critic = small()
     images = Inputs().reals.requires_grad_()
     logits = critic(images)
-    (logits.mean() + gradient_norm_sq_from(logits, images)).backward()
+    (logits.mean() + gradient_norms_sq(logits, images).mean()).backward()
     alone = small()
     (alone(images.detach()).mean() + zero_centred(alone, images)).backward()
     for shared, apart in zip(critic.parameters(), alone.parameters(), strict=True):

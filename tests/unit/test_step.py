@@ -18,7 +18,7 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.config.papers import PAPERS
 from gan_dist.data.loader import Batch
 from gan_dist.errors import ConfigError
-from gan_dist.models import augment
+from gan_dist.models import ada
 from gan_dist.release import ImageShape
 from gan_dist.training.arithmetic import Arithmetic, has_bf16, tune_process
 from gan_dist.training.context import LocalContext
@@ -239,7 +239,7 @@ def test_the_strength_of_ada_follows_the_signs_of_four_rounds() -> None:
         told, _ = step.share(scalars, stop=False)
         signs.append(2 * told["real_accuracy"] - 1)
         if number % 4 == 0:
-            expected = augment.adjusted(expected, sum(signs[-4:]) / 4, 4 * 16, kimg=1)
+            expected = ada.adjusted(expected, sum(signs[-4:]) / 4, 4 * 16, kimg=1)
         assert state.augment.p == pytest.approx(expected)
     assert state.augment.p != 0.7
 
