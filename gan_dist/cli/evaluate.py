@@ -125,7 +125,7 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
             from gan_dist.cluster.parts import ray_workers
 
             connected.enter_context(cluster(scale, exchanging=False))
-            do = ray_workers(scale)
+            do = connected.enter_context(ray_workers(scale))
         try:
             found = assess(request, do, progress.update)
         except KeyboardInterrupt:

@@ -1,43 +1,76 @@
-"""A release measured by Ray's tasks: the figures of one process, to the bit."""
+"""A release measured by Ray's actors: the figures of one process, to the bit."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from gan_dist.cluster.parts import ray_workers
 from gan_dist.config import ScaleConfig
-from gan_dist.errors import DataError
+from gan_dist.errors import DataError, WorkerError
 from gan_dist.evaluation.assess import assess
-from gan_dist.evaluation.work import here
+from gan_dist.evaluation.work import TallyReals, here
+from tests.parts import Deadly, Numbered
 from tests.releases import request_of, untrained
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 ALL = ("kid", "is", "pr", "dc", "memorisation")
 
 
-def test_tasks_find_what_one_process_finds(tmp_path: Path) -> None:
+def test_processes_find_what_one_process_finds(tmp_path: Path) -> None:
     request = replace(request_of(untrained(tmp_path), ALL), samples=1500)
-    workers = ray_workers(ScaleConfig(workers=2))
-    # One thread in all of them, as a task of one CPU has.
+    # One thread in all of them, as a process of one CPU has.
     import torch
 
     torch.set_num_threads(1)
     alone = assess(request, here, lambda *_: None)
-    together = assess(request, workers, lambda *_: None)
+    with ray_workers(ScaleConfig(workers=2)) as workers:
+        together = assess(request, workers, lambda *_: None)
     assert together.figures == alone.figures
     assert alone.nearest is not None
     assert together.nearest is not None
     assert together.nearest.tobytes() == alone.nearest.tobytes()
 
 
-def test_a_users_error_in_a_task_is_told_as_it_is(tmp_path: Path) -> None:
+def test_a_users_error_in_a_process_is_told_as_it_is(tmp_path: Path) -> None:
     shapes = "builtin://shapes?count=64&resolution=8"
     request = request_of(untrained(tmp_path), data=shapes)
-    from gan_dist.evaluation.work import TallyReals
+    with (
+        ray_workers(ScaleConfig()) as workers,
+        pytest.raises(DataError, match="have 3 channels and the generator's have 1"),
+    ):
+        list(workers(request, [TallyReals(range(1), 64)]))
 
-    with pytest.raises(DataError, match="have 3 channels and the generator's have 1"):
-        list(ray_workers(ScaleConfig())(request, [TallyReals(range(1), 64)]))
+
+def test_processes_go_from_part_to_part_and_a_killed_one_is_replaced(tmp_path: Path) -> None:
+    request = request_of(untrained(tmp_path))
+    parts = [Numbered(number, tmp_path) for number in range(24)]
+    with ray_workers(ScaleConfig(workers=2)) as workers:
+        found = cast("list[tuple[int, int]]", [*workers(request, parts[:12]), *workers(request, parts[12:])])
+    assert [number for number, _ in found] == list(range(24))
+    assert len({pid for _, pid in found}) == 3
+
+
+def test_one_process_does_all_where_there_is_room_for_one(tmp_path: Path) -> None:
+    request = request_of(untrained(tmp_path))
+    parts = [Numbered(number, tmp_path) for number in range(4, 10)]
+    with ray_workers(ScaleConfig(workers=2, cpus_per_worker=1.5)) as workers:
+        found = cast("list[tuple[int, int]]", list(workers(request, parts)))
+    assert [number for number, _ in found] == list(range(4, 10))
+    assert len({pid for _, pid in found}) == 1
+
+
+def test_a_part_that_always_kills_its_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gan_dist.cluster.parts.RETRIES", 1)  # each takes seconds to start
+    request = request_of(untrained(tmp_path))
+    with (
+        ray_workers(ScaleConfig()) as workers,
+        pytest.raises(WorkerError, match=r"died more often than it is started again \(1\)"),
+    ):
+        list(workers(request, [Deadly()]))
