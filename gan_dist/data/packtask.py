@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import PIL
 from pydantic import BaseModel, ConfigDict
@@ -19,9 +17,7 @@ from gan_dist.data.rows import Rows
 from gan_dist.data.shards import write_shard
 from gan_dist.data.sources.items import Item, Origin, Reader, Rejection
 from gan_dist.errors import DataError
-
-T = TypeVar("T")
-R = TypeVar("R")
+from gan_dist.threads import map_ahead
 
 REPORT_BYTES = 4 * 2**20
 REPORT_ITEMS = 512
@@ -121,20 +117,5 @@ def _decoded(
         except RejectedError as error:
             return item, error
 
-    contents = _map(stack, fetch, items, origin.readers)
-    return _map(stack, convert, contents, threads)
-
-
-def _map(stack: ExitStack, function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
-    """Like `map`, some values ahead in threads that end with the stack."""
-    if threads == 1:
-        yield from map(function, values)
-        return
-    pool = stack.enter_context(ThreadPoolExecutor(threads))
-    waiting: deque[Future[R]] = deque()
-    for value in values:
-        waiting.append(pool.submit(function, value))
-        if len(waiting) >= 2 * threads:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    contents = map_ahead(stack, fetch, items, origin.readers)
+    return map_ahead(stack, convert, contents, threads)

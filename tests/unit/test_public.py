@@ -52,7 +52,18 @@ def test_ray_stays_in_its_rooms() -> None:
 
 
 LAYERS = [
-    ("errors", "config", "storage", "randomness", "machine", "memory", "screen", "progress", "lease"),
+    (
+        "errors",
+        "config",
+        "storage",
+        "randomness",
+        "machine",
+        "memory",
+        "threads",
+        "screen",
+        "progress",
+        "lease",
+    ),
     ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
     ("best", "card", "publish"),
     ("evaluation", "search"),

@@ -1,0 +1,27 @@
+"""Work done ahead in threads, a bounded number of values at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_ahead(stack: ExitStack, function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
+    """Like `map`, at most `2 * threads` values ahead, in threads that end with the stack."""
+    if threads == 1:
+        yield from map(function, values)
+        return
+    pool = stack.enter_context(ThreadPoolExecutor(threads))
+    waiting: deque[Future[R]] = deque()
+    for value in values:
+        waiting.append(pool.submit(function, value))
+        if len(waiting) >= 2 * threads:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
