@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -13,15 +13,18 @@ from PIL.Image import Image
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gan_dist import models, randomness, storage
 from gan_dist.config import RunConfig, load_config
-from gan_dist.errors import CheckpointError, DataError, StorageError
+from gan_dist.errors import CheckpointError, DataError, NonFiniteError, StorageError
 from gan_dist.folders import MANIFEST, read_folder, to_json, write_folder
 
 BEST = "best.json"
 CONFIG = "config.yaml"
 SHAPE = "shape.json"
+BLOCK = 8
+"""Images that `sample` makes together, always in full: how many these are changes an image's last bits."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ class Release:
     config: RunConfig
     shape: ImageShape
 
-    @torch.no_grad()
     def sample(self, n: int, seed: int = 0, labels: Sequence[int] | None = None) -> Tensor:
         """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k.
 
@@ -55,15 +57,39 @@ class Release:
 
         Raises:
             DataError: labels for a generator that has none, not `n` of them, or not among its classes.
+            NonFiniteError: a pixel is NaN or infinite.
         """
-        device = next(self.generator.parameters()).device
-        latents = torch.stack([self._latent(seed, index) for index in range(n)]).to(device)
-        classes = self._classes(n, labels)
-        classes = None if classes is None else classes.to(device)
-        made = pieces(self.generator, latents, classes, self.shape.resolution)
-        return torch.cat([to_uint8(images) for images in made])
+        return torch.cat(list(self.stream(n, seed, labels)))
 
-    def _classes(self, n: int, labels: Sequence[int] | None) -> Tensor | None:
+    def stream(
+        self, n: int, seed: int = 0, labels: Sequence[int] | None = None, *, first: int = 0
+    ) -> Iterator[Tensor]:
+        """Return an iterator over the images of `sample` from number `first` on, at most BLOCK at a time.
+
+        Arguments and errors are those of `sample`; labels are looked at before the first image is made.
+        """
+        classes = self.classes(n, labels)
+        starts = range(first // BLOCK * BLOCK, n, BLOCK)
+        return (self._block(start, seed, classes)[max(first - start, 0) : n - start] for start in starts)
+
+    def _block(self, start: int, seed: int, classes: Tensor | None) -> Tensor:
+        """Return images `start` to `start` + BLOCK - 1, those beyond the last class with class 0."""
+        if classes is not None:
+            classes = classes[start : start + BLOCK]
+            classes = functional.pad(classes, (0, BLOCK - len(classes)))
+        return self.images(self.latents(range(start, start + BLOCK), seed), classes)
+
+    def latents(self, numbers: Iterable[int], seed: int = 0) -> Tensor:
+        """Return the latents of a seed's images by their numbers, float32 (len(numbers), latent_dim)."""
+        size = (self.config.model.latent_dim,)
+        return torch.stack([randomness.normal(size, seed, "sample", number) for number in numbers])
+
+    def classes(self, n: int, labels: Sequence[int] | None = None) -> Tensor | None:
+        """Return the classes of `n` images, int64 (n,); None of a generator that has none.
+
+        Raises:
+            DataError: labels for a generator that has none, not `n` of them, or not among its classes.
+        """
         known = self.shape.classes
         if not known:
             if labels is not None:
@@ -74,8 +100,28 @@ class Release:
             raise DataError(f"classes must be {n} numbers from 0 to {known - 1}, as many as there are images")
         return torch.tensor(chosen, dtype=torch.int64)
 
-    def _latent(self, seed: int, index: int) -> Tensor:
-        return randomness.normal((self.config.model.latent_dim,), seed, "sample", index)
+    @torch.no_grad()
+    def images(self, latents: Tensor, classes: Tensor | None) -> Tensor:
+        """Return the images of latents, uint8 (n, C, R, R).
+
+        Args:
+            latents: (n, latent_dim), float32.
+            classes: (n,), int64; None for a generator that has none.
+
+        Raises:
+            NonFiniteError: a pixel is NaN or infinite.
+        """
+        device = next(self.generator.parameters()).device
+        classes = None if classes is None else classes.to(device)
+        made = []
+        for images in pieces(self.generator, latents.to(device), classes, self.shape.resolution):
+            if not images.isfinite().all():
+                raise NonFiniteError(
+                    "a generated image is not finite: the generator holds or computes NaN or infinity; an "
+                    "earlier checkpoint may be whole"
+                )
+            made.append(to_uint8(images))
+        return torch.cat(made)
 
 
 def pieces(

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -72,6 +71,11 @@ def read_records(run_uri: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
+def to_picture(image: Tensor) -> Image.Image:
+    """Return a uint8 image (C, H, W), C = 1 or 3, as a picture of the same pixels: grey or RGB."""
+    return Image.fromarray(image.cpu().movedim(0, -1).squeeze(-1).contiguous().numpy())
+
+
 def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
     """Return uint8 images (n, C, H, W), C = 1 or 3, as one picture, near-square, with thin gaps.
 
@@ -85,8 +89,8 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
     rows = -(-len(images) // columns)
     # torchvision's make_grid does the same, but its import is a third of every worker's start.
     grid = Image.new("RGB", (columns * steps[0] + GAP, rows * steps[1] + GAP), (32, 32, 32))
-    for number, pixels in enumerate(images.to("cpu", torch.uint8).expand(-1, 3, -1, -1).movedim(1, -1)):
-        picture = Image.fromarray(pixels.contiguous().numpy()).resize(size, Image.Resampling.NEAREST)
+    for number, image in enumerate(images.cpu()):
+        picture = to_picture(image).resize(size, Image.Resampling.NEAREST)
         row, column = divmod(number, columns)
         grid.paste(picture, (column * steps[0] + GAP, row * steps[1] + GAP))
     return grid

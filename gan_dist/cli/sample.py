@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend
+from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
 from gan_dist.cli.places import absolute, require_png, short
+from gan_dist.errors import DataError, GanDistError
+
+if TYPE_CHECKING:
+    from gan_dist.release import Release
 
 
 def sample(
     source: Annotated[str, typer.Argument(help="A release, a checkpoint, or a run's folder.")],
-    out: Annotated[str, typer.Option(help="The PNG to write.")] = "grid.png",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="The PNG to write, or with --single the folder; grid.png, interpolation.png or images "
+            "when absent."
+        ),
+    ] = None,
     n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
+    interpolate: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            metavar="STEPS",
+            help="Instead of a grid, rows of STEPS images: row i goes from image i to i + 1.",
+        ),
+    ] = None,
+    single: Annotated[
+        bool,
+        typer.Option("--single", help="Instead of a grid, a PNG for each image; the same command continues."),
+    ] = False,
     label: Annotated[
         int | None, typer.Option(min=0, help="Class of all images; for a conditional generator.")
     ] = None,
@@ -22,11 +45,80 @@ def sample(
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
-    """Write a grid of a generator's images."""
-    from gan_dist import release, telemetry
+    """Write a generator's images: a grid, rows that go from image to image, or single files."""
+    from gan_dist import release, sampling, telemetry
 
-    require_png(out)
-    images = release.load(absolute(source)).sample(n, seed, None if label is None else [label] * n)
-    telemetry.write_png(absolute(out), telemetry.image_grid(images))
-    written = short(absolute(out))
+    place = _place(out, n, interpolate, single=single)
+    generator = release.load(absolute(source))
+    _require_class(label, generator.shape.classes)
+    if single:
+        _write_single(generator, place, n, seed, label)
+    elif interpolate:
+        rows = n // interpolate
+        images = sampling.interpolate(generator, rows, interpolate, seed, _same(label, rows))
+        telemetry.write_png(place, telemetry.image_grid(images.flatten(0, 1), columns=interpolate))
+    else:
+        images = generator.sample(n, seed, _same(label, n))
+        telemetry.write_png(place, telemetry.image_grid(images))
+    written = short(place)
     typer.echo(json.dumps({"out": written}) if as_json else f"{n} images of {source} are in {written}")
+
+
+def _place(out: str | None, n: int, interpolate: int | None, *, single: bool) -> str:
+    """Return where to write, absolute.
+
+    Raises:
+        GanDistError: the options contradict one another.
+    """
+    if single and interpolate:
+        raise GanDistError(
+            f"--single writes a file an image, --interpolate {interpolate} one picture: leave one of them out"
+        )
+    if single:
+        if out is not None and out.lower().endswith(".png"):
+            raise GanDistError(f"--out {out}: --single writes into a folder; name one, or leave --single out")
+        return absolute(out or "images")
+    if interpolate and n % interpolate:
+        fewer, more = n // interpolate * interpolate, -(-n // interpolate) * interpolate
+        fitting = f"{fewer} or {more}" if fewer else str(more)
+        raise GanDistError(
+            f"--n {n} is not a whole number of rows of --interpolate {interpolate}: set --n {fitting}"
+        )
+    out = out or ("interpolation.png" if interpolate else "grid.png")
+    if out.endswith("/") or Path(absolute(out)).is_dir():
+        raise GanDistError(
+            f"--out {out} is a folder: add --single for a file an image, or name a picture, as in "
+            f"{out.rstrip('/')}.png"
+        )
+    require_png(out)
+    return absolute(out)
+
+
+def _require_class(label: int | None, classes: int) -> None:
+    """Refuse a class that the generator has not.
+
+    Raises:
+        DataError: it has not.
+    """
+    if label is not None and label >= classes:
+        has = f"has the classes 0 to {classes - 1}" if classes else "was trained without classes"
+        raise DataError(
+            f"--label {label}: the generator {has}; {'name one' if classes else 'leave --label out'}"
+        )
+
+
+def _same(label: int | None, count: int) -> list[int] | None:
+    return None if label is None else [label] * count
+
+
+def _write_single(generator: Release, folder: str, n: int, seed: int, label: int | None) -> None:
+    """Write single images and show how far it is; an interrupt says how to go on."""
+    from gan_dist import sampling
+    from gan_dist.progress import CountProgress
+
+    with CountProgress(n, "images") as progress:
+        try:
+            sampling.write_images(generator, folder, n, seed, label, progress.update)
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command again continues", err=True)
+            raise typer.Exit(INTERRUPTED) from None
