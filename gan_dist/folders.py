@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from gan_dist import storage
 from gan_dist.errors import CheckpointError, StorageError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_CHECKPOINT = re.compile(r"checkpoint_(\d{12})(?:-(\d+))?")
 
 
 def to_json(value: object) -> bytes:
@@ -36,7 +38,14 @@ def write_folder(uri: str, kind: str, contents: Mapping[str, bytes]) -> None:
     storage.write_bytes(storage.join(uri, MANIFEST), to_json(manifest))
 
 
-def read_folder(uri: str, kinds: Iterable[str]) -> tuple[str, dict[str, bytes]]:
+def checkpoint_names(run_uri: str) -> list[str]:
+    """Return the names of a run's checkpoints, the newest first; of one moment's, the one written last."""
+    found = [match for name in storage.names(run_uri) if (match := _CHECKPOINT.fullmatch(name))]
+    found.sort(key=lambda match: (int(match[1]), int(match[2] or 0)), reverse=True)
+    return [match[0] for match in found]
+
+
+def read_folder(uri: str, kinds: Sequence[str]) -> tuple[str, dict[str, bytes]]:
     """Return a folder's kind and its files' contents, after checking their hashes.
 
     Raises:

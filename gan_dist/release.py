@@ -18,7 +18,7 @@ from torch.nn import functional
 from gan_dist import models, randomness, storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError, DataError, NonFiniteError, StorageError
-from gan_dist.folders import MANIFEST, read_folder, to_json, write_folder
+from gan_dist.folders import MANIFEST, checkpoint_names, read_folder, to_json, write_folder
 
 BEST = "best.json"
 CONFIG = "config.yaml"
@@ -223,8 +223,7 @@ def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
     checkpoints: list[str] = []
     if not storage.exists(storage.join(uri, MANIFEST)):
         with suppress(StorageError):  # a file: it has none
-            checkpoints = [name for name in storage.names(uri) if name.startswith("checkpoint_")]
-    checkpoints.sort(key=lambda name: (name[:23], len(name), name), reverse=True)
+            checkpoints = checkpoint_names(uri)
     errors = []
     for place in [storage.join(uri, name) for name in checkpoints] or [uri]:
         try:

@@ -111,7 +111,7 @@ def _train(config: RunConfig) -> Outcome:
 
 def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
     from gan_dist import release, storage
-    from gan_dist.training.state import checkpoint_names
+    from gan_dist.folders import checkpoint_names
 
     run_uri = config.run_uri
     best = release.read_best(run_uri) if storage.exists(storage.join(run_uri, release.BEST)) else None

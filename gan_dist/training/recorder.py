@@ -9,6 +9,7 @@ from PIL.Image import Image
 
 from gan_dist import randomness, release, storage, telemetry
 from gan_dist.config import RunConfig, to_yaml
+from gan_dist.folders import checkpoint_names
 from gan_dist.progress import Progress
 from gan_dist.training import state as states
 from gan_dist.training.context import Context
@@ -93,7 +94,7 @@ class Recorder:
             folder = telemetry.local_folder()
             states.save(self._state, str(folder), self._config_yaml)
             self._context.before_writing()
-            name = states.checkpoint_name(self._state.images, states.checkpoint_names(self._run_uri))
+            name = states.checkpoint_name(self._state.images, checkpoint_names(self._run_uri))
             self._records.write({**record, "checkpoint": name})
         self._context.report(record, folder, name)
 

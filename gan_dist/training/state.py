@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,14 +15,13 @@ from torch import Tensor, nn
 from gan_dist import models, randomness, storage
 from gan_dist.config import RateConfig, RunConfig
 from gan_dist.errors import CheckpointError
-from gan_dist.folders import read_folder, to_json, write_folder
+from gan_dist.folders import checkpoint_names, read_folder, to_json, write_folder
 from gan_dist.release import CONFIG, SHAPE, ImageShape, pack
 from gan_dist.training.arithmetic import memory_format
 
 STATE = "state.json"
 KEEP = 3
 """Checkpoints of a run that are kept: the newest, and two to fall back on."""
-_NAME = re.compile(r"checkpoint_(\d{12})(-\d+)?")
 
 
 @dataclass(frozen=True)
@@ -141,12 +139,6 @@ def checkpoint_name(images: int, taken: list[str]) -> str:
 def newest_images(run_uri: str) -> int:
     """Return the clock of a run's newest checkpoint, by its name; 0 where there is none."""
     return max((int(name[11:23]) for name in checkpoint_names(run_uri)), default=0)
-
-
-def checkpoint_names(run_uri: str) -> list[str]:
-    """Return the names of a run's checkpoints, the newest first."""
-    found = [name for name in storage.names(run_uri) if _NAME.fullmatch(name)]
-    return sorted(found, key=lambda name: (name[:23], len(name), name), reverse=True)
 
 
 def save(state: TrainingState, uri: str, config_yaml: str) -> None:

@@ -42,6 +42,7 @@ def test_a_run_without_a_measurement_is_its_newest_whole_checkpoint(
     run = Path(config.run_uri)
     names = ["checkpoint_000000000064", "checkpoint_000000000064-9", "checkpoint_000000000064-10"]
     images = [write_checkpoint(config, name, seed) for seed, name in enumerate(names)]
+    (run / "checkpoint_notes").mkdir()  # a user's own
     assert torch.equal(release.load(str(run)).sample(1), images[2])
     (run / names[2] / "manifest.json").unlink()
     assert torch.equal(release.load(str(run)).sample(1), images[1])

@@ -20,6 +20,7 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.loader import Batch, open_images
 from gan_dist.errors import CapacityError, DataError, NonFiniteError, ResumeError, WorkerError
+from gan_dist.folders import checkpoint_names
 from gan_dist.progress import Outcome, Progress
 from gan_dist.release import ImageShape
 from gan_dist.telemetry import read_records
@@ -59,7 +60,7 @@ def tensors(settings: RunConfig) -> dict[str, torch.Tensor]:
     run_uri = settings.run_uri
     shape = ImageShape(16, 1, 10 if settings.model.conditional else 0)
     state = new_state(settings, shape, torch.device("cpu"))
-    states.load(state, storage.join(run_uri, states.checkpoint_names(run_uri)[0]))
+    states.load(state, storage.join(run_uri, checkpoint_names(run_uri)[0]))
     return {f"{file}.{key}": value for file, part in state.tensors().items() for key, value in part.items()}
 
 
@@ -255,7 +256,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert "goes on from an earlier checkpoint" in caplog.text
     # The damaged one is left for whoever wants to look at it; the new one stands beside it.
     assert (folder / "checkpoint_000000000640").exists()
-    assert states.checkpoint_names(str(folder))[0] == "checkpoint_000000000640-1"
+    assert checkpoint_names(str(folder))[0] == "checkpoint_000000000640-1"
     assert_same_bits(tensors(whole), tensors(broken))
 
 
@@ -276,7 +277,7 @@ def test_only_the_newest_checkpoints_and_the_best_release_are_kept(tmp_path: Pat
     run(config(tmp_path, "eval.every_kimg=0.064"))
     folder = tmp_path / "run"
     kept = [f"checkpoint_{images:012d}" for images in (640, 576, 512)]
-    assert states.checkpoint_names(str(folder)) == kept
+    assert checkpoint_names(str(folder)) == kept
     best = json.loads((folder / "best.json").read_text())
     records = read_records(str(folder))
     values = [(record["fd_digits"], record["images"]) for record in records]
@@ -308,7 +309,7 @@ def test_the_best_generator_loads_in_three_lines(tmp_path: Path) -> None:
     assert images.shape == (5, 1, 16, 16)
     assert images.dtype == torch.uint8
     assert torch.equal(images[:2], release.sample(2, seed=3))
-    newest = tmp_path / "run" / states.checkpoint_names(str(tmp_path / "run"))[0]
+    newest = tmp_path / "run" / checkpoint_names(str(tmp_path / "run"))[0]
     assert gan_dist.load(str(newest)).sample(1).shape == (1, 1, 16, 16)
 
 
@@ -342,7 +343,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
 def test_a_run_measured_by_another_extractor_is_refused(tmp_path: Path) -> None:
     settings = config(tmp_path, "train.kimg=0.32", "eval.every_kimg=0.32")
     run(settings)
-    folder = tmp_path / "run" / states.checkpoint_names(str(tmp_path / "run"))[0]
+    folder = tmp_path / "run" / checkpoint_names(str(tmp_path / "run"))[0]
     state = json.loads((folder / "state.json").read_text())
     state["measured"]["extractor"] = "0" * 64
     content = (json.dumps(state) + "\n").encode()
