@@ -21,7 +21,7 @@ from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError, ConfigError
 from gan_dist.folders import MANIFEST, read_folder
-from gan_dist.release import BEST, CONFIG, SHAPE
+from gan_dist.release import BEST, CONFIG, MEASURED, SAMPLES, SHAPE, WEIGHTS, best_name, read_best
 from gan_dist.telemetry import METRICS, read_records
 
 SEARCH = "search.json"
@@ -32,7 +32,7 @@ FORMAT = 1
 READERS = 32
 """Trials that are read at a time: a bucket answers each question in tens of milliseconds."""
 _FIGURE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|diversity|modes")
-_FILES = ("generator.safetensors", CONFIG, SHAPE, "metrics.json", "samples.png")
+_FILES = (WEIGHTS, CONFIG, SHAPE, MEASURED, SAMPLES)
 
 Mode = Literal["min", "max"]
 
@@ -121,7 +121,7 @@ def find_best(uri: str) -> Found:
             trials=len(runs),
             metric=metric,
             mode=mode,
-            record=json.loads(contents["metrics.json"]),
+            record=json.loads(contents[MEASURED]),
             release=candidate.release,
             contents=contents,
             config=config,
@@ -164,7 +164,7 @@ class _Candidate(NamedTuple):
     @property
     def release(self) -> str:
         """Where the run keeps the release of a measurement that was its best."""
-        return storage.join(self.run.uri, f"best_{self.images:012d}")
+        return storage.join(self.run.uri, best_name(self.images))
 
     def told(self, metric: str) -> str:
         """Return it in words."""
@@ -231,7 +231,7 @@ def _read_run(place: tuple[str, int | None]) -> _Run:
             warning = f"{storage.shown(uri)}/{METRICS} is damaged and does not count: {error}"
     if BEST in there:
         with suppress(ValueError, KeyError, TypeError):
-            best = json.loads(storage.read_bytes(storage.join(uri, BEST)))
+            best = read_best(uri)
             records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
     return _Run(uri, trial, records, warning)
 
@@ -281,7 +281,7 @@ def _whole_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes]
     _, contents = read_folder(uri, ["release"])
     if missing := [name for name in _FILES if name not in contents]:
         raise CheckpointError(f"{uri} is not complete: its {MANIFEST} lists no {', '.join(missing)}")
-    told = json.loads(contents["metrics.json"])
+    told = json.loads(contents[MEASURED])
     if (told.get("images"), told.get(metric)) != (candidate.images, candidate.value):
         raise CheckpointError(
             f"{uri} is of another measurement: {metric} {told.get(metric)} after {told.get('images')} images"

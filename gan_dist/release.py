@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -23,6 +24,9 @@ from gan_dist.folders import MANIFEST, checkpoint_names, read_folder, to_json, w
 BEST = "best.json"
 CONFIG = "config.yaml"
 SHAPE = "shape.json"
+WEIGHTS = "generator.safetensors"
+MEASURED = "metrics.json"
+SAMPLES = "samples.png"
 BLOCK = 8
 """Images that `sample` makes together, always in full: how many these are changes an image's last bits."""
 
@@ -113,15 +117,30 @@ class Release:
         """
         device = next(self.generator.parameters()).device
         classes = None if classes is None else classes.to(device)
-        made = []
-        for images in pieces(self.generator, latents.to(device), classes, self.shape.resolution):
-            if not images.isfinite().all():
-                raise NonFiniteError(
-                    "a generated image is not finite: the generator holds or computes NaN or infinity; an "
-                    "earlier checkpoint may be whole"
-                )
-            made.append(to_uint8(images))
-        return torch.cat(made)
+        return generate(self.generator, latents.to(device), classes, self.shape.resolution)
+
+
+def generate(
+    generator: nn.Module,
+    latents: Tensor,
+    classes: Tensor | None,
+    resolution: int,
+    named: str = "the generated images",
+) -> Tensor:
+    """Return a generator's images of latents, uint8 (n, C, R, R), where the latents are.
+
+    Raises:
+        NonFiniteError: a pixel is NaN or infinite; the message calls the images what `named` says.
+    """
+    made = []
+    for images in pieces(generator, latents, classes, resolution):
+        if not images.isfinite().all():
+            raise NonFiniteError(
+                f"of {named} some are not finite: the generator holds or computes NaN or infinity; an "
+                "earlier checkpoint may be whole"
+            )
+        made.append(to_uint8(images))
+    return torch.cat(made)
 
 
 def pieces(
@@ -142,9 +161,14 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def pack(tensors: Mapping[str, Tensor]) -> bytes:
+def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors as a safetensors file."""
     return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def best_name(images: int) -> str:
+    """Return the name of the release in a run's folder that was its best after so many images."""
+    return f"best_{images:012d}"
 
 
 def write_best(
@@ -153,7 +177,7 @@ def write_best(
     *,
     shape: ImageShape,
     config_yaml: str,
-    record: Mapping[str, object],
+    record: Mapping[str, Any],
     metric: str,
     picture: Image,
 ) -> None:
@@ -161,15 +185,15 @@ def write_best(
 
     A kill at any moment leaves `best.json` pointing to a whole release, the old one or the new.
     """
-    name = f"best_{record['images']:012d}"
+    name = best_name(record["images"])
     samples = io.BytesIO()
     picture.save(samples, format="PNG")
     contents = {
-        "generator.safetensors": pack(generator.state_dict()),
+        WEIGHTS: to_safetensors(generator.state_dict()),
         CONFIG: config_yaml.encode(),
         SHAPE: to_json(asdict(shape)),
-        "metrics.json": to_json(dict(record)),
-        "samples.png": samples.getvalue(),
+        MEASURED: to_json(dict(record)),
+        SAMPLES: samples.getvalue(),
     }
     write_folder(storage.join(run_uri, name), "release", contents)
     pointer = {"release": name, "images": record["images"], "metric": metric, "value": record[metric]}
@@ -179,13 +203,13 @@ def write_best(
             storage.delete_tree(storage.join(run_uri, other))
 
 
-def read_best(run_uri: str) -> dict[str, object]:
+def read_best(run_uri: str) -> dict[str, Any]:
     """Return a run's `best.json`: `release`, `images`, `metric` and `value`.
 
     Raises:
         StorageError: the run has none.
     """
-    pointer: dict[str, object] = json.loads(storage.read_bytes(storage.join(run_uri, BEST)))
+    pointer: dict[str, Any] = json.loads(storage.read_bytes(storage.join(run_uri, BEST)))
     return pointer
 
 
@@ -206,7 +230,7 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     generator, _ = models.build(
         config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
     )
-    weights = contents["generator.safetensors" if kind == "release" else "average.safetensors"]
+    weights = contents[WEIGHTS if kind == "release" else "average.safetensors"]
     try:
         generator.load_state_dict(load_tensors(weights))
     except RuntimeError as error:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from gan_dist import storage, telemetry
 from gan_dist.errors import StorageError
 from gan_dist.folders import to_json
-from gan_dist.release import Release, pack
+from gan_dist.release import Release, to_safetensors
 from gan_dist.threads import map_ahead
 
 RECORD = "sample.json"
@@ -111,7 +111,7 @@ def write_images(
     """
     labels = None if label is None else [label] * n
     release.classes(n, labels)
-    weights = hashlib.sha256(pack(release.generator.state_dict())).hexdigest()
+    weights = hashlib.sha256(to_safetensors(release.generator.state_dict())).hexdigest()
     record = {"format": FORMAT, "n": n, "seed": seed, "label": label, "generator_sha256": weights}
     there = _require_free(folder, record)
     first = next((number for number in range(n) if file_name(number) not in there), n)

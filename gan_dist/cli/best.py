@@ -104,7 +104,6 @@ def retraining(found: Found, folder: str, overrides: Sequence[str]) -> tuple[Run
 
 
 def _print_found(found: Found, folder: str, *, there_already: bool) -> None:
-
     trial = "" if found.trial is None else f", of trial {found.trial} among {found.trials}"
     typer.echo(f"{found.metric} {found.value:.6g} after {found.images / 1000:g} kimg{trial}")
     typer.echo(f"  release  {short(folder)}{', where it was already' if there_already else ''}")

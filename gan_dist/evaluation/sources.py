@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from gan_dist import randomness
 from gan_dist.data.loader import Batch, to_batch
 from gan_dist.data.manifest import ImageSet
-from gan_dist.errors import NonFiniteError
-from gan_dist.release import pieces, to_uint8
+from gan_dist.release import generate
 
 BLOCK = 256
 """Latents that are drawn together. Image i is the same however many are asked for, and by whom."""
@@ -47,18 +46,10 @@ class Fakes:
             NonFiniteError: a pixel is NaN or infinite.
         """
         latents = randomness.normal((BLOCK, self.latent_dim), self.seed, "latents-eval", self.draw, index)
-        made = []
-        for images in pieces(
-            self.generator, latents.to(device), self._labels(index, device), self.resolution
-        ):
-            if not images.isfinite().all():
-                first = BLOCK * index
-                raise NonFiniteError(
-                    f"of the generated images {first} to {first + BLOCK - 1} some are not finite: the "
-                    "generator holds or computes NaN or infinity; an earlier checkpoint may be whole"
-                )
-            made.append(to_uint8(images))
-        return torch.cat(made)
+        first = BLOCK * index
+        named = f"the generated images {first} to {first + BLOCK - 1}"
+        labels = self._labels(index, device)
+        return generate(self.generator, latents.to(device), labels, self.resolution, named)
 
     def _labels(self, index: int, device: torch.device) -> Tensor | None:
         """Return classes, as frequent as asked for."""

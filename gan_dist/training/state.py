@@ -16,7 +16,7 @@ from gan_dist import models, randomness, storage
 from gan_dist.config import RateConfig, RunConfig
 from gan_dist.errors import CheckpointError
 from gan_dist.folders import checkpoint_names, read_folder, to_json, write_folder
-from gan_dist.release import CONFIG, SHAPE, ImageShape, pack
+from gan_dist.release import CONFIG, SHAPE, ImageShape, to_safetensors
 from gan_dist.training.arithmetic import memory_format
 
 STATE = "state.json"
@@ -150,7 +150,7 @@ def save(state: TrainingState, uri: str, config_yaml: str) -> None:
         "augment": asdict(state.augment),
         "measured": asdict(state.measured),
     }
-    contents = {f"{name}.safetensors": pack(tensors) for name, tensors in state.tensors().items()}
+    contents = {f"{name}.safetensors": to_safetensors(tensors) for name, tensors in state.tensors().items()}
     contents |= {STATE: to_json(record), SHAPE: to_json(asdict(state.shape)), CONFIG: config_yaml.encode()}
     write_folder(uri, "checkpoint", contents)
 

@@ -13,7 +13,7 @@ from gan_dist import models
 from gan_dist.config import ModelConfig
 from gan_dist.models import Discriminator, Generator
 from gan_dist.models.layers import SpectralNorm
-from gan_dist.release import pack
+from gan_dist.release import to_safetensors
 
 CLASSES = 3
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -216,7 +216,7 @@ def test_states_go_through_safetensors(variant: str) -> None:
         networks(variant, conditional=True), networks(variant, conditional=True, seed=1), strict=True
     ):
         shaken(network)
-        other.load_state_dict(load_tensors(pack(network.state_dict())))
+        other.load_state_dict(load_tensors(to_safetensors(network.state_dict())))
         assert all(torch.equal(a, b) for a, b in zip(network.buffers(), other.buffers(), strict=True))
         latents, images, labels = inputs(4)
         given = latents if isinstance(network, Generator) else images
