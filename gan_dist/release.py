@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ class Release:
     images (n, C, R, R) in [-1, 1]."""
     config: RunConfig
     shape: ImageShape
+    record: Mapping[str, object] = field(default_factory=dict)
+    """All that was measured of it, by name; empty for a checkpoint's."""
 
     def sample(self, n: int, seed: int = 0, labels: Sequence[int] | None = None) -> Tensor:
         """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k.
@@ -219,6 +221,10 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     A run's is its best release or, before its first measurement, its newest checkpoint that is whole. Nothing
     is unpickled, and every file's hash is checked.
 
+    Args:
+        uri: Its folder, a local path or a URI.
+        device: Where the generator is put; what `sample` returns is there too.
+
     Raises:
         CheckpointError: there is none of these, or it is damaged.
     """
@@ -235,7 +241,8 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
         generator.load_state_dict(load_tensors(weights))
     except RuntimeError as error:
         raise CheckpointError(f"{uri} holds another network than its {CONFIG} says: {error}") from None
-    return Release(generator.eval().requires_grad_(False).to(device), config, shape)
+    record = json.loads(contents.get("metrics.json", b"{}"))
+    return Release(generator.eval().requires_grad_(False).to(device), config, shape, record)
 
 
 def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
