@@ -58,7 +58,8 @@ release = gan_dist.load({literal})
 images = release.sample(64, seed=0)  # uint8, (64, {channels}, {resolution}, {resolution})
 ```
 
-Or as a picture: `gan-dist sample {quoted}`. Measured anew: `gan-dist evaluate {quoted}`.
+Or as a picture: `gan-dist sample {quoted}`. Measured anew: `gan-dist evaluate {quoted}`. As one file that
+runs without gan-dist: `gan-dist export {quoted} --to generator.onnx`.
 
 ## Train it again
 

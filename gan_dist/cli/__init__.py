@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from gan_dist.cli import bench, best, doctor, evaluate, pack, sample, submit, train, tune
+from gan_dist.cli import bench, best, doctor, evaluate, export, pack, sample, submit, train, tune
 from gan_dist.errors import GanDistError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(train.train)
 app.command()(sample.sample)
+app.command()(export.export)
 app.command()(pack.pack)
 app.command()(evaluate.evaluate)
 app.command()(best.best)

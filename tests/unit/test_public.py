@@ -65,7 +65,7 @@ LAYERS = [
         "lease",
     ),
     ("folders", "data", "models", "losses", "penalties", "metrics", "telemetry", "release", "assets"),
-    ("best", "card", "publish", "sampling"),
+    ("best", "card", "export", "publish", "sampling"),
     ("evaluation", "search"),
     ("training",),
     ("doctor",),
