@@ -69,6 +69,20 @@ def test_faults_are_survived_in_listing(faulty: tuple[Proxy, str], bucket: str, 
     assert source.rejected == []
 
 
+def test_faults_are_survived_in_reading_a_column(faulty: tuple[Proxy, str], bucket: str) -> None:
+    running, query = faulty
+    pictures = [str(row).encode() * 20_000 for row in range(100, 140)]
+    buffer = io.BytesIO()
+    # Row groups of 600 kB: a batch is several requests.
+    pq.write_table(pa.table({"image": pictures}), buffer, row_group_size=10, compression="none")
+    storage.write_bytes(f"{bucket}/rows/a.parquet", buffer.getvalue())
+    source = open_source(f"{bucket}/rows{query}", SourceOptions())
+    read = source.origin.open()
+    running.faults.errors, running.faults.reset, running.faults.truncate = 0.5, 0.1, 0.1
+    assert [read(item) for item in source.items] == pictures
+    assert sum(running.counts[kind] for kind in running.counts if kind != "pass") > 5
+
+
 def test_a_missing_bucket_is_told_from_a_missing_prefix(faulty: tuple[Proxy, str], bucket: str) -> None:
     _, query = faulty
     for uri in (f"s3://no-such-bucket-here{query}", f"s3://no-such-bucket-here/x{query}"):

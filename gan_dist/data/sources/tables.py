@@ -25,7 +25,7 @@ from gan_dist.data.sources.items import (
     SourceOptions,
     number_items,
 )
-from gan_dist.errors import DataError, StorageError
+from gan_dist.errors import DataError
 from gan_dist.storage import shown
 
 IMAGE_COLUMNS = ("image", "img")
@@ -151,34 +151,43 @@ class _ColumnReader:
         self._begin = 0
 
     def __call__(self, item: Item) -> bytes:
-        assert item.at is not None
-        try:
-            value = self._row(item.file, item.at)
-        except pa.ArrowInvalid as error:
-            self._group = -1
-            raise RejectedError(f"damaged Parquet: {error}") from None
-        except OSError as error:
-            self._group = -1
-            raise StorageError(f"{item.file} of {shown(self._origin.root)} cannot be read: {error}") from None
+        row = item.at
+        assert row is not None
+        if item.file != self._name or not self._begin <= row < self._begin + len(self._batch):
+            uri = storage.join(self._origin.root, item.file)
+            try:
+                storage.retrying(uri, lambda: self._seek(item.file, row))
+            except pa.ArrowInvalid as error:
+                self._group = -1
+                raise RejectedError(f"damaged Parquet: {error}") from None
+        value = self._batch.column(0)[row - self._begin].as_py()
         content = value["bytes"] if isinstance(value, dict) else value
         if content is None:
             raise RejectedError("no bytes in this row")
         return bytes(content)
 
-    def _row(self, name: str, row: int) -> Any:
-        if self._name != name:
-            self._file = pq.ParquetFile(self._filesystem.open_input_file(f"{self._root}/{name}"))
-            metadata = self._file.metadata
-            sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-            self._starts = [0, *accumulate(sizes)]
-            self._name, self._group = name, -1
-        group = bisect_right(self._starts, row) - 1
-        if group != self._group or row < self._begin:
-            self._batches = self._file.iter_batches(
-                batch_size=BATCH_ROWS, row_groups=[group], columns=[self._origin.column], use_threads=False
-            )
-            self._group, self._begin, self._batch = group, self._starts[group], ()
-        while row >= self._begin + len(self._batch):
-            self._begin += len(self._batch)
-            self._batch = next(self._batches)
-        return self._batch.column(0)[row - self._begin].as_py()
+    def _seek(self, name: str, row: int) -> None:
+        """Read on, or anew, until a row is among those that are held."""
+        try:
+            if self._name != name:
+                self._open(name)
+            group = bisect_right(self._starts, row) - 1
+            if group != self._group or row < self._begin:
+                columns = [self._origin.column]
+                self._batches = self._file.iter_batches(
+                    batch_size=BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False
+                )
+                self._group, self._begin, self._batch = group, self._starts[group], ()
+            while row >= self._begin + len(self._batch):
+                self._begin += len(self._batch)
+                self._batch = next(self._batches)
+        except OSError:
+            self._name = ""  # what has failed once is opened again
+            raise
+
+    def _open(self, name: str) -> None:
+        self._file = pq.ParquetFile(self._filesystem.open_input_file(f"{self._root}/{name}"))
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = [0, *accumulate(sizes)]
+        self._name, self._group = name, -1
