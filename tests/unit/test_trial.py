@@ -16,6 +16,18 @@ SMALL = [
 ]
 
 
+class Network(nn.Module):
+    """One layer; older versions of PyTorch compile none of their own by itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.layer(images)
+        return found
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_compiled_is_left_to_the_next_trial() -> None:
     compiled = []
@@ -25,9 +37,9 @@ def test_nothing_compiled_is_left_to_the_next_trial() -> None:
         return graph
 
     def trial(width: int) -> None:
-        layer = nn.Linear(width, width)
-        layer.compile(backend=backend, dynamic=False)
-        layer(torch.zeros(1, width))
+        network = Network(width)
+        network.compile(backend=backend, dynamic=False)
+        network(torch.zeros(1, width))
         leave_nothing()
 
     limit = torch._dynamo.config.recompile_limit
