@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -99,7 +99,7 @@ def find_best(uri: str) -> Found:
     metric, mode, places = _look(uri)
     with ThreadPoolExecutor(READERS) as pool:
         runs = list(pool.map(_read_run, places))
-    metric = metric or _distance(runs)
+    metric = metric or distance(record for run in runs for record in run.records)
     candidates = [best for run in runs if metric and (best := _best_of(run, metric, mode))]
     if metric is None or not candidates:
         raise CheckpointError(_nothing_measured(uri, runs, metric))
@@ -177,26 +177,46 @@ def is_figure(key: str) -> bool:
     return _FIGURE.fullmatch(key) is not None
 
 
-def _look(uri: str) -> tuple[str | None, Mode, list[tuple[str, int | None]]]:
-    """Return the metric where it is said, which end of it is the best, and the runs with their numbers.
+def distance(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the name of the distance that runs with these records keep their best release by."""
+    keys = (key for record in records for key in record)
+    return next((key for key in keys if key == "fid" or key.startswith("fd_")), None)
+
+
+def is_search(uri: str) -> bool:
+    """Tell the folder of a search from that of a run.
 
     Raises:
-        CheckpointError: `uri` is neither a search nor a run.
+        CheckpointError: it is neither.
     """
     there = storage.names(uri)
     if SEARCH in there:
-        folder = storage.join(uri, TRIALS)
-        trials = [name for name in storage.names(folder) if re.fullmatch(r"\d{5,}", name)]
-        return *_goal(uri), [(storage.join(folder, name), int(name)) for name in trials]
+        return True
     if METRICS in there or (CONFIG in there and MANIFEST not in there):
-        return None, "min", [(uri, None)]
+        return False
     raise CheckpointError(
         f"{storage.shown(uri)} is neither a search nor a run: it has no {SEARCH} and no {METRICS}; give the "
         "folder of one, <storage>/<name>"
     )
 
 
-def _goal(uri: str) -> tuple[str, Mode]:
+def _look(uri: str) -> tuple[str | None, Mode, list[tuple[str, int | None]]]:
+    """Return the metric where it is said, which end of it is the best, and the runs with their numbers.
+
+    Raises:
+        CheckpointError: `uri` is neither a search nor a run.
+    """
+    return (*goal(uri), trial_folders(uri)) if is_search(uri) else (None, "min", [(uri, None)])
+
+
+def trial_folders(uri: str) -> list[tuple[str, int | None]]:
+    """Return the folders of a search's trials, with their numbers."""
+    folder = storage.join(uri, TRIALS)
+    trials = [name for name in storage.names(folder) if re.fullmatch(r"\d{5,}", name)]
+    return [(storage.join(folder, name), int(name)) for name in trials]
+
+
+def goal(uri: str) -> tuple[str, Mode]:
     """Return what a search compares its trials by.
 
     Raises:
@@ -234,12 +254,6 @@ def _read_run(place: tuple[str, int | None]) -> _Run:
             best = read_best(uri)
             records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
     return _Run(uri, trial, records, warning)
-
-
-def _distance(runs: Sequence[_Run]) -> str | None:
-    """Return the name of the distance that a run keeps its best release by."""
-    keys = (key for run in runs for record in run.records for key in record)
-    return next((key for key in keys if key == "fid" or key.startswith("fd_")), None)
 
 
 def _best_of(run: _Run, metric: str, mode: Mode) -> _Candidate | None:

@@ -73,6 +73,19 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def holder(uri: str) -> str | None:
+    """Return in words which process works on a folder, as far as can be told without waiting; None if none.
+
+    Nothing is written, and nobody is held up.
+    """
+    told = _Lease(uri).told()
+    if told is None:
+        return None
+    state = {True: "at work", False: "killed", None: "at work, or killed"}[_is_alive_here(told)]
+    renewed = f", last heard of at {told['renewed']}" if "renewed" in told else ""
+    return f"{_named(told)}{renewed}: {state}"
+
+
 class _Lease:
     def __init__(self, uri: str) -> None:
         self.taken_by: dict[str, Any] | None = None
@@ -82,13 +95,13 @@ class _Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def take(self, tell: Callable[[str], None]) -> None:
-        earlier = self._read()
+        earlier = self.told()
         if earlier is not None and self._is_held(earlier, tell):
             raise self.refusal(earlier)
         if earlier is not None or not self._create():
             self._write()
         time.sleep(CONFIRM_S)
-        now = self._read()
+        now = self.told()
         if now is None or now["id"] != self._mine["id"]:
             raise self.refusal(now or {})
         self._thread.start()
@@ -97,7 +110,7 @@ class _Lease:
         self._closed.set()
         self._thread.join()
         with suppress(StorageError):  # what was done is done; the next process will see that this one is gone
-            if (self._read() or {}).get("id") == self._mine["id"]:
+            if (self.told() or {}).get("id") == self._mine["id"]:
                 storage.delete_file(self._uri)
                 storage.delete_empty_folder(self._folder)
 
@@ -119,7 +132,7 @@ class _Lease:
         began = time.monotonic()
         while time.monotonic() - began < GONE_S:
             time.sleep(min(1.0, GONE_S / 10))
-            now = self._read()
+            now = self.told()
             if now != earlier:
                 return now is not None
         return False
@@ -128,14 +141,15 @@ class _Lease:
         while not self._closed.wait(RENEW_S):
             # A store that does not answer for a while is no reason to stop.
             with suppress(StorageError):
-                now = self._read()
+                now = self.told()
                 if now is not None and now["id"] != self._mine["id"]:
                     self.taken_by = now
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 self._write()
 
-    def _read(self) -> dict[str, Any] | None:
+    def told(self) -> dict[str, Any] | None:
+        """Return what the file says, None where there is none."""
         if not storage.exists(self._uri):
             return None
         try:
@@ -163,7 +177,7 @@ class _Lease:
         try:
             Path(path).hardlink_to(whole)
         except FileExistsError:
-            raise self.refusal(self._read() or {}) from None
+            raise self.refusal(self.told() or {}) from None
         except OSError:  # a filesystem without links
             return False
         finally:

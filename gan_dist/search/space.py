@@ -127,7 +127,7 @@ class Space:
     def differences(self, other: Space) -> list[str]:
         """Return a sentence for every key that is not as in `other`, which was before; none if all are."""
         return [
-            f"{key}: was {other._written(key)}, is now {self._written(key)}"
+            f"{key}: was {other.written(key)}, is now {self.written(key)}"
             for key in sorted({*self.distributions, *other.distributions})
             if self.distributions.get(key) != other.distributions.get(key)
             or self.conditions.get(key) != other.conditions.get(key)
@@ -171,7 +171,8 @@ class Space:
                 point[key] = wanted[key] if key in wanted else ranges.extremes(distribution)[0]
         return point
 
-    def _written(self, key: str) -> str:
+    def written(self, key: str) -> str:
+        """Return what a key may be, and when it applies, as a user would write it; `absent` for others."""
         if key not in self.distributions:
             return "absent"
         return f"{ranges.text(self.distributions[key])} {self._when(key)}".rstrip()

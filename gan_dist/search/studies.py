@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
+from optuna.study import Study
 
 from gan_dist import storage
 from gan_dist.errors import StorageError
@@ -63,6 +65,51 @@ def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
             f"{shown(uri)} is damaged ({reason(error)}); restore a copy of it, or give the search "
             "another name (name=...)"
         ) from None
+
+
+def recorded_study(folder_uri: str, url: str | None, name: str) -> Study | None:
+    """Return a search's study as it is at this moment, to be read alone: nothing is locked or written.
+
+    Args:
+        folder_uri: The search's folder.
+        url: The database that it is kept in, if it is: see `study_storage`.
+        name: Its name in a database.
+
+    Returns:
+        None where the folder has no journal and no database is given, or no trial was begun yet.
+
+    Raises:
+        StorageError: the place cannot be read, the journal is damaged, or the database has no such study.
+    """
+    uri = storage.join(folder_uri, JOURNAL)
+    if url is not None:
+        kept_at = _database(_from_environment(url) if url.startswith(ENV) else url, skip_table_creation=True)
+        try:
+            return optuna.load_study(study_name=name, storage=kept_at)
+        except KeyError:
+            raise StorageError(
+                f"the database {shown(url)} has no study {name}; give the one that the search was begun with"
+            ) from None
+    lines = _Parts(folder_uri).whole_lines()
+    try:
+        kept_at = JournalStorage(_Recorded(lines))
+        names = [study.study_name for study in kept_at.get_all_studies()]
+        return optuna.load_study(study_name=names[0], storage=kept_at) if names else None
+    except (ValueError, KeyError) as error:
+        raise StorageError(f"{shown(uri)} is damaged ({reason(error)}); restore a copy of it") from None
+
+
+class _Recorded(BaseJournalBackend):
+    """A journal as it was when it was read."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self._lines = lines
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        return [json.loads(line) for line in self._lines[log_number_from:]]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise NotImplementedError("a study that is only read was to be written")
 
 
 class _Lock(JournalFileOpenLock):
@@ -122,6 +169,11 @@ class _Parts(BaseJournalBackend):
         self._before += len(self._lines) if full else 0
         self._part, self._lines = part, lines
 
+    def whole_lines(self) -> list[bytes]:
+        """Return all records; on a disk the last may be one that is being written, and is left out."""
+        lines = self._load()
+        return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+
     def _load(self) -> list[bytes]:
         """Return all records."""
         lines: list[bytes] = []
@@ -151,13 +203,13 @@ def _from_environment(written: str) -> str:
     return url
 
 
-def _database(url: str) -> BaseStorage:
+def _database(url: str, *, skip_table_creation: bool = False) -> BaseStorage:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
     place = f"the database {shown(url)} (search.optuna_storage)"
     try:
         # Connections that were dropped while trials ran are noticed and made anew.
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, skip_table_creation=skip_table_creation)
     except NoSuchModuleError:
         said = f"{place} is of a kind that is not known; write a URL like {_SCHEMES}"
     except ArgumentError:
