@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from gan_dist.cli import bench, best, doctor, evaluate, export, pack, sample, submit, train, tune
+from gan_dist.cli import bench, best, doctor, evaluate, export, pack, report, sample, submit, train, tune
 from gan_dist.errors import GanDistError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(export.export)
 app.command()(pack.pack)
 app.command()(evaluate.evaluate)
 app.command()(best.best)
+app.command()(report.report)
 app.command()(tune.tune)
 app.command(context_settings={"allow_interspersed_args": False})(submit.submit)
 app.command()(doctor.doctor)

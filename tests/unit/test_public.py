@@ -68,7 +68,7 @@ LAYERS = [
     ("best", "card", "export", "publish", "sampling"),
     ("evaluation", "search"),
     ("training",),
-    ("doctor",),
+    ("doctor", "report"),
     ("cluster",),
     ("bench",),
     ("cli",),

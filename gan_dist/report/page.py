@@ -1,0 +1,62 @@
+"""Blocks as one HTML file, with plotly.js and all pictures in it."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from gan_dist import storage
+from gan_dist.best import is_search
+from gan_dist.data.packplan import packer_version
+from gan_dist.report.blocks import Page
+from gan_dist.report.run import run_page
+from gan_dist.report.search import search_page
+
+TEMPLATE = "page.html"
+
+
+def write_report(
+    uri: str, out: str, optuna_storage: str | None = None
+) -> tuple[Literal["run", "search"], int]:
+    """Write the page of a run or a search; nothing else is written, and nothing is held up.
+
+    Args:
+        uri: The folder of a run or a search, which may be running.
+        out: The file to write, a path or a URI.
+        optuna_storage: The database that a search's study is in, if it is in one: a URL, or `env:NAME`.
+
+    Returns:
+        What it is of, and its size in bytes.
+
+    Raises:
+        CheckpointError: `uri` is neither a run nor a search, or a search whose `search.json` is damaged.
+        ConfigError: this version cannot read its configuration.
+        StorageError: something there cannot be read, or `out` cannot be written.
+    """
+    of_search = is_search(uri)
+    content = render(search_page(uri, optuna_storage) if of_search else run_page(uri)).encode()
+    storage.write_bytes(out, content)
+    return "search" if of_search else "run", len(content)
+
+
+def render(page: Page) -> str:
+    """Return a page as HTML that loads nothing: its policy forbids it, and scripts other than its own."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(TEMPLATE).render(
+        page=page,
+        plotly=get_plotlyjs(),
+        nonce=secrets.token_hex(16),
+        version=packer_version(),
+        now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    )

@@ -1,0 +1,195 @@
+"""What the page of a search says. Its study is read as it is: nothing is locked, nothing written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gan_dist import lease, storage
+from gan_dist.best import REPLICATED, SEARCH, TRIALS, Found, find_best, goal
+from gan_dist.config import RunConfig, load_config
+from gan_dist.errors import CheckpointError
+from gan_dist.release import CONFIG
+from gan_dist.report import trials as told
+from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
+from gan_dist.report.effort import effort
+from gan_dist.report.pictures import grids
+from gan_dist.report.run import best_release, commands_of_best
+from gan_dist.report.search_charts import importances, learning, parallel, progress
+from gan_dist.report.series import finite, read_legible
+from gan_dist.report.settings import settings
+from gan_dist.report.trials import Trial
+from gan_dist.search.ledger import SPACE
+from gan_dist.search.plan import REPLICATES
+from gan_dist.search.ranges import word
+from gan_dist.search.space import Space
+from gan_dist.search.studies import recorded_study
+
+ORDER = (told.COMPLETE, told.PRUNED, told.FAILED, told.RUNNING, told.UNKNOWN)
+
+
+def search_page(uri: str, optuna_storage: str | None = None) -> Page:
+    """Return the page of a search, whether it has ended, is running, or was killed.
+
+    Args:
+        uri: The search's folder.
+        optuna_storage: The database that its study is in, if it is in one: a URL, or `env:NAME`.
+
+    Raises:
+        CheckpointError: its `search.json` is damaged or of another format.
+        ConfigError: this version cannot read its configuration.
+        StorageError: something there cannot be read, or the database has no such study.
+    """
+    metric, _ = goal(uri)
+    config = _config(uri)
+    study = recorded_study(uri, optuna_storage, config.name)
+    space = _space(uri) if study is None else Space.from_json(study.user_attrs.get(SPACE, {}))
+    keys = list(space.distributions)
+    trials = told.of_folders(uri, metric, keys) if study is None else told.of_study(study, uri)
+    found, why = _winner(uri)
+    best = _number_of_best(found, trials)
+    first: list[Block] = [Facts([*_state(uri, metric, trials, found), *effort(config, trials)])]
+    if study is None:
+        first.append(Note(_WITHOUT_STUDY))
+    charts = [progress(metric, trials), learning(metric, trials, best)]
+    if study is not None:
+        charts[1:1] = importances(study)
+        charts.append(parallel(space, metric, trials))
+    sections = [
+        Section("Search", first),
+        Section("Space", [_space_table(space, trials, best)]),
+        Section(
+            "Curves", charts if any(trial.curve for trial in trials) else [Note("Nothing was measured yet.")]
+        ),
+        Section(
+            "The winner", [*best_release(found, why), *([] if best is None else grids(_folder(uri, best)))]
+        ),
+        Section(f"All {len(trials)} trials", [_table(metric, keys, trials, best)]),
+    ]
+    if again := _again(uri, metric):
+        sections.append(Section("The best with other seeds", again))
+    sections += settings(config, frozenset(keys))
+    sections.append(Section("Go on", [Commands(list(_commands(uri, config, found)))]))
+    return Page(title=config.name, subtitle="a search", sections=sections)
+
+
+_WITHOUT_STUDY = (
+    "The study is not at hand, so how each trial ended is not known: trials are those that have a folder. "
+    "Where it is in a database, --optuna-storage env:NAME reads it, if the variable NAME has its URL."
+)
+
+
+def _config(uri: str) -> RunConfig:
+    return load_config(storage.join(uri, CONFIG))
+
+
+def _space(uri: str) -> Space:
+    """Return what a search's folder says that it varies."""
+    return Space.from_json(json.loads(storage.read_bytes(storage.join(uri, SEARCH))).get("space", {}))
+
+
+def _folder(uri: str, number: int) -> str:
+    return storage.join(uri, TRIALS, f"{number:05d}")
+
+
+def _winner(uri: str) -> tuple[Found | None, str]:
+    try:
+        return find_best(uri), ""
+    except CheckpointError as error:
+        return None, str(error)
+
+
+def _number_of_best(found: Found | None, trials: Sequence[Trial]) -> int | None:
+    """Return the winner's number: that of the release, or where there is none that of the lowest value."""
+    if found is not None:
+        return found.trial
+    best = min(trials, key=lambda trial: (trial.best, trial.number), default=None)
+    return best.number if best is not None and best.curve else None
+
+
+def _state(uri: str, metric: str, trials: Sequence[Trial], found: Found | None) -> Iterator[tuple[str, str]]:
+    yield "folder", storage.shown(uri)
+    yield "minimised", metric
+    counts = Counter(trial.state for trial in trials)
+    parts = " + ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    yield "trials", f"{len(trials)} begun" + (f" = {parts}" if parts else "")
+    worker = lease.holder(uri)
+    if worker:
+        yield "process", worker
+    elif counts[told.RUNNING]:
+        yield "process", "none: trials that are running in the study were interrupted"
+    if found is not None:
+        value = f"{metric} {number(found.value)} of trial {found.trial} after {kimg(found.images)}"
+        yield "best", value
+
+
+def _space_table(space: Space, trials: Sequence[Trial], best: int | None) -> Block:
+    values: Mapping[str, Any] = next((trial.values for trial in trials if trial.number == best), {})
+    rows = [
+        [key, space.written(key), word(values[key]) if key in values else ""] for key in space.distributions
+    ]
+    return (
+        Table(["key", "what it may be", "the winner's"], rows) if rows else Note("What varies is not known.")
+    )
+
+
+def _table(metric: str, keys: Sequence[str], trials: Sequence[Trial], best: int | None) -> Block:
+    rows = []
+    for trial in trials:
+        state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
+        value = number(trial.best) if math.isfinite(trial.best) else ""
+        values = [_short(trial.values[key]) if key in trial.values else "" for key in keys]
+        folder = "/".join(storage.shown(trial.uri).partition("?")[0].rsplit("/", 2)[1:])
+        rows.append([str(trial.number), state, value, f"{trial.images / 1000:g}", *values, folder])
+    marked = next((place for place, trial in enumerate(trials) if trial.number == best), None)
+    return Table(["trial", "state", metric, "kimg", *keys, "run"], rows, marked)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else word(value)
+
+
+def _again(uri: str, metric: str) -> list[Block]:
+    """Return what runs of the best trials with other seeds came to, as far as there are any."""
+    folder = storage.join(uri, REPLICATES)
+    rows = []
+    for name in storage.names(folder):
+        if found := re.fullmatch(r"(\d+)-(\d+)", name):
+            records, _ = read_legible(storage.join(folder, name))
+            values = [value for record in records if (value := finite(record.get(metric))) is not None]
+            images = records[-1]["images"] if records else 0
+            lowest = number(min(values)) if values else ""
+            rows.append([f"{int(found[1])}", found[2], lowest, f"{images / 1000:g}", f"{REPLICATES}/{name}"])
+    blocks: list[Block] = []
+    place = storage.join(uri, REPLICATED)
+    if storage.exists(place):
+        means = json.loads(storage.read_bytes(place))
+        # A trial's own value is the first.
+        blocks.append(
+            Table(
+                ["trial", f"mean {metric}", "standard deviation", "values, the search's own first"],
+                [
+                    [
+                        str(one["trial"]),
+                        number(one["mean"]),
+                        number(one["std"]),
+                        ", ".join(map(number, one["values"])),
+                    ]
+                    for one in means
+                ],
+                0 if means else None,
+            )
+        )
+    if rows:
+        blocks.append(Table(["trial", "repetition", metric, "kimg", "run"], rows))
+    return blocks
+
+
+def _commands(uri: str, config: RunConfig, found: Found | None) -> Iterator[tuple[str, str]]:
+    yield "continue it", "# the `gan-dist tune` command that began it, again"
+    if found is not None:
+        yield from commands_of_best(uri, config.name)

@@ -1,0 +1,151 @@
+"""The figures of a search: how it went, how its trials learned, what mattered."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from optuna.importance import get_param_importances
+from optuna.study import Study
+
+from gan_dist.report.blocks import Block, Note
+from gan_dist.report.charts import COLOURS, GREY, bars, chart
+from gan_dist.report.series import finite
+from gan_dist.report.trials import COMPLETE, FAILED, PRUNED, RUNNING, UNKNOWN, Trial
+from gan_dist.search.space import Space
+
+STYLES: dict[str, dict[str, Any]] = {
+    PRUNED: {"color": "rgba(138,143,152,0.55)", "width": 1},
+    FAILED: {"color": COLOURS[4], "width": 1, "dash": "dot"},
+    RUNNING: {"color": COLOURS[2], "width": 1.5, "dash": "dash"},
+    UNKNOWN: {"color": COLOURS[0], "width": 1.5},
+    COMPLETE: {"color": COLOURS[0], "width": 1.5},
+}
+"""Lines by state, those that should lie on top last."""
+TICKS = 4
+
+
+def progress(metric: str, trials: Sequence[Trial]) -> Block:
+    """Return the best value so far over the images that all trials together have trained with."""
+    last = datetime.max.replace(tzinfo=UTC).timestamp()
+    order = sorted(trials, key=lambda trial: (trial.ended.timestamp() if trial.ended else last, trial.number))
+    trained, best = 0, math.inf
+    points: list[tuple[float, float, str]] = []
+    for trial in order:
+        for images, value in trial.curve.items():
+            if value < best:
+                best = value
+                points.append(((trained + images) / 1000, value, f"trial {trial.number}"))
+        trained += trial.images
+    if points:
+        points.append((trained / 1000, best, "now"))
+    trace = go.Scatter(
+        x=[at for at, _, _ in points],
+        y=[value for _, value, _ in points],
+        text=[who for _, _, who in points],
+        mode="lines+markers",
+        line={"shape": "hv"},
+    )
+    title = "Best so far, trials in the order in which they ended"
+    named: dict[str, Any] = {"xaxis_title": "kimg trained by all trials", "yaxis_title": escape(metric)}
+    return chart(title, [trace], **named, yaxis_type=_scale(trials))
+
+
+def learning(metric: str, trials: Sequence[Trial], best: int | None) -> Block:
+    """Return all trials' curves, a colour for each state, the best one on top."""
+    traces: list[Any] = []
+    for state, line in STYLES.items():
+        mine = [trial for trial in trials if trial.state == state and trial.curve]
+        if mine:
+            traces.append(_lines(f"{state} ({len(mine)})", mine, line))
+    winner = [trial for trial in trials if trial.number == best and trial.curve]
+    if winner:
+        traces.append(_lines(f"the winner, trial {best}", winner, {"color": COLOURS[1], "width": 3}))
+    named: dict[str, Any] = {"xaxis_title": "kimg", "yaxis_title": escape(metric)}
+    return chart("Learning curves", traces, wide=True, height=380, **named, yaxis_type=_scale(trials))
+
+
+def importances(study: Study) -> list[Block]:
+    """Return how much each key matters, with what Optuna warns of; or why that cannot be said."""
+    unsaid = "How much each key matters cannot be said yet"
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            found = get_param_importances(study)
+        except (ValueError, RuntimeError) as error:
+            return [Note(f"{unsaid}: {error}")]
+    if not found:
+        return [Note(f"{unsaid}: too few trials are complete.")]
+    notes = dict.fromkeys(str(one.message) for one in warned)
+    title = "What matters (PED-ANOVA, complete trials)"
+    return [bars(title, "importance", found), *map(Note, notes)]
+
+
+def parallel(space: Space, metric: str, trials: Sequence[Trial]) -> Block:
+    """Return complete trials as lines across the keys that all of them have, coloured by value."""
+    complete = [trial for trial in trials if trial.state == COMPLETE]
+    keys = [key for key in space.distributions if all(key in trial.values for trial in complete)]
+    if len(complete) < 2 or not keys:
+        return Note("Values beside each other are drawn from two complete trials on.")
+    axes = [
+        _axis(
+            key,
+            [trial.values[key] for trial in complete],
+            log=getattr(space.distributions[key], "log", False),
+        )
+        for key in keys
+    ]
+    values = [trial.best for trial in complete]
+    axes.append(_axis(metric, values, log=False))
+    line = {"color": values, "colorscale": "Viridis", "showscale": True}
+    trace = go.Parcoords(
+        dimensions=axes,
+        line=line,
+        labelfont={"color": GREY},
+        tickfont={"color": GREY},
+        rangefont={"color": GREY},
+    )
+    title = "Values of complete trials (drag along an axis to pick)"
+    return chart(title, [trace], wide=True, height=400, top=48)
+
+
+def _lines(name: str, trials: Sequence[Trial], line: dict[str, Any]) -> Any:
+    """Return the curves of several trials as one trace, with gaps between them."""
+    kimg: list[float | None] = []
+    values: list[float | None] = []
+    words: list[str] = []
+    for trial in trials:
+        kimg += [*(images / 1000 for images in trial.curve), None]
+        values += [*trial.curve.values(), None]
+        words += [f"trial {trial.number}"] * (len(trial.curve) + 1)
+    return go.Scatter(
+        x=kimg, y=values, text=words, name=escape(name), mode="lines+markers", line=line, marker={"size": 3}
+    )
+
+
+def _scale(trials: Sequence[Trial]) -> str:
+    """Distances fall by orders of magnitude; what is not positive has no logarithm."""
+    return "log" if all(value > 0 for trial in trials for value in trial.curve.values()) else "linear"
+
+
+def _axis(name: str, values: Sequence[object], *, log: bool) -> dict[str, Any]:
+    """Return a dimension of parallel coordinates: numbers, their logarithms, or places of words."""
+    figures = [finite(value) for value in values]
+    if any(figure is None for figure in figures):
+        words = sorted({str(value) for value in values})
+        at = [words.index(str(value)) for value in values]
+        ticks, texts = list(range(len(words))), [escape(word) for word in words]
+        return {"label": escape(name), "values": at, "tickvals": ticks, "ticktext": texts}
+    known = [figure for figure in figures if figure is not None]
+    if not log:
+        return {"label": escape(name), "values": known}
+    powers = [math.log10(figure) for figure in known]
+    low, high = min(powers), max(powers)
+    marks = [low + place * (high - low) / (TICKS - 1) for place in range(TICKS)]
+    texts = [f"{10**mark:.2g}" for mark in marks]
+    return {"label": escape(name), "values": powers, "tickvals": marks, "ticktext": texts}
