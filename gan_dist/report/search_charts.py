@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
@@ -32,8 +31,7 @@ TICKS = 4
 
 def progress(metric: str, trials: Sequence[Trial]) -> Block:
     """Return the best value so far over the images that all trials together have trained with."""
-    last = datetime.max.replace(tzinfo=UTC).timestamp()
-    order = sorted(trials, key=lambda trial: (trial.ended.timestamp() if trial.ended else last, trial.number))
+    order = sorted(trials, key=lambda one: (one.ended.timestamp() if one.ended else math.inf, one.number))
     trained, best = 0, math.inf
     points: list[tuple[float, float, str]] = []
     for trial in order:

@@ -133,6 +133,12 @@ class Space:
             or self.conditions.get(key) != other.conditions.get(key)
         ]
 
+    def written(self, key: str) -> str:
+        """Return what a key may be, and when it applies, as a user would write it; `absent` for others."""
+        if key not in self.distributions:
+            return "absent"
+        return f"{ranges.text(self.distributions[key])} {self._when(key)}".rstrip()
+
     def to_json(self) -> dict[str, object]:
         """Return plain data, for a study's user attributes; `from_json` gives the space back."""
         return {
@@ -170,12 +176,6 @@ class Space:
             if self.applies(key, point):
                 point[key] = wanted[key] if key in wanted else ranges.extremes(distribution)[0]
         return point
-
-    def written(self, key: str) -> str:
-        """Return what a key may be, and when it applies, as a user would write it; `absent` for others."""
-        if key not in self.distributions:
-            return "absent"
-        return f"{ranges.text(self.distributions[key])} {self._when(key)}".rstrip()
 
     def _when(self, key: str) -> str:
         conditions = self.conditions.get(key, {})

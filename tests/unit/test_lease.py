@@ -16,7 +16,7 @@ import pytest
 
 from gan_dist import lease, storage
 from gan_dist.errors import BusyError
-from gan_dist.lease import LEASE, alone
+from gan_dist.lease import LEASE, alone, holder
 
 CODE = """
 import sys, time
@@ -52,9 +52,13 @@ def test_a_folder_is_refused_while_its_process_lives_and_free_at_once_when_it_is
         alone(folder),
     ):
         pass
+    assert (holder(folder) or "").startswith(f"process {process.pid} on ")
+    assert (holder(folder) or "").endswith(": at work")
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / "run" / LEASE).exists()
+    assert (holder(folder) or "").endswith(": killed")
+    assert holder(str(tmp_path / "other")) is None
     waits: list[str] = []
     with (
         alone(folder, waits.append),

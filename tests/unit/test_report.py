@@ -130,6 +130,7 @@ def page(source: str, folder: Path, *arguments: str) -> Parsed:
     assert all(one.startswith(("data:image/png;base64,", "#")) for one in parsed.addresses)
     assert parsed.handlers == []
     assert "default-src 'none'; img-src data: blob:;" in text
+    assert "showSendToCloud: false" in text
     running = [given for given, _ in parsed.scripts if given.get("type") != "application/json"]
     assert len(running) == 2
     assert all(f"'nonce-{given['nonce']}'" in text for given in running)
@@ -411,8 +412,10 @@ def test_a_study_in_a_database_is_read_where_it_is_named(
     assert seen.facts["trials"] == "7 begun = 3 complete + 2 pruned + 1 failed + 1 running"
     with pytest.raises(StorageError, match="names a variable that is not set"):
         page(uri, tmp_path, "--optuna-storage", "env:OTHER_URL")
-    # Without it the trials' folders tell what they know.
+    # Without it the trials' folders tell what they know, and no study is made.
+    before = contents(uri)
     seen = page(uri, tmp_path)
+    assert contents(uri) == before
     assert seen.facts["trials"] == "7 begun = 7 unknown"
     assert "--optuna-storage env:NAME reads it" in seen.shown
     rows = seen.table("trial")
