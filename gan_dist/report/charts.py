@@ -24,7 +24,7 @@ def chart(
     unit: str = "",
     wide: bool = False,
     height: int = 260,
-    top: int = 8,
+    margin: Mapping[str, int] | None = None,
     **layout: Any,
 ) -> Chart:
     """Return a chart of plotly's traces, without a background of its own.
@@ -34,7 +34,7 @@ def chart(
     figure = go.Figure(list(traces))
     figure.layout.template = None
     figure.update_layout(
-        margin={"l": 56, "r": 12, "t": top, "b": 40},
+        margin={"l": 56, "r": 12, "t": 8, "b": 40, **(margin or {})},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": GREY, "size": 12},

@@ -52,7 +52,7 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     trials = told.of_folders(uri, metric, keys) if study is None else told.of_study(study, uri)
     found, why = _winner(uri)
     best = _number_of_best(found, trials)
-    first: list[Block] = [Facts([*_state(uri, metric, trials, found), *effort(config, trials)])]
+    first: list[Block] = [Facts([*_state(uri, metric, trials, found, best), *effort(config, trials)])]
     if study is None:
         first.append(Note(_WITHOUT_STUDY))
     charts = [progress(metric, trials), learning(metric, trials, best)]
@@ -111,7 +111,9 @@ def _number_of_best(found: Found | None, trials: Sequence[Trial]) -> int | None:
     return best.number if best is not None and best.curve else None
 
 
-def _state(uri: str, metric: str, trials: Sequence[Trial], found: Found | None) -> Iterator[tuple[str, str]]:
+def _state(
+    uri: str, metric: str, trials: Sequence[Trial], found: Found | None, best: int | None
+) -> Iterator[tuple[str, str]]:
     yield "folder", storage.shown(uri)
     yield "minimised", metric
     counts = Counter(trial.state for trial in trials)
@@ -122,9 +124,11 @@ def _state(uri: str, metric: str, trials: Sequence[Trial], found: Found | None) 
         yield "process", worker
     elif counts[told.RUNNING]:
         yield "process", "none: trials that are running in the study were interrupted"
+    winner = next((trial for trial in trials if trial.number == best), None)
     if found is not None:
-        value = f"{metric} {number(found.value)} of trial {found.trial} after {kimg(found.images)}"
-        yield "best", value
+        yield "best", f"{metric} {number(found.value)} of trial {found.trial} after {kimg(found.images)}"
+    elif winner is not None:
+        yield "best", f"{metric} {number(winner.best)} of trial {best}, of which there is no whole release"
 
 
 def _space_table(space: Space, trials: Sequence[Trial], best: int | None) -> Block:

@@ -26,6 +26,7 @@ STYLES: dict[str, dict[str, Any]] = {
     COMPLETE: {"color": COLOURS[0], "width": 1.5},
 }
 """Lines by state, those that should lie on top last."""
+BEST_TO_WORST = [[0, COLOURS[1]], [0.5, COLOURS[3]], [1, COLOURS[0]]]
 TICKS = 4
 
 
@@ -85,8 +86,8 @@ def importances(study: Study) -> list[Block]:
 
 
 def parallel(space: Space, metric: str, trials: Sequence[Trial]) -> Block:
-    """Return complete trials as lines across the keys that all of them have, coloured by value."""
-    complete = [trial for trial in trials if trial.state == COMPLETE]
+    """Return complete trials as lines across the keys that all of them have, coloured by rank."""
+    complete = [trial for trial in trials if trial.state == COMPLETE and trial.curve]
     keys = [key for key in space.distributions if all(key in trial.values for trial in complete)]
     if len(complete) < 2 or not keys:
         return Note("Values beside each other are drawn from two complete trials on.")
@@ -98,18 +99,19 @@ def parallel(space: Space, metric: str, trials: Sequence[Trial]) -> Block:
         )
         for key in keys
     ]
-    values = [trial.best for trial in complete]
-    axes.append(_axis(metric, values, log=False))
-    line = {"color": values, "colorscale": "Viridis", "showscale": True}
+    values = _axis(metric, [trial.best for trial in complete], log=_scale(complete) == "log")
+    # Places rather than values: one trial that diverged would leave all others one colour.
+    places = sorted(trial.best for trial in complete)
+    line = {"color": [places.index(trial.best) for trial in complete], "colorscale": BEST_TO_WORST}
     trace = go.Parcoords(
-        dimensions=axes,
+        dimensions=[*axes, values],
         line=line,
         labelfont={"color": GREY},
         tickfont={"color": GREY},
         rangefont={"color": GREY},
     )
-    title = "Values of complete trials (drag along an axis to pick)"
-    return chart(title, [trace], wide=True, height=400, top=48)
+    title = "Values of complete trials, from orange, the best, to blue (drag along an axis to pick)"
+    return chart(title, [trace], wide=True, height=400, margin={"l": 110, "r": 48, "t": 48})
 
 
 def _lines(name: str, trials: Sequence[Trial], line: dict[str, Any]) -> Any:
@@ -145,5 +147,5 @@ def _axis(name: str, values: Sequence[object], *, log: bool) -> dict[str, Any]:
     powers = [math.log10(figure) for figure in known]
     low, high = min(powers), max(powers)
     marks = [low + place * (high - low) / (TICKS - 1) for place in range(TICKS)]
-    texts = [f"{10**mark:.2g}" for mark in marks]
+    texts = [f"{10**mark:.3g}" for mark in marks]
     return {"label": escape(name), "values": powers, "tickvals": marks, "ticktext": texts}

@@ -360,12 +360,23 @@ def test_curves_and_values_of_all_trials_are_drawn(tmp_path: Path) -> None:
     assert best["data"][0]["x"][-1] == 1.344
     (axes,) = [trace for figure in seen.figures for trace in figure["data"] if trace["type"] == "parcoords"]
     assert [axis["label"] for axis in axes["dimensions"]][-1] == "fd_digits"
-    assert axes["dimensions"][-1]["values"] == [4.5, 3.5, 5.5]
+    assert axes["dimensions"][-1]["values"] == [math.log10(value) for value in (4.5, 3.5, 5.5)]
+    assert axes["line"]["color"] == [1, 0, 2]
     (bars,) = [trace for figure in seen.figures for trace in figure["data"] if trace["type"] == "bar"]
     assert "optim.g.lr" in bars["y"]
     assert math.isclose(sum(bars["x"]), 1.0)
     space = {row[0]: row[1] for table in seen.tables for row in table if table[0][0] == "key"}
     assert space["loss.gp"] == "{log: [1.0, 30.0]} when loss.name is wgan-gp"
+
+
+def test_a_search_without_a_whole_release_still_has_its_best(tmp_path: Path) -> None:
+    uri = search_with(plan_of(tmp_path))
+    for release in Path(uri, "trials").glob("*/best_*/manifest.json"):
+        release.unlink()
+    seen = page(uri, tmp_path)
+    assert seen.facts["best"] == "fd_digits 3.5 of trial 3, of which there is no whole release"
+    assert seen.marked[0][0] == "3"
+    assert "has no release that is whole" in seen.shown
 
 
 def test_a_study_is_read_while_another_process_writes_it(tmp_path: Path) -> None:
