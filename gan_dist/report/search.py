@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from optuna.study import Study
+
 from gan_dist import lease, storage
 from gan_dist.best import REPLICATED, SEARCH, TRIALS, Found, find_best, goal
 from gan_dist.config import RunConfig, load_config
@@ -45,7 +47,7 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         StorageError: something there cannot be read, or the database has no such study.
     """
     metric, _ = goal(uri)
-    config = _config(uri)
+    config = load_config(storage.join(uri, CONFIG))
     study = recorded_study(uri, optuna_storage, config.name)
     space = _space(uri) if study is None else Space.from_json(study.user_attrs.get(SPACE, {}))
     keys = list(space.distributions)
@@ -55,16 +57,10 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     first: list[Block] = [Facts([*_state(uri, metric, trials, found, best), *effort(config, trials)])]
     if study is None:
         first.append(Note(_WITHOUT_STUDY))
-    charts = [progress(metric, trials), learning(metric, trials, best)]
-    if study is not None:
-        charts[1:1] = importances(study)
-        charts.append(parallel(space, metric, trials))
     sections = [
         Section("Search", first),
         Section("Space", [_space_table(space, trials, best)]),
-        Section(
-            "Curves", charts if any(trial.curve for trial in trials) else [Note("Nothing was measured yet.")]
-        ),
+        Section("Curves", _charts(study, space, metric, trials, best)),
         Section(
             "The winner", [*best_release(found, why), *([] if best is None else grids(_folder(uri, best)))]
         ),
@@ -81,10 +77,6 @@ _WITHOUT_STUDY = (
     "The study is not at hand, so how each trial ended is not known: trials are those that have a folder. "
     "Where it is in a database, --optuna-storage env:NAME reads it, if the variable NAME has its URL."
 )
-
-
-def _config(uri: str) -> RunConfig:
-    return load_config(storage.join(uri, CONFIG))
 
 
 def _space(uri: str) -> Space:
@@ -129,6 +121,16 @@ def _state(
         yield "best", f"{metric} {number(found.value)} of trial {found.trial} after {kimg(found.images)}"
     elif winner is not None:
         yield "best", f"{metric} {number(winner.best)} of trial {best}, of which there is no whole release"
+
+
+def _charts(
+    study: Study | None, space: Space, metric: str, trials: Sequence[Trial], best: int | None
+) -> list[Block]:
+    if not any(trial.curve for trial in trials):
+        return [Note("Nothing was measured yet.")]
+    mattered = [] if study is None else importances(study)
+    across = [] if study is None else [parallel(space, metric, trials)]
+    return [progress(metric, trials), *mattered, learning(metric, trials, best), *across]
 
 
 def _space_table(space: Space, trials: Sequence[Trial], best: int | None) -> Block:

@@ -83,7 +83,7 @@ def recorded_study(folder_uri: str, url: str | None, name: str) -> Study | None:
     """
     uri = storage.join(folder_uri, JOURNAL)
     if url is not None:
-        kept_at = _database(_from_environment(url) if url.startswith(ENV) else url, skip_table_creation=True)
+        kept_at = _database(_from_environment(url) if url.startswith(ENV) else url, existing=True)
         try:
             return optuna.load_study(study_name=name, storage=kept_at)
         except KeyError:
@@ -203,13 +203,15 @@ def _from_environment(written: str) -> str:
     return url
 
 
-def _database(url: str, *, skip_table_creation: bool = False) -> BaseStorage:
+def _database(url: str, *, existing: bool = False) -> BaseStorage:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
     place = f"the database {shown(url)} (search.optuna_storage)"
     try:
         # Connections that were dropped while trials ran are noticed and made anew.
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True}, skip_table_creation=skip_table_creation)
+        if existing:
+            _require_studies(url)
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except NoSuchModuleError:
         said = f"{place} is of a kind that is not known; write a URL like {_SCHEMES}"
     except ArgumentError:
@@ -223,6 +225,25 @@ def _database(url: str, *, skip_table_creation: bool = False) -> BaseStorage:
         said = f"{place} cannot be used ({_without_secrets(error, url)})"
     # Out here, so that the error with the URL in it is no part of this one.
     raise StorageError(said)
+
+
+def _require_studies(url: str) -> None:
+    """Refuse a database that Optuna would have to prepare, and a file that SQLite would make.
+
+    Raises:
+        ValueError: it is one.
+    """
+    from sqlalchemy import create_engine, inspect
+
+    engine = create_engine(url)
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    if file and not Path(file).exists():
+        raise ValueError("there is no such file")
+    try:
+        if not inspect(engine).has_table("studies"):
+            raise ValueError("there are no studies in it")
+    finally:
+        engine.dispose()
 
 
 def _without_secrets(error: Exception, url: str) -> str:

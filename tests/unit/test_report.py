@@ -436,6 +436,13 @@ def test_a_study_in_a_database_is_read_where_it_is_named(
     begin(other, "fd_digits")
     with pytest.raises(StorageError, match="has no study other"):
         page(other.uri, tmp_path, "--optuna-storage", url)
+    with pytest.raises(StorageError, match="there is no such file"):
+        page(uri, tmp_path, "--optuna-storage", f"sqlite:///{tmp_path}/absent.db")
+    assert not Path(tmp_path, "absent.db").exists()
+    Path(tmp_path, "empty.db").touch()
+    with pytest.raises(StorageError, match="there are no studies in it"):
+        page(uri, tmp_path, "--optuna-storage", f"sqlite:///{tmp_path}/empty.db")
+    assert Path(tmp_path, "empty.db").read_bytes() == b""
 
 
 def test_repetitions_with_other_seeds_name_the_winner(tmp_path: Path) -> None:
