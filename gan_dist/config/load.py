@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from gan_dist.config.draft import Draft, Origin
+from gan_dist.config.draft import Draft, Origin, Rank
 from gan_dist.config.schema import SHORTHAND, RunConfig
 from gan_dist.config.yamltext import dump
 from gan_dist.errors import ConfigError, StorageError
@@ -40,11 +40,11 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         text = _read(source)
     except _UnreadableSource as error:
-        draft.problems.append((Origin(0, 0, label), str(error)))
+        draft.refuse(Origin(Rank.FILE, 0, label), str(error))
     readable = text is not None and draft.read_file(label, text)
     for index, override in enumerate(overrides):
         draft.read_override(index, override)
-    config = draft.validate(label, _stem(source)) if readable else None
+    config = draft.finish(label, _stem(source)) if readable else None
     if config is None:
         raise ConfigError(draft.sentences())
     return config

@@ -161,7 +161,9 @@ def plain_value(node: yaml.Node) -> Any:
 
 def _scalar(kind: str, text: str) -> str | int | float | bool | None:
     if kind == "int":
-        return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+        number = int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
+        str(number)  # refuses thousands of digits, which `int` does in base 10 alone
+        return number
     if kind == "float":
         return float(re.sub(r"\.(?=[inIN])", "", text))
     if kind == "bool":

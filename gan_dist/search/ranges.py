@@ -16,8 +16,8 @@ from typing import Any, TypeAlias, TypeGuard, assert_never
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from gan_dist.config.draft import Draft, Origin
 from gan_dist.config.keys import brief, fit, leaves, shown
+from gan_dist.config.objections import check
 from gan_dist.errors import ConfigError
 
 Value: TypeAlias = str | int | float | bool | None
@@ -69,11 +69,9 @@ def misfit(key: str, value: object) -> str | None:
 
     Rules that relate several keys are not asked: `load_config` applies them to whole trials.
     """
-    origin = Origin(0, 0, key)
-    draft = Draft({key: fit(value, leaves()[key])}, {key: origin})
-    # Such rules wait until every key by itself is right, which an empty name never is.
-    draft.validate("", "")
-    return next((said for where, said in draft.problems if where is origin), None)
+    # Other keys that must be there are missing, and so such rules wait.
+    _, objections = check({key: fit(value, leaves()[key])})
+    return next((objection.sentence for objection in objections if objection.key == key), None)
 
 
 def refusal(key: str, distribution: Distribution, value: Any) -> str | None:

@@ -33,10 +33,10 @@ from gan_dist.config import (
     TrainConfig,
     config_schema,
     differing_keys,
-    draft,
     flatten,
     keys,
     load_config,
+    objections,
     preset_names,
     to_yaml,
 )
@@ -183,6 +183,12 @@ def test_whole_numbers_may_be_written_as_floats(text: str, value: int) -> None:
     assert (samples, type(samples)) == (value, int)
 
 
+@pytest.mark.parametrize("digit", ["0xf", "0o7"])
+def test_an_endless_number_is_refused_in_every_base(digit: str) -> None:
+    said = problems("digits", [f"seed={digit + digit[2] * 5000}"])
+    assert "which cannot be read as !!int" in said
+
+
 def test_a_whole_number_may_stand_for_a_float() -> None:
     kimg = load_text(GOOD, "train.kimg=5").train.kimg
     assert (kimg, type(kimg)) == (5.0, float)
@@ -293,7 +299,7 @@ class FutureConfig(RunConfig):
 @pytest.fixture
 def _future(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(keys, "RunConfig", FutureConfig)
-    monkeypatch.setattr(draft, "RunConfig", FutureConfig)
+    monkeypatch.setattr(objections, "RunConfig", FutureConfig)
     keys._shape.cache_clear()
     yield
     keys._shape.cache_clear()
