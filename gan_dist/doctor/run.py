@@ -21,7 +21,7 @@ from gan_dist.data.loader import open_images
 from gan_dist.doctor.findings import Finding, told
 from gan_dist.errors import GanDistError, StorageError
 from gan_dist.evaluation.scores import require_possible
-from gan_dist.metrics.features import load_extractor
+from gan_dist.metrics.extractors import load_extractor
 from gan_dist.storage.filesystems import configured
 from gan_dist.storage.wording import reason
 from gan_dist.training.loop import image_shape, require_same_run

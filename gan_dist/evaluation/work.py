@@ -18,7 +18,8 @@ from gan_dist.evaluation.reference import tally_groups
 from gan_dist.evaluation.sources import BLOCK, Fakes, Reals, blocks
 from gan_dist.evaluation.tally import Tally, kept, to_cpu
 from gan_dist.memory import keep_freed_memory
-from gan_dist.metrics.features import Extractor, load_extractor
+from gan_dist.metrics.extractors import load_extractor
+from gan_dist.metrics.features import Extractor
 from gan_dist.metrics.memorisation import NearestNeighbours
 from gan_dist.storage import StorageOptions
 

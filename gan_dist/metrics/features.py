@@ -1,8 +1,7 @@
-"""What turns images into the features whose distributions are compared, and how it is got by name."""
+"""What turns images into the features whose distributions are compared, and what all extractors need."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
@@ -10,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gan_dist.errors import ConfigError, DataError, NonFiniteError
+from gan_dist.errors import DataError, NonFiniteError
 
 BUILT_IN = ("digits", "inception", "random")
 """Names of the extractors that are part of the package."""
@@ -58,40 +57,6 @@ class Extractor(Protocol):
 
     def __call__(self, images: Tensor) -> Features:
         """Return what it says of images uint8 (B, C, H, W), from any device."""
-
-
-def load_extractor(name: str, device: torch.device, *, inception_weights: str | None = None) -> Extractor:
-    """Return the extractor of a name.
-
-    Args:
-        name: One of `BUILT_IN`, or `package.module:Class` for a user's own: see `gan_dist.metrics.custom`.
-        device: Where it computes.
-        inception_weights: Path or URI of the weights of `inception`; absent, the environment says it.
-
-    Raises:
-        ConfigError: there is no such extractor, or it lacks something.
-        CheckpointError: its weights are damaged or others.
-        StorageError: its weights cannot be read.
-    """
-    # Imported here because all of them import this module, and torch-fidelity takes a second.
-    from gan_dist.metrics import custom, digits, inception, random_features
-
-    if name == "digits":
-        return digits.load_digits(device)
-    if name == "inception":
-        return inception.load_inception(device, inception_weights)
-    if name == "random":
-        return random_features.RandomFeatures(device)
-    if ":" in name:
-        return custom.load_custom(name, device)
-    near = difflib.get_close_matches(name, BUILT_IN, 1)
-    hint = f"; the nearest is {near[0]}" if near else ""
-    raise ConfigError(
-        [
-            f"eval.extractor={name}: there is no such extractor; use {', '.join(BUILT_IN)}, or a class of "
-            f"your own as package.module:Class{hint}"
-        ]
-    )
 
 
 def check_images(images: Tensor, extractor: str, *, smallest: int = 1) -> None:

@@ -16,7 +16,7 @@ from gan_dist.evaluation.scores import require_possible, scores
 from gan_dist.evaluation.sources import BLOCK, Fakes, Reals, blocks
 from gan_dist.evaluation.tally import Tally, kept
 from gan_dist.metrics.digits import Digits
-from gan_dist.metrics.features import load_extractor
+from gan_dist.metrics.extractors import load_extractor
 from gan_dist.metrics.frechet import bias_warning
 from gan_dist.metrics.modes import Modes
 

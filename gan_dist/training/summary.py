@@ -8,7 +8,7 @@ from gan_dist import models
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import open_images
 from gan_dist.evaluation.scores import require_possible
-from gan_dist.metrics.features import load_extractor
+from gan_dist.metrics.extractors import load_extractor
 from gan_dist.progress import Outcome
 from gan_dist.storage import StorageOptions, configure
 from gan_dist.training import state as states

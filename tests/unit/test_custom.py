@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.errors import ConfigError
-from gan_dist.metrics.features import load_extractor
+from gan_dist.metrics.extractors import load_extractor
 from tests.extractors import Classifier, Means
 
 pytestmark = pytest.mark.usefixtures("no_network")

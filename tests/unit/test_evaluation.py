@@ -30,7 +30,7 @@ from gan_dist.evaluation.sources import BLOCK, Fakes, Reals, blocks
 from gan_dist.evaluation.tally import Tally, kept
 from gan_dist.evaluation.work import here
 from gan_dist.metrics.digits import load_digits
-from gan_dist.metrics.features import load_extractor
+from gan_dist.metrics.extractors import load_extractor
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluate import Evaluator, Measurement
 from tests.gloo import run_gloo

@@ -12,7 +12,8 @@ from torch.nn.functional import interpolate
 from gan_dist.assets.train_lenet import digits, held_out
 from gan_dist.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from gan_dist.metrics.digits import LENET_PATH, LENET_SHA256, Digits, load_digits
-from gan_dist.metrics.features import exact, load_extractor, require_finite
+from gan_dist.metrics.extractors import load_extractor
+from gan_dist.metrics.features import exact, require_finite
 from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.moments import Moments
 

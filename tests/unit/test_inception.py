@@ -19,7 +19,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from gan_dist import storage
 from gan_dist.assets.train_lenet import digits
 from gan_dist.errors import CheckpointError, ConfigError, DataError, StorageError
-from gan_dist.metrics.features import load_extractor
+from gan_dist.metrics.extractors import load_extractor
 from gan_dist.metrics.inception import VARIABLE, WEIGHTS_SHA256, WEIGHTS_URL, Inception, load_inception
 
 CPU = torch.device("cpu")
@@ -239,7 +239,7 @@ def test_loading_draws_no_random_numbers(file: Path) -> None:
 
 
 def test_other_extractors_do_not_import_torch_fidelity() -> None:
-    code = "import sys, torch; from gan_dist.metrics.features import load_extractor; "
+    code = "import sys, torch; from gan_dist.metrics.extractors import load_extractor; "
     code += "load_extractor('random', torch.device('cpu')); print('torch_fidelity' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

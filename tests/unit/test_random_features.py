@@ -11,7 +11,7 @@ import torch
 
 from gan_dist.assets.train_lenet import digits
 from gan_dist.errors import DataError
-from gan_dist.metrics.features import load_extractor
+from gan_dist.metrics.extractors import load_extractor
 from gan_dist.metrics.frechet import frechet_distance
 from gan_dist.metrics.moments import Moments
 from gan_dist.metrics.random_features import RandomFeatures
