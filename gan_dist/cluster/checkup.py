@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import ray
 
 from gan_dist import machine
-from gan_dist.cluster import capacity
+from gan_dist.cluster import capacity, dashboard
 from gan_dist.cluster.connect import connect
 from gan_dist.cluster.preflight import (
     NodeAnswer,
@@ -25,7 +25,6 @@ from gan_dist.cluster.reach import (
     ask,
     auth_headers,
     cluster_address,
-    dashboard_status,
 )
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import held_bytes, open_images
@@ -87,7 +86,7 @@ def _listens(port: int) -> bool:
 
 def token() -> Iterator[Finding]:
     """Whether the cluster and the dashboard that the environment names answer without a token."""
-    address, dashboard = cluster_address(), os.environ.get("RAY_API_SERVER_ADDRESS")
+    address, url = cluster_address(), os.environ.get("RAY_API_SERVER_ADDRESS")
     closed = []
     if address is not None and "://" not in address and address != "auto":
         answer, *_ = ask(address)
@@ -96,14 +95,14 @@ def token() -> Iterator[Finding]:
         elif answer is Answer.LOCKED:
             closed.append(address)
     if address is not None and address.startswith("http"):
-        dashboard = dashboard or address
-    if dashboard:
-        place = shown(dashboard)
+        url = url or address
+    if url:
+        place = shown(url)
         try:
-            if dashboard_status(dashboard) == 200:
+            if dashboard.status(url) == 200:
                 yield _open(place)
             else:
-                yield from _accepted(dashboard, place)
+                yield from _accepted(url, place)
                 closed.append(place)
         except ClusterError as error:
             yield from told("token", error, "jobs are submitted there")
@@ -117,9 +116,9 @@ def _open(place: str) -> Finding:
     return Finding("token", "error", f"{place} answers without a token", OPEN_WHY, OPEN_REMEDY)
 
 
-def _accepted(dashboard: str, place: str) -> Iterator[Finding]:
+def _accepted(url: str, place: str) -> Iterator[Finding]:
     headers = auth_headers()
-    if dashboard_status(dashboard, headers) in (401, 403):
+    if dashboard.status(url, headers) in (401, 403):
         what = f"{place} {'refuses this token' if headers else 'wants a token'}"
         yield Finding("token", "error", what, "no job can be submitted", TOKEN_REMEDY)
 

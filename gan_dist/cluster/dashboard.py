@@ -13,7 +13,7 @@ import ray
 import requests
 
 from gan_dist.errors import ClusterError
-from gan_dist.storage.wording import shown
+from gan_dist.storage.wording import reason, shown
 
 TIMEOUT_S = 5.0
 PORTS = {"http": 80, "https": 443, "ray": 10001}
@@ -30,35 +30,57 @@ def require_listening(address: str | None) -> None:
     scheme, _, rest = address.rpartition("://")
     if scheme and scheme not in PORTS:
         return
-    place = urlsplit(f"//{rest}")
     with suppress(ValueError):
+        place = urlsplit(f"//{rest}")
         if place.hostname and (port := place.port or PORTS.get(scheme)):
-            _probe(f"{scheme}://{rest}".rstrip("/"), place.hostname, port)
+            if scheme.startswith("http"):
+                status(address)
+            else:
+                _connect(shown(address), place.hostname, port)
             return
     raise ClusterError(f"{shown(address)} is no address of a cluster; write one like http://HEAD:8265")
 
 
-def _probe(url: str, host: str, port: int) -> None:
-    where = shown(url.removeprefix("://"))
+def status(url: str, headers: Mapping[str, str] | None = None) -> int:
+    """Return the HTTP status with which a dashboard answers who asks for its version.
+
+    It is 401 for who has no token where one is wanted, and 403 for another one.
+
+    Args:
+        url: Where it may be.
+        headers: What to authenticate with; nothing when absent.
+
+    Raises:
+        ClusterError: nothing answers there, or what does is no dashboard of Ray's.
+    """
     try:
-        if not url.startswith("http"):
-            socket.create_connection((host, port), TIMEOUT_S).close()
-            return
-        answer = requests.get(f"{url}/api/version", timeout=TIMEOUT_S)
-        # Without a token a cluster answers 401.
-        is_ray = answer.status_code == 401 or "ray_version" in answer.text
-    except OSError as error:
-        is_ray = False
+        answer = requests.get(f"{url.rstrip('/')}/api/version", headers=headers, timeout=TIMEOUT_S)
+        is_ray = answer.status_code in (401, 403) or "ray_version" in answer.text
+    except (OSError, ValueError) as error:
         if "BadStatusLine" not in str(error):
-            raise ClusterError(
-                f"no cluster answers at {where} ({brief(_first(error))}); start one with `ray start --head`, "
-                "or forward the port of its head's dashboard: ssh -L 8265:localhost:8265 HEAD"
-            ) from None
+            raise _silent(shown(url), error) from None
+        is_ray = False
     if not is_ray:
         raise ClusterError(
-            f"what answers at {where} is no dashboard of Ray's; its port is 8265 unless `ray start` was told "
-            "another"
+            f"what answers at {shown(url)} is no dashboard of Ray's; its port is 8265 unless `ray start` was "
+            "told another"
         )
+    return answer.status_code
+
+
+def _connect(where: str, host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), TIMEOUT_S).close()
+    except OSError as error:
+        raise _silent(where, error) from None
+
+
+def _silent(where: str, error: Exception) -> ClusterError:
+    return ClusterError(
+        f"no cluster answers at {where} ({reason(_first(error))}); start one with `ray start --head`, "
+        "correct the address (RAY_API_SERVER_ADDRESS wins over RAY_ADDRESS, and both over --address), or "
+        "forward the port of its head's dashboard: ssh -L 8265:localhost:8265 HEAD"
+    )
 
 
 def require_same_versions(where: str, told: Mapping[str, Any]) -> None:
@@ -90,11 +112,6 @@ def refused(where: str, error: Exception) -> ClusterError:
         f"the cluster at {where} wants {wants}: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN, or a file's "
         "path as RAY_AUTH_TOKEN_PATH, to the one that its head has, as `ray get-auth-token` tells there"
     )
-
-
-def brief(error: BaseException) -> str:
-    """Return an error in one line, without passwords."""
-    return " ".join(shown(str(error)).split())[:300] or type(error).__name__
 
 
 def _first(error: BaseException) -> BaseException:

@@ -6,8 +6,6 @@ Ray itself tries for minutes where nobody listens, and then ends the process.
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -16,7 +14,6 @@ import grpc
 
 from gan_dist.errors import ClusterError
 from gan_dist.machine import is_local
-from gan_dist.storage.wording import reason
 
 WAIT_S = 5.0
 CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
@@ -131,24 +128,6 @@ def auth_headers() -> dict[str, str]:
         # Ray would end the process.
         raise ClusterError(f"RAY_AUTH_TOKEN_PATH={file} is no file; correct it, or set RAY_AUTH_TOKEN")
     return dict(get_auth_headers_if_auth_enabled({}))
-
-
-def dashboard_status(url: str, headers: Mapping[str, str] | None = None) -> int:
-    """Return the HTTP status with which a dashboard answers who asks for its version.
-
-    Raises:
-        ClusterError: nothing answers there.
-    """
-    request = urllib.request.Request(f"{url.rstrip('/')}/api/version", headers=dict(headers or {}))
-    try:
-        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"{_shown(url)} does not answer ({reason(error)}); correct RAY_API_SERVER_ADDRESS, or unset it"
-        ) from None
 
 
 def _shown(address: str) -> str:

@@ -19,9 +19,8 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from gan_dist.cluster import dashboard
-from gan_dist.cluster.dashboard import brief
 from gan_dist.errors import ClusterError
-from gan_dist.storage.wording import shown
+from gan_dist.storage.wording import reason, shown
 
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Variables that win over an address, the first before the second."""
@@ -80,7 +79,7 @@ class Cluster:
         except AuthenticationError as error:
             raise dashboard.refused(where, error) from None
         except (OSError, RuntimeError, ValueError, LookupError) as error:
-            raise ClusterError(f"no cluster takes jobs at {where}: {brief(error)}") from None
+            raise ClusterError(f"no cluster takes jobs at {where}: {reason(error)}") from None
 
     @property
     def url(self) -> str:
@@ -120,7 +119,7 @@ class Cluster:
                 raise dashboard.refused(self.url, error) from None
             except (OSError, RuntimeError, ValueError) as error:
                 if _NO_AGENT not in str(error) or time.monotonic() > deadline:
-                    raise ClusterError(f"{self.url} does not take the job: {brief(error)}") from None
+                    raise ClusterError(f"{self.url} does not take the job: {reason(error)}") from None
                 note("the head has no agent yet that takes jobs; trying again")
                 time.sleep(1)
 
@@ -134,7 +133,7 @@ class Cluster:
             async for text in self._client.tail_job_logs(job):
                 write(text)
         except (OSError, RuntimeError, ClientError) as error:
-            said = f"the connection to {self.url} was lost ({brief(error)})"
+            said = f"the connection to {self.url} was lost ({reason(error)})"
             raise ClusterError(f"{said}; the job goes on where the cluster does") from None
 
     def ended(self, job: str) -> Ended:
@@ -150,7 +149,7 @@ class Cluster:
                 time.sleep(0.2)
                 details = self._client.get_job_info(job)
         except (OSError, RuntimeError) as error:
-            raise ClusterError(f"{self.url} does not say what came of {job}: {brief(error)}") from None
+            raise ClusterError(f"{self.url} does not say what came of {job}: {reason(error)}") from None
         return Ended(details.status.value, details.driver_exit_code, details.message or "")
 
 

@@ -25,5 +25,6 @@ def shown(uri: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return an error in one line, without what a signed request may have put into it."""
-    return " ".join(_SIGNED.sub(r"\1=...", str(error)).split())[:200] or type(error).__name__
+    """Return an error in one line, without passwords and what a signed request may have put into it."""
+    words = _SIGNED.sub(r"\1=...", str(error)).split()
+    return " ".join(map(shown, words))[:300] or type(error).__name__

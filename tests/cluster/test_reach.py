@@ -81,3 +81,44 @@ def test_a_dashboard_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPat
     (found,) = checkup.token()
     assert (found.name, found.level) == ("token", "error")
     assert "RAY_API_SERVER_ADDRESS" in found.remedy
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """What a dashboard says to who asks for its version; `token` is the one that it wants, if any."""
+
+    token: str | None
+    body = b'{"ray_version": "2.60.0"}'
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization")
+        wanted = self.token and f"Bearer {self.token}"
+        status = 200 if given == wanted or not wanted else 403 if given else 401
+        body = self.body if status == 200 else b"no"
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "body", "said"),
+    [
+        (None, None, Dashboard.body, "answers without a token"),
+        ("right", None, Dashboard.body, "wants a token"),
+        ("right", "other", Dashboard.body, "refuses this token"),
+        ("right", "right", Dashboard.body, "refuses who has no token"),
+        (None, None, b"<html>", "is no dashboard of Ray's"),
+    ],
+)
+def test_a_dashboard_is_asked_whom_it_lets_in(
+    wanted: str | None, given: str | None, body: bytes, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(
+        checkup, "auth_headers", lambda: {"Authorization": f"Bearer {given}"} if given else {}
+    )
+    with serving(type("Handler", (Dashboard,), {"token": wanted, "body": body})) as url:
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", url)
+        assert said in next(iter(checkup.token())).what

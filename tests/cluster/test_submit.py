@@ -133,7 +133,7 @@ def test_what_listens_may_be_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None
             dashboard.require_listening(url)
     with answering({}) as url, pytest.raises(ClusterError, match="is no dashboard of Ray's"):
         dashboard.require_listening(url)
-    for address in ("head", "http://", "http://head:x", "http://me:s3cr3t@head:x"):
+    for address in ("head", "http://", "http://head:x", "http://[::1", "http://me:s3cr3t@head:x"):
         with pytest.raises(ClusterError, match="is no address of a cluster") as caught:
             dashboard.require_listening(address)
         assert "s3cr3t" not in str(caught.value)

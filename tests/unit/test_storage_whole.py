@@ -14,6 +14,7 @@ import pytest
 from gan_dist import storage
 from gan_dist.errors import StorageError
 from gan_dist.storage import StorageOptions
+from gan_dist.storage.wording import reason
 from tests.faults import Proxy, proxy
 from tests.s3 import refusing_server
 
@@ -145,3 +146,18 @@ def test_a_secret_in_a_uri_is_refused_and_not_repeated(uri: str, shown: str) -> 
 @pytest.mark.parametrize("uri", ["s3://b/us@er:x", "hdfs://h:8020/p@q", "abfs://c@account/x", "/a?b=c@d"])
 def test_other_uris_are_shown_as_they_are(uri: str) -> None:
     assert storage.shown(uri) == uri
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("no route to\n http://me:s3cr3t@head:8265 now", "no route to http://head:8265 now"),
+        (
+            "GET https://b/k?X-Amz-Signature=s3cr3t&x=1 failed",
+            "GET https://b/k?X-Amz-Signature=...&x=... failed",
+        ),
+        ("", "OSError"),
+    ],
+)
+def test_a_reason_is_one_line_without_secrets(said: str, told: str) -> None:
+    assert reason(OSError(said)) == told
