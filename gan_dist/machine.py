@@ -101,6 +101,20 @@ def object_store_bytes(memory: int, shm_free: int) -> int:
     return int(min(0.3 * memory, max(10e9, 0.95 * shm_free), 200e9))
 
 
+def more_shm(wanted: float, size: float) -> str:
+    """Return what gives an object store room in shared memory, as a remedy.
+
+    Args:
+        wanted: Bytes of the object store.
+        size: Bytes that /dev/shm has for it now.
+    """
+    more = f"{wanted * 1.1 / 1e9:.0f}"
+    return (
+        f"docker run --shm-size={more}g, or mount -o remount,size={more}G /dev/shm, or "
+        f"ray start --object-store-memory={int(size * 0.9)}"
+    )
+
+
 def own_address() -> str | None:
     """Return the address that this machine's name resolves to, or None where it resolves to none."""
     try:

@@ -167,11 +167,11 @@ def small_shm(answer: NodeAnswer) -> str | None:
     """Return a warning where a node keeps objects on disk, its shared memory being too small for them."""
     if isinstance(answer.facts, str) or answer.facts.shm is None or answer.objects <= answer.facts.shm[0]:
         return None
-    wanted = answer.objects / 1e9
+    size, wanted = answer.facts.shm[0], answer.objects
     return (
-        f"{answer.place}: /dev/shm has {answer.facts.shm[0] / 1e9:.2f} GB, Ray's object store {wanted:.1f} "
-        "GB: it keeps objects in a file on disk, and streaming images waits for it; docker run "
-        f"--shm-size={wanted * 1.1:.0f}g, or ray start --object-store-memory={int(answer.facts.shm[0] * 0.9)}"
+        f"{answer.place}: /dev/shm has {size / 1e9:.2f} GB, Ray's object store {wanted / 1e9:.1f} GB: it "
+        "keeps objects in a file on disk, and streaming images waits for it; "
+        f"{machine.more_shm(wanted, size)}"
     )
 
 

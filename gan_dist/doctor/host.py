@@ -126,20 +126,24 @@ def shm() -> Iterator[Finding]:
             "shm", "ok", f"{free / 1e9:.1f} GB free, Ray's object store takes {wanted / 1e9:.1f} GB"
         )
     else:
-        yield small_shm("shm", "/dev/shm", free, wanted, size)
+        yield small_shm(free, wanted, size)
 
 
-def small_shm(name: str, where: str, free: float, wanted: float, size: float) -> Finding:
-    """Return the finding that an object store is on disk instead of in shared memory."""
+def small_shm(free: float, wanted: float, size: float) -> Finding:
+    """Return the finding that an object store is going to be on disk instead of in shared memory.
+
+    Args:
+        free: Bytes of /dev/shm that nobody uses.
+        wanted: Bytes that the object store takes.
+        size: Bytes of /dev/shm.
+    """
     return Finding(
-        name,
+        "shm",
         "warning",
-        f"{where} has {free / 1e9:.2f} GB free of {size / 1e9:.2f} GB, Ray's object store takes "
+        f"/dev/shm has {free / 1e9:.2f} GB free of {size / 1e9:.2f} GB, Ray's object store takes "
         f"{wanted / 1e9:.1f} GB",
         "Ray then keeps objects in a file on disk, and streaming images waits for it",
-        f"docker run --shm-size={wanted * 1.1 / 1e9:.0f}g, or "
-        f"mount -o remount,size={wanted * 1.1 / 1e9:.0f}G /dev/shm, or "
-        f"ray start --object-store-memory={int(free * 0.9)}",
+        machine.more_shm(wanted, free),
     )
 
 

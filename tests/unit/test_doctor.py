@@ -107,7 +107,7 @@ def test_an_interface_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_small_shm_says_what_docker_needs() -> None:
-    found = host.small_shm("shm", "/dev/shm", 64e6, 6.8e9, 64e6)
+    found = host.small_shm(64e6, 6.8e9, 64e6)
     assert "--shm-size=7g" in found.remedy
     assert "0.06 GB" in found.what
     assert only(host.shm()).name == "shm"
