@@ -115,6 +115,8 @@ class Tally:
             self.class_score.merge(other.class_score)
         if self.reservoir is not None and other.reservoir is not None:
             self.reservoir.merge(other.reservoir)
+        if self.modes is not None and other.modes is not None:
+            self.modes.merge(other.modes)
 
     def all_reduce(self) -> None:
         """Merge the tallies of all ranks, on every rank."""

@@ -38,6 +38,10 @@ class Modes:
         modes = (digits.view(batch, channels) * place).sum(1)
         self.counts += torch.bincount(modes, minlength=len(self.counts))
 
+    def merge(self, other: Modes) -> None:
+        """Add the images that `other` has counted."""
+        self.counts += other.counts.to(self.counts.device)
+
     def all_reduce(self) -> None:
         """Add up the counts of all ranks, on every rank."""
         if dist.is_initialized():

@@ -31,6 +31,7 @@ from gan_dist.evaluation.tally import Tally, kept
 from gan_dist.evaluation.work import here
 from gan_dist.metrics.digits import load_digits
 from gan_dist.metrics.extractors import load_extractor
+from gan_dist.metrics.modes import Modes
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluate import Evaluator, Measurement
 from tests.gloo import run_gloo
@@ -358,6 +359,43 @@ def test_features_are_kept_only_for_metrics_that_need_them() -> None:
     assert kept((), 100) == kept(("is",), 100) == 0
     assert kept(("is", "dc"), 100) == 100
     assert kept(("kid",), 10**6) == 10_000
+
+
+def test_merged_tallies_are_that_of_all_their_images() -> None:
+    extractor, (_, batch) = load_digits(CPU), Reals(open_images("builtin://digits"), 8).group(0)
+    images, labels = batch.images, batch.labels
+    assert labels is not None
+
+    def tally(start: int, stop: int) -> Tally:
+        found = Tally.empty(
+            extractor,
+            len(images),
+            keep=50,
+            image_values=64,
+            classes=10,
+            class_score=True,
+            modes=Modes(extractor, 1, CPU),
+            device=CPU,
+        )
+        found.add(extractor, start, images[start:stop], labels[start:stop], "real")
+        return found
+
+    def parts(found: Tally) -> list[Tensor]:
+        assert found.modes
+        assert found.class_score
+        assert found.reservoir
+        return [
+            found.moments.mean,
+            found.spread.sums,
+            found.labels,
+            found.modes.counts,
+            found.class_score.scores,
+            found.reservoir.features,
+        ]
+
+    merged, whole = tally(0, 100), tally(0, len(images))
+    merged.merge(tally(100, len(images)))
+    torch.testing.assert_close(parts(merged), parts(whole))
 
 
 def test_golden_numbers() -> None:
