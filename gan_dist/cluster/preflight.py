@@ -57,8 +57,8 @@ class NodeAnswer:
 def check_nodes(folder: str, images: str) -> None:
     """Refuse a cluster of several nodes on which a run or search would fail later.
 
-    Every node must see the folder and the images as the driver does, and have the driver's versions. A node
-    whose object store does not fit into its shared memory is warned of.
+    Every node must see the folder and the images as the driver does, and have the driver's versions, of torch
+    in whatever build. A node whose object store does not fit into its shared memory is warned of.
 
     Args:
         folder: Of the run or search.
@@ -175,6 +175,13 @@ def small_shm(answer: NodeAnswer) -> str | None:
     )
 
 
+def _differ(name: str, one: str, other: str | None) -> bool:
+    if name == "torch" and other is not None:
+        # Nodes without a GPU may have PyTorch's build for CPUs (2.15.0+cpu) of the same release.
+        one, other = one.partition("+")[0], other.partition("+")[0]
+    return one != other
+
+
 def node_problems(
     here: dict[str, str], answers: Sequence[NodeAnswer], places: Mapping[str, str]
 ) -> list[str]:
@@ -194,7 +201,7 @@ def node_problems(
             f"{one.place} has {name} {one.facts.versions.get(name)}, the driver {version}: install the same "
             "on all"
             for name, version in here.items()
-            if one.facts.versions.get(name) != version
+            if _differ(name, version, one.facts.versions.get(name))
         ]
         problems += [
             f"{one.place} cannot use {key}, where {storage.shown(places[key])} is: {why}; use a bucket or a "

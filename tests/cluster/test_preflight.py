@@ -58,6 +58,16 @@ def test_what_differs_is_named_with_the_remedy() -> None:
     assert node_problems(mine, [NodeAnswer("10.0.0.1", 0.0, Facts(mine))], {}) == []
 
 
+def test_nodes_may_have_torch_in_builds_of_their_own() -> None:
+    here = {"gan-dist": "0.1.0+local", "torch": "2.15.0+cu132"}
+    for torch in ("2.15.0", "2.15.0+cpu", "2.15.0+cu128"):
+        assert node_problems(here, [NodeAnswer("10.0.0.2", 0.0, Facts({**here, "torch": torch}))], {}) == []
+    without = {"gan-dist": here["gan-dist"]}
+    for other in ({**here, "torch": "2.15.1+cu132"}, {**here, "gan-dist": "0.1.0"}, without):
+        (problem,) = node_problems(here, [NodeAnswer("10.0.0.2", 0.0, Facts(other))], {})
+        assert "install the same on all" in problem
+
+
 def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
     told = Facts({}, shm=(64 * 2**20, 60 * 2**20))
     assert small_shm(NodeAnswer("10.0.0.1", 50e6, told)) is None
