@@ -1,5 +1,6 @@
 """The whole run as frozen models (`schema.py`), and how files and overrides become one (`load.py`)."""
 
+from gan_dist.config.learning import LossConfig, OptimConfig, RateConfig
 from gan_dist.config.load import (
     config_schema,
     differing_keys,
@@ -15,10 +16,7 @@ from gan_dist.config.schema import (
     EmaConfig,
     EvalConfig,
     LogConfig,
-    LossConfig,
     ModelConfig,
-    OptimConfig,
-    RateConfig,
     RunConfig,
     StorageConfig,
     TrainConfig,

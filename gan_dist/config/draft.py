@@ -14,9 +14,10 @@ from typing import NamedTuple
 import yaml
 
 from gan_dist.config.keys import Section, brief, fit, leaves, sections, shown
+from gan_dist.config.learning import LossConfig
 from gan_dist.config.objections import Objection, check, unknown_key
 from gan_dist.config.papers import PAPERS
-from gan_dist.config.schema import SHORTHAND, LossConfig, RunConfig
+from gan_dist.config.schema import SHORTHAND, RunConfig
 from gan_dist.config.yamltext import UnreadableYaml, check_tag, compose, plain_value
 
 
