@@ -16,7 +16,8 @@ GanDistError                what the command line prints without a traceback; ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class GanDistError(Exception):
@@ -81,3 +82,9 @@ class WorkerError(GanDistError):
     """Workers that died or failed more often than they are started again."""
 
     exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what a sentence about an unknown name ends with: the known one most like it, if any is."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; the nearest is {near[0]}" if near else ""

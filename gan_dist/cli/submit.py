@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import os
 import shlex
@@ -15,7 +14,7 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson
 from gan_dist.cli.places import CALLED_AS
-from gan_dist.errors import GanDistError
+from gan_dist.errors import GanDistError, nearest
 
 if TYPE_CHECKING:
     from gan_dist.cluster.submit import Cluster, Ended, Entrypoint
@@ -94,9 +93,9 @@ def _checked(
 
     names = [name for name in verbs if name != "submit"]
     if verb not in names:
-        near = difflib.get_close_matches(verb, names, 1)
-        hint = f"; the nearest is {near[0]}" if near else ""
-        raise GanDistError(f"there is no verb {verb} to submit; there are {', '.join(names)}{hint}")
+        raise GanDistError(
+            f"there is no verb {verb} to submit; there are {', '.join(names)}{nearest(verb, names)}"
+        )
     parsed = verbs[verb].make_context(f"gan-dist submit {verb}", list(arguments)).params
     source = parsed.get("config")
     if source is None or "://" in source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 from gan_dist.config.draft import Draft, Origin, Rank
 from gan_dist.config.schema import SHORTHAND, RunConfig
 from gan_dist.config.yamltext import dump
-from gan_dist.errors import ConfigError, StorageError
+from gan_dist.errors import ConfigError, StorageError, nearest
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MAX_BYTES = 1024 * 1024
@@ -150,6 +149,5 @@ def _not_found(source: str) -> str:
         return f"there is no such file; the preset is called {_stem(source)}"
     if "/" in source or source.endswith((".yaml", ".yml")):
         return "there is no such file"
-    near = difflib.get_close_matches(source, presets, 1)
-    hint = f"; the nearest is {near[0]}" if near else ""
-    return f"there is no preset or file of this name; the presets are {', '.join(presets)}{hint}"
+    listed = f"the presets are {', '.join(presets)}{nearest(source, presets)}"
+    return f"there is no preset or file of this name; {listed}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from pydantic_core import ErrorDetails
 from gan_dist.config.keys import brief, choices, expectation, leaves, nearest_key, sections, shown
 from gan_dist.config.schema import RunConfig
 from gan_dist.config.yamltext import is_number
+from gan_dist.errors import nearest
 
 SPACE = "search.space"
 
@@ -120,9 +120,8 @@ def _misfit(key: str, value: object, error: ErrorDetails) -> str:
 
 def _hint(value: object, kind: str, words: Sequence[str]) -> str:
     """Return how a value of the wrong kind might be mended, as it stands at the end of a sentence."""
-    near = difflib.get_close_matches(value, words, 1) if isinstance(value, str) else []
-    if near and len(words) > 1:
-        return f"; the nearest is {near[0]}"
+    if isinstance(value, str) and len(words) > 1 and (near := nearest(value, words)):
+        return near
     if isinstance(value, str) and kind in ("int_type", "float_type") and is_number(value):
         return "; leave out the quotes"
     if kind == "string_type" and isinstance(value, bool | int | float):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-
 import torch
 
-from gan_dist.errors import ConfigError
+from gan_dist.errors import ConfigError, nearest
 from gan_dist.metrics.custom import load_custom
 from gan_dist.metrics.digits import load_digits
 from gan_dist.metrics.features import BUILT_IN, Extractor
@@ -35,11 +33,9 @@ def load_extractor(name: str, device: torch.device, *, inception_weights: str | 
         return RandomFeatures(device)
     if ":" in name:
         return load_custom(name, device)
-    near = difflib.get_close_matches(name, BUILT_IN, 1)
-    hint = f"; the nearest is {near[0]}" if near else ""
     raise ConfigError(
         [
             f"eval.extractor={name}: there is no such extractor; use {', '.join(BUILT_IN)}, or a class of "
-            f"your own as package.module:Class{hint}"
+            f"your own as package.module:Class{nearest(name, BUILT_IN)}"
         ]
     )

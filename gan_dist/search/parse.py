@@ -8,9 +8,9 @@ from typing import Any
 
 from gan_dist.config import FREE_ON_RESUME, RunConfig, flatten
 from gan_dist.config.keys import brief, fit, leaves, nearest_key, sections, shown
-from gan_dist.errors import ConfigError
+from gan_dist.errors import ConfigError, nearest
 from gan_dist.search import ranges
-from gan_dist.search.ranges import Distribution, Value, nearest, word
+from gan_dist.search.ranges import Distribution, Value, word
 from gan_dist.search.space import Space
 
 FIXED = {

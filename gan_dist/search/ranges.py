@@ -7,10 +7,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard, assert_never
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -18,7 +17,7 @@ from optuna.trial import Trial
 
 from gan_dist.config.keys import brief, fit, leaves, shown
 from gan_dist.config.objections import check
-from gan_dist.errors import ConfigError
+from gan_dist.errors import ConfigError, nearest
 
 Value: TypeAlias = str | int | float | bool | None
 """What Optuna's storages can keep; all keys that a search may vary are one of these."""
@@ -105,12 +104,6 @@ def text(distribution: Distribution) -> str:
 def word(value: object) -> str:
     """Return a value as it stands after `key=`, on one line."""
     return brief(value if isinstance(value, str) else json.dumps(value, default=str))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what a sentence about an unknown `name` ends with: the known one most like it, if any is."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; the nearest is {near[0]}" if near else ""
 
 
 def values(distribution: Distribution) -> Sequence[Value] | None:

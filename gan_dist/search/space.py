@@ -13,9 +13,9 @@ from optuna.trial import Trial
 
 from gan_dist.config.keys import brief
 from gan_dist.config.yamltext import dump
-from gan_dist.errors import ConfigError
+from gan_dist.errors import ConfigError, nearest
 from gan_dist.search import ranges
-from gan_dist.search.ranges import Distribution, Value, nearest, word
+from gan_dist.search.ranges import Distribution, Value, word
 
 MAX_GRID = 10_000
 """Combinations at most in a grid."""
