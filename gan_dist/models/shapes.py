@@ -8,10 +8,10 @@ MIN_RESOLUTION = 8
 """Below this there would be no stage at all."""
 
 
-def possible_resolutions(resolution: int, minimum: int = MIN_RESOLUTION) -> tuple[int, ...]:
+def possible_resolutions(resolution: int) -> tuple[int, ...]:
     """The resolutions near `resolution` that a network can have: itself, or the nearest below and above."""
-    if resolution <= minimum:
-        return (minimum,)
+    if resolution <= MIN_RESOLUTION:
+        return (MIN_RESOLUTION,)
     below = 1 << (resolution.bit_length() - 1)
     return (resolution,) if below == resolution else (below, 2 * below)
 

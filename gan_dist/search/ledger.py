@@ -42,8 +42,6 @@ class Task:
     number: int
     values: Mapping[str, Value]
     """What it varies, by configuration key."""
-    resumed: bool
-    """Whether an earlier process has begun it."""
 
 
 @dataclass
@@ -103,12 +101,12 @@ class Ledger:
         """Return a trial to run, or None when all have been given out."""
         if self._interrupted:
             number = self._interrupted.pop(0)
-            return Task(number, self._running[number].values, resumed=True)
+            return Task(number, self._running[number].values)
         if not self._left:
             return None
         values = self._listed.pop(0) if self._listed else self._picked(self._begun)
         number = self._begin(values)
-        return Task(number, values, resumed=False)
+        return Task(number, values)
 
     def report(self, number: int, step: int, value: float) -> bool:
         """Note a trial's value at a step; return whether it should stop for being worse than others.

@@ -43,13 +43,12 @@ def options() -> StorageOptions:
     return _current
 
 
-def open_uri(uri: str, using: StorageOptions | None = None) -> tuple[Any, str]:
+def open_uri(uri: str) -> tuple[Any, str]:
     """Return the pyarrow filesystem of a local path or URI, and the path inside it.
 
     Args:
         uri: A local path, or `s3://bucket/prefix`, with `?endpoint_override=host:port&scheme=http&region=...`
             where the AWS environment and configuration files do not say these.
-        using: Options other than this process's.
 
     Raises:
         StorageError: the URI's scheme or form is not understood, or it holds a password.
@@ -68,7 +67,7 @@ def open_uri(uri: str, using: StorageOptions | None = None) -> tuple[Any, str]:
     try:
         if scheme == "s3":
             path, _, query = rest.partition("?")
-            return _s3(using or _current, query, os.getpid()), path.rstrip("/")
+            return _s3(_current, query, os.getpid()), path.rstrip("/")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         meaning = str(error).replace(uri, shown(uri))

@@ -47,7 +47,6 @@ model.max_width: {choice: [null, 64], when: {model.blocks: [3, 2.0]}}
 optim.d_steps: {int: [1, 2], when: {model.max_width: null}}
 """
 PARENT = "loss.name: [hinge, wgan-gp]\n"
-WIDTH = "model.width: [16, 32]\n"
 BAD: dict[str, tuple[str, list[str]]] = {
     "empty": ("{}", ["empty; it needs keys to vary, such as optim.g.lr: {log: [1e-5, 1e-3]}"]),
     "unknown keys": (
