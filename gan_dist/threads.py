@@ -25,3 +25,18 @@ def map_ahead(stack: ExitStack, function: Callable[[T], R], values: Iterable[T],
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+def ahead(values: Iterator[T]) -> Iterator[T]:
+    """Yield values, none of them None, of which a thread makes the next one while the caller uses the last.
+
+    A caller that has had enough does not wait for the value that is being made.
+    """
+    pool = ThreadPoolExecutor(1, "ahead")
+    try:
+        coming: Future[T | None] = pool.submit(next, values, None)
+        while (value := coming.result()) is not None:
+            coming = pool.submit(next, values, None)
+            yield value
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

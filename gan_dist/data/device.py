@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from gan_dist.data.loader import Batch
+from gan_dist.threads import ahead
 
 
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield batches on `device`; to a GPU they go as bytes, from pinned memory, on their own stream."""
+    """Yield batches on `device`.
+
+    To a GPU they go as bytes, from pinned memory, on their own stream; a thread puts the next one together
+    while the GPU computes, whose results the caller waits for.
+    """
     if device.type != "cuda":
         yield from batches
         return
+
+    def pinned(batch: Batch) -> Batch:
+        with torch.cuda.device(device):  # a thread begins with the first GPU, whoever's that is
+            return _each(batch, torch.Tensor.pin_memory)
+
     copies = torch.cuda.Stream(device)
-    ahead: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in batches:
+    on_its_way: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in ahead(map(pinned, batches)):
         with torch.cuda.stream(copies):
-            labels = None if batch.labels is None else _send(batch.labels, device)
-            sent = Batch(_send(batch.images, device), labels)
+            sent = _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
             arrived = copies.record_event()
-        if ahead is not None:
-            yield _received(*ahead)
-        ahead = sent, arrived
-    if ahead is not None:
-        yield _received(*ahead)
+        if on_its_way is not None:
+            yield _received(*on_its_way)
+        on_its_way = sent, arrived
+    if on_its_way is not None:
+        yield _received(*on_its_way)
 
 
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True)
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    return Batch(change(batch.images), None if batch.labels is None else change(batch.labels))
 
 
 def _received(batch: Batch, arrived: torch.cuda.Event) -> Batch:
