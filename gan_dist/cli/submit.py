@@ -14,6 +14,7 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson
 from gan_dist.cli.places import CALLED_AS
+from gan_dist.cli.train import require_configuration
 from gan_dist.errors import GanDistError, nearest
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ def _checked(
         )
     parsed = verbs[verb].make_context(f"gan-dist submit {verb}", list(arguments)).params
     source = parsed.get("config")
+    if verb == "train" and not parsed["schema"]:
+        require_configuration(source)
     if source is None or "://" in source:
         return arguments, [], []
     seen = _in_working_directory(source)

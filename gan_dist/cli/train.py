@@ -31,13 +31,12 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one run; the same command again continues it."""
-    from gan_dist.config import config_schema, load_config, preset_names, to_yaml
+    from gan_dist.config import config_schema, load_config, to_yaml
 
     if schema:
         typer.echo(json.dumps(config_schema(), indent=2))
         return
-    if config is None:
-        raise GanDistError(f"give a configuration: one of {', '.join(preset_names())}, or a YAML file")
+    config = require_configuration(config)
     resolved = load_config(config, overrides or [])
     resolved = with_absolute_paths(resolved)
     if dry_run:
@@ -55,6 +54,19 @@ def train(
         typer.echo(json.dumps(result))
     if not result["finished"]:
         raise typer.Exit(INTERRUPTED)
+
+
+def require_configuration(config: str | None) -> str:
+    """Return a configuration's name, which only `--schema` does without.
+
+    Raises:
+        GanDistError: there is none.
+    """
+    from gan_dist.config import preset_names
+
+    if config is None:
+        raise GanDistError(f"give a configuration: one of {', '.join(preset_names())}, or a YAML file")
+    return config
 
 
 def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]:

@@ -70,6 +70,7 @@ def test_an_unknown_verb_is_told_with_the_nearest() -> None:
 
 
 def test_a_wrong_configuration_is_told_before_anything_is_submitted() -> None:
+    assert "give a configuration: one of celeba64," in refusal("train")
     assert "the nearest is model.width" in refusal("train", "digits", "model.widht=3")
     assert "search.space" in refusal("tune", "search-digits", "search.space={optim.g.rl: [1, 2]}")
     assert "has no section search" in refusal("tune", "digits")
