@@ -110,8 +110,6 @@ def find_best(uri: str) -> Found:
         try:
             contents, config = _whole_release(candidate, metric)
         except (CheckpointError, ConfigError) as error:
-            # A store that no longer answers is no damage: here it raises.
-            storage.names(candidate.release)
             passed_over.append(f"{candidate.told(metric)} is passed over: {error}")
             continue
         return Found(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from gan_dist import storage
-from gan_dist.errors import CheckpointError, StorageError
+from gan_dist.errors import AbsentError, CheckpointError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -50,12 +50,13 @@ def read_folder(uri: str, kinds: Sequence[str]) -> tuple[str, dict[str, bytes]]:
 
     Raises:
         CheckpointError: it is absent, of another kind, incomplete or damaged.
+        StorageError: it cannot be told, since its store does not answer or refuses access.
     """
     wanted = " or ".join(kinds)
     try:
         manifest = json.loads(storage.read_bytes(storage.join(uri, MANIFEST)))
         kind, version, hashes = manifest["kind"], manifest["format"], dict(manifest["files"])
-    except StorageError:
+    except AbsentError:
         raise CheckpointError(f"{uri} is not a {wanted}: it has no {MANIFEST}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{uri}/{MANIFEST} is damaged ({error!r})") from None
@@ -65,7 +66,7 @@ def read_folder(uri: str, kinds: Sequence[str]) -> tuple[str, dict[str, bytes]]:
     for name, expected in hashes.items():
         try:
             contents[name] = storage.read_bytes(storage.join(uri, name))
-        except StorageError:
+        except AbsentError:
             raise CheckpointError(f"{uri} is not complete: {name} is missing") from None
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise CheckpointError(f"{uri}/{name} is damaged: its sha256 is not the one in {MANIFEST}")

@@ -97,7 +97,8 @@ class Cache:
             return None
         try:
             _, contents = read_folder(self._uri, ["statistics"])
-        except CheckpointError:
+        except (CheckpointError, StorageError):
+            # Where a store does not let its contents be listed, it refuses what is not there.
             return None
         if contents.get(KEY) != self._key:
             return None

@@ -129,7 +129,7 @@ def require_bucket(uri: str) -> None:
 def _once(uri: str, action: Callable[[], T]) -> T:
     try:
         return action()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise AbsentError(f"{shown(uri)} does not exist") from None
     except OSError as error:
         raise StorageError(f"{shown(uri)} cannot be used: {error}") from None

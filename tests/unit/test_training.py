@@ -19,10 +19,11 @@ from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.loader import Batch, open_images
-from gan_dist.errors import CapacityError, DataError, NonFiniteError, ResumeError, WorkerError
+from gan_dist.errors import CapacityError, DataError, NonFiniteError, ResumeError, StorageError, WorkerError
 from gan_dist.folders import checkpoint_names
 from gan_dist.progress import Outcome, Progress
 from gan_dist.release import ImageShape
+from gan_dist.storage import StorageOptions
 from gan_dist.telemetry import read_records
 from gan_dist.training import state as states
 from gan_dist.training.context import LocalContext
@@ -30,6 +31,7 @@ from gan_dist.training.loop import train
 from gan_dist.training.quarantine import usable
 from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
+from tests.faults import proxy
 from tests.gloo import run_gloo
 
 SMALL = [
@@ -258,6 +260,24 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert (folder / "checkpoint_000000000640").exists()
     assert checkpoint_names(str(folder))[0] == "checkpoint_000000000640-1"
     assert_same_bits(tensors(whole), tensors(broken))
+
+
+def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, tmp_path: Path) -> None:
+    local = config(tmp_path, "train.kimg=0.32")
+    run(local)
+    storage.copy_tree(local.run_uri, f"{bucket}/run")
+    state = new_state(local, ImageShape(16, 1), torch.device("cpu"))
+    with proxy(s3_url, seed=0) as store:
+        run_uri = f"{bucket}/run?endpoint_override=127.0.0.1:{store.port}&scheme=http"
+        assert len(checkpoint_names(run_uri)) == 1
+        listing = store.counts.total()
+        storage.configure(StorageOptions(timeout_s=3.0))
+        store.faults.planned = ["pass"] * listing + ["unavailable"] * 1000
+        with pytest.raises(StorageError, match=r"checkpoint_\d+/\S* could not be used within 3 s"):
+            states.load_latest(state, run_uri)
+        store.faults.planned = []
+        assert states.load_latest(state, run_uri) == []
+    assert state.images == 320
 
 
 def test_a_run_without_a_whole_checkpoint_says_that_it_begins_anew(
