@@ -156,6 +156,7 @@ def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], a
     if storage.exists(storage.join(str(result["run"]), "samples")):
         typer.echo(f"  samples     {run}/samples")
     typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
+    typer.echo(f"  report      {shlex.join([*program('report'), run])}")
     if result["checkpoint"]:
         typer.echo(f"  checkpoint  {short(str(result['checkpoint']))}")
     if outcome.stopped_early:

@@ -129,6 +129,7 @@ def _print_end(
         values = ", ".join(f"{value:.3f}" for value in one.values)
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.spread:.3f} ({values})")
     typer.echo(f"  study       {_dashboard(plan)}")
+    typer.echo(f"  report      {shlex.join(_report(plan))}")
     told = [_without_secret(argument) for argument in arguments]
     typer.echo(f"continue it with\n  {shlex.join([*program('tune'), *told])}")
     typer.echo(f"take the best with\n  {shlex.join([*program('best'), short(plan.uri), '--to', 'best'])}")
@@ -149,6 +150,15 @@ def _without_secret(argument: str) -> str:
     key, _, value = argument.partition("=")
     database = key == "search.optuna_storage" and not value.startswith(ENV)
     return f"{key}=..." if database or holds_secret(value) else argument
+
+
+def _report(plan: Plan) -> list[str]:
+    """Return the command that draws the search; a database's URL may hold a password, and is not said."""
+    from gan_dist.search.studies import ENV
+
+    url = plan.search.optuna_storage
+    database = ["--optuna-storage", url if url.startswith(ENV) else "..."] if url else []
+    return [*program("report"), short(plan.uri), *database]
 
 
 def _dashboard(plan: Plan) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -68,6 +69,11 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_how_to_go_on(tmp_path: Pa
     # The command that is printed is one that works as it is.
     assert f"continue it with\n  gan-dist train digits {' '.join(TINY)}" in out
     assert "Traceback" not in err
+    printed = re.search(r"^  report +(gan-dist report \S+)$", out, re.MULTILINE)
+    assert printed
+    page = gan_dist(*shlex.split(printed[1])[1:], env=dict(os.environ), cwd=tmp_path)
+    assert page.returncode == 0, page.stderr
+    assert "not finished, and nobody works on it" in (tmp_path / "report.html").read_text()
 
     grid = gan_dist(
         "sample", result["checkpoint"], "--n", "9", "--out", "grid.png", env=dict(os.environ), cwd=tmp_path
