@@ -22,7 +22,7 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError, ConfigError
 from gan_dist.folders import MANIFEST, read_folder
 from gan_dist.release import BEST, CONFIG, MEASURED, SAMPLES, SHAPE, WEIGHTS, best_name, read_best
-from gan_dist.telemetry import METRICS, read_records
+from gan_dist.telemetry import METRICS, legible_records, lines
 
 SEARCH = "search.json"
 TRIALS = "trials"
@@ -241,12 +241,12 @@ def _read_run(place: tuple[str, int | None]) -> _Run:
     """
     uri, trial = place
     there = storage.names(uri)
-    records, warning = [], None
-    if METRICS in there:
-        try:
-            records = read_records(uri)
-        except ValueError as error:
-            warning = f"{storage.shown(uri)}/{METRICS} is damaged and does not count: {error}"
+    records, damaged = legible_records(uri) if METRICS in there else ([], [])
+    warning = None
+    if damaged:
+        warning = (
+            f"{storage.shown(uri)}/{METRICS} is damaged: what it tells in {lines(damaged)} does not count"
+        )
     if BEST in there:
         with suppress(ValueError, KeyError, TypeError):
             best = read_best(uri)

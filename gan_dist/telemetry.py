@@ -6,7 +6,8 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from gan_dist import storage
+from gan_dist.errors import StorageError
 
 METRICS = "metrics.jsonl"
 GAP = 2
@@ -65,10 +67,40 @@ def read_records(run_uri: str) -> list[dict[str, Any]]:
     """Return the records of a run's metrics.jsonl; a last line that a kill cut short is left out.
 
     Raises:
+        StorageError: there is no such file, or one of its lines is damaged.
+    """
+    records, damaged = legible_records(run_uri)
+    if damaged:
+        raise StorageError(
+            f"{storage.shown(storage.join(run_uri, METRICS))} is damaged in {lines(damaged)}; delete what is "
+            "damaged there, with what it may have told, or restore the file"
+        )
+    return records
+
+
+def legible_records(run_uri: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the records of a run's metrics.jsonl, and the numbers of the lines that are damaged.
+
+    Raises:
         StorageError: there is no such file.
     """
-    lines = storage.read_text(storage.join(run_uri, METRICS)).split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    records, damaged = [], []
+    content = storage.read_bytes(storage.join(run_uri, METRICS)).decode(errors="replace")
+    for number, line in enumerate(content.split("\n")[:-1], 1):
+        record = None
+        with suppress(ValueError):
+            record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("images"), int):
+            records.append(record)
+        else:
+            damaged.append(number)
+    return records, damaged
+
+
+def lines(numbers: Sequence[int]) -> str:
+    """Return numbers of lines in words, the first few of them."""
+    few = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+    return f"line{'s' * (len(numbers) > 1)} {few}"
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from gan_dist import storage
 from gan_dist.best import distance
-from gan_dist.telemetry import METRICS
+from gan_dist.telemetry import METRICS, legible_records
 
 Record = Mapping[str, Any]
 CLOCK = ("images", "kimg")
@@ -51,23 +50,12 @@ class Group:
 def read_legible(run_uri: str) -> tuple[list[Record], int]:
     """Return the records of a run by images seen, and how many lines are none and were left out.
 
-    A last line that a kill cut short is no line yet, and is not counted. A run that has recorded nothing has
-    no records.
+    A run that has recorded nothing has no records.
     """
-    uri = storage.join(run_uri, METRICS)
-    if not storage.exists(uri):
+    if not storage.exists(storage.join(run_uri, METRICS)):
         return [], 0
-    lines = storage.read_bytes(uri).decode(errors="replace").split("\n")[:-1]
-    records = [record for line in lines if (record := _record(line))]
-    return sorted(records, key=lambda record: float(record["images"])), len(lines) - len(records)
-
-
-def _record(line: str) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and finite(record.get("images")) is not None else None
+    records, damaged = legible_records(run_uri)
+    return sorted(records, key=lambda record: int(record["images"])), len(damaged)
 
 
 def finite(value: object) -> float | None:

@@ -150,7 +150,8 @@ def test_a_damaged_record_is_named_and_the_other_trials_count(tmp_path: Path) ->
     Path(trial_uri(uri, 0), "best.json").write_text("{")
     found = find_best(uri)
     assert found.trial == 1
-    assert found.warnings[0].startswith(f"{trial_uri(uri, 0)}/{METRICS} is damaged and does not count")
+    damaged = f"{trial_uri(uri, 0)}/{METRICS} is damaged: what it tells in lines 1, 2 does not count"
+    assert found.warnings == (damaged,)
 
 
 def test_other_folders_among_the_trials_are_no_trials(tmp_path: Path) -> None:

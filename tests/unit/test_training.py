@@ -262,6 +262,21 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert_same_bits(tensors(whole), tensors(broken))
 
 
+def test_damaged_records_are_named_and_left_as_they_are(tmp_path: Path) -> None:
+    run(config(tmp_path, "train.kimg=0.32"))
+    file = tmp_path / "run" / "metrics.jsonl"
+    first, *others = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([first, bytes(40), *others]))
+    damaged = file.read_bytes()
+    with pytest.raises(StorageError, match=r"run/metrics\.jsonl is damaged in line 2; delete what"):
+        run(config(tmp_path))
+    assert file.read_bytes() == damaged
+    file.write_bytes(b"\n".join([first, *others]))
+    run(config(tmp_path))
+    run(config(tmp_path / "whole"))
+    assert_same_bits(tensors(config(tmp_path / "whole")), tensors(config(tmp_path)))
+
+
 def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, tmp_path: Path) -> None:
     local = config(tmp_path, "train.kimg=0.32")
     run(local)
