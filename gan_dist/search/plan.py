@@ -6,7 +6,6 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from gan_dist import storage
 from gan_dist.best import FORMAT, SEARCH, TRIALS
@@ -106,13 +105,20 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
         What its study is known by, wherever that is kept: an `id`, and the `folder` for people to read.
 
     Raises:
-        ResumeError: the folder belongs to another search; with what differs.
+        ResumeError: the folder belongs to another search, with what differs; or its record is damaged.
     """
     record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
     uri, identity = storage.join(plan.uri, SEARCH), uuid.uuid4().hex
     if storage.exists(uri):
-        earlier = json.loads(storage.read_bytes(uri))
-        _require_same(plan, earlier, metric)
+        try:
+            earlier = json.loads(storage.read_bytes(uri))
+            space, measured_by = Space.from_json(earlier["space"]), earlier["metric"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ResumeError(
+                f"{storage.shown(uri)} is damaged ({error!r}); restore it, or give the search another name "
+                "(name=...)"
+            ) from None
+        _require_same(plan, space, measured_by, metric)
         identity = str(earlier.get("id", identity))
     elif storage.exists(storage.join(plan.uri, CONFIG)):
         raise ResumeError(f"{plan.uri} is a run, not a search: give the search another name (name=...)")
@@ -121,10 +127,10 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
     return {"id": identity, "folder": storage.shown(plan.uri)}
 
 
-def _require_same(plan: Plan, earlier: Mapping[str, Any], metric: str) -> None:
-    differing = plan.space.differences(Space.from_json(earlier["space"]))
-    if earlier["metric"] != metric:
-        differing.append(f"the metric was {earlier['metric']}, is now {metric}")
+def _require_same(plan: Plan, space: Space, measured_by: str, metric: str) -> None:
+    differing = plan.space.differences(space)
+    if measured_by != metric:
+        differing.append(f"the metric was {measured_by}, is now {metric}")
     varied = frozenset(plan.space.distributions)
     before = load_config(storage.join(plan.uri, CONFIG))
     # Trials continue only at their own length: values at different lengths are not comparable.

@@ -89,6 +89,19 @@ def test_a_folder_belongs_to_one_search(tmp_path: Path) -> None:
         begin(plan_of(tmp_path, "name=run"), "fd_digits")
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"metric": "fd_digits"}', '{"space": {"a": 1}, "metric": "m"}']
+)
+def test_a_damaged_record_of_a_search_is_told(content: str, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    begin(plan, "fd_digits")
+    Path(plan.uri, "search.json").write_text(content)
+    with pytest.raises(
+        ResumeError, match=r"search\.json is damaged \(.*; restore it, or give the search another"
+    ):
+        begin(plan, "fd_digits")
+
+
 def test_searches_of_one_name_do_not_share_a_study_in_a_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
 
