@@ -51,7 +51,7 @@ def gather(folder: Path, wanted: Sequence[str] = ()) -> Upload:
     """
     files: dict[str, Path] = {}
     found = _walk(folder, [(folder, GitIgnoreSpec.from_lines(NEVER))])
-    if not (folder / PACKAGE.name / "cli.py").exists():
+    if not (folder / PACKAGE.name / "__init__.py").exists():
         files |= {f"{PACKAGE.name}/{name}": path for name, path in _named(_package(), PACKAGE)}
     for name, path in _named(found, folder):
         files[name] = path

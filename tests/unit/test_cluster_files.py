@@ -97,7 +97,8 @@ def test_what_is_copied_is_enough_to_install_the_package(copied: list[str], tmp_
     subprocess.run(build, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("gan_dist-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"gan_dist/cli.py", "gan_dist/presets/digits.yaml"} <= set(names)
+    others = {"gan_dist/presets/digits.yaml", "gan_dist/report/page.html"}
+    assert {"gan_dist/cli/__init__.py", *others} <= set(names)
     assert (node / "jobs" / "train.py").exists()
 
 

@@ -51,14 +51,15 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 def test_a_job_gets_the_package_that_submits_it(tmp_path: Path) -> None:
     sent = gather(tmp_path).files
     assert {
-        "gan_dist/cli.py",
+        "gan_dist/cli/__main__.py",
+        "gan_dist/report/page.html",
         "gan_dist/presets/digits.yaml",
         "gan_dist/assets/lenet.safetensors",
     } <= sent.keys()
     assert not any("__pycache__" in name for name in sent)
     # A checkout has its own, which is the one that runs.
-    write(tmp_path, "gan_dist/cli.py")
-    assert gather(tmp_path).files == {"gan_dist/cli.py": tmp_path / "gan_dist/cli.py"}
+    write(tmp_path, "gan_dist/__init__.py")
+    assert gather(tmp_path).files == {"gan_dist/__init__.py": tmp_path / "gan_dist/__init__.py"}
 
 
 def test_of_this_repository_a_few_files_are_sent() -> None:
