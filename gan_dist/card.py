@@ -17,8 +17,8 @@ from gan_dist import models, storage
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import open_images
 from gan_dist.data.manifest import Manifest
-from gan_dist.data.packplan import packer_version
 from gan_dist.errors import GanDistError
+from gan_dist.machine import own_version
 from gan_dist.release import SHAPE, ImageShape
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def model_card(found: Found, folder: str) -> str:
         *_training(found),
         *_measured(found),
     ]
-    if (version := packer_version()) != "unknown":
+    if (version := own_version()) != "unknown":
         rows.append(("written by", f"gan-dist {version}"))
     train = ["gan-dist", "train", f"{folder}/config.yaml", f"name={found.name}-best", "storage=runs"]
     return PAGE.format(

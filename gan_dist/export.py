@@ -21,9 +21,9 @@ from torch import Tensor
 
 from gan_dist import randomness, storage
 from gan_dist.best import is_figure
-from gan_dist.data.packplan import packer_version
 from gan_dist.errors import GanDistError, NonFiniteError
 from gan_dist.folders import to_json
+from gan_dist.machine import own_version
 from gan_dist.release import Release, load
 
 TRACED = 2
@@ -125,7 +125,7 @@ def describe(release: Release) -> dict[str, Any]:
         "range": [-1, 1],
         "measured": {key: value for key, value in release.record.items() if is_figure(key)},
         "torch": torch.__version__,
-        "gan_dist": packer_version(),
+        "gan_dist": own_version(),
     }
 
 

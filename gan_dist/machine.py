@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("gan-dist", "torch", "ray")
+GAN_DIST = "gan-dist"
+PACKAGES = (GAN_DIST, "torch", "ray")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 SHM = Path("/dev/shm")
@@ -18,6 +19,14 @@ SHM = Path("/dev/shm")
 def versions() -> dict[str, str]:
     """Return the versions that the processes of a cluster must share."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def own_version() -> str:
+    """Return gan-dist's version, for what it writes; `unknown` where it is not installed."""
+    try:
+        return version(GAN_DIST)
+    except PackageNotFoundError:  # a submitted job runs from an uploaded folder
+        return "unknown"
 
 
 def _version(name: str) -> str:

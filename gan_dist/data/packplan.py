@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import PIL
 from pydantic import BaseModel, ConfigDict
 
-from gan_dist import storage
+from gan_dist import machine, storage
 from gan_dist.data.decode import FILTERS, Decoding
 from gan_dist.data.sources.items import Rejection, Source
 from gan_dist.errors import DataError
@@ -86,7 +85,7 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
     shard_rows = max(1, int(shard_mb * 2**20) // row_bytes)
     group_rows = max(1, min(shard_rows, GROUP_BYTES // row_bytes))
     return Plan(
-        packer=packer_version(),
+        packer=machine.own_version(),
         pillow=PIL.__version__,
         source=shown(uri),
         images=len(source.items),
@@ -98,15 +97,6 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
         shard_items=shard_rows // group_rows * group_rows,
         group_rows=group_rows,
     )
-
-
-def packer_version() -> str:
-    """Return this package's version."""
-    try:
-        return importlib.metadata.version("gan-dist")
-    except importlib.metadata.PackageNotFoundError:
-        # A submitted job runs from an uploaded folder.
-        return "unknown"
 
 
 def _hash_items(source: Source) -> str:

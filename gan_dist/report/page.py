@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from gan_dist import storage
 from gan_dist.best import is_search
-from gan_dist.data.packplan import packer_version
+from gan_dist.machine import own_version
 from gan_dist.report.blocks import Page
 from gan_dist.report.run import run_page
 from gan_dist.report.search import search_page
@@ -57,6 +57,6 @@ def render(page: Page) -> str:
         page=page,
         plotly=get_plotlyjs(),
         nonce=secrets.token_hex(16),
-        version=packer_version(),
+        version=own_version(),
         now=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
