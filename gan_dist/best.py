@@ -248,7 +248,7 @@ def _read_run(place: tuple[str, int | None]) -> _Run:
             f"{storage.shown(uri)}/{METRICS} is damaged: what it tells in {lines(damaged)} does not count"
         )
     if BEST in there:
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(CheckpointError):
             best = read_best(uri)
             records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
     return _Run(uri, trial, records, warning)

@@ -210,9 +210,22 @@ def read_best(run_uri: str) -> dict[str, Any]:
 
     Raises:
         StorageError: the run has none.
+        CheckpointError: it is damaged.
     """
-    pointer: dict[str, Any] = json.loads(storage.read_bytes(storage.join(run_uri, BEST)))
-    return pointer
+    where = storage.join(run_uri, BEST)
+    try:
+        told = json.loads(storage.read_bytes(where))
+        return {
+            "release": str(told["release"]),
+            "images": int(told["images"]),
+            "metric": str(told["metric"]),
+            "value": float(told["value"]),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{storage.shown(where)} is damaged ({error!r}): restore it, or delete it, and the newest "
+            "checkpoint counts"
+        ) from None
 
 
 def load(uri: str, device: torch.device | str = "cpu") -> Release:

@@ -63,6 +63,16 @@ def test_a_place_without_any_of_these_is_refused(tmp_path: Path) -> None:
             release.load(str(place))
 
 
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"release": "best_1", "images": 1, "metric": "fid", "value": null}']
+)
+def test_a_damaged_pointer_to_the_best_is_told(text: str, tmp_path: Path) -> None:
+    run = untrained(tmp_path)
+    Path(run, "best.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"run/best\.json is damaged \(.*: restore it, or delete it"):
+        release.load(run)
+
+
 @pytest.mark.parametrize("arguments", [["sample", "--n", "4"], ["evaluate", "--samples", "64"]])
 def test_verbs_take_the_folder_of_a_run_that_was_interrupted_early(
     arguments: list[str], config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
