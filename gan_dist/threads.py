@@ -13,11 +13,16 @@ R = TypeVar("R")
 
 
 def map_ahead(stack: ExitStack, function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
-    """Like `map`, at most `2 * threads` values ahead, in threads that end with the stack."""
+    """Like `map`, at most `2 * threads` values ahead, in threads that end with the stack.
+
+    After an error or an interrupt the stack waits for what was begun, at most `threads` calls; what was only
+    handed in is given up.
+    """
     if threads == 1:
         yield from map(function, values)
         return
-    pool = stack.enter_context(ThreadPoolExecutor(threads))
+    pool = ThreadPoolExecutor(threads)
+    stack.callback(pool.shutdown, cancel_futures=True)
     waiting: deque[Future[R]] = deque()
     for value in values:
         waiting.append(pool.submit(function, value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,24 @@ def test_what_was_interrupted_goes_on_from_the_first_image_that_is_missing(tmp_p
     (tmp_path / file_name(7)).unlink()
     write_images(generator, str(tmp_path), 200)
     assert torch.equal(pixels(tmp_path), generator.sample(200))
+
+
+def test_after_a_write_that_failed_what_was_not_begun_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def refused(uri: str, _: bytes) -> None:
+        begun.append(uri)
+        if uri.endswith(file_name(0)):
+            raise StorageError("the store refuses it")
+        if not uri.endswith(sampling.RECORD):
+            time.sleep(1)
+
+    monkeypatch.setattr(storage, "write_bytes", refused)
+    with pytest.raises(StorageError, match="the store refuses it"):
+        write_images(painter(), str(tmp_path), 500)
+    assert len(begun) < 2 * sampling.WRITERS
 
 
 def test_images_are_written_while_others_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
