@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,35 @@ class Numbered:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.05 * (self.number % 3))
         return self.number, os.getpid()
+
+
+@dataclass(frozen=True)
+class Held:
+    """Says that it has begun, and returns its number when it is let go."""
+
+    number: int
+    folder: Path
+    images: int = 1
+
+    def __call__(self, studio: Studio) -> int:
+        (self.folder / f"begun-{self.number}").touch()
+        while not (self.folder / "go").exists():
+            time.sleep(0.05)
+        return self.number
+
+
+def let_go(folder: Path, begun: int, first: Callable[[], None] = lambda: None) -> threading.Thread:
+    """Let all `Held` of a folder go as soon as so many have begun, and `first` is done; return the thread."""
+
+    def wait() -> None:
+        while len(list(folder.glob("begun-*"))) < begun:
+            time.sleep(0.05)
+        first()
+        (folder / "go").touch()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
 
 
 @dataclass(frozen=True)
