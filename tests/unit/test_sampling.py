@@ -268,12 +268,12 @@ def test_a_folder_of_other_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_single_images_go_into_a_bucket(bucket: str, backend: str, run_uri: str, tmp_path: Path) -> None:
-    arguments = ["sample", run_uri, "--n", "40", "--single", "--backend", backend]
+    arguments = ["sample", run_uri, "--n", "20", "--single", "--backend", backend]
     for _ in range(2):
         done = CliRunner().invoke(app, [*arguments, "--out", f"{bucket}/images/"], catch_exceptions=False)
-        assert f"40 images of {run_uri} are in {bucket}/images/" in done.stdout
+        assert f"20 images of {run_uri} are in {bucket}/images/" in done.stdout
     storage.copy_tree(f"{bucket}/images", str(tmp_path))
-    assert torch.equal(pixels(tmp_path), release.load(run_uri).sample(40))
+    assert torch.equal(pixels(tmp_path), release.load(run_uri).sample(20))
 
 
 # The verb
