@@ -93,7 +93,7 @@ def model_card(found: Found, folder: str) -> str:
     return PAGE.format(
         title=found.name if found.trial is None else f"{found.name}, trial {found.trial}",
         rows="\n".join(f"| {name} | {said} |" for name, said in rows),
-        literal=json.dumps(folder),
+        literal=json.dumps(folder, ensure_ascii=False),
         quoted=shlex.quote(folder),
         channels=shape.channels,
         resolution=shape.resolution,

@@ -131,7 +131,8 @@ def describe(release: Release) -> dict[str, Any]:
 
 def usage(release: Release, to: str) -> str:
     """Return lines of Python that make 16 images with an exported file, and need no gan-dist."""
-    name = json.dumps(PurePath(to.partition("?")[0]).name if "://" in to else to)
+    place = PurePath(to.partition("?")[0]).name if "://" in to else to
+    name = json.dumps(place, ensure_ascii=False)  # JSON's escapes of what is not ASCII are not Python's
     latent_dim, classes = release.config.model.latent_dim, release.shape.classes
     if kind(to) == ".pt2":
         labels = f", torch.randint({classes}, (16,))" if classes else ""

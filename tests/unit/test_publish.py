@@ -200,8 +200,8 @@ def test_the_card_names_classes(run_uri: str) -> None:
 
 
 def test_the_python_of_the_card_runs(run_uri: str, tmp_path: Path) -> None:
-    copy_release(find_best(run_uri), str(tmp_path / "out"))
-    code = (tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    copy_release(find_best(run_uri), str(tmp_path / "my 'fäces' 🙂"))
+    code = (tmp_path / "my 'fäces' 🙂" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nprint(tuple(images.shape), images.dtype)"],
         cwd=tmp_path,
