@@ -262,4 +262,5 @@ def _run_onnx(content: bytes) -> Run:
 
 @torch.no_grad()
 def _difference(run: Run, trials: Sequence[tuple[Sequence[Tensor], Tensor]]) -> float:
-    return max(float((run(inputs) - images).abs().max()) for inputs, images in trials)
+    # Not Python's max, which passes over what is no number.
+    return float(torch.stack([(run(inputs) - images).abs().max() for inputs, images in trials]).max())

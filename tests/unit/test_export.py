@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,6 +235,21 @@ def test_a_file_that_makes_other_images_is_not_written(
     ):
         export.export(source, str(to))
     assert {file.name: file.read_bytes() for file in to.parent.iterdir()} == {to.name: b"an earlier one"}
+
+
+def test_a_file_that_makes_no_numbers_once_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, to, read = released(tmp_path), tmp_path / "generator.pt2", export._run_archive
+
+    def once(content: bytes) -> export.Run:
+        run = read(content)
+        return lambda given: run(given) * (math.nan if len(given[0]) == export.TRIED[-1] else 1)
+
+    monkeypatch.setattr(export, "_run_archive", once)
+    with pytest.raises(GanDistError, match="differ from the generator's by nan"):
+        export.export(source, str(to))
+    assert not to.exists()
 
 
 def test_a_generator_that_makes_no_numbers_is_not_written(tmp_path: Path) -> None:
