@@ -8,6 +8,7 @@ import struct
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from gan_dist import storage
 from gan_dist.data.decode import Decoding, RejectedError, decode
 from gan_dist.data.sources import open_source
 from gan_dist.data.sources.items import Source, SourceOptions
 from gan_dist.data.sources.labels import counted, number_classes
 from gan_dist.errors import DataError
-from gan_dist.storage import shown
+from gan_dist.storage import StorageOptions, shown
 
 
 def picture(value: int) -> bytes:
@@ -411,6 +413,34 @@ def test_rows_without_bytes_are_rejected_and_secret_labels_are_none(tmp_path: Pa
     assert read(source.items[0]) == picture(1)
     with pytest.raises(RejectedError, match="no bytes in this row"):
         read(source.items[1])
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy"])
+@pytest.mark.parametrize("kept", ["on a disk", "in a bucket"])
+def test_rows_of_a_damaged_part_are_rejected_and_none_gets_anothers_image(
+    kept: str, compression: str, bucket: str, tmp_path: Path
+) -> None:
+    storage.configure(StorageOptions(timeout_s=3))
+    folder_uri = bucket if kept == "in a bucket" else str(tmp_path)
+    numbers = Random(0)
+    pictures = [str(row).encode() + numbers.randbytes(1500) for row in range(400)]
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": pictures}), buffer, row_group_size=200, compression=compression)
+    storage.write_bytes(f"{folder_uri}/a.parquet", buffer.getvalue())
+    source = open_source(folder_uri, SourceOptions())
+    content = bytearray(buffer.getvalue())
+    middle = len(content) // 4  # of the first of two row groups
+    content[middle : middle + 4000] = b"\xff" * 4000
+    storage.write_bytes(f"{folder_uri}/a.parquet", bytes(content))
+    read = source.origin.open()
+    rejected = []
+    for item, picture in zip(source.items, pictures, strict=True):
+        try:
+            assert read(item) == picture
+        except RejectedError as error:
+            rejected.append(str(error))
+    assert 1 < len(rejected) <= 200
+    assert all(said.startswith("damaged Parquet: ") for said in rejected)
 
 
 def test_parquet_files_that_hold_no_images_are_refused(tmp_path: Path) -> None:

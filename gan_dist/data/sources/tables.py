@@ -25,7 +25,7 @@ from gan_dist.data.sources.items import (
     SourceOptions,
     number_items,
 )
-from gan_dist.errors import DataError
+from gan_dist.errors import DataError, StorageError
 from gan_dist.storage import shown
 
 IMAGE_COLUMNS = ("image", "img")
@@ -141,7 +141,6 @@ class EncodedColumn:
 class _ColumnReader:
     def __init__(self, origin: EncodedColumn) -> None:
         self._origin = origin
-        self._filesystem, self._root = storage.open_uri(origin.root)
         self._name = ""
         self._file: Any = None
         self._starts: list[int] = []
@@ -151,42 +150,37 @@ class _ColumnReader:
         self._begin = 0
 
     def __call__(self, item: Item) -> bytes:
-        row = item.at
-        assert row is not None
-        if item.file != self._name or not self._begin <= row < self._begin + len(self._batch):
-            uri = storage.join(self._origin.root, item.file)
-            try:
-                storage.retrying(uri, lambda: self._seek(item.file, row))
-            except pa.ArrowInvalid as error:
-                self._group = -1
-                raise RejectedError(f"damaged Parquet: {error}") from None
-        value = self._batch.column(0)[row - self._begin].as_py()
+        assert item.at is not None
+        try:
+            value = self._row(item.file, item.at)
+        except StorageError:
+            self._group = -1
+            raise
+        except (pa.ArrowException, OSError) as error:  # Arrow says of some damage that it is the latter
+            # The rows after this one are looked for anew: how far the reading got is not known.
+            self._group = -1
+            raise RejectedError(f"damaged Parquet: {error}") from None
         content = value["bytes"] if isinstance(value, dict) else value
         if content is None:
             raise RejectedError("no bytes in this row")
         return bytes(content)
 
-    def _seek(self, name: str, row: int) -> None:
-        """Read on, or anew, until a row is among those that are held."""
-        try:
-            if self._name != name:
-                self._open(name)
-            group = bisect_right(self._starts, row) - 1
-            if group != self._group or row < self._begin:
-                columns = [self._origin.column]
-                self._batches = self._file.iter_batches(
-                    batch_size=BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False
-                )
-                self._group, self._begin, self._batch = group, self._starts[group], ()
-            while row >= self._begin + len(self._batch):
-                self._begin += len(self._batch)
-                self._batch = next(self._batches)
-        except OSError:
-            self._name = ""  # what has failed once is opened again
-            raise
+    def _row(self, name: str, row: int) -> Any:
+        if self._name != name:
+            self._open(name)
+        group = bisect_right(self._starts, row) - 1
+        if group != self._group or row < self._begin:
+            self._batches = self._file.iter_batches(
+                batch_size=BATCH_ROWS, row_groups=[group], columns=[self._origin.column], use_threads=False
+            )
+            self._group, self._begin, self._batch = group, self._starts[group], ()
+        while row >= self._begin + len(self._batch):
+            self._begin += len(self._batch)
+            self._batch = next(self._batches)
+        return self._batch.column(0)[row - self._begin].as_py()
 
     def _open(self, name: str) -> None:
-        self._file = pq.ParquetFile(self._filesystem.open_input_file(f"{self._root}/{name}"))
+        self._file = pq.ParquetFile(SteadyFile(storage.join(self._origin.root, name)))
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = [0, *accumulate(sizes)]
