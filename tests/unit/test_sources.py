@@ -19,7 +19,8 @@ from PIL import Image
 
 from gan_dist import storage
 from gan_dist.data.decode import Decoding, RejectedError, decode
-from gan_dist.data.sources import open_source
+from gan_dist.data.sources import open_source, tables
+from gan_dist.data.sources.files import SteadyFile
 from gan_dist.data.sources.items import Source, SourceOptions
 from gan_dist.data.sources.labels import counted, number_classes
 from gan_dist.errors import DataError
@@ -441,6 +442,24 @@ def test_rows_of_a_damaged_part_are_rejected_and_none_gets_anothers_image(
             rejected.append(str(error))
     assert 1 < len(rejected) <= 200
     assert all(said.startswith("damaged Parquet: ") for said in rejected)
+
+
+def test_a_row_group_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [str(row).encode() * 4000 for row in range(200)]
+    options: dict[str, Any] = {"compression": "none", "use_dictionary": False, "data_page_size": 2**16}
+    options["write_batch_size"] = 8  # rows after which a page may end
+    pq.write_table(pa.table({"image": pictures}), tmp_path / "a.parquet", **options)
+    source, sizes, whole = open_source(str(tmp_path), SourceOptions()), list[int](), SteadyFile.read
+
+    def noting(file: SteadyFile, size: int = -1) -> bytes:
+        sizes.append(size)
+        return whole(file, size)
+
+    monkeypatch.setattr(SteadyFile, "read", noting)
+    monkeypatch.setattr(tables, "READ_BYTES", 2**16)
+    read = source.origin.open()
+    assert [read(item) for item in source.items] == pictures
+    assert max(sizes) < sum(map(len, pictures)) / 4
 
 
 def test_parquet_files_that_hold_no_images_are_refused(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from gan_dist.storage import shown
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMN = "label"
 BATCH_ROWS = 32
+READ_BYTES = 8 * 2**20
+"""What is read at a time, about: Arrow would hold the column of a whole row group, gigabytes at worst."""
 
 
 def open_parquet(root: str, files: Sequence[FoundFile], options: SourceOptions) -> Source:
@@ -180,7 +182,8 @@ class _ColumnReader:
         return self._batch.column(0)[row - self._begin].as_py()
 
     def _open(self, name: str) -> None:
-        self._file = pq.ParquetFile(SteadyFile(storage.join(self._origin.root, name)))
+        stream = SteadyFile(storage.join(self._origin.root, name))
+        self._file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=READ_BYTES)
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = [0, *accumulate(sizes)]
