@@ -21,10 +21,9 @@ from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError, ConfigError
 from gan_dist.folders import MANIFEST, read_folder
-from gan_dist.release import BEST, CONFIG, MEASURED, SAMPLES, SHAPE, WEIGHTS, best_name, read_best
+from gan_dist.release import BEST, CONFIG, MEASURED, SAMPLES, SEARCH, SHAPE, WEIGHTS, best_name, read_best
 from gan_dist.telemetry import METRICS, legible_records, lines
 
-SEARCH = "search.json"
 TRIALS = "trials"
 REPLICATED = "replicates.json"
 """Trials that were run again with other seeds, the best mean first: these name the winner."""

@@ -40,7 +40,12 @@ def write_folder(uri: str, kind: str, contents: Mapping[str, bytes]) -> None:
 
 def checkpoint_names(run_uri: str) -> list[str]:
     """Return the names of a run's checkpoints, the newest first; of one moment's, the one written last."""
-    found = [match for name in storage.names(run_uri) if (match := _CHECKPOINT.fullmatch(name))]
+    return sorted_checkpoints(storage.names(run_uri))
+
+
+def sorted_checkpoints(there: Sequence[str]) -> list[str]:
+    """Return those of a folder's names that are checkpoints', in the order of `checkpoint_names`."""
+    found = [match for name in there if (match := _CHECKPOINT.fullmatch(name))]
     found.sort(key=lambda match: (int(match[1]), int(match[2] or 0)), reverse=True)
     return [match[0] for match in found]
 

@@ -19,10 +19,11 @@ from torch.nn import functional
 from gan_dist import models, randomness, storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError, DataError, NonFiniteError, StorageError
-from gan_dist.folders import MANIFEST, checkpoint_names, read_folder, to_json, write_folder
+from gan_dist.folders import MANIFEST, read_folder, sorted_checkpoints, to_json, write_folder
 
 BEST = "best.json"
 CONFIG = "config.yaml"
+SEARCH = "search.json"
 SHAPE = "shape.json"
 WEIGHTS = "generator.safetensors"
 MEASURED = "metrics.json"
@@ -209,8 +210,8 @@ def read_best(run_uri: str) -> dict[str, Any]:
     """Return a run's `best.json`: `release`, `images`, `metric` and `value`.
 
     Raises:
-        StorageError: the run has none.
         CheckpointError: it is damaged.
+        StorageError: the run has none.
     """
     where = storage.join(run_uri, BEST)
     try:
@@ -223,8 +224,7 @@ def read_best(run_uri: str) -> dict[str, Any]:
         }
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{storage.shown(where)} is damaged ({error!r}): restore it, or delete it, and the newest "
-            "checkpoint counts"
+            f"{storage.shown(where)} is damaged ({error!r}): restore it, or delete it"
         ) from None
 
 
@@ -241,9 +241,8 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     Raises:
         CheckpointError: there is none of these, or it is damaged.
     """
-    if storage.exists(storage.join(uri, BEST)):
-        uri = storage.join(uri, str(read_best(uri)["release"]))
-    uri, kind, contents = _read(uri)
+    of_best = storage.exists(storage.join(uri, BEST))
+    uri, kind, contents = _read_best_of(uri) if of_best else _read(uri)
     config = load_config(storage.join(uri, CONFIG))
     shape = ImageShape(**json.loads(contents[SHAPE]))
     generator, _ = models.build(
@@ -258,20 +257,60 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     return Release(generator.eval().requires_grad_(False).to(device), config, shape, record)
 
 
+def _read_best_of(run_uri: str) -> tuple[str, str, dict[str, bytes]]:
+    """Return the folder of a run's best release, its kind and its files.
+
+    Raises:
+        CheckpointError: it is missing or damaged; with what of the run can be used instead.
+    """
+    named = ""
+    try:
+        named = str(read_best(run_uri)["release"])
+        place = storage.join(run_uri, named)
+        return place, *read_folder(place, ["release"])
+    except CheckpointError as error:
+        there = storage.names(run_uri)
+        others = [name for name in there if name.startswith("best_") and name != named]
+        others += sorted_checkpoints(there)[:1]
+        said = " or ".join(storage.shown(storage.join(run_uri, name)) for name in others)
+        instead = f". What else there is of the run: {said}" if others else ""
+        raise CheckpointError(f"{error}{instead}") from None
+
+
 def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
     """Return a folder that holds a generator, its kind and its files: `uri`, or a run's newest checkpoint.
 
     Raises:
         CheckpointError: there is none, or none that is whole; of several, what is wrong with the newest.
     """
-    checkpoints: list[str] = []
+    places = [uri]
     if not storage.exists(storage.join(uri, MANIFEST)):
+        there: list[str] = []
         with suppress(StorageError):  # a file: it has none
-            checkpoints = checkpoint_names(uri)
+            there = storage.names(uri)
+        places = [storage.join(uri, name) for name in sorted_checkpoints(there)]
+        if not places:
+            raise CheckpointError(_no_generator(uri, there))
     errors = []
-    for place in [storage.join(uri, name) for name in checkpoints] or [uri]:
+    for place in places:
         try:
             return place, *read_folder(place, ["release", "checkpoint"])
         except CheckpointError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _no_generator(uri: str, there: Sequence[str]) -> str:
+    """Return why a folder with these names in it holds no generator, and what to give instead."""
+    shown = storage.shown(uri)
+    if SEARCH in there:
+        return f"{shown} is a search: gan-dist best {shown} --to DIR copies the best release of its trials"
+    if CONFIG in there:
+        return (
+            f"{shown} is a run without a checkpoint so far: the first is written at its first evaluation "
+            "(eval.every_kimg), or when it is interrupted"
+        )
+    return (
+        f"{shown} is not a release or checkpoint: it has no {MANIFEST}; give the folder of one, or of a run, "
+        "<storage>/<name>"
+    )

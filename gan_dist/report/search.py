@@ -12,10 +12,10 @@ from typing import Any
 from optuna.study import Study
 
 from gan_dist import lease, storage
-from gan_dist.best import REPLICATED, SEARCH, TRIALS, Found, find_best, goal
+from gan_dist.best import REPLICATED, TRIALS, Found, find_best, goal
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError
-from gan_dist.release import CONFIG
+from gan_dist.release import CONFIG, SEARCH
 from gan_dist.report import trials as told
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
 from gan_dist.report.effort import effort

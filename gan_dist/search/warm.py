@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 
 from gan_dist import storage
-from gan_dist.best import SEARCH
 from gan_dist.errors import ConfigError, ResumeError
+from gan_dist.release import SEARCH
 from gan_dist.search.space import Space
 from gan_dist.search.studies import JOURNAL, study_storage
 from gan_dist.search.view import lowest

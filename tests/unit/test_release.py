@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,26 @@ def test_a_run_without_a_measurement_is_its_newest_whole_checkpoint(
     # Once it has been measured, it is the best release that counts.
     untrained(tmp_path)
     assert release.load(str(run)).config.model.latent_dim != 4
+
+
+def test_of_a_damaged_best_the_rest_of_the_run_is_named(config: RunConfig, tmp_path: Path) -> None:
+    run = Path(config.run_uri)
+    write_checkpoint(config, "checkpoint_000000000064", 0)
+    whole = Path(untrained(tmp_path)) / json.loads((run / "best.json").read_text())["release"]
+    (whole / "generator.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=rf"safetensors is damaged.*: {run}/checkpoint_0+64$"):
+        release.load(str(run))
+    for damaged in ("{", "[]", '{"release": "best_000000000001"}'):
+        (run / "best.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=rf"best\.json is damaged.*: {whole} or .*_0+64$"):
+            release.load(str(run))
+
+
+def test_a_search_and_a_run_that_has_only_begun_say_what_to_do(tmp_path: Path) -> None:
+    for name, told in (("config.yaml", "without a checkpoint so far"), ("search.json", "gan-dist best")):
+        (tmp_path / name).touch()
+        with pytest.raises(CheckpointError, match=told):
+            release.load(str(tmp_path))
 
 
 def test_a_place_without_any_of_these_is_refused(tmp_path: Path) -> None:
