@@ -74,12 +74,12 @@ class Found:
     @property
     def name(self) -> str:
         """Name of the search or run that was asked."""
-        return _parts(self.source)[1]
+        return split(self.source)[1]
 
     @property
     def kept_in(self) -> str:
         """Folder in which that is kept, absolute or a URI."""
-        return _parts(self.source)[0]
+        return split(self.source)[0]
 
 
 def find_best(uri: str) -> Found:
@@ -300,7 +300,7 @@ def _whole_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes]
     return contents, load_config(storage.join(uri, CONFIG))
 
 
-def _parts(uri: str) -> tuple[str, str]:
+def split(uri: str) -> tuple[str, str]:
     """Return the folder that something is in, absolute or a URI, and its name."""
     base, mark, query = uri.partition("?")
     base = base.rstrip("/") if "://" in base else os.path.normpath(Path(base).absolute())

@@ -12,10 +12,10 @@ from plotly.offline import get_plotlyjs
 
 from gan_dist import storage
 from gan_dist.best import is_search
+from gan_dist.errors import GanDistError
 from gan_dist.machine import own_version
 from gan_dist.report.blocks import Page
 from gan_dist.report.run import run_page
-from gan_dist.report.search import search_page
 
 TEMPLATE = "page.html"
 
@@ -34,12 +34,24 @@ def write_report(
         What it is of, and its size in bytes.
 
     Raises:
+        GanDistError: a database is given, and `uri` is a run.
         CheckpointError: `uri` is neither a run nor a search, or a search whose `search.json` is damaged.
         ConfigError: this version cannot read its configuration.
         StorageError: something there cannot be read, or `out` cannot be written.
     """
     of_search = is_search(uri)
-    content = render(search_page(uri, optuna_storage) if of_search else run_page(uri)).encode()
+    if of_search:
+        # It brings Optuna and scikit-learn, which take seconds that a run's page does without.
+        from gan_dist.report.search import search_page
+
+        page = search_page(uri, optuna_storage)
+    elif optuna_storage is not None:
+        raise GanDistError(
+            f"--optuna-storage: {storage.shown(uri)} is a run, which has no study; leave it out"
+        )
+    else:
+        page = run_page(uri)
+    content = render(page).encode()
     storage.write_bytes(out, content)
     return "search" if of_search else "run", len(content)
 

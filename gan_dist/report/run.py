@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from gan_dist import lease, storage
-from gan_dist.best import Found, distance, find_best
+from gan_dist.best import Found, distance, find_best, split
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError
 from gan_dist.release import CONFIG
@@ -30,7 +30,14 @@ def run_page(uri: str) -> Page:
     best = _lowest(records)
     found, why = _released(uri)
     first: list[Block] = [
-        Facts([*_state(uri, config, records), *_measured(records, best), *_made_of(config)])
+        Facts(
+            [
+                *_state(uri, config, records),
+                *_measured(records, best),
+                *_made_of(config),
+                *settled(records),
+            ]
+        )
     ]
     if best is None:
         first.append(Note("Nothing was measured yet: there is no evaluation with a finite distance."))
@@ -106,7 +113,6 @@ def _measured(records: Sequence[Record], best: Record | None) -> Iterator[tuple[
     speeds = [speed for record in records if (speed := finite(record.get("images_per_second")))]
     if speeds:
         yield "speed", f"{speeds[-1]:,.0f} images/s, evaluations left out"
-    yield from settled(records)
 
 
 def _made_of(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -130,11 +136,12 @@ def _charts(records: Sequence[Record], best: Record | None) -> list[Block]:
 
 
 def _commands(uri: str, config: RunConfig, found: Found | None) -> Iterator[tuple[str, str]]:
-    base, mark, query = uri.partition("?")
-    parent = storage.shown(f"{base.rstrip('/').rpartition('/')[0] or '/'}{mark}{query}")
-    source = storage.shown(storage.join(uri, CONFIG))
+    parent, name = split(uri)
     longer = f"train.kimg={2 * config.train.kimg:g}"
-    go_on = ["gan-dist", "train", source, f"name={config.name}", f"storage={parent}"]
+    source = storage.shown(storage.join(uri, CONFIG))
+    go_on = ["gan-dist", "train", source, f"storage={storage.shown(parent)}"]
+    # A copy goes on where it lies. A name like 00003 would be a number here; in the configuration it is text.
+    go_on += [f"name={name}"] if name != config.name else []
     yield "continue it", shlex.join(go_on)
     yield "continue it for longer", shlex.join([*go_on, longer])
     if found is not None:

@@ -17,7 +17,9 @@ def settings(config: RunConfig, varied: frozenset[str] = frozenset()) -> list[Se
         config: The resolved configuration. Defaults are those that its loss brings with it.
         varied: Keys that a search varies, and that are left out.
     """
-    values = {key: value for key, value in flatten(config).items() if key not in varied}
+    # No run has a section `search`: a search keeps it in its study.
+    left_out = varied | {"search"}
+    values = {key: value for key, value in flatten(config).items() if key not in left_out}
     bare = RunConfig(name=config.name, data=DataConfig(path=config.data.path))
     defaults = flatten(bare) | PAPERS.get(config.loss.name, {})
     set_here = [key for key in values if key not in defaults or values[key] != defaults[key]]

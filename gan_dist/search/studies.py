@@ -198,7 +198,7 @@ def _from_environment(written: str) -> str:
     if not url:
         raise StorageError(
             f"search.optuna_storage={written} names a variable that is not set; set it to the database's URL "
-            "where the search runs: for a job that is the head, before `ray start`"
+            "where this runs: for a job that is the head, before `ray start`"
         )
     return url
 
@@ -217,7 +217,7 @@ def _database(url: str, *, existing: bool = False) -> BaseStorage:
     except ArgumentError:
         said = f"search.optuna_storage is not the URL of a database; write one like {_SCHEMES}"
     except ImportError as error:
-        module = getattr(error.__cause__, "name", None) or "its driver"
+        module = getattr(error.__cause__ or error, "name", None) or "of its driver"
         said = f"{place} needs the Python package {_DRIVERS.get(module, module)}; install it"
     except SQLAlchemyError as error:
         said = f"{place} cannot be used ({_without_secrets(error, url)}); start it, or correct the URL"

@@ -131,6 +131,8 @@ def _once(uri: str, action: Callable[[], T]) -> T:
         return action()
     except (FileNotFoundError, NotADirectoryError):
         raise AbsentError(f"{shown(uri)} does not exist") from None
+    except NotADirectoryError:
+        raise StorageError(f"{shown(uri)} is a file, or in one, where there should be a folder") from None
     except OSError as error:
         raise StorageError(f"{shown(uri)} cannot be used: {error}") from None
 

@@ -8,7 +8,10 @@ import io
 import json
 import math
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import islice, pairwise
@@ -242,8 +245,30 @@ def test_it_shows_what_fixed_latents_became_and_what_was_set(trained: str, tmp_p
     assert rows["data.augment"] == ["ada", "none"]
     assert "optim.d.beta1" not in rows  # as its loss has it
     assert seen.facts["optim.d.beta1"] == "0.0"
-    assert f"gan-dist train {trained}/config.yaml name=faces storage={Path(trained).parent}" in seen.shown
+    assert (
+        f"gan-dist train {trained}/config.yaml storage={Path(trained).parent} continue it for" in seen.shown
+    )
     assert f"gan-dist best {trained} --to releases/faces" in seen.shown
+
+
+def test_a_copy_is_continued_where_it_lies(trained: str, tmp_path: Path) -> None:
+    copy = tmp_path / "old faces" / "copy"
+    shutil.copytree(trained, copy)
+    seen = page(str(copy), tmp_path)
+    command = re.search(r"for longer(gan-dist train .*?)take the best", seen.shown)
+    assert command
+    _, verb, source, *overrides = shlex.split(command[1])
+    assert verb == "train"
+    again = load_config(source, overrides)
+    assert (again.run_uri, again.train.kimg) == (str(copy), 0.512)
+
+
+def test_the_page_of_a_run_is_made_without_what_studies_need(trained: str, tmp_path: Path) -> None:
+    check = (
+        "import sys; from gan_dist.report.page import write_report; write_report(*sys.argv[1:]); "
+        "assert not {'optuna', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check, trained, str(tmp_path / "page.html")], check=True)
 
 
 def test_a_run_that_has_measured_nothing_says_so(tmp_path: Path) -> None:
@@ -437,6 +462,8 @@ def test_a_study_in_a_database_is_read_where_it_is_named(
     begin(other, "fd_digits")
     with pytest.raises(StorageError, match="has no study other"):
         page(other.uri, tmp_path, "--optuna-storage", url)
+    with pytest.raises(StorageError, match="needs the Python package pymssql; install it"):
+        page(uri, tmp_path, "--optuna-storage", "mssql+pymssql://me:pa55@127.0.0.1:1/gan")
     with pytest.raises(StorageError, match="there is no such file"):
         page(uri, tmp_path, "--optuna-storage", f"sqlite:///{tmp_path}/absent.db")
     assert not Path(tmp_path, "absent.db").exists()
@@ -510,6 +537,10 @@ def test_what_is_neither_a_run_nor_a_search_is_refused(trained: str, tmp_path: P
     release = next(Path(trained).glob("best_*"))
     with pytest.raises(CheckpointError, match="is neither a search nor a run"):
         page(str(release), tmp_path)
+    with pytest.raises(StorageError, match=r"metrics\.jsonl is a file"):
+        page(f"{trained}/{METRICS}", tmp_path)
+    with pytest.raises(GanDistError, match="is a run, which has no study; leave it out"):
+        page(trained, tmp_path, "--optuna-storage", "env:STUDY_URL")
     with pytest.raises(GanDistError, match=r"metrics\.jsonl: what is written is an HTML page"):
         page(trained, tmp_path, "--out", f"{trained}/metrics.jsonl")
     assert not re.search("<html", Path(trained, METRICS).read_text())
