@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,7 +99,8 @@ def write_images(
 
     Args:
         release: The generator.
-        folder: Folder or URI: absent, empty, or one that this has written before with the same arguments.
+        folder: Folder or URI: absent, empty, or one that this has written before with the same arguments, or
+            with a smaller `n`.
         n: How many images.
         seed: Of the latents.
         label: Class of all images; all classes in turn when absent.
@@ -133,8 +135,10 @@ def write_images(
             progress(number + 1)
 
 
-def _require_free(folder: str, record: Mapping[str, object]) -> set[str]:
+def _require_free(folder: str, record: Mapping[str, Any]) -> set[str]:
     """Return the names in a folder; refuse one with anything other than images of the same record.
+
+    Fewer images of it are a beginning: there the record is left out of the names, as one to be written.
 
     Raises:
         StorageError: it has, with what to do instead.
@@ -151,6 +155,9 @@ def _require_free(folder: str, record: Mapping[str, object]) -> set[str]:
         if other == record:
             return set(there)
         if isinstance(other, dict):
+            fewer = isinstance(other.get("n"), int) and other["n"] < record["n"]
+            if fewer and {**other, "n": record["n"]} == record:
+                return set(there) - {RECORD}
             differing = [key for key in record if other.get(key) != record[key]]
             held = "; ".join(
                 f"images of {key} {str(other.get(key))[:12]}, not {str(record[key])[:12]}"

@@ -121,6 +121,7 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
             _require_here(scale)
             do: Workers = here
         else:
+            progress.note("starting workers")
             from gan_dist.cluster.connect import cluster
             from gan_dist.cluster.parts import ray_workers
 

@@ -36,7 +36,10 @@ def sample(
     ] = None,
     single: Annotated[
         bool,
-        typer.Option("--single", help="Instead of a grid, a PNG for each image; the same command continues."),
+        typer.Option(
+            "--single",
+            help="Instead of a grid, a PNG for each image; the same command continues, a larger --n adds.",
+        ),
     ] = False,
     label: Annotated[
         int | None, typer.Option(min=0, help="Class of all images; for a conditional generator.")
@@ -46,9 +49,9 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Write a generator's images: a grid, rows that go from image to image, or single files."""
-    from gan_dist import release, sampling, telemetry
-
     place = _place(out, n, interpolate, single=single)
+    from gan_dist import release, sampling, telemetry  # brings torch
+
     generator = release.load(absolute(source))
     _require_class(label, generator.shape.classes)
     if single:

@@ -227,6 +227,18 @@ def test_after_a_write_that_failed_what_was_not_begun_is_given_up(
     assert len(begun) < 2 * sampling.WRITERS
 
 
+def test_more_images_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    generator = painter()
+    write_images(generator, str(tmp_path), 20)
+    network(generator).asked.clear()
+    write_images(generator, str(tmp_path), 50)
+    assert sum(network(generator).asked) <= 30 + 2 * release.BLOCK
+    assert torch.equal(pixels(tmp_path), generator.sample(50))
+    # Now that there are 50, they are not 20 any more.
+    with pytest.raises(StorageError, match="of n 50, not 20"):
+        write_images(generator, str(tmp_path), 20)
+
+
 def test_images_are_written_while_others_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator, write, behind = painter(), storage.write_bytes, list[int]()
 
