@@ -49,9 +49,11 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     metric, _ = goal(uri)
     config = load_config(storage.join(uri, CONFIG))
     study = recorded_study(uri, optuna_storage, config.name)
-    space = _space(uri) if study is None else Space.from_json(study.user_attrs.get(SPACE, {}))
+    space = Space.from_json(
+        _recorded(uri).get("space", {}) if study is None else study.user_attrs.get(SPACE, {})
+    )
     keys = list(space.distributions)
-    trials = told.of_folders(uri, metric, keys) if study is None else told.of_study(study, uri)
+    trials = told.of_folders(uri, metric, keys) if study is None else told.of_study(study, uri, metric)
     found, why = _winner(uri)
     best = _number_of_best(found, trials)
     first: list[Block] = [Facts([*_state(uri, metric, trials, found, best), *effort(config, trials)])]
@@ -79,9 +81,10 @@ _WITHOUT_STUDY = (
 )
 
 
-def _space(uri: str) -> Space:
-    """Return what a search's folder says that it varies."""
-    return Space.from_json(json.loads(storage.read_bytes(storage.join(uri, SEARCH))).get("space", {}))
+def _recorded(uri: str) -> dict[str, Any]:
+    """Return a search's `search.json`; `goal` has seen that it is whole."""
+    found: dict[str, Any] = json.loads(storage.read_bytes(storage.join(uri, SEARCH)))
+    return found
 
 
 def _folder(uri: str, number: int) -> str:
@@ -110,7 +113,9 @@ def _state(
     yield "minimised", metric
     counts = Counter(trial.state for trial in trials)
     parts = " + ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
-    yield "trials", f"{len(trials)} begun" + (f" = {parts}" if parts else "")
+    asked = _recorded(uri).get("trials")
+    of_all = f"{len(trials)} of {asked} begun" if asked else f"{len(trials)} begun"
+    yield "trials", of_all + (f" = {parts}" if parts else "")
     worker = lease.holder(uri)
     if worker:
         yield "process", worker

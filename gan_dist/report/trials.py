@@ -49,12 +49,18 @@ class Trial:
         return min(self.curve.values(), default=math.inf)
 
 
-def of_study(study: Study, uri: str) -> list[Trial]:
-    """Return all trials of a search that were begun, in order."""
+def of_study(study: Study, uri: str, metric: str) -> list[Trial]:
+    """Return all trials of a search that were begun, in order.
+
+    Args:
+        study: The search's.
+        uri: Its folder. Of trials that have not ended this may know more than the study: what was measured as
+            they were interrupted.
+        metric: Name of what trials are compared by.
+    """
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     places = [storage.join(uri, TRIALS, f"{trial.number:05d}") for trial in begun]
-    rates = [_rate(records) for records in _records(places)]
-    return [_of_study(*one) for one in zip(begun, places, rates, strict=True)]
+    return [_of_study(metric, *one) for one in zip(begun, places, _records(places), strict=True)]
 
 
 def of_folders(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
@@ -68,19 +74,19 @@ def of_folders(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
     places = trial_folders(uri)
     found = []
     for (place, number), records in zip(places, _records([place for place, _ in places]), strict=True):
-        curve = {
-            record["images"]: value for record in records if (value := finite(record.get(metric))) is not None
-        }
         source = storage.join(place, CONFIG)
         config = flatten(load_config(source)) if storage.exists(source) else {}
         values = {key: config[key] for key in keys if key in config}
         images = records[-1]["images"] if records else 0
-        found.append(Trial(number or 0, UNKNOWN, "", values, curve, images, place, _rate(records)))
+        found.append(
+            Trial(number or 0, UNKNOWN, "", values, _curve(records, metric), images, place, _rate(records))
+        )
     return found
 
 
-def _of_study(trial: FrozenTrial, uri: str, rate: float | None) -> Trial:
-    told = dict(sorted(trial.intermediate_values.items()))
+def _of_study(metric: str, trial: FrozenTrial, uri: str, records: Sequence[Record]) -> Trial:
+    recorded = {} if trial.state.is_finished() else _curve(records, metric)
+    told = dict(sorted((recorded | trial.intermediate_values).items()))
     return Trial(
         number=trial.number,
         state=STATES.get(trial.state, RUNNING),
@@ -89,7 +95,7 @@ def _of_study(trial: FrozenTrial, uri: str, rate: float | None) -> Trial:
         curve={images: value for images, value in told.items() if math.isfinite(value)},
         images=max(told, default=0),
         uri=uri,
-        rate=rate,
+        rate=_rate(records),
         ended=trial.datetime_complete,
     )
 
@@ -97,6 +103,11 @@ def _of_study(trial: FrozenTrial, uri: str, rate: float | None) -> Trial:
 def _records(places: Sequence[str]) -> list[list[Record]]:
     with ThreadPoolExecutor(READERS) as pool:
         return [records for records, _ in pool.map(read_legible, places)]
+
+
+def _curve(records: Sequence[Record], metric: str) -> dict[int, float]:
+    measured = ((record["images"], finite(record.get(metric))) for record in records)
+    return {images: value for images, value in measured if value is not None}
 
 
 def _rate(records: Sequence[Record]) -> float | None:

@@ -108,6 +108,7 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
         ResumeError: the folder belongs to another search, with what differs; or its record is damaged.
     """
     record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
+    record["trials"] = plan.search.trials  # for those who read of it
     uri, identity = storage.join(plan.uri, SEARCH), uuid.uuid4().hex
     if storage.exists(uri):
         try:

@@ -160,7 +160,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def plan_of(folder: Path, *more: str) -> Plan:
     space = f"search.space={json.dumps(SPACE)}"
-    return make_plan("digits", [f"storage={folder}", "name=hunt", *SMALL, "train.kimg=0.32", space, *more])
+    return make_plan(
+        "digits",
+        [f"storage={folder}", "name=hunt", *SMALL, "train.kimg=0.32", "search.trials=9", space, *more],
+    )
 
 
 def ledger_of(plan: Plan) -> Ledger:
@@ -334,7 +337,7 @@ def test_a_long_run_has_few_pictures_evenly_spread_and_not_too_large(tmp_path: P
 def test_every_trial_of_a_search_is_there_once_and_the_counts_add_up(tmp_path: Path) -> None:
     uri = search_with(plan_of(tmp_path))
     seen = page(uri, tmp_path)
-    assert seen.facts["trials"] == "7 begun = 3 complete + 2 pruned + 1 failed + 1 running"
+    assert seen.facts["trials"] == "7 of 9 begun = 3 complete + 2 pruned + 1 failed + 1 running"
     rows = seen.table("trial")
     assert [row[0] for row in rows] == [str(number) for number in CURVES]
     states = [row[1] for row in rows]
@@ -415,18 +418,29 @@ def test_a_study_is_read_while_another_process_writes_it(tmp_path: Path) -> None
         before = contents(uri)
         seen = page(uri, tmp_path)
         assert contents(uri) == before
-    assert seen.facts["trials"].startswith("7 begun")
+    assert seen.facts["trials"].startswith("7 of 9 begun")
+
+
+def test_what_a_trial_measured_as_it_was_interrupted_is_there(tmp_path: Path) -> None:
+    uri = search_with(plan_of(tmp_path))
+    for number in (1, 5):
+        line = json.dumps(record(192, 2.0))
+        storage.append_text(storage.join(trial_uri(uri, number), METRICS), line + "\n")
+    seen = page(uri, tmp_path)
+    rows = seen.table("trial")
+    # The one that was pruned has ended as its study says.
+    assert [rows[number][2:4] for number in (1, 5)] == [["25", "0.128"], ["2", "0.192"]]
 
 
 def test_a_search_that_was_only_just_begun(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     ledger = ledger_of(plan)
     seen = page(plan.uri, tmp_path)
-    assert seen.facts["trials"] == "0 begun"
+    assert seen.facts["trials"] == "0 of 9 begun"
     assert "Nothing was measured yet" in seen.shown
     ledger.next()
     seen = page(plan.uri, tmp_path)
-    assert seen.facts["trials"] == "1 begun = 1 running"
+    assert seen.facts["trials"] == "1 of 9 begun = 1 running"
     assert "has no measurement yet" in seen.shown
 
 
@@ -446,14 +460,14 @@ def test_a_study_in_a_database_is_read_where_it_is_named(
     uri = search_with(plan)
     monkeypatch.setenv("STUDY_URL", url)
     seen = page(uri, tmp_path, "--optuna-storage", "env:STUDY_URL")
-    assert seen.facts["trials"] == "7 begun = 3 complete + 2 pruned + 1 failed + 1 running"
+    assert seen.facts["trials"] == "7 of 9 begun = 3 complete + 2 pruned + 1 failed + 1 running"
     with pytest.raises(StorageError, match="names a variable that is not set"):
         page(uri, tmp_path, "--optuna-storage", "env:OTHER_URL")
     # Without it the trials' folders tell what they know, and no study is made.
     before = contents(uri)
     seen = page(uri, tmp_path)
     assert contents(uri) == before
-    assert seen.facts["trials"] == "7 begun = 7 unknown"
+    assert seen.facts["trials"] == "7 of 9 begun = 7 unknown"
     assert "--optuna-storage env:NAME reads it" in seen.shown
     rows = seen.table("trial")
     assert [row[2] for row in rows] == ["4.5", "25", "12", "3.5", "40", "11", "5.5"]
@@ -521,7 +535,7 @@ def test_pages_are_written_from_a_bucket_into_a_bucket(bucket: str, trained: str
     storage.copy_tree(search_with(plan_of(tmp_path), trials=2), f"{bucket}/runs/hunt")
     storage.copy_tree(str(few), f"{bucket}/runs/faces")
     before = {name: storage.names(f"{bucket}/runs/{name}") for name in ("hunt", "faces")}
-    for name, fact in (("hunt", "2 begun = 1 complete"), ("faces", "finished")):
+    for name, fact in (("hunt", "2 of 9 begun = 1 complete"), ("faces", "finished")):
         out = f"{bucket}/pages/{name}.html"
         command = ["report", f"{bucket}/runs/{name}", "--out", out]
         result = CliRunner().invoke(app, command, catch_exceptions=False)
