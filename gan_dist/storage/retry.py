@@ -131,8 +131,10 @@ def _once(uri: str, action: Callable[[], T]) -> T:
         return action()
     except (FileNotFoundError, NotADirectoryError):
         raise AbsentError(f"{shown(uri)} does not exist") from None
-    except NotADirectoryError:
+    except (NotADirectoryError, FileExistsError):
         raise StorageError(f"{shown(uri)} is a file, or in one, where there should be a folder") from None
+    except IsADirectoryError:
+        raise StorageError(f"{shown(uri)} is a folder, where there should be a file") from None
     except OSError as error:
         raise StorageError(f"{shown(uri)} cannot be used: {error}") from None
 

@@ -110,6 +110,19 @@ def test_a_reader_never_sees_a_part_of_a_local_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_file_for_a_folder_and_a_folder_for_a_file_are_called_that(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for place in ("file/new", "file/new/new"):
+        with pytest.raises(StorageError, match=f"{place} is a file, or in one, where there should be a fol"):
+            storage.write_bytes(str(tmp_path / place), b"")
+    with pytest.raises(StorageError, match="file is a file, or in one"):
+        storage.names(str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="folder is a folder, where there should be a file"):
+        storage.write_bytes(str(tmp_path / "folder"), b"")
+    assert storage.names(str(tmp_path)) == ["file", "folder"]
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
 def test_a_local_write_that_fails_leaves_nothing_behind(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
