@@ -198,6 +198,7 @@ class RunConfig(Section):
 
 FREE_ON_RESUME = frozenset(
     {
+        "name",
         "storage.path",
         "storage.backend",
         "storage.timeout_s",

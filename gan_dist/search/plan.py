@@ -134,8 +134,9 @@ def _require_same(plan: Plan, space: Space, measured_by: str, metric: str) -> No
         differing.append(f"the metric was {measured_by}, is now {metric}")
     varied = frozenset(plan.space.distributions)
     before = load_config(storage.join(plan.uri, CONFIG))
-    # Trials continue only at their own length: values at different lengths are not comparable.
-    free = (FREE_ON_RESUME | varied) - {"train.kimg", "eval.every_kimg"}
+    # Trials continue only at their own length: values at different lengths are not comparable. A study keeps
+    # the name that it was begun with.
+    free = (FREE_ON_RESUME | varied) - {"name", "train.kimg", "eval.every_kimg"}
     keys = differing_keys(before, plan.config, free)
     differing += [f"{key} was {old}, is now {new}" for key, old, new in keys]
     if differing:

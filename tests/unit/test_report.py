@@ -34,7 +34,7 @@ from gan_dist.search.plan import Plan, begin, make_plan
 from gan_dist.search.studies import JOURNAL, study_storage
 from gan_dist.telemetry import METRICS, read_records
 from gan_dist.training.context import LocalContext
-from gan_dist.training.loop import train
+from gan_dist.training.loop import require_same_run, train
 from tests.searches import record, trial_uri, write_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://example.org/a.png onerror=alert(2)>"
@@ -264,6 +264,7 @@ def test_a_copy_is_continued_where_it_lies(trained: str, tmp_path: Path) -> None
     assert verb == "train"
     again = load_config(source, overrides)
     assert (again.run_uri, again.train.kimg) == (str(copy), 0.512)
+    require_same_run(again, again.run_uri)
 
 
 def test_the_page_of_a_run_is_made_without_what_studies_need(trained: str, tmp_path: Path) -> None:

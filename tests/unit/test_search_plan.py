@@ -6,6 +6,7 @@ import cProfile
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,9 @@ def test_a_folder_belongs_to_one_search(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ResumeError, match=message):
             begin(plan_of(tmp_path, *overrides), metric)
+    shutil.copytree(tmp_path / "search", tmp_path / "copy")
+    with pytest.raises(ResumeError, match="name was search, is now copy"):
+        begin(plan_of(tmp_path, "name=copy"), "fd_digits")
     write_run(str(tmp_path / "run"), [])
     (tmp_path / "run/config.yaml").write_text("name: run\ndata: {path: 'builtin://digits'}\n")
     with pytest.raises(ResumeError, match="is a run, not a search"):
