@@ -129,10 +129,12 @@ def require_bucket(uri: str) -> None:
 def _once(uri: str, action: Callable[[], T]) -> T:
     try:
         return action()
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise AbsentError(f"{shown(uri)} does not exist") from None
-    except (NotADirectoryError, FileExistsError):
-        raise StorageError(f"{shown(uri)} is a file, or in one, where there should be a folder") from None
+    except NotADirectoryError:
+        raise AbsentError(f"{shown(uri)} is a file, or in one, where there should be a folder") from None
+    except FileExistsError:
+        raise StorageError(f"{shown(uri)} is a file, where there should be a folder") from None
     except IsADirectoryError:
         raise StorageError(f"{shown(uri)} is a folder, where there should be a file") from None
     except OSError as error:
