@@ -131,10 +131,8 @@ def _once(uri: str, action: Callable[[], T]) -> T:
         return action()
     except FileNotFoundError:
         raise AbsentError(f"{shown(uri)} does not exist") from None
-    except NotADirectoryError:
+    except (NotADirectoryError, FileExistsError):
         raise AbsentError(f"{shown(uri)} is a file, or in one, where there should be a folder") from None
-    except FileExistsError:
-        raise StorageError(f"{shown(uri)} is a file, where there should be a folder") from None
     except IsADirectoryError:
         raise StorageError(f"{shown(uri)} is a folder, where there should be a file") from None
     except OSError as error:
