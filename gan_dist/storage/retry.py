@@ -131,8 +131,9 @@ def _once(uri: str, action: Callable[[], T]) -> T:
         return action()
     except FileNotFoundError:
         raise AbsentError(f"{shown(uri)} does not exist") from None
-    except (NotADirectoryError, FileExistsError):
-        raise AbsentError(f"{shown(uri)} is a file, or in one, where there should be a folder") from None
+    except (NotADirectoryError, FileExistsError) as error:
+        kind = AbsentError if isinstance(error, NotADirectoryError) else StorageError
+        raise kind(f"{shown(uri)} is a file, or in one, where there should be a folder") from None
     except IsADirectoryError:
         raise StorageError(f"{shown(uri)} is a folder, where there should be a file") from None
     except OSError as error:
