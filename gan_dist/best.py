@@ -185,12 +185,14 @@ def is_search(uri: str) -> bool:
 
     Raises:
         CheckpointError: it is neither.
+        StorageError: its bucket does not exist.
     """
     there = storage.names(uri)
     if SEARCH in there:
         return True
     if METRICS in there or (CONFIG in there and MANIFEST not in there):
         return False
+    storage.require_bucket(uri)
     raise CheckpointError(
         f"{storage.shown(uri)} is neither a search nor a run: it has no {SEARCH} and no {METRICS}; give the "
         "folder of one, <storage>/<name>"

@@ -240,6 +240,7 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
 
     Raises:
         CheckpointError: there is none of these, or it is damaged.
+        StorageError: its store cannot be read, or its bucket does not exist.
     """
     of_best = storage.exists(storage.join(uri, BEST))
     uri, kind, contents = _read_best_of(uri) if of_best else _read(uri)
@@ -290,6 +291,7 @@ def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
             there = storage.names(uri)
         places = [storage.join(uri, name) for name in sorted_checkpoints(there)]
         if not places:
+            storage.require_bucket(uri)
             raise CheckpointError(_no_generator(uri, there))
     errors = []
     for place in places:

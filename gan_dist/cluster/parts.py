@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
     def workers(request: Request, parts: Sequence[Part]) -> Iterator[object]:
         while len(processes) < min(scale.workers, len(parts)):
             processes.append(process.remote(scale.cpus_per_worker))
-        return _done(processes, ray.put(request), parts)
+        return iter(_Done(processes, ray.put(request), parts))
 
     try:
         yield workers
@@ -65,46 +65,72 @@ class _Process:
         return part(studio(request, gpu=bool(ray.get_gpu_ids())))
 
 
-def _done(processes: list[Any], request: Any, parts: Sequence[Part]) -> Iterator[object]:
-    """Give each part to whoever is free, and yield the results in the order of the parts.
+class _Done:
+    """Iterates over the results of parts, in their order; whoever is free does the next part.
 
-    Processes that are gone for good are taken out of `processes`.
+    Args:
+        processes: Actors that are there or will be; those that are gone for good are taken out.
+        request: What the parts belong to, as Ray keeps it.
+        parts: The parts.
     """
-    busy: dict[Any, tuple[Any, int | None]] = {one.started.remote(): (one, None) for one in processes}
-    idle: deque[Any] = deque()
-    to_do = list(range(len(parts)))  # a heap: what was lost comes first again
-    lost: Counter[int] = Counter()
-    results: dict[int, object] = {}
-    for number in range(len(parts)):
-        while number not in results:
-            # No more results than this wait for an earlier one.
-            while idle and to_do and to_do[0] <= number + len(processes):
-                one, given = idle.popleft(), heapq.heappop(to_do)
-                busy[one.do.remote(request, parts[given])] = one, given
-            (ended,), _ = ray.wait(list(busy), num_returns=1)
-            one, part = busy.pop(ended)
-            try:
-                result = _result(ended)
-            except (RayActorError, ObjectLostError) as error:
-                if part is None:
-                    processes.remove(one)
-                    if not (busy or idle):
-                        said = f"the processes of the evaluation died, each more than {RETRIES} times"
-                        raise WorkerError(f"{said}: {error}") from error
-                    continue
-                lost[part] += 1
-                if lost[part] > RETRIES:
-                    said = f"a part of the evaluation was lost {lost[part]} times, with whoever did it"
-                    raise WorkerError(f"{said}: {error}") from error
-                heapq.heappush(to_do, part)
-                # Those that are idle may be gone too. Who waits for a place to start again holds up nobody.
-                busy |= {other.started.remote(): (other, None) for other in (one, *idle)}
-                idle.clear()
-            else:
-                idle.append(one)
-                if part is not None:
-                    results[part] = result
-        yield results.pop(number)
+
+    def __init__(self, processes: list[Any], request: Any, parts: Sequence[Part]) -> None:
+        self._processes, self._request, self._parts = processes, request, parts
+        self._busy: dict[Any, tuple[Any, int | None]] = {}
+        """By what they will return: processes, each with the number of its part, or None while it starts."""
+        self._idle: deque[Any] = deque()
+        self._to_do = list(range(len(parts)))
+        """A heap: what was lost comes first again."""
+        self._lost: Counter[int] = Counter()
+
+    def __iter__(self) -> Iterator[object]:
+        self._await(self._processes)
+        results: dict[int, object] = {}
+        for number in range(len(self._parts)):
+            while number not in results:
+                # No more results than this wait for an earlier one.
+                self._give_out(number + len(self._processes))
+                (ended,), _ = ray.wait(list(self._busy), num_returns=1)
+                one, part = self._busy.pop(ended)
+                try:
+                    result = _result(ended)
+                except (RayActorError, ObjectLostError) as error:
+                    self._do_without(one, part, error)
+                else:
+                    self._idle.append(one)
+                    if part is not None:
+                        results[part] = result
+            yield results.pop(number)
+
+    def _await(self, processes: Iterable[Any]) -> None:
+        self._busy |= {one.started.remote(): (one, None) for one in processes}
+
+    def _give_out(self, last: int) -> None:
+        """Give parts up to the number `last` to those that are idle."""
+        while self._idle and self._to_do and self._to_do[0] <= last:
+            one, part = self._idle.popleft(), heapq.heappop(self._to_do)
+            self._busy[one.do.remote(self._request, self._parts[part])] = one, part
+
+    def _do_without(self, one: Any, part: int | None, error: Exception) -> None:
+        """Go on after a process has gone.
+
+        Raises:
+            WorkerError: it does not come back, and was the last; or its part was lost too often.
+        """
+        if part is None:
+            self._processes.remove(one)
+            if not (self._busy or self._idle):
+                said = f"the processes of the evaluation died, each more than {RETRIES} times"
+                raise WorkerError(f"{said}: {error}") from error
+            return
+        self._lost[part] += 1
+        if self._lost[part] > RETRIES:
+            said = f"a part of the evaluation was lost {self._lost[part]} times, with whoever did it"
+            raise WorkerError(f"{said}: {error}") from error
+        heapq.heappush(self._to_do, part)
+        # Those that are idle may be gone too. Who waits for a place to start again holds up nobody.
+        self._await((one, *self._idle))
+        self._idle.clear()
 
 
 def _result(reference: Any) -> object:

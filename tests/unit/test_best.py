@@ -219,6 +219,13 @@ def test_where_there_is_no_best_that_is_said(
         find_best(str(tmp_path))
 
 
+def test_a_missing_bucket_is_told_from_one_without_a_run(bucket: str) -> None:
+    with pytest.raises(CheckpointError, match="is neither a search nor a run"):
+        find_best(f"{bucket}/runs/faces")
+    with pytest.raises(StorageError, match="the bucket does not exist; create it, or correct its name"):
+        find_best("s3://nowhere-to-be-found/runs/faces")
+
+
 def test_a_metric_that_was_not_measured_is_said_with_those_that_were(tmp_path: Path) -> None:
     uri = str(tmp_path)
     write_search(uri, "fid")

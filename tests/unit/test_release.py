@@ -15,7 +15,7 @@ from gan_dist import release
 from gan_dist.cli import app
 from gan_dist.cli.train import train_and_tell
 from gan_dist.config import RunConfig, load_config, to_yaml
-from gan_dist.errors import CheckpointError, GanDistError
+from gan_dist.errors import CheckpointError, GanDistError, StorageError
 from gan_dist.progress import Outcome
 from gan_dist.release import ImageShape
 from gan_dist.training import state as states
@@ -92,6 +92,13 @@ def test_a_damaged_pointer_to_the_best_is_told(text: str, tmp_path: Path) -> Non
     Path(run, "best.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"run/best\.json is damaged \(.*: restore it, or delete it"):
         release.load(run)
+
+
+def test_a_missing_bucket_is_told_from_one_without_any_of_these(bucket: str) -> None:
+    with pytest.raises(CheckpointError, match="is not a release or checkpoint"):
+        release.load(f"{bucket}/runs/faces")
+    with pytest.raises(StorageError, match="the bucket does not exist; create it, or correct its name"):
+        release.load("s3://nowhere-to-be-found/runs/faces")
 
 
 @pytest.mark.parametrize("arguments", [["sample", "--n", "4"], ["evaluate", "--samples", "64"]])
