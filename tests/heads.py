@@ -27,6 +27,21 @@ def gan_dist(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Comp
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
+def printed_apart(script: str, *arguments: str, ray_folder: str, timeout_s: float, **variables: str) -> str:
+    """Return what a Python script prints, which has a process and a Ray of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env={"RAY_TMPDIR": ray_folder, "HOME": ray_folder, "PATH": "/usr/bin:/bin", **variables},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.heads import printed_apart
 
 SCRIPT = """
 import json, logging, sys
@@ -39,17 +39,8 @@ ray.shutdown()
 @pytest.mark.ray
 @pytest.mark.slow
 def test_four_trials_at_once_share_a_gpu(tmp_path: Path, ray_folder: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env={"RAY_TMPDIR": ray_folder, "PATH": "/usr/bin:/bin", "HOME": ray_folder},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    printed = printed_apart(SCRIPT, str(tmp_path), ray_folder=ray_folder, timeout_s=500)
+    told = json.loads(printed.splitlines()[-1])
     assert told["room"] == 4
     assert told["states"] == ["COMPLETE"] * 5
     # All of the GPU was taken, by four of the five, and half of the CPUs.

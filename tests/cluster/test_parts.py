@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -15,6 +13,7 @@ from gan_dist.config import ScaleConfig
 from gan_dist.errors import DataError, WorkerError
 from gan_dist.evaluation.assess import assess
 from gan_dist.evaluation.work import TallyReals, here
+from tests.heads import printed_apart
 from tests.parts import Deadly, Held, Numbered, let_go
 from tests.releases import request_of, untrained
 
@@ -90,17 +89,8 @@ def test_one_process_does_all_where_there_is_room_for_one(tmp_path: Path) -> Non
 
 
 def test_what_was_lost_with_a_node_is_done_by_those_that_are_left(tmp_path: Path, ray_folder: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", NODE_LEAVES, str(tmp_path)],
-        env={"RAY_TMPDIR": ray_folder, "PATH": "/usr/bin:/bin", "HOME": ray_folder},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert str(list(range(8))) in done.stdout.splitlines()
+    printed = printed_apart(NODE_LEAVES, str(tmp_path), ray_folder=ray_folder, timeout_s=120)
+    assert str(list(range(8))) in printed.splitlines()
 
 
 def test_a_part_that_always_kills_its_process_is_told(

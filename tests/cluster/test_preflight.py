@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from gan_dist import machine
 from gan_dist.cluster.preflight import Facts, NodeAnswer, node_problems, small_shm
+from tests.heads import printed_apart
 
 TWO_NODES = """
 import sys, ray
@@ -81,19 +80,12 @@ def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
 @pytest.mark.slow
 def test_two_nodes_are_asked(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        done = subprocess.run(
-            [sys.executable, "-c", TWO_NODES, str(tmp_path / "run")],
-            env={"RAY_NODE_TYPE_NAME": "cpu", "RAY_TMPDIR": folder, "PATH": "/usr/bin:/bin", "HOME": folder},
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+        printed = printed_apart(
+            TWO_NODES, str(tmp_path / "run"), ray_folder=folder, timeout_s=120, RAY_NODE_TYPE_NAME="cpu"
         )
-    assert done.returncode == 0, done.stderr
     unseen = "cannot use data.path, where /no/such/images is: it does not see the manifest.json there"
-    assert done.stdout.count(unseen) == 2
-    assert done.stdout.count("install the same on all") == 8
-    assert "the driver 3.0" in done.stdout
-    assert "trials at once: 1" in done.stdout
+    assert printed.count(unseen) == 2
+    assert printed.count("install the same on all") == 8
+    assert "the driver 3.0" in printed
+    assert "trials at once: 1" in printed
     assert list((tmp_path / "run").iterdir()) == []
