@@ -223,6 +223,7 @@ def _archive(program: torch.export.ExportedProgram, described: dict[str, Any]) -
 
 
 def _run_archive(content: bytes) -> Run:
+    # It can run code that a file holds: here it is given what this process has just made.
     module = torch.export.load(io.BytesIO(content)).module()
     return lambda inputs: module(*inputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 from collections.abc import Iterable
@@ -109,7 +110,7 @@ class _Recorded(BaseJournalBackend):
         return [json.loads(line) for line in self._lines[log_number_from:]]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        raise NotImplementedError("a study that is only read was to be written")
+        raise io.UnsupportedOperation("a study that is only read was to be written")
 
 
 class _Lock(JournalFileOpenLock):
