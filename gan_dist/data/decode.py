@@ -19,13 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from gan_dist.data.resize import resize
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-FILTERS = {
-    "lanczos": Image.Resampling.LANCZOS,
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "box": Image.Resampling.BOX,
-}
 PIXEL_LIMIT = 89_478_485
 """A file of a few kilobytes can claim any size; Pillow's own limit, a quarter of a gigabyte as RGB."""
 REASON_LENGTH = 200
@@ -40,7 +36,7 @@ class Decoding:
     """What images are turned into.
 
     `resolution` is the edge length in pixels, `channels` 3 (RGB) or 1 (grey, ITU-R 601 luma), `filter` a key
-    of `FILTERS`.
+    of `resize.FILTERS`.
     """
 
     resolution: int
@@ -93,10 +89,9 @@ def _decode(content: bytes, decoding: Decoding) -> Decoded:
         plain = _opaque(image, decoding.channels)
     edge = min(plain.size)
     left, top = (plain.width - edge) // 2, (plain.height - edge) // 2
-    square = plain.crop((left, top, left + edge, top + edge))
-    size = (decoding.resolution, decoding.resolution)
-    pixels = np.asarray(square.resize(size, FILTERS[decoding.filter]))
-    return Decoded(pixels.reshape(*size, decoding.channels), edge < decoding.resolution)
+    square = (left, top, left + edge, top + edge)
+    pixels = resize(plain, square, decoding.resolution, decoding.filter)
+    return Decoded(pixels, edge < decoding.resolution)
 
 
 def _require_one_frame(image: Image.Image) -> None:

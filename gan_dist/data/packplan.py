@@ -11,7 +11,8 @@ import PIL
 from pydantic import BaseModel, ConfigDict
 
 from gan_dist import machine, storage
-from gan_dist.data.decode import FILTERS, Decoding
+from gan_dist.data.decode import Decoding
+from gan_dist.data.resize import FILTERS, resizer
 from gan_dist.data.sources.items import Rejection, Source
 from gan_dist.errors import DataError
 from gan_dist.storage import shown
@@ -27,6 +28,7 @@ class Plan(BaseModel):
 
     packer: str
     pillow: str
+    resizer: str
     source: str
     images: int
     items_sha256: str
@@ -87,6 +89,7 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
     return Plan(
         packer=machine.own_version(),
         pillow=PIL.__version__,
+        resizer=resizer(decoding.filter),
         source=shown(uri),
         images=len(source.items),
         items_sha256=_hash_items(source),

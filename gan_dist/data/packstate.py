@@ -72,7 +72,8 @@ def _differences(earlier: Plan, plan: Plan) -> list[str]:
     old, new = earlier.model_dump(), plan.model_dump()
     changed = [key for key in new if old[key] != new[key]]
     listed = "items_sha256" in changed
-    plain = [key for key in changed if key not in ("items_sha256", "classes")]
+    follows = {"items_sha256", "classes", *(["resizer"] if "filter" in changed else [])}
+    plain = [key for key in changed if key not in follows]
     texts = [f"{key} was {old[key]} and is {new[key]}" for key in plain]
     if listed and "images" not in changed:
         texts.append("the images' names, sizes or labels have changed")
@@ -142,6 +143,7 @@ def finish(dest: str, plan: Plan, source: Source, records: dict[int, ShardRecord
             "filter": plan.filter,
             "crop": "centre",
             "pillow": plan.pillow,
+            "resizer": plan.resizer,
             "quarantined": str(len(bad)),
             "enlarged": str(sum(record.enlarged for record in done)),
         },

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from gan_dist.data.decode import Decoded, RejectedError, decode
 from gan_dist.data.packplan import Job, Plan
 from gan_dist.data.packstate import ShardRecord
+from gan_dist.data.resize import resizer
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import write_shard
 from gan_dist.data.sources.items import Item, Origin, Reader, Rejection
@@ -53,14 +54,10 @@ def make_shard(
         threads: Images decoded at a time; Pillow lets go of the interpreter while it decodes.
 
     Raises:
-        DataError: this process has another version of Pillow than the plan.
+        DataError: this process decodes or resizes with another library, or version of it, than the plan's.
         StorageError: something cannot be read or written.
     """
-    if plan.pillow != PIL.__version__:
-        raise DataError(
-            f"this node decodes with Pillow {PIL.__version__}, the plan was made with {plan.pillow}; "
-            "install the same version on every node"
-        )
+    _require_the_plans_libraries(plan)
     rows = Rows.empty(len(items), plan.row_bytes, labelled=plan.classes is not None)
     rejected: list[Rejection] = []
     kept = enlarged = reported = 0
@@ -82,6 +79,17 @@ def make_shard(
     record = ShardRecord(info=info, enlarged=enlarged, quarantined=tuple(rejected))
     left = len(items) - (len(items) - 1) // every * every
     yield Report(job=job.number, decoded=left, rejected=tuple(rejected[reported:]), record=record)
+
+
+def _require_the_plans_libraries(plan: Plan) -> None:
+    pillow, here = f"Pillow {plan.pillow}", f"Pillow {PIL.__version__}"
+    resizing = resizer(plan.filter)
+    for verb, planned, present in (("decodes", pillow, here), ("resizes", plan.resizer, resizing)):
+        if planned != present:
+            raise DataError(
+                f"this node {verb} with {present}, the plan was made with {planned}; "
+                "install the same version on every node"
+            )
 
 
 def _report_every(items: list[Item]) -> int:

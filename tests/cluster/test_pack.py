@@ -27,6 +27,7 @@ from gan_dist.data.decode import Decoding
 from gan_dist.data.pack import _Shards, pack, threads_of
 from gan_dist.data.packplan import make_plan
 from gan_dist.data.resident import read_all
+from gan_dist.data.resize import resize
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet
 from gan_dist.data.sources import open_source
@@ -74,9 +75,8 @@ def slow_reference(folder: Path, resolution: int) -> Rows:
         image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         edge = min(image.size)
         left, top = (image.width - edge) // 2, (image.height - edge) // 2
-        image = image.crop((left, top, left + edge, top + edge))
-        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
-        pixels.append(np.asarray(image).reshape(-1))
+        square = (left, top, left + edge, top + edge)
+        pixels.append(resize(image, square, resolution, "lanczos").reshape(-1))
         labels.append(classes.index(path.parent.name))
     return Rows(np.stack(pixels), np.array(labels))
 

@@ -111,6 +111,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         (plan(resolution=32), "resolution was 64 and is 32"),
         (make_plan("x", source(classes=("a",)), Decoding(64), 64), "names, sizes or labels have changed"),
         (plan().model_copy(update={"pillow": "0"}), "pillow was .* and is 0"),
+        (plan().model_copy(update={"resizer": "Pillow 0"}), "resizer was PyTorch .* and is Pillow 0"),
     ):
         with pytest.raises(DataError, match=f"begun with another plan: .*{message}.*delete the folder"):
             packstate.finished_set(dest, other)

@@ -73,10 +73,20 @@ def test_threads_change_neither_reports_nor_bytes(photos: Path, tmp_path: Path) 
     assert shard(source, plan, tmp_path / "one") == shard(source, plan, tmp_path / "many", threads=5)
 
 
-def test_a_node_with_another_pillow_is_refused(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"pillow": "1.0"}, r"decodes with Pillow .*, the plan was made with Pillow 1\.0; install the same"),
+        ({"resizer": "Pillow 1.0"}, r"resizes with PyTorch .*, the plan was made with Pillow 1\.0; install"),
+        ({"filter": "box"}, r"resizes with Pillow .*, the plan was made with PyTorch .*; install the same"),
+    ],
+)
+def test_a_node_with_another_library_is_refused(
+    photos: Path, tmp_path: Path, changed: dict[str, str], message: str
+) -> None:
     source, plan = planned(str(photos))
-    with pytest.raises(DataError, match=r"the plan was made with 1\.0; install the same version"):
-        shard(source, plan.model_copy(update={"pillow": "1.0"}), tmp_path)
+    with pytest.raises(DataError, match=message):
+        shard(source, plan.model_copy(update=changed), tmp_path)
 
 
 def test_a_file_that_is_gone_is_a_rejection(photos: Path, tmp_path: Path) -> None:
