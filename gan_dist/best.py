@@ -15,7 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from statistics import mean, stdev
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
@@ -91,8 +94,8 @@ def find_best(uri: str) -> Found:
     next best run's is taken, with a warning.
 
     Raises:
-        CheckpointError: `uri` is neither a search nor a run, nothing there was measured by the metric, or no
-            release is whole.
+        CheckpointError: `uri` is neither a search nor a run, what the search says of itself is damaged,
+            nothing there was measured by the metric, or no release is whole.
         StorageError: something there cannot be read.
     """
     metric, mode, places = _look(uri)
@@ -104,7 +107,7 @@ def find_best(uri: str) -> Found:
         raise CheckpointError(_nothing_measured(uri, runs, metric))
     warnings = [run.warning for run in runs if run.warning]
     passed_over: list[str] = []
-    named = _named_by_replicates(uri)
+    named = {one.trial: place for place, one in enumerate(read_replicated(uri))}
     for candidate in sorted(candidates, key=lambda one: (named.get(one.trial, len(named)), one)):
         try:
             contents, config = _whole_release(candidate, metric)
@@ -131,12 +134,41 @@ def find_best(uri: str) -> Found:
     )
 
 
-def _named_by_replicates(uri: str) -> dict[int, int]:
-    """Return the place of the trials that were run again with other seeds; none where no search did that."""
+@dataclass(frozen=True)
+class Replicated:
+    """A trial's value over seeds."""
+
+    trial: int
+    values: Annotated[tuple[float, ...], Field(min_length=1)]
+    """The trial's own first."""
+
+    @property
+    def mean(self) -> float:
+        """Their mean, infinite where one of the runs measured nothing."""
+        return mean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Their sample standard deviation, of which NaN stands for none."""
+        finite = all(math.isfinite(value) for value in self.values)
+        return stdev(self.values) if finite and len(self.values) > 1 else math.nan
+
+
+def read_replicated(uri: str) -> list[Replicated]:
+    """Return the trials that a search has run again with other seeds, the best mean first.
+
+    Raises:
+        CheckpointError: its `replicates.json` is damaged.
+    """
     place = storage.join(uri, REPLICATED)
     if not storage.exists(place):
-        return {}
-    return {one["trial"]: index for index, one in enumerate(json.loads(storage.read_bytes(place)))}
+        return []
+    try:
+        return TypeAdapter(list[Replicated]).validate_json(storage.read_bytes(place))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{storage.shown(place)} is damaged ({error.errors()[0]['msg']}): restore it, or delete it"
+        ) from None
 
 
 @dataclass(frozen=True)

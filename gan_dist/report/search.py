@@ -12,7 +12,7 @@ from typing import Any
 from optuna.study import Study
 
 from gan_dist import lease, storage
-from gan_dist.best import REPLICATED, TRIALS, Found, find_best, goal
+from gan_dist.best import TRIALS, Found, find_best, goal, read_replicated
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError
 from gan_dist.release import CONFIG, SEARCH
@@ -42,7 +42,7 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         optuna_storage: The database that its study is in, if it is in one: a URL, or `env:NAME`.
 
     Raises:
-        CheckpointError: its `search.json` is damaged or of another format.
+        CheckpointError: its `search.json` is damaged or of another format, or its `replicates.json` damaged.
         ConfigError: this version cannot read its configuration.
         StorageError: something there cannot be read, or the database has no such study.
     """
@@ -176,25 +176,13 @@ def _again(uri: str, metric: str) -> list[Block]:
             lowest = number(min(values)) if values else ""
             rows.append([f"{int(found[1])}", found[2], lowest, f"{images / 1000:g}", f"{REPLICATES}/{name}"])
     blocks: list[Block] = []
-    place = storage.join(uri, REPLICATED)
-    if storage.exists(place):
-        means = json.loads(storage.read_bytes(place))
-        # A trial's own value is the first.
-        blocks.append(
-            Table(
-                ["trial", f"mean {metric}", "standard deviation", "values, the search's own first"],
-                [
-                    [
-                        str(one["trial"]),
-                        number(one["mean"]),
-                        number(one["std"]),
-                        ", ".join(map(number, one["values"])),
-                    ]
-                    for one in means
-                ],
-                0 if means else None,
-            )
-        )
+    if again := read_replicated(uri):
+        means = [
+            [str(one.trial), number(one.mean), number(one.spread), ", ".join(map(number, one.values))]
+            for one in again
+        ]
+        columns = ["trial", f"mean {metric}", "standard deviation", "values, the search's own first"]
+        blocks.append(Table(columns, means, 0))
     if rows:
         blocks.append(Table(["trial", "repetition", metric, "kimg", "run"], rows))
     return blocks

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from statistics import mean, stdev
 
 from optuna.trial import TrialState
 
 from gan_dist import storage, telemetry
-from gan_dist.best import REPLICATED
+from gan_dist.best import REPLICATED, Replicated
 from gan_dist.config import RunConfig
 from gan_dist.folders import to_json
 from gan_dist.search.ledger import Ledger
@@ -19,26 +17,6 @@ from gan_dist.search.view import lowest
 
 TOP = 3
 """Trials that are run again."""
-
-
-@dataclass(frozen=True)
-class Replicated:
-    """A trial's value over seeds."""
-
-    trial: int
-    values: tuple[float, ...]
-    """The trial's own first."""
-
-    @property
-    def mean(self) -> float:
-        """Their mean, infinite where one of the runs measured nothing."""
-        return mean(self.values)
-
-    @property
-    def spread(self) -> float:
-        """Their sample standard deviation, of which NaN stands for none."""
-        finite = all(math.isfinite(value) for value in self.values)
-        return stdev(self.values) if finite and len(self.values) > 1 else math.nan
 
 
 def replicas(plan: Plan, ledger: Ledger) -> list[RunConfig]:

@@ -243,6 +243,32 @@ def test_a_mean_over_seeds_names_the_winner(tmp_path: Path) -> None:
         one = record(64, value)
         write_run(trial_uri(search, number), [one], one)
     assert find_best(search).trial == 0
-    named = [{"trial": 1, "mean": 2.1}, {"trial": 0, "mean": 2.6}]
+    named = [{"trial": 1, "values": [2.0, 2.2]}, {"trial": 0, "values": [1.0, 4.2]}]
     (tmp_path / "search" / "replicates.json").write_text(json.dumps(named))
     assert find_best(search).trial == 1
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"{",
+        b"\xff",
+        b"{}",
+        b'"0"',
+        b"[0]",
+        b'[{"values": [1.0, 2.0]}]',
+        b'[{"trial": 0}]',
+        b'[{"trial": 0, "values": []}]',
+        b'[{"trial": "first", "values": [1.0]}]',
+        b'[{"trial": 0, "values": [null]}]',
+    ],
+)
+def test_damaged_means_over_seeds_are_named(written: bytes, tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    write_search(uri)
+    write_run(trial_uri(uri, 0), [record(64, 1.0)], record(64, 1.0))
+    (tmp_path / "replicates.json").write_bytes(written)
+    with pytest.raises(
+        CheckpointError, match=rf"^{uri}/replicates\.json is damaged .*: restore it, or delete"
+    ):
+        find_best(uri)

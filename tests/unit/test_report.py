@@ -493,16 +493,19 @@ def test_repetitions_with_other_seeds_name_the_winner(tmp_path: Path) -> None:
     for name, value in (("00000-1", 3.0), ("00003-1", 6.5)):
         write_run(storage.join(uri, "replicates", name), [record(64, 9.0), record(320, value)])
     means = [
-        {"trial": 0, "values": [4.5, 3.0], "mean": 3.75, "std": 1.06},
-        {"trial": 3, "values": [3.5, 6.5], "mean": 5.0, "std": 2.12},
+        {"trial": 0, "values": [4.5, 3.0]},
+        {"trial": 3, "values": [3.5, 6.5]},
     ]
     storage.write_bytes(storage.join(uri, "replicates.json"), to_json(means))
     seen = page(uri, tmp_path)
     assert [row[0] for row in seen.marked] == ["0", "0"]
     assert seen.facts["best"].startswith("fd_digits 4.5 of trial 0")
     flat = [row for table in seen.tables for row in table]
-    assert ["0", "3.75", "1.06", "4.5, 3"] in flat
+    assert ["0", "3.75", "1.06066", "4.5, 3"] in flat
     assert ["3", "1", "6.5", "0.32", "replicates/00003-1"] in flat
+    Path(uri, "replicates.json").write_text('[{"trial": 0}]')
+    with pytest.raises(CheckpointError, match=rf"^{uri}/replicates\.json is damaged"):
+        page(uri, tmp_path)
 
 
 # What both have
