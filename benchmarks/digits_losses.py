@@ -23,6 +23,7 @@ from gan_dist.data.builtin import DIGITS
 from gan_dist.data.resident import read_all
 from gan_dist.data.shards import ShardSet
 from gan_dist.errors import NonFiniteError
+from gan_dist.generation import Release
 from gan_dist.machine import cores
 from gan_dist.metrics.digits import load_digits
 from gan_dist.metrics.frechet import frechet_distance
@@ -73,7 +74,7 @@ def _mean_distance(one: Tensor, other: Tensor, halves: list[Tensor]) -> float:
     return sum(distances) / len(distances)
 
 
-def _trained(overrides: list[str]) -> release.Release:
+def _trained(overrides: list[str]) -> Release:
     """Return the best release of the preset with these overrides, trained in this process."""
     with TemporaryDirectory(prefix="gan-dist-bench-") as folder:
         config: RunConfig = load_config(

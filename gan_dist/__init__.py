@@ -7,18 +7,19 @@ images = release.sample(64)
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gan_dist.release import Release, load
+    from gan_dist.generation import Release
+    from gan_dist.release import load
 
 __all__ = ["Release", "load"]
+_ROOMS = {"Release": "generation", "load": "release"}
 
 
 def __getattr__(name: str) -> Any:
     # Torch takes seconds to import; the command line's help must not wait for it.
-    if name in __all__:
-        from gan_dist import release
-
-        return getattr(release, name)
+    if name in _ROOMS:
+        return getattr(import_module(f"gan_dist.{_ROOMS[name]}"), name)
     raise AttributeError(f"module 'gan_dist' has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """The best checkpoint of a search or of a run, found by what was recorded. No Ray.
 
-A search's folder holds `search.json`, which names the metric, and a run's folder for each trial under
-`trials/`. Nothing else is asked: neither a study nor a cluster need be there any more.
+Nothing is asked but the folders of the search and of its trials' runs: neither a study nor a cluster need be
+there any more.
 """
 
 from __future__ import annotations
@@ -15,28 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Annotated, Any, Literal, NamedTuple
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import Any, NamedTuple
 
 from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError, ConfigError
 from gan_dist.folders import MANIFEST, read_folder
 from gan_dist.release import BEST, CONFIG, MEASURED, SAMPLES, SEARCH, SHAPE, WEIGHTS, best_name, read_best
+from gan_dist.search_folder import READERS, Mode, goal, is_search, read_replicated, trial_folders
 from gan_dist.telemetry import METRICS, legible_records, lines
 
-TRIALS = "trials"
-REPLICATED = "replicates.json"
-"""Trials that were run again with other seeds, the best mean first: these name the winner."""
-FORMAT = 1
-READERS = 32
-"""Trials that are read at a time: a bucket answers each question in tens of milliseconds."""
 _FIGURE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|diversity|modes")
 _FILES = (WEIGHTS, CONFIG, SHAPE, MEASURED, SAMPLES)
-
-Mode = Literal["min", "max"]
 
 
 @dataclass(frozen=True)
@@ -135,43 +125,6 @@ def find_best(uri: str) -> Found:
 
 
 @dataclass(frozen=True)
-class Replicated:
-    """A trial's value over seeds."""
-
-    trial: int
-    values: Annotated[tuple[float, ...], Field(min_length=1)]
-    """The trial's own first."""
-
-    @property
-    def mean(self) -> float:
-        """Their mean, infinite where one of the runs measured nothing."""
-        return mean(self.values)
-
-    @property
-    def spread(self) -> float:
-        """Their sample standard deviation, of which NaN stands for none."""
-        finite = all(math.isfinite(value) for value in self.values)
-        return stdev(self.values) if finite and len(self.values) > 1 else math.nan
-
-
-def read_replicated(uri: str) -> list[Replicated]:
-    """Return the trials that a search has run again with other seeds, the best mean first.
-
-    Raises:
-        CheckpointError: its `replicates.json` is damaged.
-    """
-    place = storage.join(uri, REPLICATED)
-    if not storage.exists(place):
-        return []
-    try:
-        return TypeAdapter(list[Replicated]).validate_json(storage.read_bytes(place))
-    except ValidationError as error:
-        raise CheckpointError(
-            f"{storage.shown(place)} is damaged ({error.errors()[0]['msg']}): restore it, or delete it"
-        ) from None
-
-
-@dataclass(frozen=True)
 class _Run:
     """A run's measurements."""
 
@@ -212,25 +165,6 @@ def distance(records: Iterable[Mapping[str, Any]]) -> str | None:
     return next((key for key in keys if key == "fid" or key.startswith("fd_")), None)
 
 
-def is_search(uri: str) -> bool:
-    """Tell the folder of a search from that of a run.
-
-    Raises:
-        CheckpointError: it is neither.
-        StorageError: its bucket does not exist.
-    """
-    there = storage.names(uri)
-    if SEARCH in there:
-        return True
-    if METRICS in there or (CONFIG in there and MANIFEST not in there):
-        return False
-    storage.require_bucket(uri)
-    raise CheckpointError(
-        f"{storage.shown(uri)} is neither a search nor a run: it has no {SEARCH} and no {METRICS}; give the "
-        "folder of one, <storage>/<name>"
-    )
-
-
 def _look(uri: str) -> tuple[str | None, Mode, list[tuple[str, int | None]]]:
     """Return the metric where it is said, which end of it is the best, and the runs with their numbers.
 
@@ -238,33 +172,6 @@ def _look(uri: str) -> tuple[str | None, Mode, list[tuple[str, int | None]]]:
         CheckpointError: `uri` is neither a search nor a run.
     """
     return (*goal(uri), trial_folders(uri)) if is_search(uri) else (None, "min", [(uri, None)])
-
-
-def trial_folders(uri: str) -> list[tuple[str, int | None]]:
-    """Return the folders of a search's trials, with their numbers."""
-    folder = storage.join(uri, TRIALS)
-    trials = [name for name in storage.names(folder) if re.fullmatch(r"\d{5,}", name)]
-    return [(storage.join(folder, name), int(name)) for name in trials]
-
-
-def goal(uri: str) -> tuple[str, Mode]:
-    """Return what a search compares its trials by.
-
-    Raises:
-        CheckpointError: its `search.json` does not say it, or is of another format.
-    """
-    where = storage.join(uri, SEARCH)
-    try:
-        told = json.loads(storage.read_bytes(where))
-        metric, mode, version = told["metric"], told.get("mode", "min"), told["format"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{storage.shown(where)} is damaged ({error!r}); restore it") from None
-    if version != FORMAT or mode not in ("min", "max"):
-        raise CheckpointError(
-            f"{storage.shown(where)} is of format {version} and mode {mode}; this version reads format "
-            f"{FORMAT}, min or max: use the gan-dist that made the search"
-        )
-    return str(metric), mode
 
 
 def _read_run(place: tuple[str, int | None]) -> _Run:

@@ -18,8 +18,9 @@ from gan_dist.config import RunConfig
 from gan_dist.data.loader import open_images
 from gan_dist.data.manifest import Manifest
 from gan_dist.errors import GanDistError
+from gan_dist.generation import ImageShape
 from gan_dist.machine import own_version
-from gan_dist.release import SHAPE, ImageShape
+from gan_dist.release import SHAPE
 
 if TYPE_CHECKING:
     from gan_dist.best import Found

@@ -23,8 +23,9 @@ from gan_dist import randomness, storage
 from gan_dist.best import is_figure
 from gan_dist.errors import GanDistError, NonFiniteError
 from gan_dist.folders import to_json
+from gan_dist.generation import Release
 from gan_dist.machine import own_version
-from gan_dist.release import Release, load
+from gan_dist.release import load
 
 TRACED = 2
 """Latents that the graph is traced with. Not 1, which torch.export would take for a constant."""

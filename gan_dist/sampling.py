@@ -15,7 +15,8 @@ from torch.nn import functional
 from gan_dist import storage, telemetry
 from gan_dist.errors import StorageError
 from gan_dist.folders import to_json
-from gan_dist.release import Release, to_safetensors
+from gan_dist.generation import Release
+from gan_dist.release import to_safetensors
 from gan_dist.threads import map_ahead
 
 RECORD = "sample.json"

@@ -9,7 +9,7 @@ from PIL import Image
 from gan_dist import models, randomness, release
 from gan_dist.config import load_config, to_yaml
 from gan_dist.evaluation.work import Request
-from gan_dist.release import ImageShape
+from gan_dist.generation import ImageShape
 from gan_dist.storage import StorageOptions
 
 

@@ -22,8 +22,8 @@ from torch.multiprocessing.spawn import start_processes
 
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.loader import Batch
+from gan_dist.generation import ImageShape
 from gan_dist.machine import cores
-from gan_dist.release import ImageShape
 from gan_dist.training.arithmetic import tune_process
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train

@@ -13,7 +13,7 @@ from gan_dist.cli.places import absolute, require_png, short
 from gan_dist.errors import DataError, GanDistError
 
 if TYPE_CHECKING:
-    from gan_dist.release import Release
+    from gan_dist.generation import Release
 
 
 def sample(

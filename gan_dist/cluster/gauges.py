@@ -11,9 +11,9 @@ import time
 import torch
 from ray.util.metrics import Gauge
 
-from gan_dist.best import TRIALS
 from gan_dist.progress import Progress, Rate
 from gan_dist.search.plan import REPLICATES
+from gan_dist.search_folder import TRIALS
 
 EVERY_S = 1.0
 TAGS = ("run", "trial", "rank")

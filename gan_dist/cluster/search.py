@@ -13,7 +13,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from gan_dist import storage
-from gan_dist.best import TRIALS, is_figure
+from gan_dist.best import is_figure
 from gan_dist.cluster.capacity import nodes_up, trials_at_once
 from gan_dist.cluster.connect import cluster
 from gan_dist.cluster.preflight import check_nodes
@@ -24,6 +24,7 @@ from gan_dist.errors import ClusterError, ConfigError, GanDistError
 from gan_dist.search.ledger import Ledger
 from gan_dist.search.plan import Plan
 from gan_dist.search.replicates import replicas
+from gan_dist.search_folder import TRIALS
 from gan_dist.telemetry import METRICS, read_records
 
 FOLDER = "ray"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gan_dist import randomness
 from gan_dist.data.loader import Batch, to_batch
 from gan_dist.data.manifest import ImageSet
-from gan_dist.release import generate
+from gan_dist.generation import generate
 
 BLOCK = 256
 """Latents that are drawn together. Image i is the same however many are asked for, and by whom."""

@@ -17,6 +17,7 @@ from gan_dist.errors import DataError
 from gan_dist.evaluation.reference import tally_groups
 from gan_dist.evaluation.sources import BLOCK, Fakes, Reals, blocks
 from gan_dist.evaluation.tally import Tally, kept, to_cpu
+from gan_dist.generation import Release
 from gan_dist.memory import keep_freed_memory
 from gan_dist.metrics.extractors import load_extractor
 from gan_dist.metrics.features import Extractor
@@ -66,7 +67,7 @@ class Studio:
         return load_extractor(request.extractor, self.device, inception_weights=request.inception_weights)
 
     @cached_property
-    def release(self) -> release.Release:
+    def release(self) -> Release:
         """The generator."""
         return release.load(self.request.source, self.device)
 

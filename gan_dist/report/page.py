@@ -11,11 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from gan_dist import storage
-from gan_dist.best import is_search
 from gan_dist.errors import GanDistError
 from gan_dist.machine import own_version
 from gan_dist.report.blocks import Page
 from gan_dist.report.run import run_page
+from gan_dist.search_folder import is_search
 
 TEMPLATE = "page.html"
 

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.study import Study
 
 from gan_dist import lease, storage
-from gan_dist.best import TRIALS, Found, find_best, goal, read_replicated
+from gan_dist.best import Found, find_best
 from gan_dist.config import RunConfig, load_config
 from gan_dist.errors import CheckpointError
 from gan_dist.release import CONFIG, SEARCH
@@ -30,6 +30,7 @@ from gan_dist.search.plan import REPLICATES
 from gan_dist.search.ranges import word
 from gan_dist.search.space import Space
 from gan_dist.search.studies import recorded_study
+from gan_dist.search_folder import TRIALS, goal, read_replicated
 
 ORDER = (told.COMPLETE, told.PRUNED, told.FAILED, told.RUNNING, told.UNKNOWN)
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gan_dist import storage
-from gan_dist.best import FORMAT, TRIALS
 from gan_dist.config import FREE_ON_RESUME, RunConfig, SearchConfig, differing_keys, load_config, to_yaml
 from gan_dist.errors import ConfigError, ResumeError
 from gan_dist.folders import to_json
 from gan_dist.release import CONFIG, SEARCH
 from gan_dist.search.parse import parse
 from gan_dist.search.space import Space
+from gan_dist.search_folder import FORMAT, TRIALS
 
 REPLICATES = "replicates"
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from optuna.trial import TrialState
 
 from gan_dist import storage, telemetry
-from gan_dist.best import REPLICATED, Replicated
 from gan_dist.config import RunConfig
 from gan_dist.folders import to_json
 from gan_dist.search.ledger import Ledger
 from gan_dist.search.plan import Plan
 from gan_dist.search.view import lowest
+from gan_dist.search_folder import REPLICATED, Replicated
 
 TOP = 3
 """Trials that are run again."""

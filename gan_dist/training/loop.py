@@ -18,8 +18,8 @@ from gan_dist.data.loader import (
 from gan_dist.data.manifest import ImageSet
 from gan_dist.errors import ResumeError
 from gan_dist.evaluation.process import told_by_first
+from gan_dist.generation import ImageShape
 from gan_dist.progress import Outcome
-from gan_dist.release import ImageShape
 from gan_dist.storage import StorageOptions
 from gan_dist.training import state as states
 from gan_dist.training.arithmetic import tune_process

@@ -7,7 +7,7 @@ import time
 import torch
 from PIL.Image import Image
 
-from gan_dist import randomness, release, storage, telemetry
+from gan_dist import generation, randomness, release, storage, telemetry
 from gan_dist.config import RunConfig, to_yaml
 from gan_dist.folders import checkpoint_names
 from gan_dist.progress import Progress
@@ -128,7 +128,7 @@ class Recorder:
         device, classes = self._context.device, state.shape.classes
         labels = torch.arange(GRID, device=device) * classes // GRID if classes else None
         with torch.no_grad():
-            picture = telemetry.image_grid(release.to_uint8(state.average(latents.to(device), labels)))
+            picture = telemetry.image_grid(generation.to_uint8(state.average(latents.to(device), labels)))
         name = f"fakes_{state.images / 1000:010.3f}.png"
         telemetry.write_png(storage.join(self._run_uri, "samples", name), picture)
         return picture

@@ -16,7 +16,8 @@ from gan_dist import models, randomness, storage
 from gan_dist.config import RateConfig, RunConfig
 from gan_dist.errors import CheckpointError
 from gan_dist.folders import checkpoint_names, read_folder, to_json, write_folder
-from gan_dist.release import CONFIG, SHAPE, ImageShape, to_safetensors
+from gan_dist.generation import ImageShape
+from gan_dist.release import CONFIG, SHAPE, to_safetensors
 from gan_dist.training.arithmetic import memory_format
 
 STATE = "state.json"

@@ -10,7 +10,7 @@ import torch
 
 from gan_dist.config import load_config
 from gan_dist.data.loader import Batch
-from gan_dist.release import ImageShape
+from gan_dist.generation import ImageShape
 from gan_dist.training.context import LocalContext
 from gan_dist.training.state import new_state
 from gan_dist.training.step import Step

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from gan_dist import release
+from gan_dist import generation, release
 from gan_dist.cli import app
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
@@ -98,7 +98,9 @@ def test_large_images_are_made_a_few_at_a_time(resolution: int, at_a_time: int) 
     count = 2 * at_a_time
     latents, labels = torch.randn(count, 4), torch.arange(count) % 10
     generator = Wide(resolution)
-    made = torch.cat([images[..., 0, 0] for images in release.pieces(generator, latents, labels, resolution)])
+    made = torch.cat(
+        [images[..., 0, 0] for images in generation.pieces(generator, latents, labels, resolution)]
+    )
     assert generator.asked == [at_a_time] * 2
     assert torch.equal(made, Wide(1)(latents, labels)[..., 0, 0])
 

@@ -27,7 +27,7 @@ from gan_dist import export, models, release, storage
 from gan_dist.cli import app
 from gan_dist.config import load_config, to_yaml
 from gan_dist.errors import GanDistError, NonFiniteError
-from gan_dist.release import ImageShape, Release
+from gan_dist.generation import ImageShape, Release
 
 LATENT_DIM, CLASSES, RESOLUTION = 6, 3, 16
 VARIANTS = {

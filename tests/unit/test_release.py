@@ -16,8 +16,8 @@ from gan_dist.cli import app
 from gan_dist.cli.train import train_and_tell
 from gan_dist.config import RunConfig, load_config, to_yaml
 from gan_dist.errors import CheckpointError, GanDistError, StorageError
+from gan_dist.generation import ImageShape
 from gan_dist.progress import Outcome
-from gan_dist.release import ImageShape
 from gan_dist.training import state as states
 from tests.releases import untrained
 

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from gan_dist import randomness, release, sampling, storage, telemetry
+from gan_dist import generation, randomness, release, sampling, storage, telemetry
 from gan_dist.cli import app
 from gan_dist.config import load_config
 from gan_dist.errors import DataError, GanDistError, NonFiniteError, StorageError
-from gan_dist.release import ImageShape, Release
+from gan_dist.generation import ImageShape, Release
 from gan_dist.sampling import file_name, great_circle, interpolate, write_images
 
 Array = npt.NDArray[np.float64]
@@ -74,7 +74,7 @@ def test_an_image_has_the_same_bits_however_many_are_asked_for(run_uri: str) -> 
 def test_the_generator_is_always_asked_for_as_many() -> None:
     generator = painter(classes=3)
     made = generator.sample(19, labels=[2] * 19)
-    assert network(generator).asked == [release.BLOCK] * 3
+    assert network(generator).asked == [generation.BLOCK] * 3
     assert made.shape == (19, 3, 4, 4)
     assert torch.equal(made[:2], generator.sample(2, labels=[2, 2]))
 
@@ -200,7 +200,7 @@ def test_what_was_interrupted_goes_on_from_the_first_image_that_is_missing(tmp_p
     seen: list[int] = []
     write_images(generator, str(tmp_path), 200, progress=seen.append)
     assert seen[0] >= 50
-    assert sum(network(generator).asked) <= 200 - seen[0] + release.BLOCK
+    assert sum(network(generator).asked) <= 200 - seen[0] + generation.BLOCK
     assert torch.equal(pixels(tmp_path), generator.sample(200))
     write_images(generator, str(tmp_path), 200, progress=seen.append)
     assert seen[-1] == 200
@@ -232,7 +232,7 @@ def test_more_images_are_added_to_those_that_are_there(tmp_path: Path) -> None:
     write_images(generator, str(tmp_path), 20)
     network(generator).asked.clear()
     write_images(generator, str(tmp_path), 50)
-    assert sum(network(generator).asked) <= 30 + 2 * release.BLOCK
+    assert sum(network(generator).asked) <= 30 + 2 * generation.BLOCK
     assert torch.equal(pixels(tmp_path), generator.sample(50))
     # Now that there are 50, they are not 20 any more.
     with pytest.raises(StorageError, match="of n 50, not 20"):
@@ -248,7 +248,7 @@ def test_images_are_written_while_others_are_made(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(storage, "write_bytes", noting)
     write_images(generator, str(tmp_path), 500)
-    assert max(behind) <= 3 * sampling.WRITERS + 2 * release.BLOCK
+    assert max(behind) <= 3 * sampling.WRITERS + 2 * generation.BLOCK
 
 
 def test_a_folder_of_other_images_is_refused(tmp_path: Path) -> None:

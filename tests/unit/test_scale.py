@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_dist.config.scale import ScaleConfig, worker_counts
-from gan_dist.release import ImageShape
+from gan_dist.generation import ImageShape
 from gan_dist.telemetry import read_records
 from gan_dist.training.state import new_state
 from tests.gloo import run_gloo

@@ -18,8 +18,8 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.config.papers import PAPERS
 from gan_dist.data.loader import Batch
 from gan_dist.errors import ConfigError
+from gan_dist.generation import ImageShape
 from gan_dist.models import ada
-from gan_dist.release import ImageShape
 from gan_dist.training.arithmetic import Arithmetic, has_bf16, tune_process
 from gan_dist.training.context import LocalContext
 from gan_dist.training.schedule import instance_noise, rate_factor

@@ -13,8 +13,8 @@ from torch.nn.functional import softplus
 from gan_dist import randomness
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.loader import Batch
+from gan_dist.generation import ImageShape
 from gan_dist.models import ada
-from gan_dist.release import ImageShape
 from gan_dist.training.context import LocalContext
 from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step

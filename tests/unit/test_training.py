@@ -21,8 +21,8 @@ from gan_dist.data.builtin import DIGITS
 from gan_dist.data.loader import Batch, open_images
 from gan_dist.errors import CapacityError, DataError, NonFiniteError, ResumeError, StorageError, WorkerError
 from gan_dist.folders import checkpoint_names
+from gan_dist.generation import ImageShape
 from gan_dist.progress import Outcome, Progress
-from gan_dist.release import ImageShape
 from gan_dist.storage import StorageOptions
 from gan_dist.telemetry import read_records
 from gan_dist.training import state as states
