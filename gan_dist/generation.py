@@ -48,7 +48,8 @@ class Release:
             labels: The classes of a conditional generator's images, `n` of them; all in turn when absent.
 
         Raises:
-            DataError: labels for a generator that has none, not `n` of them, or not among its classes.
+            DataError: `n` is below 1, or labels for a generator that has none, not `n` of them, or not among
+                its classes.
             NonFiniteError: a pixel is NaN or infinite.
         """
         return torch.cat(list(self.stream(n, seed, labels)))
@@ -58,7 +59,7 @@ class Release:
     ) -> Iterator[Tensor]:
         """Return an iterator over the images of `sample` from number `first` on, at most BLOCK at a time.
 
-        Arguments and errors are those of `sample`; labels are looked at before the first image is made.
+        Arguments and errors are those of `sample`; a DataError is raised before the first image is made.
         """
         classes = self.classes(n, labels)
         starts = range(first // BLOCK * BLOCK, n, BLOCK)
@@ -80,8 +81,11 @@ class Release:
         """Return the classes of `n` images, int64 (n,); None of a generator that has none.
 
         Raises:
-            DataError: labels for a generator that has none, not `n` of them, or not among its classes.
+            DataError: `n` is below 1, or labels for a generator that has none, not `n` of them, or not among
+                its classes.
         """
+        if n < 1:
+            raise DataError(f"{n} images: ask for 1 or more")
         known = self.shape.classes
         if not known:
             if labels is not None:

@@ -68,7 +68,8 @@ def interpolate(
         labels: The classes of a conditional generator's rows, `rows` of them; all in turn when absent.
 
     Raises:
-        DataError: labels for a generator that has none, not `rows` of them, or not among its classes.
+        DataError: `rows` is below 1, or labels for a generator that has none, not `rows` of them, or not
+            among its classes.
         NonFiniteError: a pixel is NaN or infinite.
     """
     classes = release.classes(rows, labels)
@@ -108,7 +109,7 @@ def write_images(
         progress: Called with the number of images that are there.
 
     Raises:
-        DataError: a label for a generator that has none, or not among its classes.
+        DataError: `n` is below 1, or a label for a generator that has none, or not among its classes.
         NonFiniteError: a pixel is NaN or infinite.
         StorageError: the folder holds something else, or cannot be written.
     """

@@ -87,6 +87,17 @@ def test_labels_are_looked_at_before_an_image_is_made() -> None:
         painter().stream(2, labels=[0, 1])
 
 
+@pytest.mark.parametrize("n", [0, -3])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_no_images_are_refused_however_they_are_asked_for(n: int, classes: int) -> None:
+    generator = painter(classes)
+    for ask in (generator.sample, generator.stream, generator.classes):
+        with pytest.raises(DataError, match=f"^{n} images: ask for 1 or more"):
+            ask(n)
+    with pytest.raises(DataError, match=f"^{n} images: ask for 1 or more"):
+        interpolate(generator, n, 4)
+
+
 def test_an_image_that_is_not_finite_is_refused() -> None:
     generator = painter()
     network(generator).scale.fill_(math.nan)
@@ -334,6 +345,13 @@ def test_options_that_contradict_one_another_are_refused_with_the_remedy(
     with pytest.raises(GanDistError, match=told):
         CliRunner().invoke(app, ["sample", run_uri, *options], catch_exceptions=False)
     assert [file.name for file in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_command_for_no_images_is_refused(run_uri: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["sample", run_uri, "--n", "0", "--out", f"{tmp_path}/a.png"])
+    assert done.exit_code == 2
+    assert "Invalid value for '--n'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_class_that_the_generator_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
