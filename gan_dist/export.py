@@ -77,10 +77,12 @@ def export(source: str, to: str) -> Exported:
             an ONNX file, or a file whose images are not the generator's; nothing is written then.
         NonFiniteError: the generator's images are not numbers.
         CheckpointError: `source` is none of these, or damaged.
+        StorageError: `to` cannot be written, which is found out first.
     """
     onnx = kind(to) == ".onnx"
     if onnx:
         _require_onnx(to)
+    storage.require_writable(to)
     release = load(source)
     if onnx:
         _require_room(release, to)

@@ -63,13 +63,15 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a generator: FID, KID, Inception Score, precision and recall, density and coverage, copying."""
-    from gan_dist import release, telemetry
+    from gan_dist import release, storage, telemetry
     from gan_dist.config import ScaleConfig
     from gan_dist.evaluation.work import Request
     from gan_dist.storage import StorageOptions
 
     chosen = _chosen(metrics)
     require_png(out)
+    if "memorisation" in chosen:
+        storage.require_writable(absolute(out))
     source = absolute(source)
     config = release.load(source).config
     weights = inception_weights or config.eval.inception_weights

@@ -50,8 +50,10 @@ def sample(
 ) -> None:
     """Write a generator's images: a grid, rows that go from image to image, or single files."""
     place = _place(out, n, interpolate, single=single)
-    from gan_dist import release, sampling, telemetry  # brings torch
+    from gan_dist import release, sampling, storage, telemetry  # brings torch
 
+    if not single:
+        storage.require_writable(place)
     generator = release.load(absolute(source))
     _require_class(label, generator.shape.classes)
     if single:

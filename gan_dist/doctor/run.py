@@ -8,9 +8,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from urllib.parse import parse_qsl
 
 import torch
@@ -40,7 +38,7 @@ def rights(config: RunConfig) -> Iterator[Finding]:
     name = marker.partition("?")[0].rpartition("/")[2]
     content = name.encode()
     doing = "looked for"
-    with _left_as_it_was(folder):
+    with storage.left_as_it_was(folder):
         try:
             empty = not storage.exists(folder)
             doing = "written"
@@ -73,19 +71,6 @@ def _left_behind(marker: str) -> str:
     except GanDistError:
         return f"; {storage.shown(marker)} stays behind"
     return ""
-
-
-@contextmanager
-def _left_as_it_was(folder: str) -> Iterator[None]:
-    """Remove the folders that were made for a local folder."""
-    path = Path(folder).expanduser().absolute()
-    made = [] if "://" in folder else [one for one in (path, *path.parents) if not one.exists()]
-    try:
-        yield
-    finally:
-        for one in made:
-            if one.is_dir() and not any(one.iterdir()):
-                one.rmdir()
 
 
 def clock(config: RunConfig, wait_s: float) -> Iterator[Finding]:

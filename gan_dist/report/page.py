@@ -40,6 +40,7 @@ def write_report(
         StorageError: something there cannot be read, or `out` cannot be written.
     """
     of_search = is_search(uri)
+    storage.require_writable(out)
     if of_search:
         # It brings Optuna and scikit-learn, which take seconds that a run's page does without.
         from gan_dist.report.search import search_page

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gan_dist.errors import StorageError
 from gan_dist.storage.filesystems import BACKENDS, StorageOptions, configure, open_uri, options
-from gan_dist.storage.probe import forget_folder
+from gan_dist.storage.probe import begin_upload, forget_folder
 from gan_dist.storage.retry import place, require_bucket, retrying
 from gan_dist.storage.wording import shown
 
@@ -25,6 +27,7 @@ __all__ = [
     "delete_tree",
     "exists",
     "join",
+    "left_as_it_was",
     "names",
     "open_uri",
     "options",
@@ -32,6 +35,7 @@ __all__ = [
     "read_bytes",
     "read_text",
     "require_bucket",
+    "require_writable",
     "retrying",
     "shown",
     "write_bytes",
@@ -133,6 +137,45 @@ def write_bytes(uri: str, content: bytes) -> None:
             stream.write(content)
 
     retrying(uri, write, len(content))
+
+
+def require_writable(uri: str) -> None:
+    """Refuse a file that cannot be written, before what it is to hold is made; nothing stays of the trial.
+
+    Of stores other than S3 it is known when it is written.
+
+    Raises:
+        StorageError: the bucket is missing, a file or folder is in the way, or access is refused.
+    """
+    filesystem, path = open_uri(uri)
+
+    def begin() -> None:
+        target = Path(path)
+        if target.is_dir():
+            raise IsADirectoryError
+        with left_as_it_was(str(target.parent)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=target.parent).close()
+
+    if filesystem.type_name == "local":
+        retrying(uri, begin)
+    elif uri.startswith("s3://"):
+        if "/" not in path:
+            raise StorageError(f"{shown(uri)} is a bucket, where there should be a file in one")
+        retrying(uri, lambda: begin_upload(uri))
+
+
+@contextmanager
+def left_as_it_was(folder: str) -> Iterator[None]:
+    """Remove the folders that were made for a local folder, if nothing is in them."""
+    path = Path(folder).expanduser().absolute()
+    made = [] if "://" in folder else [one for one in (path, *path.parents) if not one.exists()]
+    try:
+        yield
+    finally:
+        for one in made:
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
 
 
 def append_text(uri: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -43,6 +44,23 @@ def forget_folder(uri: str) -> None:
             client.delete_object(Bucket=bucket, Key=f"{key}/")
     except (ClientError, BotoCoreError) as error:
         raise StorageError(f"{shown(uri)}: an empty folder stays behind: {reason(error)}") from None
+
+
+def begin_upload(uri: str) -> None:
+    """Begin to write an object and give it up: whether it may be written is known then, and nobody sees it.
+
+    Both backends write large objects in the same way, and pyarrow all of them.
+
+    Raises:
+        ClientError: botocore's, with what the store says.
+        BotoCoreError: it could not be asked.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client, bucket, key = _client(uri)
+    upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    with suppress(ClientError, BotoCoreError):  # an upload without parts is no object, and costs nothing
+        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
 
 
 def _client(uri: str) -> tuple[Any, str, str]:

@@ -335,6 +335,10 @@ def test_the_command_prints_figures_and_writes_the_picture(trained: str, tmp_pat
         (["--samples", "4", "--metrics", "is"], "needs at least 10 generated"),
         (["--gpus-per-worker", "99"], "needs 1 x 1 = 1 CPUs and 1 x 99 = 99 GPUs; this machine has"),
         (["--cpus-per-worker", "9999"], "needs 1 x 9999 = 9999 CPUs; this machine has"),
+        (
+            ["--metrics", "memorisation", "--out", f"{__file__}/a.png", "--data", "nowhere"],
+            "a file, or in one",
+        ),
         (["--out", "nearest.jpg"], "--out nearest.jpg: pictures are written as PNG, not .jpg"),
     ],
 )
