@@ -24,10 +24,9 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Run one benchmark: ratios to references that are measured in the same run."""
-    from gan_dist.bench import NAMES, record, run
+    check(name)
+    from gan_dist.bench import record, run
 
-    if name not in NAMES:
-        raise GanDistError(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
     figures = run(name, quick=quick, everything=everything, real=real)
     for key, value in figures.items():
         typer.echo(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
@@ -35,3 +34,15 @@ def bench(
         typer.echo(f"recorded in {record.keep(out, figures)}")
     if as_json:
         typer.echo(json.dumps(figures))
+
+
+def check(name: str) -> None:
+    """Refuse what can be seen to be wrong by the arguments alone.
+
+    Raises:
+        GanDistError: there is no such benchmark.
+    """
+    from gan_dist.bench import NAMES
+
+    if name not in NAMES:
+        raise GanDistError(f"there is no benchmark {name}; there are {', '.join(NAMES)}")

@@ -37,12 +37,9 @@ def best(
     as_json: AsJson = False,
 ) -> None:
     """Find the best checkpoint of a search or run and copy it as a release; no cluster is needed."""
+    check(overrides, to, retrain=retrain)
     from gan_dist.best import find_best
 
-    if overrides and not retrain:
-        raise GanDistError(f"{overrides[0]}: settings are for --retrain; add it, or leave them out")
-    if retrain and to is None:
-        raise GanDistError("--retrain needs --to DIR, where the configuration that it trains is kept")
     found = find_best(absolute(source))
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -76,6 +73,18 @@ def best(
         typer.echo(json.dumps(result))
     if retrained is not None and not retrained["finished"]:
         raise typer.Exit(INTERRUPTED)
+
+
+def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> None:
+    """Refuse what can be seen to be wrong by the arguments alone.
+
+    Raises:
+        GanDistError: settings without --retrain, or that without a place for the configuration.
+    """
+    if overrides and not retrain:
+        raise GanDistError(f"{overrides[0]}: settings are for --retrain; add it, or leave them out")
+    if retrain and to is None:
+        raise GanDistError("--retrain needs --to DIR, where the configuration that it trains is kept")
 
 
 def retraining(found: Found, folder: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:

@@ -68,8 +68,8 @@ def evaluate(
     from gan_dist.evaluation.work import Request
     from gan_dist.storage import StorageOptions
 
+    check(metrics, out)
     chosen = _chosen(metrics)
-    require_png(out)
     if "memorisation" in chosen:
         storage.require_writable(absolute(out))
     source = absolute(source)
@@ -97,6 +97,17 @@ def evaluate(
     if as_json:
         picture = {} if found.nearest is None else {"nearest": out}
         typer.echo(json.dumps({**found.figures, **picture}))
+
+
+def check(metrics: str, out: str) -> None:
+    """Refuse what can be seen to be wrong by the arguments alone.
+
+    Raises:
+        DataError: a metric is unknown.
+        GanDistError: the picture would have another format's name.
+    """
+    _chosen(metrics)
+    require_png(out)
 
 
 def _chosen(metrics: str) -> tuple[str, ...]:

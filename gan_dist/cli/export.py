@@ -24,6 +24,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a generator as one file that runs without gan-dist, after comparing their images."""
+    check(to)
     from gan_dist import export as room
 
     exported = room.export(absolute(source), absolute(to))
@@ -34,6 +35,17 @@ def export(
     if as_json:
         result = {"out": written, "max_abs_diff": exported.max_abs_diff, "bytes": exported.bytes}
         typer.echo(json.dumps(result))
+
+
+def check(to: str) -> None:
+    """Refuse what can be seen to be wrong by the arguments alone.
+
+    Raises:
+        GanDistError: the file would have another format's name.
+    """
+    from gan_dist.export import kind  # brings torch
+
+    kind(to)
 
 
 def _print(exported: Exported, source: str, written: str) -> None:

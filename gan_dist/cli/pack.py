@@ -52,17 +52,13 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Turn images into shards to train from; the same command again continues, --verify DEST checks."""
+    check(dest, resolution, channels, filter, shard_mb, max_bad, verify=verify)
     from gan_dist.data.decode import Decoding
     from gan_dist.data.sources.items import SourceOptions
 
-    if verify:
-        if dest is not None:
-            raise DataError("--verify takes one folder: gan-dist pack --verify DEST")
+    if dest is None or resolution is None:  # as they are with --verify alone
         _verify(absolute(source), as_json)
         return
-    if dest is None or resolution is None:
-        missing = "DEST" if dest is None else "--resolution"
-        raise DataError(f"{missing} is missing: gan-dist pack SOURCE DEST --resolution 64")
     _pack(
         absolute(source),
         absolute(dest),
@@ -80,6 +76,35 @@ def pack(
         dry_run=dry_run,
         as_json=as_json,
     )
+
+
+def check(
+    dest: str | None,
+    resolution: int | None,
+    channels: int,
+    filter: str,
+    shard_mb: float,
+    max_bad: str,
+    *,
+    verify: bool,
+) -> None:
+    """Refuse what can be seen to be wrong by the arguments alone.
+
+    Raises:
+        DataError: one is missing, superfluous, or out of its range.
+    """
+    from gan_dist.data import packplan
+    from gan_dist.data.decode import Decoding
+
+    if verify:
+        if dest is not None:
+            raise DataError("--verify takes one folder: gan-dist pack --verify DEST")
+        return
+    if dest is None or resolution is None:
+        missing = "DEST" if dest is None else "--resolution"
+        raise DataError(f"{missing} is missing: gan-dist pack SOURCE DEST --resolution 64")
+    packplan.require_in_range(Decoding(resolution, channels, filter), shard_mb)
+    packplan.parse_max_bad(max_bad, 0)
 
 
 def _verify(uri: str, as_json: bool) -> None:

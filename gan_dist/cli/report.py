@@ -25,9 +25,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML page of a run or search: what it is, its curves, its pictures; no cluster is needed."""
-    suffix = PurePath(out.partition("?")[0]).suffix
-    if suffix.lower() not in (".html", ".htm"):
-        raise GanDistError(f"--out {out}: what is written is an HTML page; end the name in .html")
+    check(out)
     from gan_dist.report.page import write_report
 
     kind, size = write_report(absolute(source), absolute(out), optuna_storage)
@@ -38,3 +36,14 @@ def report(
         typer.echo(
             f"the {kind} {source} is in {written} ({size / 1e6:.1f} MB); a browser opens it, offline too"
         )
+
+
+def check(out: str) -> None:
+    """Refuse what can be seen to be wrong by the arguments alone.
+
+    Raises:
+        GanDistError: the page would have another format's name.
+    """
+    suffix = PurePath(out.partition("?")[0]).suffix
+    if suffix.lower() not in (".html", ".htm"):
+        raise GanDistError(f"--out {out}: what is written is an HTML page; end the name in .html")

@@ -49,7 +49,8 @@ def sample(
     as_json: AsJson = False,
 ) -> None:
     """Write a generator's images: a grid, rows that go from image to image, or single files."""
-    place = _place(out, n, interpolate, single=single)
+    check(out, n, interpolate, single=single)
+    place = _place(out, interpolate, single=single)
     from gan_dist import release, sampling, storage, telemetry  # brings torch
 
     if not single:
@@ -69,34 +70,49 @@ def sample(
     typer.echo(json.dumps({"out": written}) if as_json else f"{n} images of {source} are in {written}")
 
 
-def _place(out: str | None, n: int, interpolate: int | None, *, single: bool) -> str:
-    """Return where to write, absolute.
+def check(out: str | None, n: int, interpolate: int | None, *, single: bool) -> None:
+    """Refuse what can be seen to be wrong by the arguments alone.
 
     Raises:
-        GanDistError: the options contradict one another.
+        GanDistError: they contradict one another.
     """
     if single and interpolate:
         raise GanDistError(
             f"--single writes a file an image, --interpolate {interpolate} one picture: leave one of them out"
         )
-    if single:
-        if out is not None and out.lower().endswith(".png"):
-            raise GanDistError(f"--out {out}: --single writes into a folder; name one, or leave --single out")
-        return absolute(out or "images")
+    if single and out is not None and out.lower().endswith(".png"):
+        raise GanDistError(f"--out {out}: --single writes into a folder; name one, or leave --single out")
     if interpolate and n % interpolate:
         fewer, more = n // interpolate * interpolate, -(-n // interpolate) * interpolate
         fitting = f"{fewer} or {more}" if fewer else str(more)
         raise GanDistError(
             f"--n {n} is not a whole number of rows of --interpolate {interpolate}: set --n {fitting}"
         )
+    if out is not None and not single:
+        if out.endswith("/"):
+            raise GanDistError(_no_picture(out))
+        require_png(out)
+
+
+def _place(out: str | None, interpolate: int | None, *, single: bool) -> str:
+    """Return where to write, absolute.
+
+    Raises:
+        GanDistError: a picture would be written where there is a folder.
+    """
+    if single:
+        return absolute(out or "images")
     out = out or ("interpolation.png" if interpolate else "grid.png")
-    if out.endswith("/") or Path(absolute(out)).is_dir():
-        raise GanDistError(
-            f"--out {out} is a folder: add --single for a file an image, or name a picture, as in "
-            f"{out.rstrip('/')}.png"
-        )
-    require_png(out)
+    if Path(absolute(out)).is_dir():
+        raise GanDistError(_no_picture(out))
     return absolute(out)
+
+
+def _no_picture(out: str) -> str:
+    return (
+        f"--out {out} is a folder: add --single for a file an image, or name a picture, as in "
+        f"{out.rstrip('/')}.png"
+    )
 
 
 def _require_class(label: int | None, classes: int) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import shlex
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gan_dist.cli import bench, best, evaluate, export, pack, report, sample
 from gan_dist.cli.options import INTERRUPTED, AsJson
 from gan_dist.cli.places import CALLED_AS
 from gan_dist.cli.train import require_configuration
@@ -20,6 +23,17 @@ from gan_dist.errors import GanDistError, nearest
 if TYPE_CHECKING:
     from gan_dist.cluster.submit import Cluster, Ended, Entrypoint
     from gan_dist.cluster.upload import Upload
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "bench": bench.check,
+    "best": best.check,
+    "evaluate": evaluate.check,
+    "export": export.check,
+    "pack": pack.check,
+    "report": report.check,
+    "sample": sample.check,
+}
+"""What verbs refuse by their arguments alone; of train, tune and doctor that is in the configuration."""
 
 
 def submit(
@@ -98,6 +112,8 @@ def _checked(
             f"there is no verb {verb} to submit; there are {', '.join(names)}{nearest(verb, names)}"
         )
     parsed = verbs[verb].make_context(f"gan-dist submit {verb}", list(arguments)).params
+    if check := CHECKS.get(verb):
+        check(**{name: parsed[name] for name in inspect.signature(check).parameters})
     source = parsed.get("config")
     if verb == "train" and not parsed["schema"]:
         require_configuration(source)

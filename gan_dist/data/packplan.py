@@ -75,14 +75,7 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
     Raises:
         DataError: a setting is out of its range.
     """
-    if decoding.resolution < 1:
-        raise DataError(f"--resolution must be 1 or more, not {decoding.resolution}")
-    if decoding.channels not in (1, 3):
-        raise DataError(f"--channels must be 3 (colour) or 1 (grey), not {decoding.channels}")
-    if decoding.filter not in FILTERS:
-        raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
-    if not (shard_mb > 0 and math.isfinite(shard_mb)):
-        raise DataError(f"--shard-mb must be above 0, not {shard_mb:g}")
+    require_in_range(decoding, shard_mb)
     row_bytes = decoding.resolution**2 * decoding.channels
     shard_rows = max(1, int(shard_mb * 2**20) // row_bytes)
     group_rows = max(1, min(shard_rows, GROUP_BYTES // row_bytes))
@@ -100,6 +93,22 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
         shard_items=shard_rows // group_rows * group_rows,
         group_rows=group_rows,
     )
+
+
+def require_in_range(decoding: Decoding, shard_mb: float) -> None:
+    """Refuse settings that no set can be packed with.
+
+    Raises:
+        DataError: one is out of its range.
+    """
+    if decoding.resolution < 1:
+        raise DataError(f"--resolution must be 1 or more, not {decoding.resolution}")
+    if decoding.channels not in (1, 3):
+        raise DataError(f"--channels must be 3 (colour) or 1 (grey), not {decoding.channels}")
+    if decoding.filter not in FILTERS:
+        raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
+    if not (shard_mb > 0 and math.isfinite(shard_mb)):
+        raise DataError(f"--shard-mb must be above 0, not {shard_mb:g}")
 
 
 def _hash_items(source: Source) -> str:

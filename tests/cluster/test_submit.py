@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import socket
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler
@@ -77,6 +78,49 @@ def test_a_wrong_configuration_is_told_before_anything_is_submitted() -> None:
     result = CliRunner().invoke(app, ["submit", "evaluate", "runs/digits", "--sampels", "3"])
     assert result.exit_code == 2
     assert "No such option: --sampels" in result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("report runs/faces --out x.png", "--out x.png: what is written is an HTML page"),
+        ("evaluate runs/faces --metrics fid,kdi", "kdi is not one of fid, kid"),
+        ("evaluate runs/faces --out x.jpg", "--out x.jpg: pictures are written as PNG"),
+        ("sample runs/faces --out x.jpg", "--out x.jpg: pictures are written as PNG"),
+        ("sample runs/faces --n 60 --interpolate 8", "set --n 56 or 64"),
+        ("sample runs/faces --single --out x.png", "--single writes into a folder"),
+        ("export runs/faces --to x.pth", "--to x.pth: end the name in .pt2"),
+        ("best runs/faces kimg=3", "kimg=3: settings are for --retrain"),
+        ("best runs/faces --retrain", "--retrain needs --to DIR"),
+        ("pack photos", "DEST is missing"),
+        ("pack photos shards --resolution 0", "--resolution must be 1 or more"),
+        ("pack photos shards --resolution 8 --max-bad few", "--max-bad must be a number"),
+        ("pack --verify shards more", "--verify takes one folder"),
+        ("bench steps", "there is no benchmark steps"),
+    ],
+)
+def test_what_a_verb_would_refuse_by_its_arguments_is_refused_here(command: str, told: str) -> None:
+    assert told in refusal(*command.split())
+    verb, *arguments = command.split()
+    with pytest.raises(GanDistError, match=re.escape(told)):
+        CliRunner().invoke(app, [verb, *arguments], catch_exceptions=False)
+
+
+def test_right_arguments_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        "report runs/faces --out s3://bucket/x.html",
+        "evaluate runs/faces --metrics pr --out x.png",
+        "sample runs/faces --single --out folder",
+        "export runs/faces --to x.onnx",
+        "best runs/faces --retrain --to best kimg=3",
+        "pack photos shards --resolution 8 --max-bad 5%",
+        "pack --verify shards",
+        "bench step --quick",
+        "doctor",
+    ):
+        done = CliRunner().invoke(app, ["submit", "--dry-run", *command.split()], catch_exceptions=False)
+        assert f"# entrypoint: python -m gan_dist.cli {command}" in done.stdout
 
 
 def test_a_configuration_must_be_where_the_job_finds_it(
