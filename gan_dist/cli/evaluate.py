@@ -138,7 +138,7 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
             from gan_dist.cluster.connect import cluster
             from gan_dist.cluster.parts import ray_workers
 
-            connected.enter_context(cluster(scale, exchanging=False))
+            connected.enter_context(cluster(scale, evaluating=True))
             do = connected.enter_context(ray_workers(scale))
         try:
             found = assess(request, do, progress.update)
@@ -159,4 +159,4 @@ def _require_here(scale: ScaleConfig) -> None:
     if scale.cpus_per_worker > 1 or scale.gpus_per_worker:
         from gan_dist.cluster.capacity import require_room, this_machine  # brings Ray
 
-        require_room(scale, [this_machine()], "this machine", exchanging=False)
+        require_room(scale, [this_machine()], "this machine", evaluating=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 
@@ -90,7 +91,7 @@ def trials_at_once(scale: ScaleConfig, nodes: list[Node], most: int | None) -> i
     return most or max(1, fits) if may_grow(nodes) else min(most or fits, fits)
 
 
-def require_room(scale: ScaleConfig, nodes: list[Node], where: str, *, exchanging: bool = True) -> None:
+def require_room(scale: ScaleConfig, nodes: list[Node], where: str, *, evaluating: bool = False) -> None:
     """Refuse what can never be placed, or whose processes alone are more than all memory.
 
     Where nodes are added when they are wanted, only what no node can give is refused.
@@ -99,42 +100,47 @@ def require_room(scale: ScaleConfig, nodes: list[Node], where: str, *, exchangin
         scale: What the run asks for.
         nodes: Every node.
         where: What the nodes are, for the message.
-        exchanging: Whether the workers exchange gradients, as a run's do.
+        evaluating: Whether an evaluation asks: its workers exchange no gradients, and the message names the
+            options of its verb instead of configuration keys.
 
     Raises:
         CapacityError: with the arithmetic and the most that fits.
     """
-    _require_divisible(scale, exchanging=exchanging)
+    _require_divisible(scale, evaluating=evaluating)
     if may_grow(nodes):
         return
     fits = workers_held(scale, nodes)
     if fits < scale.fewest:
-        raise CapacityError(_too_many(scale, nodes, where, fits))
+        raise CapacityError(_too_many(scale, nodes, where, fits, evaluating=evaluating))
     total = sum(node.memory for node in nodes)
     count = processes(scale, trial=False)
     if all(node.memory for node in nodes) and count * PROCESS_BYTES > total:
         most = max(1, math.floor(total / PROCESS_BYTES) - 1)
+        given = partial(_given, "workers", evaluating=evaluating)
         raise CapacityError(
-            f"scale.workers={scale.workers} and their controller are {count} processes of "
+            f"{given(scale.workers)} and their controller are {count} processes of "
             f"{PROCESS_BYTES / 1e9:g} GB before their networks, {count * PROCESS_BYTES / 1e9:.1f} GB; "
-            f"{where} has {total / 1e9:.1f} GB of memory: use scale.workers={most} or fewer, or add memory"
+            f"{where} has {total / 1e9:.1f} GB of memory: use {given(most)} or fewer, or add memory"
         )
 
 
-def short_of_memory(scale: ScaleConfig, nodes: list[Node], trials: int | None = None) -> str | None:
+def short_of_memory(
+    scale: ScaleConfig, nodes: list[Node], trials: int | None = None, *, evaluating: bool = False
+) -> str | None:
     """Return a warning where processes alone take what the object stores leave of the nodes' memory.
 
     Args:
         scale: What a run asks for.
         nodes: Every node.
         trials: Runs at a time, each the trial of a search; None for one run that is no trial.
+        evaluating: As of `require_room`.
     """
     count = processes(scale, trial=trials is not None) * (trials or 1)
     left = sum(node.memory - node.objects for node in nodes)
     if may_grow(nodes) or not all(node.memory for node in nodes) or count * PROCESS_BYTES <= left:
         return None
     each = processes(scale, trial=True)
-    remedy = "use fewer scale.workers"
+    remedy = f"use fewer {'--workers' if evaluating else 'scale.workers'}"
     if trials:
         remedy = f"set search.concurrent={max(1, math.floor(left / PROCESS_BYTES / each))}"
     return (
@@ -144,38 +150,46 @@ def short_of_memory(scale: ScaleConfig, nodes: list[Node], trials: int | None = 
     )
 
 
-def idle_gpus(scale: ScaleConfig, nodes: list[Node]) -> str | None:
-    """Return a warning where nodes have GPUs and a run asks for none."""
+def idle_gpus(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool = False) -> str | None:
+    """Return a warning where nodes have GPUs and a run or evaluation asks for none."""
     gpus = sum(node.gpus for node in nodes)
     if scale.gpus_per_worker or not gpus:
         return None
-    return f"{gpus:g} GPUs are there and none is asked for: this runs on CPUs; use scale.gpus_per_worker=1"
+    remedy = _given("gpus_per_worker", 1, evaluating=evaluating)
+    return f"{gpus:g} GPUs are there and none is asked for: this runs on CPUs; use {remedy}"
 
 
-def _require_divisible(scale: ScaleConfig, *, exchanging: bool) -> None:
+def _given(key: str, value: float, *, evaluating: bool) -> str:
+    """Return a setting as who asks would type it."""
+    return f"--{key.replace('_', '-')} {value:g}" if evaluating else f"scale.{key}={value:g}"
+
+
+def _require_divisible(scale: ScaleConfig, *, evaluating: bool) -> None:
     """Refuse parts of GPUs that no cluster gives."""
     each = scale.gpus_per_worker
+    given = _given("gpus_per_worker", each, evaluating=evaluating)
     if each > 1 and not each.is_integer():
         raise CapacityError(
-            f"scale.gpus_per_worker={each:g}: Ray reserves a part of one GPU, or whole ones; use "
+            f"{given}: Ray reserves a part of one GPU, or whole ones; use "
             f"{math.floor(each)} or {math.ceil(each)}"
         )
-    if exchanging and scale.workers > 1 and 0 < each <= 0.5:
+    if not evaluating and scale.workers > 1 and 0 < each <= 0.5:
         together = min(scale.workers, math.floor(1 / each))
         raise CapacityError(
-            f"scale.gpus_per_worker={each:g}: {together} of the {scale.workers} workers could share a GPU, "
+            f"{given}: {together} of the {scale.workers} workers could share a GPU, "
             "which NCCL refuses; use 1, or scale.workers=1"
         )
 
 
-def _too_many(scale: ScaleConfig, nodes: list[Node], where: str, fits: int) -> str:
+def _too_many(scale: ScaleConfig, nodes: list[Node], where: str, fits: int, *, evaluating: bool) -> str:
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    key, count = "scale.workers" if scale.min_workers is None else "scale.min_workers", scale.fewest
+    key, count = "workers" if scale.min_workers is None else "min_workers", scale.fewest
+    given = partial(_given, key, evaluating=evaluating)
     need = f"{count} x {scale.cpus_per_worker:g} = {count * scale.cpus_per_worker:g} CPUs"
     if scale.gpus_per_worker:
         need += f" and {count} x {scale.gpus_per_worker:g} = {count * scale.gpus_per_worker:g} GPUs"
-    remedy = f"use {key}={fits}" if fits else "ask for less per worker"
+    remedy = f"use {given(fits)}" if fits else "ask for less per worker"
     return (
-        f"{key}={count} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
+        f"{given(count)} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
         f"{len(nodes)} node{'s' * (len(nodes) != 1)}, which hold {fits} such workers: {remedy}, or add nodes"
     )

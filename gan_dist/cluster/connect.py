@@ -108,14 +108,14 @@ def _refusal(address: str, error: Exception) -> str:
 
 @contextmanager
 def cluster(
-    scale: ScaleConfig, search: SearchConfig | None = None, *, exchanging: bool = True
+    scale: ScaleConfig, search: SearchConfig | None = None, *, evaluating: bool = False
 ) -> Iterator[None]:
     """Be connected to a cluster that has room for a run, as `connect` finds one.
 
     Args:
         scale: What the run asks for.
         search: Whose trials such runs are, if they are.
-        exchanging: Whether the workers exchange gradients, as a run's do.
+        evaluating: Whether it is an evaluation that asks, as `require_room` has it.
 
     Raises:
         CapacityError: the workers can never be placed.
@@ -123,13 +123,16 @@ def cluster(
     """
     if not ray.is_initialized() and cluster_address() is None:
         # Known at once, so that nothing has to be started for it.
-        require_room(scale, [this_machine()], "this machine", exchanging=exchanging)
+        require_room(scale, [this_machine()], "this machine", evaluating=evaluating)
     with connect():
         nodes = nodes_up()
         where = f"the cluster at {ray.get_runtime_context().gcs_address}"
-        require_room(scale, nodes, where, exchanging=exchanging)
+        require_room(scale, nodes, where, evaluating=evaluating)
         trials = trials_at_once(scale, nodes, search.concurrent) if search else None
-        for warning in (short_of_memory(scale, nodes, trials), idle_gpus(scale, nodes)):
+        for warning in (
+            short_of_memory(scale, nodes, trials, evaluating=evaluating),
+            idle_gpus(scale, nodes, evaluating=evaluating),
+        ):
             if warning:
                 LOG.warning("warning: %s", warning)
         yield

@@ -75,7 +75,38 @@ def test_only_workers_that_exchange_gradients_need_a_gpu_each() -> None:
     quarters = ScaleConfig(workers=4, gpus_per_worker=0.25)
     with pytest.raises(CapacityError, match="which NCCL refuses"):
         require_room(quarters, GPU_NODES, "it")
-    require_room(quarters, GPU_NODES, "it", exchanging=False)
+    require_room(quarters, GPU_NODES, "it", evaluating=True)
+
+
+@pytest.mark.parametrize(
+    ("scale", "nodes", "told"),
+    [
+        (ScaleConfig(workers=4, gpus_per_worker=1), GPU_NODES, r"^--workers 4 needs .*: use --workers 3, or"),
+        (
+            ScaleConfig(workers=16),
+            [Node(64, 0, 8e9, 2e9)],
+            r"^--workers 16 and .*: use --workers 10 or fewer",
+        ),
+        (
+            ScaleConfig(gpus_per_worker=1.5),
+            GPU_NODES,
+            r"^--gpus-per-worker 1\.5: Ray reserves .*; use 1 or 2",
+        ),
+    ],
+)
+def test_an_evaluation_is_told_by_its_verbs_options(scale: ScaleConfig, nodes: list[Node], told: str) -> None:
+    with pytest.raises(CapacityError, match=told) as caught:
+        require_room(scale, nodes, "it", evaluating=True)
+    assert "scale." not in str(caught.value)
+
+
+def test_warnings_of_an_evaluation_name_its_verbs_options() -> None:
+    idle = idle_gpus(ScaleConfig(), GPU_NODES, evaluating=True)
+    assert idle is not None
+    assert idle.endswith("; use --gpus-per-worker 1")
+    short = short_of_memory(ScaleConfig(workers=8), [Node(16, 0, 8e9, 2e9)], evaluating=True)
+    assert short is not None
+    assert "use fewer --workers, or add memory" in short
 
 
 REFUSED = """

@@ -333,6 +333,11 @@ def test_the_command_prints_figures_and_writes_the_picture(trained: str, tmp_pat
         (["--data", "nowhere"], "nowhere holds no image set"),
         (["--samples", "4", "--metrics", "dc"], "needs at least 6 generated"),
         (["--samples", "4", "--metrics", "is"], "needs at least 10 generated"),
+        (["--workers", "9999"], "--workers 9999 needs 9999 x 1 = 9999 CPUs; this machine has"),
+        (
+            ["--gpus-per-worker", "1.5"],
+            "--gpus-per-worker 1.5: Ray reserves a part of one GPU, or whole ones",
+        ),
         (["--gpus-per-worker", "99"], "needs 1 x 1 = 1 CPUs and 1 x 99 = 99 GPUs; this machine has"),
         (["--cpus-per-worker", "9999"], "needs 1 x 9999 = 9999 CPUs; this machine has"),
         (
