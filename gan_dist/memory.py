@@ -1,8 +1,12 @@
-"""What the C allocator does with freed memory."""
+"""What the C allocator does with freed memory, and what is said where a GPU has none left."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gan_dist.errors import CapacityError
 
 # Parameters of mallopt(3) in the GNU C library.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -30,6 +34,24 @@ def use_one_arena() -> bool:
         Whether the allocator is one that can be told so.
     """
     return _set(_M_ARENA_MAX, 1)
+
+
+@contextmanager
+def shortage_explained(remedies: Callable[[], str]) -> Iterator[None]:
+    """Tell what lessens the memory of what is done, where a GPU runs out of it.
+
+    Args:
+        remedies: What does not fit, and what to lower; asked only where it is needed.
+
+    Raises:
+        CapacityError: it does.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CapacityError(f"{remedies()}. torch says: {error}") from None
 
 
 def _set(parameter: int, value: int) -> bool:

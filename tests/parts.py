@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gan_dist.evaluation.work import Studio
 
 
@@ -67,3 +69,16 @@ class Deadly:
 
     def __call__(self, studio: Studio) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Exhausting:
+    """Runs out of a GPU's memory, and counts how often it is tried."""
+
+    folder: Path
+    images: int = 1
+
+    def __call__(self, studio: Studio) -> None:
+        with (self.folder / "tried").open("a") as file:
+            file.write("x")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

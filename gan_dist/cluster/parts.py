@@ -14,6 +14,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from gan_dist.config import ScaleConfig
 from gan_dist.errors import WorkerError
+from gan_dist.evaluation.shortage import memory_explained
 from gan_dist.evaluation.work import Part, Request, Workers, studio
 
 RETRIES = 3
@@ -28,6 +29,7 @@ def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
     start, or after a node has gone.
 
     The workers raise:
+        CapacityError: a GPU's memory does not hold a part; nobody tries it again.
         WorkerError: a part was lost with its process more than RETRIES times, or no process is left.
     """
     process = ray.remote(
@@ -62,7 +64,8 @@ class _Process:
 
     def do(self, request: Request, part: Part) -> object:
         # A process that has reserved no GPU sees those of its node all the same.
-        return part(studio(request, gpu=bool(ray.get_gpu_ids())))
+        with memory_explained(request):
+            return part(studio(request, gpu=bool(ray.get_gpu_ids())))
 
 
 class _Done:

@@ -13,6 +13,7 @@ from gan_dist import telemetry
 from gan_dist.evaluation.copying import find_copies
 from gan_dist.evaluation.reference import Cache, Reference, statistics_key
 from gan_dist.evaluation.scores import require_possible, scores
+from gan_dist.evaluation.shortage import memory_explained
 from gan_dist.evaluation.sources import BLOCK, Reals
 from gan_dist.evaluation.tally import Tally, kept
 from gan_dist.evaluation.work import (
@@ -52,9 +53,15 @@ def assess(request: Request, workers: Workers, progress: Callable[[int, int], No
         progress: Called with the images that have been seen, and those that will have been at the end.
 
     Raises:
+        CapacityError: a GPU's memory does not hold it.
         DataError: the set, the release and the metrics do not go together.
         GanDistError: something of them cannot be loaded.
     """
+    with memory_explained(request):
+        return _assess(request, workers, progress)
+
+
+def _assess(request: Request, workers: Workers, progress: Callable[[int, int], None]) -> Assessment:
     local = studio(request)
     reals = local.reals(request.data)
     require_possible(local.extractor, request.metrics, min(request.samples, reals.total))

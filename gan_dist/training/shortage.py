@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from gan_dist.config import RunConfig
-from gan_dist.errors import CapacityError
+from gan_dist.memory import shortage_explained
 from gan_dist.training.context import Context
 
 
@@ -19,10 +17,8 @@ def memory_explained(config: RunConfig, context: Context) -> Iterator[None]:
     Raises:
         CapacityError: it does.
     """
-    try:
+    with shortage_explained(lambda: _remedies(config, context.world_size)):
         yield
-    except torch.OutOfMemoryError as error:
-        raise CapacityError(f"{_remedies(config, context.world_size)}. torch says: {error}") from None
 
 
 def _remedies(config: RunConfig, workers: int) -> str:

@@ -10,11 +10,11 @@ import pytest
 
 from gan_dist.cluster.parts import ray_workers
 from gan_dist.config import ScaleConfig
-from gan_dist.errors import DataError, WorkerError
+from gan_dist.errors import CapacityError, DataError, WorkerError
 from gan_dist.evaluation.assess import assess
 from gan_dist.evaluation.work import TallyReals, here
 from tests.heads import printed_apart
-from tests.parts import Deadly, Held, Numbered, let_go
+from tests.parts import Deadly, Exhausting, Held, Numbered, let_go
 from tests.releases import request_of, untrained
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -103,3 +103,13 @@ def test_a_part_that_always_kills_its_process_is_told(
         pytest.raises(WorkerError, match="a part of the evaluation was lost 2 times, with whoever did it"),
     ):
         list(workers(request, [Deadly()]))
+
+
+def test_a_process_that_runs_out_of_memory_ends_the_evaluation_at_once(tmp_path: Path) -> None:
+    request = request_of(untrained(tmp_path), ("pr",))
+    with (
+        ray_workers(ScaleConfig()) as workers,
+        pytest.raises(CapacityError, match=r"fewer of --metrics fid,pr, --samples below 600, .* 2\.00 GiB"),
+    ):
+        list(workers(request, [Exhausting(tmp_path)]))
+    assert (tmp_path / "tried").read_text() == "x"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,19 +23,20 @@ from gan_dist.data.loader import open_images
 from gan_dist.data.quarantine import Without
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import write_set
-from gan_dist.errors import DataError, NonFiniteError
+from gan_dist.errors import CapacityError, DataError, NonFiniteError
 from gan_dist.evaluation.assess import assess
 from gan_dist.evaluation.reference import Cache, Reference, statistics_key, tally_groups
 from gan_dist.evaluation.scores import require_possible, scores
 from gan_dist.evaluation.sources import BLOCK, Fakes, Reals, blocks
 from gan_dist.evaluation.tally import Tally, kept
-from gan_dist.evaluation.work import here
+from gan_dist.evaluation.work import Part, Request, here
 from gan_dist.metrics.digits import load_digits
 from gan_dist.metrics.extractors import load_extractor
 from gan_dist.metrics.modes import Modes
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluate import Evaluator, Measurement
 from tests.gloo import run_gloo
+from tests.parts import Exhausting
 from tests.releases import request_of, untrained
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -311,6 +313,23 @@ def test_a_copy_of_the_training_set_is_the_training_set(trained: str, digits: st
 def test_another_number_of_channels_is_refused(trained: str) -> None:
     with pytest.raises(DataError, match="have 3 channels and the generator's have 1: pack the set with"):
         assess(request_of(trained, data="builtin://shapes?count=64&resolution=8"), here, lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        ((), r"--metrics fid with --samples 600\. Use --gpus-per-worker 1 where workers share a GPU"),
+        (("kid", "pr"), r"Use fewer of --metrics fid,kid,pr, --samples below 600, --gpus-per-worker 1"),
+    ],
+)
+def test_an_evaluation_that_memory_does_not_hold_names_what_makes_it_smaller(
+    metrics: tuple[str, ...], told: str, trained: str, tmp_path: Path
+) -> None:
+    def workers(request: Request, parts: Sequence[Part]) -> Iterator[object]:
+        return here(request, [Exhausting(tmp_path) for _ in parts])
+
+    with pytest.raises(CapacityError, match=rf"{told}.*torch says: .*Tried to allocate 2\.00 GiB"):
+        assess(request_of(trained, metrics), workers, lambda *_: None)
 
 
 def test_the_command_prints_figures_and_writes_the_picture(trained: str, tmp_path: Path) -> None:
