@@ -40,7 +40,8 @@ def pack(
     download: Annotated[bool, typer.Option("--download", help="torchvision: fetch what is missing.")] = False,
     shard_mb: Annotated[float, typer.Option(help="Size of a shard in MiB.")] = 64.0,
     max_bad: Annotated[
-        str, typer.Option(help="How many images may be unusable: a number or a percentage.")
+        str,
+        typer.Option(help="How many images may be unusable: a number or a percentage; cut tars need 100%."),
     ] = "1%",
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the set at DEST instead; SOURCE is left out.")
@@ -146,13 +147,16 @@ def _pack(
     packplan.require_apart(uri, dest)
     source = open_source(uri, options)
     plan = packplan.make_plan(uri, source, decoding, shard_mb)
+    packplan.require_whole(source.damaged, max_bad)
     packplan.require_few_bad(source.rejected, len(source.items) + len(source.rejected), max_bad)
     manifest = packstate.finished_set(dest, plan)
     for note in source.notes:
         typer.echo(note, err=True)
+    damaged = "".join(f"warning: {sentence}\n" for sentence in source.damaged)
     if dry_run:
         summary = _summary(dest, plan)
         typer.echo("\n".join(f"{key}: {value}" for key, value in summary.items()))
+        typer.echo(damaged, err=True, nl=False)
         if as_json:
             typer.echo(json.dumps(summary))
         return
@@ -171,6 +175,7 @@ def _pack(
         typer.echo(f"  {quarantined:,} left out, listed with the reasons in {packstate.QUARANTINE}")
     if enlarged := int(manifest.settings["enlarged"]):
         typer.echo(f"  {enlarged:,} enlarged, being smaller than {plan.resolution} pixels")
+    typer.echo(damaged, err=True, nl=False)
     if as_json:
         typer.echo(json.dumps(result))
 

@@ -14,6 +14,7 @@ from gan_dist import machine, storage
 from gan_dist.data.decode import Decoding
 from gan_dist.data.resize import FILTERS, resizer
 from gan_dist.data.sources.items import Rejection, Source
+from gan_dist.data.sources.labels import counted
 from gan_dist.errors import DataError
 from gan_dist.storage import shown
 
@@ -153,6 +154,28 @@ def require_few_bad(bad: Sequence[Rejection], total: int, max_bad: str) -> None:
     raise DataError(
         f"{len(bad)} of {total} images cannot be used so far, and --max-bad {max_bad} allows {limit}: "
         "mend or remove them, or raise --max-bad to go on without them\n" + "\n".join(lines)
+    )
+
+
+def require_whole(damaged: Sequence[str], max_bad: str) -> None:
+    """Refuse files of which an unknown number of images is lost, where not any number may be.
+
+    Args:
+        damaged: A sentence for each such file.
+        max_bad: How many images may be unusable, a number or a percentage.
+
+    Raises:
+        DataError: there is one, and `max_bad` is less than 100%.
+    """
+    if not damaged or (max_bad.endswith("%") and parse_max_bad(max_bad, 1) == 1):
+        return
+    lines = [f"  {sentence}" for sentence in damaged[:SHOWN]]
+    if len(damaged) > SHOWN:
+        lines.append(f"  and {len(damaged) - SHOWN} more")
+    raise DataError(
+        f"how many images are lost with {counted(len(damaged), 'damaged file')} is not known, so that "
+        f"--max-bad {max_bad} cannot be kept: fetch or write them again, or take what is left of them with "
+        "--max-bad 100%\n" + "\n".join(lines)
     )
 
 

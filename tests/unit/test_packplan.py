@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,33 @@ def test_links_to_nothing_count_as_bad(
     error = capsys.readouterr().err
     assert "1 of 4 images cannot be used so far, and --max-bad 1% allows 0" in error
     assert "  gone.png: a link to nothing" in error
+
+
+def test_a_tar_that_is_cut_short_passes_no_limit_but_100_percent(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many of its images are lost is not known: it may be one in a million or all but one."""
+    whole, cut = tmp_path / "tars" / "whole.tar", tmp_path / "tars" / "cut.tar"
+    whole.parent.mkdir()
+    with tarfile.open(whole, "w") as archive:
+        for number in range(200):
+            archive.add(folder / "0.png", f"{number}.png")
+    with tarfile.open(whole) as archive:
+        end = archive.getmembers()[3].offset
+    cut.write_bytes(whole.read_bytes()[:end])
+    command = ["pack", str(whole.parent), str(tmp_path / "dest"), "--resolution", "8", "--dry-run"]
+    for limit in ("1%", "99.9%", "1", "100", "1000000"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*command, "--max-bad", limit])
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert f"lost with 1 damaged file is not known, so that --max-bad {limit} cannot be kept" in error
+        assert f"\n  cut.tar is damaged or truncated at byte {end}" in error
+    cli.app([*command, "--max-bad", "100%"], standalone_mode=False)
+    told = capsys.readouterr()
+    assert "images: 203" in told.out
+    assert told.err.startswith(f"warning: cut.tar is damaged or truncated at byte {end}")
+    assert told.err.endswith("used of it: 3 images\n")
 
 
 def test_a_dry_run_shows_sizes_and_writes_nothing(

@@ -316,11 +316,12 @@ def test_a_tar_that_is_cut_anywhere_is_reported_and_its_whole_members_used(tmp_p
         assert names(source) == [f"a.tar/{n}.png" for n in range(length // block)], length
         assert [rejection.path for rejection in source.rejected] == ["a.tar"]
         assert "truncated" in source.rejected[0].reason
-        (note,) = source.notes
-        assert note.endswith(f"; used of it: {counted(length // block, 'image')}")
+        (damage,) = source.damaged
+        assert damage.endswith(f"; used of it: {counted(length // block, 'image')}")
         assert values(source) == list(range(length // block))
     cut.write_bytes(whole)
-    assert open_source(str(cut), SourceOptions()).rejected == []
+    mended = open_source(str(cut), SourceOptions())
+    assert (mended.rejected, mended.damaged) == ([], ())
 
 
 def test_a_broken_header_in_the_middle_is_no_silent_end(tmp_path: Path) -> None:

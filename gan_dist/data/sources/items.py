@@ -78,7 +78,8 @@ class Source:
     """What was found to pack.
 
     `classes` are the names of the labels, None for a set without; `rejected` is what the listing alone could
-    tell to be bad; `notes` are sentences that the owner should read.
+    tell to be bad; `notes` are sentences that the owner should read; `damaged` one for each file of which an
+    unknown number of images is lost.
     """
 
     origin: Origin
@@ -86,6 +87,7 @@ class Source:
     classes: tuple[str, ...] | None
     rejected: list[Rejection]
     notes: list[str]
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

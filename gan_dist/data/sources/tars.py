@@ -53,7 +53,7 @@ def open_tars(root: str, files: Sequence[FoundFile], options: SourceOptions) -> 
     """
     found: list[Labelled] = []
     rejected: list[Rejection] = []
-    notes: list[str] = []
+    damaged: list[str] = []
     for file in files:
         with SteadyFile(storage.join(root, file.path)) as stream:
             samples, bad, damage = _list_tar(stream, file)
@@ -61,12 +61,12 @@ def open_tars(root: str, files: Sequence[FoundFile], options: SourceOptions) -> 
         rejected += bad
         if damage is not None:
             rejected.append(Rejection(file.path, damage))
-            notes.append(f"{file.path} is {damage}; used of it: {counted(len(samples), 'image')}")
+            damaged.append(f"{file.path} is {damage}; used of it: {counted(len(samples), 'image')}")
     if not found:
         reasons = some([f"{path}: {reason}" for path, reason in rejected]) or "no member is named like one"
         raise DataError(f"{shown(root)}: the tars hold no images ({reasons})")
     items, classes = number_items(found, no_labels=options.no_labels)
-    return Source(Ranges(root), items, classes, rejected, notes)
+    return Source(Ranges(root), items, classes, rejected, [], tuple(damaged))
 
 
 def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Rejection], str | None]:
