@@ -11,7 +11,7 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 ARGS ?=
 
-# Tests that start a cluster run one after another, beside all others.
+# Tests that share a cluster run one after another, beside all others.
 PYTEST := $(BIN)/pytest -n logical --maxprocesses 4
 
 help:  ## show this list

@@ -19,15 +19,20 @@ from tests.s3 import KEYS, make_bucket, s3_server
 from tests.searches import measured_run
 
 
-class _ClustersInOne(LoadScopeScheduling):  # type: ignore[misc]
-    """One of several test processes has all that starts clusters, so that there is one at a time."""
+class _ClustersFirst(LoadScopeScheduling):  # type: ignore[misc]
+    """One of several test processes has all that shares a cluster; a file of commands stays together.
+
+    Scopes of many tests are begun first, so that the short tests fill the time that is left at the end.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "clusters" if nodeid.startswith(("tests/cluster/", "tests/e2e/")) else nodeid
+        if nodeid.startswith("tests/cluster/"):
+            return "cluster"
+        return nodeid.partition("::")[0] if nodeid.startswith("tests/e2e/") else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return _ClustersInOne(config, log)
+    return _ClustersFirst(config, log)
 
 
 def pytest_configure() -> None:
