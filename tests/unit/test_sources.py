@@ -19,6 +19,7 @@ from PIL import Image
 
 from gan_dist import storage
 from gan_dist.data.decode import Decoding, RejectedError, decode
+from gan_dist.data.packplan import make_plan
 from gan_dist.data.sources import open_source, tables
 from gan_dist.data.sources.files import SteadyFile
 from gan_dist.data.sources.items import Source, SourceOptions
@@ -85,6 +86,40 @@ def test_pictures_that_cannot_be_decoded_are_listed_so_that_they_are_seen(tmp_pa
     assert names(open_source(str(tmp_path), SourceOptions())) == ["a.heic", "b.png"]
 
 
+HOSTILE = "[" * 200_000
+"""JSON that Python's reader does not get to the end of."""
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (HOSTILE, ':1 is not an object like {"path"'),
+        ('{"path": "a.png", "label": ' + "1" * 5000 + "}", ':1 is not an object like {"path"'),
+        ('{"path": "\\ud800.png", "label": "x"}', r"does not hold: \\ud800.png; paths are"),
+    ],
+)
+def test_a_list_of_labels_that_attacks_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    put(tmp_path, "a.png")
+    (tmp_path / "l.jsonl").write_text(line)
+    with pytest.raises(DataError, match=message) as caught:
+        open_source(str(tmp_path), SourceOptions(labels=str(tmp_path / "l.jsonl")))
+    assert str(caught.value).encode()
+
+
+def test_labels_may_be_any_text(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png", "c.png")
+    wanted = {"a.png": "next\u2028line", "b.png": "1" * 5000, "c.png": "half \ud800"}
+    lines = [
+        json.dumps({"path": path, "label": label}, ensure_ascii=path != "a.png")
+        for path, label in wanted.items()
+    ]
+    (tmp_path / "l.jsonl").write_text("\r\n".join(lines), newline="")
+    source = open_source(str(tmp_path), SourceOptions(labels=str(tmp_path / "l.jsonl")))
+    assert source.classes == ("1" * 5000, r"half \ud800", "next\u2028line")
+    assert labels(source) == [2, 0, 1]
+    make_plan("x", source, Decoding(8), 1.0).model_dump_json()
+
+
 def test_a_file_that_goes_away_is_rejected(tmp_path: Path) -> None:
     put(tmp_path, "a.png")
     source = open_source(str(tmp_path), SourceOptions())
@@ -94,6 +129,7 @@ def test_a_file_that_goes_away_is_rejected(tmp_path: Path) -> None:
 
 
 LISTS = {
+    "mac.csv": "path,label\ra.png,two\rb.png,ten\r",
     "labels.csv": "\ufeffpath,label,other\n./b.png,ten,1\na.png,two,2\n",
     "labels.jsonl": '{"path": "a.png", "label": "two"}\n\n{"label": "ten", "path": "b.png", "x": 1}\n',
 }
@@ -127,6 +163,8 @@ def test_numbers_as_labels_are_sorted_by_value() -> None:
         ("path,label\na.png,\n", ":2 needs a value for both"),
         ("path,label\na.png,1\na.png,2\n", "gives a.png the label 2, but it had 1"),
         ("", "columns path,label; it has "),
+        ('path,label\n"a.png,1\n' + "b.png,2\n" * 20_000, "l.csv:\\d+ cannot be read as CSV: field larger"),
+        ('"' + "x" * 140_000, "l.csv:\\d+ cannot be read as CSV: field larger"),
     ],
 )
 def test_a_list_of_labels_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -347,6 +385,18 @@ def test_what_is_no_plain_tar_is_refused(tmp_path: Path, content: bytes, message
         open_source(str(tmp_path), SourceOptions())
 
 
+def test_labels_of_a_tar_may_be_any_bytes(tmp_path: Path) -> None:
+    texts = {"a.cls": b"1" * 5000, "b.json": b'{"label": "\\ud800"}', "c.cls": b"\xff"}
+    for key, text in texts.items():
+        tar(tmp_path / f"{key[0]}.tar", (f"{key[0]}.png", picture(1)), (key, text))
+    source = open_source(str(tmp_path), SourceOptions())
+    assert source.classes == ("1" * 5000, r"\ud800", "\N{REPLACEMENT CHARACTER}")
+    make_plan("x", source, Decoding(8), 1.0).model_dump_json()
+    tar(tmp_path / "a.tar", ("a.png", picture(1)), ("a.json", b'{"label": ' + HOSTILE.encode()))
+    with pytest.raises(DataError, match=r"1 of 3 images have no label: a\.tar/a\.png"):
+        open_source(str(tmp_path), SourceOptions())
+
+
 def test_tars_where_some_images_lack_a_label_are_refused_but_for_no_labels(tmp_path: Path) -> None:
     tar(
         tmp_path / "a.tar", ("a.png", picture(1)), ("a.cls", b"1"), ("b.png", picture(2)), ("b.json", b"nope")
@@ -404,6 +454,23 @@ def test_columns_by_name_and_text_labels(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             open_source(str(tmp_path), options)
+
+
+def test_labels_and_names_that_cannot_be_read_are_refused_or_passed_over(tmp_path: Path) -> None:
+    offsets, content = pa.py_buffer(struct.pack("<ii", 0, 2)), pa.py_buffer(b"\xff\xfe")
+    text = pa.Array.from_buffers(pa.string(), 1, [None, offsets, content])
+    pq.write_table(pa.table({"image": [picture(1)], "label": text}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet: a label in label is not UTF-8 text; use --no-labels"):
+        open_source(str(tmp_path), SourceOptions())
+    table = pa.table({"image": [picture(1)], "label": [0]})
+    for metadata, classes in (
+        ({b"huggingface": HOSTILE.encode()}, ("0",)),
+        (features(label=["half \ud800"]), (r"half \ud800",)),
+    ):
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+        source = open_source(str(tmp_path), SourceOptions())
+        assert source.classes == classes
+        make_plan("x", source, Decoding(8), 1.0).model_dump_json()
 
 
 def test_rows_without_bytes_are_rejected_and_secret_labels_are_none(tmp_path: Path) -> None:

@@ -6,18 +6,38 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from gan_dist import storage
 from gan_dist.errors import DataError
 
 SHOWN = 3
+LONGEST_NUMBER = 100
+"""Digits of a label that is sorted as a number; Python refuses to read thousands."""
 
 
 def number_classes(labels: Iterable[str]) -> dict[str, int]:
     """Return the number of each class: names sorted, or by value where all are whole numbers."""
     names = set(labels)
-    numeric = all(name.isdecimal() for name in names)
+    numeric = all(name.isdecimal() and len(name) <= LONGEST_NUMBER for name in names)
     return {name: n for n, name in enumerate(sorted(names, key=(lambda n: (int(n), n)) if numeric else None))}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON from a source says.
+
+    Raises:
+        ValueError: it is none, or nested so deep that Python cannot read it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def writable(text: str) -> str:
+    """Return text that can be written as UTF-8: JSON may name halves of characters, which are spelled out."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def some(names: Sequence[str]) -> str:
@@ -46,27 +66,32 @@ def read_labels(uri: str) -> dict[str, str]:
     for line, path, label in rows:
         if path in (None, "") or label in (None, ""):
             raise DataError(f"{uri}:{line} needs a value for both path and label")
-        path, label = str(path).removeprefix("./"), str(label)
+        path, label = writable(str(path)).removeprefix("./"), writable(str(label))
         if labels.setdefault(path, label) != label:
             raise DataError(f"{uri}:{line} gives {path} the label {label}, but it had {labels[path]} before")
     return labels
 
 
 def _csv_rows(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
-    reader = csv.DictReader(io.StringIO(text))
-    columns = reader.fieldnames or []
-    if not {"path", "label"} <= set(columns):
-        raise DataError(f"{uri} needs a first line with the columns path,label; it has {','.join(columns)}")
-    for row in reader:
-        yield reader.line_num, row["path"], row["label"]
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        columns = reader.fieldnames or []
+        if not {"path", "label"} <= set(columns):
+            raise DataError(
+                f"{uri} needs a first line with the columns path,label; it has {','.join(columns)}"
+            )
+        for row in reader:
+            yield reader.line_num, row["path"], row["label"]
+    except csv.Error as error:
+        raise DataError(f"{uri}:{reader.line_num} cannot be read as CSV: {error}") from None
 
 
 def _json_lines(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # text may hold other ends of lines
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             yield number, row["path"], row["label"]
         except (ValueError, KeyError, TypeError):
             raise DataError(f'{uri}:{number} is not an object like {{"path": ..., "label": ...}}') from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from gan_dist.data.sources.items import (
     SourceOptions,
     number_items,
 )
+from gan_dist.data.sources.labels import parse_json, writable
 from gan_dist.errors import DataError, StorageError
 from gan_dist.storage import shown
 
@@ -108,7 +108,10 @@ def _read_labels(
         raise DataError(
             f"{path}: the labels in {column} are {kind}, not text or whole numbers; use --no-labels"
         )
-    values = reader.read(columns=[column]).column(0).to_pylist()
+    try:
+        values = reader.read(columns=[column]).column(0).to_pylist()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: a label in {column} is not UTF-8 text; use --no-labels") from None
     if not pa.types.is_integer(kind):
         return values, None
     names = _feature_names(schema, column)
@@ -121,8 +124,8 @@ def _read_labels(
 
 def _feature_names(schema: Any, column: str) -> tuple[str, ...] | None:
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features[column]["names"])
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(writable(str(name)) for name in features[column]["names"])
     except (KeyError, ValueError, TypeError):
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from gan_dist.data.sources.items import (
     SourceOptions,
     number_items,
 )
-from gan_dist.data.sources.labels import counted, some
+from gan_dist.data.sources.labels import counted, parse_json, some, writable
 from gan_dist.errors import DataError
 from gan_dist.storage import shown
 
@@ -152,11 +151,11 @@ def _add(samples: dict[str, _Sample], tar: tarfile.TarFile, member: tarfile.TarI
 
 def _json_label(text: bytes) -> str | None:
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         return None
     label = value.get(LABEL_KEY) if isinstance(value, dict) else None
-    return str(label) if isinstance(label, (int, str)) and label != "" else None
+    return writable(str(label)) if isinstance(label, (int, str)) and label != "" else None
 
 
 def _printable(name: str) -> str:
