@@ -23,6 +23,7 @@ from gan_dist.errors import CheckpointError, ConfigError
 from gan_dist.folders import MANIFEST, read_folder
 from gan_dist.release import BEST, CONFIG, MEASURED, SAMPLES, SEARCH, SHAPE, WEIGHTS, best_name, read_best
 from gan_dist.search_folder import READERS, Mode, goal, is_search, read_replicated, trial_folders
+from gan_dist.storage.wording import cut
 from gan_dist.telemetry import METRICS, legible_records, lines
 
 _FIGURE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|diversity|modes")
@@ -243,7 +244,7 @@ def _whole_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes]
 
 def split(uri: str) -> tuple[str, str]:
     """Return the folder that something is in, absolute or a URI, and its name."""
-    base, mark, query = uri.partition("?")
+    base, mark, query = cut(uri)
     base = base.rstrip("/") if "://" in base else os.path.normpath(Path(base).absolute())
     parent, _, name = base.rpartition("/")
     return f"{parent or '/'}{mark}{query}", name

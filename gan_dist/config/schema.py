@@ -14,6 +14,7 @@ from gan_dist.config.learning import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import Positive, PositiveFloat, Section
+from gan_dist.storage import join
 
 
 class StorageConfig(Section):
@@ -177,8 +178,7 @@ class RunConfig(Section):
     @property
     def run_uri(self) -> str:
         """The run's folder."""
-        base, mark, query = self.storage.path.partition("?")
-        return f"{base.rstrip('/')}/{self.name}{mark}{query}"
+        return join(self.storage.path, self.name)
 
     @property
     def worker_counts(self) -> tuple[int, ...]:

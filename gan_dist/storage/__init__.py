@@ -14,7 +14,7 @@ from gan_dist.errors import StorageError
 from gan_dist.storage.filesystems import BACKENDS, StorageOptions, configure, open_uri, options
 from gan_dist.storage.probe import begin_upload, forget_folder
 from gan_dist.storage.retry import place, require_bucket, retrying
-from gan_dist.storage.wording import shown
+from gan_dist.storage.wording import cut, shown
 
 __all__ = [
     "BACKENDS",
@@ -47,7 +47,7 @@ REWRITES = 20
 
 def join(uri: str, *parts: str) -> str:
     """Return the URI of something inside a folder; a query such as `?region=...` stays at the end."""
-    base, mark, query = uri.partition("?")
+    base, mark, query = cut(uri)
     return "/".join([base.rstrip("/"), *parts]) + mark + query
 
 

@@ -12,6 +12,11 @@ _SETTING = re.compile(r"(?<=[?&])((?!endpoint_override=|scheme=|region=)[^=&]*)=
 _SIGNED = re.compile(r"(?i)(X-Amz-[\w-]+|Signature|Credential|AWSAccessKeyId)=[^&\s]+")
 
 
+def cut(uri: str) -> tuple[str, str, str]:
+    """Return a URI up to its query, the question mark, and the query; a local path's is part of its name."""
+    return uri.partition("?") if "://" in uri else (uri, "", "")
+
+
 def holds_secret(uri: str) -> bool:
     """Tell whether a URI has a user with a password, as in `s3://key:secret@bucket`."""
     return bool(_IN_S3.search(uri) or _PASSWORD.search(uri))

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import socket
 import struct
 import tarfile
 from collections.abc import Sequence
@@ -255,8 +256,41 @@ def test_links_to_nothing_are_rejected_by_name(tmp_path: Path) -> None:
 
 def test_a_folder_of_links_to_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("none")
-    with pytest.raises(DataError, match=r"holds only links to nothing \(a.png\); fetch what they lead to"):
+    message = r"no image that can be opened \(a.png: a link to nothing\); links need what they lead to"
+    with pytest.raises(DataError, match=message):
         open_source(str(tmp_path), SourceOptions())
+
+
+@pytest.mark.timeout(60)
+def test_pipes_sockets_and_devices_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "pics/a.png")
+    monkeypatch.chdir(tmp_path / "pics")  # a socket's path may have 108 bytes
+    os.mkfifo("b.png")
+    Path("zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("s.png")
+    source = open_source(str(tmp_path / "pics"), SourceOptions())
+    assert values(source) == [0]
+    reason = "a pipe, a device or another special file"
+    assert source.rejected == [(name, reason) for name in ("b.png", "s.png", "zero.png")]
+    for name in ("a.tar", "a.parquet"):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        with pytest.raises(DataError, match=f"{name} of {folder} is {reason}; put a file in its place"):
+            open_source(str(folder), SourceOptions())
+
+
+def test_a_question_mark_in_a_local_path_is_part_of_it(tmp_path: Path) -> None:
+    put(tmp_path, "what?/pics/a.png")
+    folder = tmp_path / "what?"
+    (folder / "l.jsonl").write_text('{"path": "a.png", "label": "x"}')
+    options = SourceOptions(labels=str(folder / "l.jsonl"))
+    assert open_source(str(folder / "pics"), options).classes == ("x",)
+    tar(folder / "tars" / "a.tar", ("a.png", picture(7)))
+    assert values(open_source(str(folder / "tars"), SourceOptions())) == [7]
+    storage.write_bytes(storage.join(str(folder), "dest", "x"), b"")
+    assert (folder / "dest" / "x").exists()
 
 
 def test_a_password_in_a_uri_is_not_shown() -> None:

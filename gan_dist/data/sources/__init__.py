@@ -55,6 +55,9 @@ def open_source(uri: str, options: SourceOptions) -> Source:
     if not found:
         others = f"; its {len(files)} files are named otherwise ({_suffixes(files)})" if files else ""
         raise DataError(f"{uri} holds no images, tars or Parquet files{others}")
+    for file in (*tars, *tables):
+        if file.refused is not None:
+            raise DataError(f"{file.path} of {uri} is {file.refused}; put a file in its place, or remove it")
     if not tables:
         _refuse_columns(options)
     if images:
@@ -101,12 +104,12 @@ def _open_folder(
     items = [
         Item(image.path, image.path, None, image.size, label)
         for image, label in zip(images, labels, strict=True)
-        if not image.leads_nowhere
+        if image.refused is None
     ]
-    nowhere = [image.path for image in images if image.leads_nowhere]
+    rejected = [Rejection(image.path, image.refused) for image in images if image.refused is not None]
     if not items:
-        raise DataError(f"{uri} holds only links to nothing ({some(nowhere)}); fetch what they lead to")
-    rejected = [Rejection(path, "a link to nothing") for path in nowhere]
+        reasons = some([f"{path}: {reason}" for path, reason in rejected])
+        raise DataError(f"{uri} holds no image that can be opened ({reasons}); links need what they lead to")
     others = [file for file in files if _suffix(file) not in IMAGE_SUFFIXES and not _is_labels(file, options)]
     notes = [f"left out what is not named like an image: {_suffixes(others)}"] if others else []
     return Source(Files(root), items, None if numbers is None else tuple(numbers), rejected, notes)

@@ -103,11 +103,11 @@ class SourceOptions:
 
 
 class FoundFile(NamedTuple):
-    """A file inside a source: its path relative to it, its bytes, and whether it is a link to nothing."""
+    """A file inside a source: its path relative to it, its bytes, and why it is not to be opened, if so."""
 
     path: str
     size: int
-    leads_nowhere: bool = False
+    refused: str | None = None
 
 
 class Labelled(NamedTuple):

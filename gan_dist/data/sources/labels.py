@@ -10,6 +10,7 @@ from typing import Any
 
 from gan_dist import storage
 from gan_dist.errors import DataError
+from gan_dist.storage.wording import cut
 
 SHOWN = 3
 LONGEST_NUMBER = 100
@@ -60,7 +61,7 @@ def read_labels(uri: str) -> dict[str, str]:
         StorageError: it cannot be read.
     """
     text = storage.read_text(uri).removeprefix("\ufeff")
-    file = uri.partition("?")[0]
+    file = cut(uri)[0]
     rows = _json_lines(uri, text) if file.endswith((".jsonl", ".ndjson")) else _csv_rows(uri, text)
     labels: dict[str, str] = {}
     for line, path, label in rows:

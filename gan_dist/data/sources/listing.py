@@ -72,12 +72,15 @@ def _list_local(uri: str, root: str) -> list[FoundFile]:
                 except OSError:
                     if not entry.is_symlink():
                         raise
-                    found.append(FoundFile(path, 0, leads_nowhere=True))
+                    found.append(FoundFile(path, 0, "a link to nothing"))
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     waiting.append((f"{path}/", _way(storage.join(uri, path), entry, way)))
-                else:
+                elif stat.S_ISREG(status.st_mode):
                     found.append(FoundFile(path, status.st_size))
+                else:
+                    # Opening a pipe waits for its writer, and some devices never end.
+                    found.append(FoundFile(path, 0, "a pipe, a device or another special file"))
     return found
 
 
