@@ -94,6 +94,15 @@ class ImageSet(Protocol):
         """
 
 
+def unknown_label(rows: Rows, manifest: Manifest) -> str | None:
+    """Return which label a manifest has no class for, in words, or None where it has one for all."""
+    if rows.labels is None or manifest.classes is None:
+        return None
+    count = len(manifest.classes)
+    outside = rows.labels[(rows.labels < 0) | (rows.labels >= count)]
+    return f"label {outside[0]} is none of the manifest's {count} classes" if len(outside) else None
+
+
 def read_manifest(uri: str) -> Manifest:
     """Return what the set at a path or URI holds.
 

@@ -22,9 +22,9 @@ import xxhash
 
 from gan_dist import storage
 from gan_dist.data import plain
-from gan_dist.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
+from gan_dist.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, unknown_label
 from gan_dist.data.plain import Place
-from gan_dist.data.rows import Rows, checksum, rows_table, table_rows
+from gan_dist.data.rows import Rows, checksum, row_columns, rows_table, table_rows
 from gan_dist.data.shardfiles import ShardFiles
 from gan_dist.errors import AbsentError, DataError
 from gan_dist.storage.wording import reason
@@ -133,7 +133,10 @@ class ShardSet:
         shard, _, _ = self._groups[group]
         state = xxhash.xxh3_128() if self._verify else None
         try:
-            yield from place.read(self._files.path(shard), state)
+            for first, rows in place.read(self._files.path(shard), state):
+                if self._verify:
+                    self._require_known(group, rows)
+                yield first, rows
         except (OSError, ValueError) as error:
             raise DataError(str(error)) from None
         if state:
@@ -168,12 +171,17 @@ class ShardSet:
         return f"shard {shard.file}, row group {number}, of {storage.shown(self.uri)}"
 
     def check(self, group: int, rows: Rows) -> None:
-        """Compare rows with the manifest's checksum of a row group.
+        """Compare rows with the manifest's checksum of a row group, and their labels with its classes.
 
         Raises:
             DataError: they are not what was packed.
         """
         self._compare(group, checksum(rows))
+        self._require_known(group, rows)
+
+    def _require_known(self, group: int, rows: Rows) -> None:
+        if unknown := unknown_label(rows, self.manifest):
+            raise DataError(f"{self._where(group)}: {unknown}; {_REMEDY}")
 
     def _compare(self, group: int, digest: str) -> None:
         shard, number, _ = self._groups[group]
@@ -188,9 +196,8 @@ class ShardSet:
 
 def _rows(table: pa.Table, expected: int, manifest: Manifest, where: str) -> Rows:
     size, labelled = manifest.image_bytes, manifest.classes is not None
-    schema = {"pixels": pa.binary(size), **({"label": pa.int64()} if labelled else {})}
-    found = {field.name: field.type for field in table.schema}
-    if found != schema or len(table) != expected or any(column.null_count for column in table.columns):
+    wanted, found = row_columns(size, labelled=labelled), {field.name: field.type for field in table.schema}
+    if found != wanted or len(table) != expected or any(column.null_count for column in table.columns):
         kind = "labelled images" if labelled else "images"
         what = f"{expected} {kind} of {size} bytes"
         raise DataError(f"{where} does not hold {what}, as the manifest says; {_REMEDY}")

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gan_dist import storage
-from gan_dist.data.manifest import Manifest, ShardInfo, read_manifest
-from gan_dist.data.rows import checksum, table_rows
+from gan_dist.data.manifest import Manifest, ShardInfo, read_manifest, unknown_label
+from gan_dist.data.rows import checksum, row_columns, table_rows
 from gan_dist.errors import AbsentError, DataError
 
 READERS = 4
@@ -76,8 +76,10 @@ def _page_damage(content: bytes, manifest: Manifest, shard: ShardInfo) -> str | 
         groups = [reader.metadata.row_group(n).num_rows for n in range(reader.metadata.num_row_groups)]
         if tuple(groups) != shard.row_groups:
             return f"row groups of {groups} rows, not {list(shard.row_groups)}"
-        if reader.schema_arrow.field("pixels").type != pa.binary(manifest.image_bytes):
-            return f"its pixels are not of {manifest.image_bytes} bytes an image"
+        wanted = row_columns(manifest.image_bytes, labelled=manifest.classes is not None)
+        found = {field.name: field.type for field in reader.schema_arrow}
+        if found != wanted:
+            return f"its columns are {_listed(found)}, not {_listed(wanted)}"
         for group in range(len(groups)):
             try:
                 rows = table_rows(reader.read_row_group(group, use_threads=False))
@@ -85,6 +87,12 @@ def _page_damage(content: bytes, manifest: Manifest, shard: ShardInfo) -> str | 
                 return f"row group {group}: {error}"
             if checksum(rows) != shard.checksums[group]:
                 return f"row group {group}: other images than the manifest's checksum says"
+            if unknown := unknown_label(rows, manifest):
+                return f"row group {group}: {unknown}"
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         return f"no readable Parquet file ({error})"
     return None
+
+
+def _listed(columns: dict[str, pa.DataType]) -> str:
+    return " and ".join(f"{name}: {kind}" for name, kind in columns.items())

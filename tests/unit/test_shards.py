@@ -335,6 +335,22 @@ def test_images_of_another_kind_name_the_shard(packed: Path, fields: dict[str, o
     edit_manifest(packed, lambda manifest: manifest.update(fields))
     with pytest.raises(DataError, match=f"shard {FIRST}, row group 0, .* does not hold {GROUP} "):
         ShardSet(str(packed)).read_group(0)
+    with pytest.raises(DataError, match=f"{FIRST}: its columns are pixels: .*96.*, not pixels: "):
+        verify_set(str(packed))
+
+
+@pytest.mark.parametrize("says_where", [True, False])
+def test_a_label_without_a_class_names_the_shard(packed: Path, says_where: bool) -> None:
+    if not says_where:
+        edit_first_shard(packed, pixels_at=[], labels_at=[])
+    edit_manifest(packed, lambda manifest: manifest.update(classes=["0", "1", "2"]))
+    what = r"label [3-9] is none of the manifest's 3 classes"
+    images = ShardSet(str(packed))
+    for read in (images.read_group, lambda group: list(images.read_parts(group))):
+        with pytest.raises(DataError, match=f"shard {FIRST}, row group 0, of .*: {what}"):
+            read(0)
+    with pytest.raises(DataError, match=f"{FIRST}: row group 0: {what}"):
+        verify_set(str(packed))
 
 
 def test_labels_that_the_manifest_promises_must_be_there(tmp_path: Path) -> None:
