@@ -104,8 +104,7 @@ def check(
     if dest is None or resolution is None:
         missing = "DEST" if dest is None else "--resolution"
         raise DataError(f"{missing} is missing: gan-dist pack SOURCE DEST --resolution 64")
-    packplan.require_in_range(Decoding(resolution, channels, filter), shard_mb)
-    packplan.parse_max_bad(max_bad, 0)
+    packplan.require_settings(Decoding(resolution, channels, filter), shard_mb, max_bad)
 
 
 def _verify(uri: str, as_json: bool) -> None:

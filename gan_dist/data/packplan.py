@@ -20,6 +20,8 @@ from gan_dist.storage import shown
 
 GROUP_BYTES = 8 * 2**20
 SHOWN = 5
+MAX_RESOLUTION = 2**14
+"""An image of it is three quarters of `plain.LARGEST_PAGE`, and larger than any that is decoded."""
 
 
 class Plan(BaseModel):
@@ -70,13 +72,25 @@ class Job(NamedTuple):
         return f"shard-{self.number:05d}.parquet"
 
 
-def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> Plan:
-    """Return the plan for a source.
+def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
+    """Refuse, before a source is listed, settings that no source can have.
 
     Raises:
         DataError: a setting is out of its range.
     """
-    require_in_range(decoding, shard_mb)
+    if not 1 <= decoding.resolution <= MAX_RESOLUTION:
+        raise DataError(f"--resolution must be from 1 to {MAX_RESOLUTION}, not {decoding.resolution}")
+    if decoding.channels not in (1, 3):
+        raise DataError(f"--channels must be 3 (colour) or 1 (grey), not {decoding.channels}")
+    if decoding.filter not in FILTERS:
+        raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
+    if not (shard_mb > 0 and math.isfinite(shard_mb)):
+        raise DataError(f"--shard-mb must be above 0, not {shard_mb:g}")
+    parse_max_bad(max_bad, 0)
+
+
+def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> Plan:
+    """Return the plan for a source; `require_settings` has seen the settings."""
     row_bytes = decoding.resolution**2 * decoding.channels
     shard_rows = max(1, int(shard_mb * 2**20) // row_bytes)
     group_rows = max(1, min(shard_rows, GROUP_BYTES // row_bytes))
@@ -94,22 +108,6 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
         shard_items=shard_rows // group_rows * group_rows,
         group_rows=group_rows,
     )
-
-
-def require_in_range(decoding: Decoding, shard_mb: float) -> None:
-    """Refuse settings that no set can be packed with.
-
-    Raises:
-        DataError: one is out of its range.
-    """
-    if decoding.resolution < 1:
-        raise DataError(f"--resolution must be 1 or more, not {decoding.resolution}")
-    if decoding.channels not in (1, 3):
-        raise DataError(f"--channels must be 3 (colour) or 1 (grey), not {decoding.channels}")
-    if decoding.filter not in FILTERS:
-        raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
-    if not (shard_mb > 0 and math.isfinite(shard_mb)):
-        raise DataError(f"--shard-mb must be above 0, not {shard_mb:g}")
 
 
 def _hash_items(source: Source) -> str:

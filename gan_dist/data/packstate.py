@@ -65,7 +65,13 @@ def finished_set(dest: str, plan: Plan) -> Manifest | None:
         )
     if MANIFEST not in present:
         return None
-    return Manifest.model_validate_json(storage.read_bytes(storage.join(dest, MANIFEST)))
+    try:
+        return Manifest.model_validate_json(storage.read_bytes(storage.join(dest, MANIFEST)))
+    except ValidationError as error:
+        raise DataError(
+            f"{shown(dest)}/{MANIFEST} is not a manifest of this version ({error.errors()[0]['msg']}); "
+            "delete it, and the same command makes the set anew"
+        ) from None
 
 
 def _differences(earlier: Plan, plan: Plan) -> list[str]:

@@ -130,14 +130,15 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     [
         (["{folder}", "{dest}"], "--resolution is missing: gan-dist pack SOURCE DEST --resolution 64"),
         (["{folder}", "--resolution", "64"], "DEST is missing"),
-        (["{folder}", "{dest}", "--resolution", "0"], "--resolution must be 1 or more, not 0"),
+        (["{dest}", "{dest}", "--resolution", "0"], "--resolution must be from 1 to 16384, not 0"),
+        (["{folder}", "{dest}", "--resolution", "16385"], "--resolution must be from 1 to 16384, not 16385"),
         (["{folder}", "{dest}", "--resolution", "8", "--channels", "2"], "--channels must be 3"),
         (
             ["{folder}", "{dest}", "--resolution", "8", "--filter", "nearest"],
             "--filter must be one of lanczos, ",
         ),
         (["{folder}", "{dest}", "--resolution", "8", "--shard-mb", "0"], "--shard-mb must be above 0, not 0"),
-        (["{folder}", "{dest}", "--resolution", "8", "--max-bad", "-1"], "a percentage such as 1%, not '-1'"),
+        (["{dest}", "{dest}", "--resolution", "8", "--max-bad", "-1"], "a percentage such as 1%, not '-1'"),
         (
             ["{folder}", "{dest}", "--resolution", "8", "--max-bad", "101%"],
             "a percentage such as 1%, not '101%'",
@@ -164,6 +165,14 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     assert error.startswith("gan-dist: ")
     assert re.search(message, error)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["0.png", "1.png", "2.png", "photos"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"schema_version": 1}'])
+def test_a_damaged_manifest_of_a_finished_set_is_told(tmp_path: Path, content: str) -> None:
+    packstate.begin(str(tmp_path), plan())
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"manifest.json is not a manifest of this version .*; delete it"):
+        packstate.finished_set(str(tmp_path), plan())
 
 
 def test_links_to_nothing_count_as_bad(
