@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,9 +51,28 @@ def connect() -> Iterator[None]:
     else:
         _start()
     try:
-        yield
+        with _interruptible():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM interrupt this process as Ctrl-C does: Ray would end it with a dump of its stack.
+
+    SIGINT does so even in what a script starts in the background, which is born ignoring it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start() -> None:

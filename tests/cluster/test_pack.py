@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -304,17 +305,17 @@ def slow_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kill_and_continue(photos: Path, folder: Path, kills: int, seed: int) -> None:
-    """Compare an undisturbed packing with one whose process is killed again and again."""
+def stop_and_continue(photos: Path, folder: Path, signals: Sequence[int], seed: int) -> None:
+    """Compare an undisturbed packing with one whose process is killed or interrupted again and again."""
     draw = random.Random(seed)
     whole, dest = folder / "whole", folder / "dest"
     options = ["--resolution", "16", "--shard-mb", "0.01", "--max-bad", "4"]
     run("pack", photos, whole, *options)
     total = len(list(whole.glob("shard-*")))
     command = [sys.executable, "-m", "gan_dist.cli", "pack", str(photos), str(dest), *options]
-    for kill in range(kills):
+    for kill, number in enumerate(signals):
         # At a random moment between two states, or in the middle of what leads from one to the other.
-        target = draw.randint(0, total * (kill + 1) // (kills + 1))
+        target = draw.randint(0, total * (kill + 1) // (len(signals) + 1))
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
@@ -324,8 +325,11 @@ def kill_and_continue(photos: Path, folder: Path, kills: int, seed: int) -> None
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
             time.sleep(draw.uniform(0, 0.1))
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
+            os.kill(process.pid, number)
+            said = process.communicate()[0]
+        if number != signal.SIGKILL:
+            assert process.returncode == 130
+            assert said.splitlines()[-1] == "stopped; the same command again continues", said
         assert not (dest / "manifest.json").exists()
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -333,10 +337,13 @@ def kill_and_continue(photos: Path, folder: Path, kills: int, seed: int) -> None
     verify_set(str(dest))
 
 
-def test_a_killed_packing_continues_to_the_same_bytes(slow_photos: Path, tmp_path: Path) -> None:
-    kill_and_continue(slow_photos, tmp_path, kills=2, seed=1)
+def test_a_killed_or_interrupted_packing_continues_to_the_same_bytes(
+    slow_photos: Path, tmp_path: Path
+) -> None:
+    signals = [signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
+    stop_and_continue(slow_photos, tmp_path, signals, seed=1)
 
 
 @pytest.mark.soak
 def test_twenty_kills_change_nothing(slow_photos: Path, tmp_path: Path) -> None:
-    kill_and_continue(slow_photos, tmp_path, kills=20, seed=2)
+    stop_and_continue(slow_photos, tmp_path, [signal.SIGKILL] * 20, seed=2)
