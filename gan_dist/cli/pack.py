@@ -141,9 +141,10 @@ def _pack(
     from gan_dist.data import packplan, packstate
     from gan_dist.data.sources import open_source
     from gan_dist.data.sources.labels import counted
-    from gan_dist.storage import shown
+    from gan_dist.storage import require_bucket, shown
 
     packplan.require_apart(uri, dest)
+    require_bucket(dest)
     source = open_source(uri, options)
     plan = packplan.make_plan(uri, source, decoding, shard_mb)
     packplan.require_whole(source.damaged, max_bad)

@@ -8,7 +8,7 @@ import re
 _PASSWORD = re.compile(r"(?<=://)[^/?@:]*:(?!\d*(?:/|\?|$))[^?]*@")
 # A bucket's name has neither of these.
 _IN_S3 = re.compile(r"(?<=^s3://)[^/?]*[:@](?:[^?]*@)?")
-_SETTING = re.compile(r"(?<=[?&])((?!endpoint_override=|scheme=|region=)[^=&]*)=[^&]*")
+_SETTING = re.compile(r"(?<=[?&])((?!endpoint_override=|scheme=|region=|split=)[^=&]*)=[^&]*")
 _SIGNED = re.compile(r"(?i)(X-Amz-[\w-]+|Signature|Credential|AWSAccessKeyId)=[^&\s]+")
 
 

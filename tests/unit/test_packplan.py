@@ -167,6 +167,18 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["0.png", "1.png", "2.png", "photos"]
 
 
+def test_a_bucket_that_is_missing_is_told_before_the_source_is_listed(
+    tmp_path: Path, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dest, message in (
+        ("s3://no-such-bucket-here/x", "s3://no-such-bucket-here/x: the bucket does not exist; create it"),
+        (f"{bucket}/x", f"{tmp_path}/none does not exist; give a folder"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["pack", str(tmp_path / "none"), dest, "--resolution", "8"])
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"schema_version": 1}'])
 def test_a_damaged_manifest_of_a_finished_set_is_told(tmp_path: Path, content: str) -> None:
     packstate.begin(str(tmp_path), plan())

@@ -22,8 +22,8 @@ from gan_dist import storage
 from gan_dist.data.decode import Decoding, RejectedError, decode
 from gan_dist.data.packplan import make_plan
 from gan_dist.data.sources import open_source, tables
-from gan_dist.data.sources.files import SteadyFile
-from gan_dist.data.sources.items import Source, SourceOptions
+from gan_dist.data.sources.files import Files, SteadyFile
+from gan_dist.data.sources.items import Item, Source, SourceOptions
 from gan_dist.data.sources.labels import counted, number_classes
 from gan_dist.errors import DataError
 from gan_dist.storage import StorageOptions, shown
@@ -612,6 +612,13 @@ def test_a_set_of_torchvision_keeps_its_order_and_numbering(tmp_path: Path) -> N
     assert values(source) == [0, 1, 2, 3, 4]
     test = open_source("torchvision://FashionMNIST?split=test", options)
     assert names(test) == ["FashionMNIST#0", "FashionMNIST#1", "FashionMNIST#2"]
+
+
+def test_parts_of_a_set_that_list_alike_are_different_sources() -> None:
+    """As DTD's are: as many images in each, of the same classes."""
+    source = Source(Files("unused"), [Item("DTD#0", "DTD", 0, 0, -1)], None, [], [])
+    uris = [f"torchvision://DTD?split={part}" for part in ("train", "val")]
+    assert [make_plan(uri, source, Decoding(8), 1.0).source for uri in uris] == uris
 
 
 @pytest.mark.parametrize(
