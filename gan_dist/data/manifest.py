@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from gan_dist import storage
 from gan_dist.data.rows import Rows
@@ -14,6 +15,8 @@ from gan_dist.errors import DataError, StorageError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+LARGEST_IMAGE = 2**31 - 1
+"""Bytes of an image, of which Arrow counts no more."""
 
 
 class ShardInfo(BaseModel):
@@ -21,7 +24,8 @@ class ShardInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: str
+    file: Annotated[str, Field(pattern=r"^[^/\\\x00]+$")]
+    """Its name in the set's folder."""
     row_groups: tuple[PositiveInt, ...]
     """Rows in each row group."""
     checksums: tuple[str, ...]
@@ -126,6 +130,12 @@ def read_manifest(uri: str) -> Manifest:
         first = error.errors()[0]
         field = "".join(f"{part}: " for part in first["loc"])
         raise DataError(f"{uri}/{MANIFEST} is not a manifest of shards: {field}{first['msg']}") from None
+    if manifest.image_bytes > LARGEST_IMAGE:
+        shape = f"{manifest.height}x{manifest.width}x{manifest.channels}"
+        raise DataError(f"{uri}/{MANIFEST} says images of {shape}, more than {LARGEST_IMAGE} bytes each")
+    for file, times in Counter(shard.file for shard in manifest.shards).items():
+        if times > 1:
+            raise DataError(f"{uri}/{MANIFEST} lists shard {file} {times} times; its images would be, too")
     for shard in manifest.shards:
         if len(shard.checksums) != len(shard.row_groups):
             raise DataError(

@@ -389,6 +389,7 @@ def test_what_is_no_manifest_is_said_to_be_none(packed: Path, text: bytes) -> No
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"count": 121}, f"says 121 images, but its shards list {5 * GROUP}"),
         ({"count": 0, "shards": []}, "says 0 images, but its shards list 0"),
+        ({"height": 10**30}, f"says images of {10**30}x8x3, more than {2**31 - 1} bytes each"),
     ],
 )
 def test_a_wrong_field_of_the_manifest_is_named(
@@ -407,6 +408,11 @@ def test_a_wrong_field_of_the_manifest_is_named(
             "shards: 0: row_groups: 1: Input should be greater than 0",
         ),
         ({"checksums": []}, f"lists 3 row groups but 0 checksums for shard {FIRST}"),
+        ({"file": SECOND}, f"lists shard {SECOND} 2 times; its images would be, too"),
+        *(
+            ({"file": file}, "shards: 0: file: String should match pattern")
+            for file in ("../x", "/dev/zero", "a\\b", "a\0b", "")
+        ),
     ],
 )
 def test_a_wrong_field_of_a_shard_is_named(packed: Path, fields: dict[str, object], message: str) -> None:
