@@ -57,6 +57,17 @@ def decode(content: bytes, decoding: Decoding) -> Decoded:
     Raises:
         RejectedError: it is no whole, still picture of a known format; content raises nothing else.
     """
+    picture = _picture(content, decoding.channels)
+    # What fails from here on, such as a library that cannot be loaded, is no fault of the picture.
+    edge = min(picture.size)
+    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
+    square = (left, top, left + edge, top + edge)
+    pixels = resize(picture, square, decoding.resolution, decoding.filter)
+    return Decoded(pixels, edge < decoding.resolution)
+
+
+def _picture(content: bytes, channels: int) -> Image.Image:
+    """Return an image file's picture, upright, in mode RGB or L."""
     if not content:
         raise RejectedError("empty file")
     try:
@@ -64,7 +75,7 @@ def decode(content: bytes, decoding: Decoding) -> Decoded:
             # Pillow warns of damaged metadata, which does not touch the pixels.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(content, decoding)
+            return _loaded(content, channels)
     except RejectedError:
         raise
     except UnidentifiedImageError:
@@ -77,7 +88,7 @@ def decode(content: bytes, decoding: Decoding) -> Decoded:
         raise RejectedError(reason[:REASON_LENGTH]) from None
 
 
-def _decode(content: bytes, decoding: Decoding) -> Decoded:
+def _loaded(content: bytes, channels: int) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.width * image.height > PIXEL_LIMIT:
             raise RejectedError(f"too large: more than {PIXEL_LIMIT} pixels")
@@ -86,12 +97,7 @@ def _decode(content: bytes, decoding: Decoding) -> Decoded:
             _check_png(content)
         image.load()
         _turn_upright(image)
-        plain = _opaque(image, decoding.channels)
-    edge = min(plain.size)
-    left, top = (plain.width - edge) // 2, (plain.height - edge) // 2
-    square = (left, top, left + edge, top + edge)
-    pixels = resize(plain, square, decoding.resolution, decoding.filter)
-    return Decoded(pixels, edge < decoding.resolution)
+        return _opaque(image, channels)
 
 
 def _require_one_frame(image: Image.Image) -> None:

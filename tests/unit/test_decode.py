@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -296,6 +297,12 @@ def test_every_prefix_of_a_jpeg_is_rejected() -> None:
     for length in range(len(JPEG)):
         with pytest.raises(RejectedError):
             decode(JPEG[:length], Decoding(8))
+
+
+def test_a_library_that_cannot_be_loaded_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match="torch"):
+        decode(PNG, Decoding(13))
 
 
 @pytest.mark.parametrize("kind", FILTERS)
