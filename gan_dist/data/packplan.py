@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -186,5 +187,7 @@ def require_apart(source: str, dest: str) -> None:
     if source.startswith("torchvision://"):
         return
     (source_fs, inner), (dest_fs, outer) = storage.open_uri(source), storage.open_uri(dest)
+    if source_fs.type_name == dest_fs.type_name == "local":
+        inner, outer = os.path.realpath(inner), os.path.realpath(outer)
     if source_fs.type_name == dest_fs.type_name and f"{outer}/".startswith(f"{inner.rstrip('/')}/"):
         raise DataError(f"DEST {shown(dest)} is inside SOURCE {shown(source)}; choose a folder outside it")

@@ -148,6 +148,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
             "DEST .* is inside SOURCE .*; choose a folder outside",
         ),
         (["{folder}", "{folder}", "--resolution", "8"], "is inside SOURCE"),
+        (["{folder}", "{dest}/../photos/x", "--resolution", "8"], "is inside SOURCE"),
         (["{folder}", "{dest}", "--resolution", "8", "--image-column", "x"], "are for Parquet files; leave"),
         (["{dest}", "{folder}", "--resolution", "8"], "does not exist; give a folder"),
         (["--verify", "{dest}", "{folder}"], "--verify takes one folder"),
