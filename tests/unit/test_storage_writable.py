@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,11 +55,21 @@ def test_what_is_in_the_way_is_told(place: str, told: str, tmp_path: Path) -> No
     assert everything(tmp_path) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_closed_to_us_is_told(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[Path]:
+    """A folder that this process may not write; root, who may everywhere, is nobody for a while."""
+    tmp_path.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield tmp_path
+    os.seteuid(user)
+    tmp_path.chmod(0o755)
+
+
+def test_a_folder_that_is_closed_to_us_is_told(closed: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot be used: .*Permission denied"):
-        storage.require_writable(str(tmp_path / "a.pt2"))
+        storage.require_writable(str(closed / "a.pt2"))
 
 
 @pytest.mark.parametrize("backend", ["pyarrow", "s3fs"])
