@@ -106,7 +106,8 @@ class TrainConfig(Section):
     kimg: PositiveFloat = 1000.0
     """Length of the run in thousands of images seen by the discriminator."""
     accumulate: Positive = 1
-    """Portions in which a worker computes its part of a batch, to save memory; the mean is the same."""
+    """Portions in which a worker computes its part of a batch, to save memory; the mean is the same, but for
+    batch normalisation, which sees a portion at a time."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the networks: `auto` is bf16 where the hardware has it. Penalties, losses, weights,
     averages and measurements are always float32; of these, GPUs round penalties' factors to TF32."""

@@ -13,9 +13,10 @@ from gan_dist.config import ModelConfig
 from gan_dist.errors import ConfigError
 from gan_dist.models import dcgan, initial, r3gan, resnet
 from gan_dist.models.base import Discriminator, Generator
+from gan_dist.models.layers import advance
 from gan_dist.models.shapes import MIN_RESOLUTION, possible_resolutions
 
-__all__ = ["Discriminator", "Generator", "build", "coupled", "initialise"]
+__all__ = ["Discriminator", "Generator", "advance", "build", "coupled", "initialise"]
 
 
 @dataclass(frozen=True)

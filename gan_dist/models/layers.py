@@ -50,14 +50,15 @@ def call(layer: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
 class SpectralNorm(nn.Module):
     """Parametrisation of a weight (out, ...) by weight / sigma, its largest singular value (out x the rest).
 
-    Miyato et al. 2018, algorithm 1: one power iteration for every use of the weight in training mode, none
-    otherwise. The state is named as by `torch.nn.utils.parametrizations.spectral_norm`. Unlike that one,
-    it computes in float32 under autocast, where sigma would have eight bits, and takes no numbers from
-    torch's global generator.
+    Miyato et al. 2018, algorithm 1: one power iteration an update, which `advance` makes. Until it has been
+    called there is one for every use of the weight, and there is none in evaluation. The state is named as by
+    `torch.nn.utils.parametrizations.spectral_norm`. Unlike that one, it computes in float32 under autocast,
+    where sigma would have eight bits, and takes no numbers from torch's global generator.
     """
 
     _u: Tensor
     _v: Tensor
+    _at_each_use = True
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -78,11 +79,17 @@ class SpectralNorm(nn.Module):
         """Return the weight divided by its largest singular value."""
         with torch.autocast(weight.device.type, enabled=False):
             matrix = weight.flatten(1)
-            if self.training:
+            if self.training and self._at_each_use:
                 self._iterate(matrix)
             # Copies, because a second forward pass before the backward one changes the buffers in place.
             u, v = self._u.clone(), self._v.clone()
             return weight / torch.dot(u, matrix.mv(v))
+
+    def iterate(self, weight: Tensor) -> None:
+        """Make one power iteration, in training mode; uses of the weight make none from now on."""
+        self._at_each_use = False
+        if self.training:
+            self._iterate(weight.flatten(1))
 
     @torch.no_grad()
     def _iterate(self, matrix: Tensor) -> None:
@@ -97,3 +104,12 @@ def spectral(layer: Layer, on: bool = True) -> Layer:
         assert isinstance(weight, Tensor)
         parametrize.register_parametrization(layer, "weight", SpectralNorm(weight), unsafe=True)
     return layer
+
+
+def advance(network: nn.Module) -> None:
+    """Make the one power iteration of an update, whose passes then all see the same normalised weights."""
+    for layer in network.modules():
+        if isinstance(layer, parametrize.ParametrizationList):
+            for norm in layer:
+                if isinstance(norm, SpectralNorm):
+                    norm.iterate(layer.original)

@@ -85,6 +85,7 @@ class Step:
         """
         state, config = self._state, self._config
         state.optimizer_d.zero_grad()
+        models.advance(state.discriminator)
         sums: Scalars = {}
         portions = [(self._arithmetic.images(part), labels) for part, labels in self._portions(batch)]
         self._objective.begin([reals for reals, _ in portions], state.images)
@@ -124,6 +125,7 @@ class Step:
         # Frozen, the discriminator costs no weight gradients and no all-reduce here.
         state.discriminator.requires_grad_(False)
         state.optimizer_g.zero_grad()
+        models.advance(state.discriminator)
         total = torch.zeros((), device=self._context.device)
         for portion, (part, labels) in enumerate(self._portions(batch)):
             with self._reduced(self._generator, portion):

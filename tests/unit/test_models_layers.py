@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gan_dist import models
 from gan_dist.config import ModelConfig
 from gan_dist.models import dcgan, r3gan, resnet
-from gan_dist.models.layers import ConditionalBatchNorm, SpectralNorm, spectral
+from gan_dist.models.layers import ConditionalBatchNorm, SpectralNorm, advance, spectral
 
 
 def largest_singular_value(weight: Tensor) -> float:
@@ -76,6 +76,23 @@ def test_spectral_norm_stands_still_in_evaluation_and_is_float32_under_autocast(
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer.weight, weight)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+def test_an_advanced_weight_is_the_same_in_all_passes_of_an_update() -> None:
+    torch.manual_seed(0)
+    layer = spectral(nn.Linear(4, 3, bias=False))
+    weight, v = (
+        layer.state_dict()[f"parametrizations.weight.{name}"].clone() for name in ("original", "0._v")
+    )
+    for _ in range(3):
+        advance(layer)
+        u = F.normalize(weight @ v, dim=0)
+        v = F.normalize(weight.T @ u, dim=0)
+        for _ in range(2):
+            torch.testing.assert_close(layer.weight, weight / (u @ weight @ v))
+    before = layer.weight.detach()
+    advance(layer.eval())
+    assert torch.equal(layer.weight, before)
 
 
 @pytest.mark.parametrize("name", ["dcgan", "resnet"])

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from gan_dist.config import RunConfig, load_config
 from gan_dist.config.papers import PAPERS
@@ -175,6 +177,76 @@ def test_two_workers_do_what_one_does(alone: dict[str, dict[str, torch.Tensor]],
 
 def test_portions_do_what_the_whole_batch_does(alone: dict[str, dict[str, torch.Tensor]]) -> None:
     assert worst(alone, outcomes(combinations(), 4)) == {}
+
+
+@pytest.mark.parametrize("loss", [["loss.name=hinge"], ["loss.name=rpgan", "loss.gp=2"]])
+def test_portions_are_judged_by_the_same_normalised_weights(loss: list[str]) -> None:
+    """Spectral normalisation makes one power iteration a phase, however many passes a phase has."""
+    found = []
+    for portions in (1, 4):
+        config = settings("model.name=resnet", *loss, f"train.accumulate={portions}")
+        state = fresh(config)
+        state.discriminator.train()  # it has no batch normalisation
+        found.append(advance(config, state, batches(1)))
+    for key in ("d.gradient", "g.gradient"):
+        assert (found[1][key] - found[0][key]).norm() / found[0][key].norm() < 1e-3, key
+
+
+def _counted(indices, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotations that are text
+    indices.append(bucket.index())
+    return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+
+def _reductions(configs: list[RunConfig]) -> list[tuple[int, int]]:
+    """Return how many times the ranks exchange gradients in a discriminator and in a generator phase."""
+    torch.set_num_threads(1)
+    found = []
+    for config in configs:
+        step = Step(config, fresh(config), LocalContext("unused"))
+        of_d, of_g = list[int](), list[int]()
+        for network, indices in ((step._discriminator, of_d), (step._generator, of_g)):
+            assert isinstance(network, DistributedDataParallel)
+            network.register_comm_hook(indices, _counted)
+        batch = Batch(batches(1)[0].images[:8], None)
+        step.discriminator_phase(batch)
+        assert not of_g
+        step.generator_phase(batch)
+        found.append((len(of_d), len(of_g)))
+    return found
+
+
+def test_ranks_exchange_gradients_once_a_phase_however_many_portions_it_has() -> None:
+    configs = [settings(f"train.accumulate={k}", *p) for k in (1, 4) for p in PENALTIES.values()]
+    for found in run_gloo(_reductions, 2, configs):
+        assert found == [(1, 1)] * len(configs)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_penalties_see_the_discriminator_in_float32(penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under bfloat16 what is differentiated twice is a float32 pass; the others are not."""
+    monkeypatch.setattr("gan_dist.training.arithmetic.has_bf16", lambda _: True)
+    config = settings("model.name=resnet", "loss.name=nonsaturating", *PENALTIES[penalty])
+    config = config.model_copy(update={"train": config.train.model_copy(update={"precision": "bf16"})})
+    state = fresh(config)
+    step = Step(config, state, LocalContext("unused"))
+    seen: list[torch.dtype] = []
+    convolution = next(layer for layer in state.discriminator.modules() if isinstance(layer, nn.Conv2d))
+    convolution.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    (batch,) = batches(1)
+    expected = {
+        "none": [torch.bfloat16],
+        "gp": [torch.bfloat16, torch.float32],
+        "gp one-sided": [torch.bfloat16, torch.float32],
+        "dragan": [torch.bfloat16, torch.float32],
+        "r1": [torch.float32] * 2,  # reals and fakes apart
+        "r1 and r2": [torch.float32],
+        "all, lazily": [torch.float32] * 3,
+    }
+    step.discriminator_phase(batch)
+    assert seen == expected[penalty]
+    seen.clear()
+    step.generator_phase(batch)
+    assert seen == [torch.bfloat16]
 
 
 def stepped(config: RunConfig, count: int = 1) -> TrainingState:
