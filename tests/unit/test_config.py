@@ -393,6 +393,32 @@ def test_a_loss_brings_what_its_paper_sets() -> None:
     assert (config.loss.gp, config.optim.d.beta1, config.optim.d.beta2) == (10, 0, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("losses", "optimizer", "rate", "betas", "d_steps", "others"),
+    [
+        ("minimax nonsaturating lsgan", "adam", 2e-4, (0.5, 0.999), 1, {}),
+        ("wgan", "rmsprop", 5e-5, (0.0, 0.99), 5, {"clip": 0.01}),
+        ("wgan-gp", "adam", 1e-4, (0.0, 0.9), 5, {"gp": 10.0}),
+        ("hinge", "adam", 2e-4, (0.0, 0.9), 5, {}),
+        ("rpgan", "adam", 2e-4, (0.0, 0.9), 1, {"r1": 0.05, "r2": 0.05}),
+    ],
+)
+def test_these_are_the_papers_settings(
+    losses: str,
+    optimizer: str,
+    rate: float,
+    betas: tuple[float, float],
+    d_steps: int,
+    others: dict[str, float],
+) -> None:
+    for loss in losses.split():
+        config = load_text(GOOD, f"loss.name={loss}")
+        assert (config.optim.name, config.optim.d_steps) == (optimizer, d_steps)
+        for network in (config.optim.g, config.optim.d):
+            assert (network.lr, network.beta1, network.beta2) == (rate, *betas)
+        assert config.loss == LossConfig.model_validate({"name": loss, **others})
+
+
 @pytest.mark.parametrize("loss", PAPERS)
 def test_papers_set_the_same_keys_and_values_that_fit(loss: str) -> None:
     assert PAPERS[loss].keys() == PAPERS["minimax"].keys()

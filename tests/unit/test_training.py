@@ -18,7 +18,15 @@ import gan_dist
 from gan_dist import storage
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
-from gan_dist.data.loader import Batch, open_images
+from gan_dist.data.loader import (
+    Batch,
+    batches,
+    choose_fetch,
+    make_order,
+    open_configured,
+    open_images,
+    to_batch,
+)
 from gan_dist.errors import CapacityError, DataError, NonFiniteError, ResumeError, StorageError, WorkerError
 from gan_dist.folders import checkpoint_names
 from gan_dist.generation import ImageShape
@@ -187,27 +195,71 @@ def test_ranks_stay_equal_to_the_last_bit_running_statistics_included(tmp_path: 
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def _poisoned_step(settings: RunConfig) -> tuple[str, bool]:
-    """Take a step in which rank 1's part of the weights' gradients is not finite."""
+def _poisoned_step(settings: RunConfig, phase: str) -> tuple[str, bool]:
+    """Take a step in which rank 1's part of the gradients of one network is not finite."""
     torch.set_num_threads(1)
     context = LocalContext("unused")
     state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
-    before = {k: v.clone() for k, v in state.discriminator.named_parameters()}
     step = Step(settings, state, context)
+    batch = Batch(torch.zeros(16, 1, 16, 16, dtype=torch.uint8), None)
+    if phase == "generator":
+        step.discriminator_phase(batch)
+    network = getattr(state, phase)
+    before = {k: v.clone() for k, v in network.named_parameters()}
     if context.rank == 1:
-        state.generator.register_forward_hook(lambda *_: torch.full((16, 1, 16, 16), float("nan")))
+        state.generator.register_forward_hook(lambda *call: call[-1] * float("nan"))
     try:
-        step.discriminator_phase(Batch(torch.zeros(16, 1, 16, 16, dtype=torch.uint8), None))
+        step.discriminator_phase(batch) if phase == "discriminator" else step.generator_phase(batch)
     except NonFiniteError as error:
-        unchanged = all(torch.equal(before[k], v) for k, v in state.discriminator.named_parameters())
-        return str(error), unchanged
+        return str(error), all(torch.equal(before[k], v) for k, v in network.named_parameters())
     return "no error", False
 
 
-def test_one_rank_with_a_non_finite_gradient_stops_all_before_the_update(tmp_path: Path) -> None:
-    for message, unchanged in run_gloo(_poisoned_step, 2, config(tmp_path)):
-        assert message.startswith("the discriminator's gradient is nan after 0 images")
+@pytest.mark.parametrize(("phase", "images"), [("discriminator", 0), ("generator", 32)])
+def test_one_rank_with_a_non_finite_gradient_stops_all_before_the_update(
+    tmp_path: Path, phase: str, images: int
+) -> None:
+    for message, unchanged in run_gloo(_poisoned_step, 2, config(tmp_path), phase):
+        assert message.startswith(f"the {phase}'s gradient is nan after {images} images")
         assert unchanged
+
+
+def test_a_round_is_d_steps_batches_then_the_generator_on_the_last_then_the_average(tmp_path: Path) -> None:
+    settings = config(
+        tmp_path, "optim.d_steps=3", "train.kimg=0.288", "eval.every_kimg=10", "loss.name=rpgan", "loss.r1=1"
+    )
+    run(settings)
+    images = open_configured(settings)
+    fetch = choose_fetch(settings, images, with_ray=False)
+    rows = batches(make_order(settings, images), fetch, rank=0, world_size=1, start=0, stop=288)
+    given = [to_batch(some, images, 16) for some in rows]
+    assert len(given) == 9
+    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    step = Step(settings, state, LocalContext("unused"))
+    for start in range(0, 9, 3):
+        for batch in given[start : start + 3]:
+            of_d = step.discriminator_phase(batch)
+        step.share(of_d | step.generator_phase(given[start + 2]), stop=False)
+        step.update_average()
+    by_hand = {f"{file}.{key}": v for file, part in state.tensors().items() for key, v in part.items()}
+    assert_same_bits(tensors(settings), by_hand)
+
+
+def test_records_tell_of_both_networks(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    run(settings)
+    record, found = read_records(settings.run_uri)[-1], tensors(settings)
+    new = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    for name, file, network in (
+        ("d", "discriminator", new.discriminator),
+        ("g", "generator", new.generator),
+    ):
+        weights = [found[f"{file}.{key}"].flatten() for key, _ in network.named_parameters()]
+        assert record[f"weight_norm_{name}"] == pytest.approx(torch.cat(weights).norm().item(), rel=1e-5)
+        assert float(str(record[f"grad_norm_{name}"])) > 0
+    for side in ("real", "fake"):
+        assert 0 <= float(str(record[f"{side}_accuracy"])) <= 1
+    assert {"diversity", "modes", "loss_d", "loss_g"} <= record.keys()
 
 
 @pytest.mark.parametrize(
