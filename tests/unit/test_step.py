@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,6 +35,7 @@ SMALL = [
     *("model.width=4", "model.latent_dim=8", "train.batch_size=16", "train.precision=fp32", "storage=x"),
 ]
 CPU = torch.device("cpu")
+NORMALISED = ["model.name=resnet", "model.spectral_norm=true"]
 
 PENALTIES = {
     "none": ["loss.gp=0", "loss.r1=0", "loss.r2=0"],
@@ -48,7 +50,7 @@ OTHERS = {
     "conditional": ["model.conditional=true"],
     "packed": ["model.pack=2"],
     "packed and penalised": ["model.pack=2", "loss.gp=2", "loss.r1=1"],
-    "resnet": ["model.name=resnet", "loss.name=hinge"],
+    "resnet": [*NORMALISED, "loss.name=hinge"],
     "resnet, conditional": ["model.name=resnet", "model.conditional=true", "loss.name=wgan-gp"],
     "r3gan": ["model.name=r3gan", "model.width=16", "loss.name=rpgan"],
     "r3gan, conditional, ada": [
@@ -184,12 +186,27 @@ def test_portions_are_judged_by_the_same_normalised_weights(loss: list[str]) -> 
     """Spectral normalisation makes one power iteration a phase, however many passes a phase has."""
     found = []
     for portions in (1, 4):
-        config = settings("model.name=resnet", *loss, f"train.accumulate={portions}")
+        config = settings(*NORMALISED, *loss, f"train.accumulate={portions}")
         state = fresh(config)
         state.discriminator.train()  # it has no batch normalisation
         found.append(advance(config, state, batches(1)))
     for key in ("d.gradient", "g.gradient"):
         assert (found[1][key] - found[0][key]).norm() / found[0][key].norm() < 1e-3, key
+
+
+def test_normalised_weights_make_one_power_iteration_in_each_phase() -> None:
+    config = settings(*NORMALISED, "loss.name=rpgan", "loss.gp=2", "train.accumulate=2")
+    state = fresh(config)
+    state.discriminator.train()
+    step = Step(config, state, LocalContext("unused"))
+    kept = state.discriminator.state_dict()
+    weight, v = (kept[f"blocks.1.conv1.parametrizations.weight.{name}"] for name in ("original", "0._v"))
+    (batch,) = batches(1)
+    for phase in (step.discriminator_phase, step.generator_phase):
+        matrix = weight.flatten(1)
+        expected = normalize(matrix.T @ normalize(matrix @ v, dim=0), dim=0)
+        phase(batch)
+        torch.testing.assert_close(v, expected)
 
 
 def _counted(indices, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotations that are text
