@@ -50,15 +50,15 @@ def call(layer: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
 class SpectralNorm(nn.Module):
     """Parametrisation of a weight (out, ...) by weight / sigma, its largest singular value (out x the rest).
 
-    Miyato et al. 2018, algorithm 1: one power iteration an update, which `advance` makes. Until it has been
-    called there is one for every use of the weight, and there is none in evaluation. The state is named as by
-    `torch.nn.utils.parametrizations.spectral_norm`. Unlike that one, it computes in float32 under autocast,
-    where sigma would have eight bits, and takes no numbers from torch's global generator.
+    Miyato et al. 2018, algorithm 1: one power iteration an update, which `advance` makes; all uses of the
+    weight until the next are then of the same sigma. The state is named as by
+    `torch.nn.utils.parametrizations.spectral_norm`. Unlike that one, which iterates at every use in training,
+    it computes in float32 under autocast, where sigma would have eight bits, and takes no numbers from
+    torch's global generator.
     """
 
     _u: Tensor
     _v: Tensor
-    _at_each_use = True
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -78,21 +78,12 @@ class SpectralNorm(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight divided by its largest singular value."""
         with torch.autocast(weight.device.type, enabled=False):
-            matrix = weight.flatten(1)
-            if self.training and self._at_each_use:
-                self._iterate(matrix)
-            # Copies, because a second forward pass before the backward one changes the buffers in place.
-            u, v = self._u.clone(), self._v.clone()
-            return weight / torch.dot(u, matrix.mv(v))
-
-    def iterate(self, weight: Tensor) -> None:
-        """Make one power iteration, in training mode; uses of the weight make none from now on."""
-        self._at_each_use = False
-        if self.training:
-            self._iterate(weight.flatten(1))
+            return weight / torch.dot(self._u, weight.flatten(1).mv(self._v))
 
     @torch.no_grad()
-    def _iterate(self, matrix: Tensor) -> None:
+    def iterate(self, weight: Tensor) -> None:
+        """Bring both vectors nearer to those of the weight's largest singular value."""
+        matrix = weight.flatten(1)
         self._u.copy_(F.normalize(matrix.mv(self._v), dim=0))
         self._v.copy_(F.normalize(matrix.t().mv(self._u), dim=0))
 
@@ -107,7 +98,10 @@ def spectral(layer: Layer, on: bool = True) -> Layer:
 
 
 def advance(network: nn.Module) -> None:
-    """Make the one power iteration of an update, whose passes then all see the same normalised weights."""
+    """Make the one power iteration of an update in every layer under spectral normalisation.
+
+    Between a forward pass and its backward one it must not be called: the vectors change in place.
+    """
     for layer in network.modules():
         if isinstance(layer, parametrize.ParametrizationList):
             for norm in layer:
