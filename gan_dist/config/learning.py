@@ -35,6 +35,8 @@ class LossConfig(Section):
     """Weight gamma of gamma/2 times the squared norm of the gradient at fakes, likewise."""
     penalty_every: Positive = 1
     """Discriminator updates for one with the penalties, which then count so many times."""
+    penalty_end_factor: NotNegative = 1.0
+    """Share of the penalties' weights that is left at the end of `optim.schedule` (R3GAN: 0.1)."""
     clip: NotNegative = 0.0
     """Limit of the absolute value of the discriminator's weights (WGAN: 0.01); 0 for none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -59,6 +61,9 @@ class RateConfig(Section):
     """Decay of the gradient's running mean (`adam`)."""
     beta2: Beta = 0.999
     """Decay of the squared gradient's running mean."""
+    beta2_start: Beta | None = None
+    """That decay at the start, which becomes `beta2` by the end of `optim.schedule` (`adam`; R3GAN: 0.9 to
+    0.99); `beta2` throughout when absent."""
 
 
 class OptimConfig(Section):
@@ -73,9 +78,12 @@ class OptimConfig(Section):
     d_steps: Positive = 1
     """Discriminator updates, each on a batch of its own, for one generator update."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How both learning rates fall to 0 over `decay_kimg`."""
+    """How what is scheduled goes from its start to its end over `decay_kimg`: both learning rates and,
+    where they are set, `loss.penalty_end_factor`, `beta2_start` and `data.augment_p`."""
     decay_kimg: PositiveFloat | None = None
-    """Thousands of images after which a `linear` or `cosine` schedule has reached 0."""
+    """Thousands of images after which a `linear` or `cosine` schedule has reached its end."""
+    end_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of both learning rates that is left then (R3GAN: 0.25)."""
     clip_norm: NotNegative = 0.0
     """Norm to which a network's gradient is cut down; 0 for none."""
 
@@ -104,8 +112,48 @@ def require_agreement(loss: LossConfig, optim: OptimConfig, kimg: float) -> None
         )
     if loss.name == "wgan-gp" and not loss.gp:
         raise ValueError("loss.gp=0: loss.name=wgan-gp is defined by its penalty; its authors use 10")
-    if optim.schedule != "constant" and optim.decay_kimg is None:
+    _require_schedule(loss, optim, kimg)
+
+
+def _require_schedule(loss: LossConfig, optim: OptimConfig, kimg: float) -> None:
+    """Refuse a schedule without a length, and ends and starts that do nothing."""
+    if optim.schedule == "constant":
+        _require_no_end(loss, optim)
+    elif optim.decay_kimg is None:
         raise ValueError(
             f"optim.schedule={optim.schedule} needs optim.decay_kimg, the thousands of images in which "
-            f"it falls to 0; for the whole run optim.decay_kimg={kimg:g}"
+            f"it comes to its end; for the whole run optim.decay_kimg={kimg:g}"
+        )
+    if loss.penalty_end_factor != 1 and not loss.penalised:
+        raise ValueError(
+            f"loss.penalty_end_factor={loss.penalty_end_factor:g}: loss.gp, loss.dragan, loss.r1 and loss.r2 "
+            f"are 0, so there is no penalty that it could change; set one of them, or "
+            f"loss.penalty_end_factor=1"
+        )
+    for network in ("g", "d"):
+        start = getattr(optim, network).beta2_start
+        if optim.name != "adam" and start is not None:
+            raise ValueError(
+                f"optim.{network}.beta2_start={start:g}: only adam's decays are scheduled; set "
+                f"optim.{network}.beta2_start=null, or optim.name=adam instead of {optim.name}"
+            )
+
+
+def _require_no_end(loss: LossConfig, optim: OptimConfig) -> None:
+    """Refuse values that a constant schedule never moves from or to; all of them are named."""
+    ends = {
+        "optim.end_factor": (optim.end_factor, 0.0),
+        "loss.penalty_end_factor": (loss.penalty_end_factor, 1.0),
+        "optim.g.beta2_start": (optim.g.beta2_start, None),
+        "optim.d.beta2_start": (optim.d.beta2_start, None),
+    }
+    idle = {key: (value, none) for key, (value, none) in ends.items() if value != none}
+    if idle:
+        listed = ", ".join(f"{key}={value:g}" for key, (value, _) in idle.items())
+        without = " ".join(
+            f"{key}={'null' if none is None else f'{none:g}'}" for key, (_, none) in idle.items()
+        )
+        raise ValueError(
+            f"{listed}: optim.schedule=constant has no end; set optim.schedule to linear or cosine, "
+            f"or {without}"
         )

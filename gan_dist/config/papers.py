@@ -10,6 +10,8 @@ _ADVERSARIAL: dict[str, object] = {
     "optim.d.beta1": 0.5,
     "optim.g.beta2": 0.999,
     "optim.d.beta2": 0.999,
+    "optim.g.beta2_start": None,
+    "optim.d.beta2_start": None,
     "optim.d_steps": 1,
     "loss.clip": 0.0,
     "loss.gp": 0.0,
@@ -18,6 +20,7 @@ _ADVERSARIAL: dict[str, object] = {
     "loss.r1": 0.0,
     "loss.r2": 0.0,
     "loss.penalty_every": 1,
+    "loss.penalty_end_factor": 1.0,
     "loss.label_smoothing": 0.0,
 }
 """Radford et al. 2016, section 4."""

@@ -49,6 +49,9 @@ class DataConfig(Section):
     share of reals that it judges rightly (recorded as `real_accuracy`), so 0.6 is 80 %."""
     augment_kimg: PositiveFloat = 500.0
     """`ada`: thousands of images in which the probability can rise from 0 to 1."""
+    augment_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """`ada`: the probability to which it rises from 0 by `optim.schedule` (at once where that is constant),
+    however sure the discriminator is (R3GAN: 0.3, for CIFAR-10 0.55); adapted when absent."""
     verify: Literal["raise", "quarantine"] = "raise"
     """What a damaged row group does: `raise` names it and stops the run; `quarantine` reads the whole set
     once before training, names what is damaged, and trains on the rest."""
@@ -64,6 +67,24 @@ class DataConfig(Section):
     """Images over which order is shuffled at once, over all streams together. More mixes better and holds
     more memory: two to three times `window` images, divided among the workers, and a dozen row groups each.
     A set that is larger is shuffled in blocks: whole row groups in random order, rows within a window."""
+
+    @model_validator(mode="after")
+    def _probability_agrees(self) -> DataConfig:
+        if self.augment_p is None:
+            return self
+        if self.augment != "ada":
+            raise ValueError(
+                f"data.augment_p={self.augment_p:g} is a probability of ada's changes, which "
+                f"data.augment={self.augment} does not make; set data.augment=ada, or data.augment_p=null"
+            )
+        for key in ("augment_target", "augment_kimg"):
+            value, usual = getattr(self, key), type(self).model_fields[key].default
+            if value != usual:
+                raise ValueError(
+                    f"data.{key}={value:g} contradicts data.augment_p={self.augment_p:g}: a probability that "
+                    f"is given is not adapted; set data.{key}={usual:g}, or data.augment_p=null"
+                )
+        return self
 
 
 class ModelConfig(Section):

@@ -13,6 +13,7 @@ from gan_dist.config import RunConfig
 from gan_dist.training.arithmetic import Arithmetic
 from gan_dist.training.context import Context
 from gan_dist.training.draws import Draws
+from gan_dist.training.schedule import penalty_factor
 from gan_dist.training.view import View
 
 Scalars = dict[str, Tensor]
@@ -59,15 +60,18 @@ class DiscriminatorObjective:
         self._apart = models.coupled(discriminator)
         """Whether reals and fakes must be judged in two passes, lest they influence each other."""
         self._clock = 0
-        self._weight = 0
-        """What this phase's penalties are multiplied with: 0, or the number of phases that they stand for."""
+        self._weight = 0.0
+        """What this phase's penalties are multiplied with: 0, or the number of phases that they stand for,
+        times what the schedule leaves of them."""
         self._spread: Tensor | None = None
 
     def begin(self, reals: list[Tensor], clock: int) -> None:
         """Begin a phase on this rank's portions of the reals, after `clock` images."""
         loss, batch = self._config.loss, self._config.train.batch_size
         self._clock = clock
-        self._weight = loss.penalty_every if penalties.due(clock, batch, loss.penalty_every) else 0
+        due = penalties.due(clock, batch, loss.penalty_every)
+        left = penalty_factor(loss, self._config.optim, clock)
+        self._weight = loss.penalty_every * left if due else 0.0
         if loss.dragan and self._weight:
             self._spread = self._deviation(reals)
 

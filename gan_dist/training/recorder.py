@@ -14,6 +14,7 @@ from gan_dist.progress import Progress
 from gan_dist.training import state as states
 from gan_dist.training.context import Context
 from gan_dist.training.evaluate import Evaluator, Measurement
+from gan_dist.training.schedule import augment_p
 from gan_dist.training.state import Best, TrainingState
 
 GRID = 64
@@ -115,7 +116,9 @@ class Recorder:
             f"weight_norm_{name}": float(torch.nn.utils.get_total_norm(list(network.parameters())))
             for name, network in (("d", state.discriminator), ("g", state.generator))
         }
-        return norms | ({"augment_p": state.augment.p} if self._config.data.augment == "ada" else {})
+        if self._config.data.augment == "ada":
+            norms["augment_p"] = augment_p(self._config, state.augment.p, state.images)
+        return norms
 
     def close(self) -> None:
         if self._first:

@@ -35,7 +35,10 @@ class Best:
 
 @dataclass
 class AugmentStrength:
-    """How often `data.augment=ada` changes an image, and the signs that its next adjustment goes by."""
+    """How often `data.augment=ada` changes an image, and the signs that its next adjustment goes by.
+
+    With `data.augment_p` the clock says how often, and this stays at 0.
+    """
 
     p: float = 0.0
     signs: float = 0.0

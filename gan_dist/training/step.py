@@ -21,7 +21,7 @@ from gan_dist.training.arithmetic import Arithmetic
 from gan_dist.training.context import Context
 from gan_dist.training.draws import Draws
 from gan_dist.training.objective import DiscriminatorObjective, Scalars
-from gan_dist.training.schedule import rate_factor
+from gan_dist.training.schedule import betas, rate_factor
 from gan_dist.training.state import TrainingState
 from gan_dist.training.view import View
 
@@ -168,7 +168,7 @@ class Step:
                 tensor.copy_(part.view_as(tensor))
         *values, stopped = told.tolist()
         means = dict(zip(scalars, values, strict=True))
-        if self._config.data.augment == "ada":
+        if self._config.data.augment == "ada" and self._config.data.augment_p is None:
             self._adjust_augmentation(means["real_accuracy"])
         return means, stopped > 0
 
@@ -213,8 +213,11 @@ class Step:
         return self._draws.normal(name, (self._config.model.latent_dim,), self._state.images, portion)
 
     def _update(self, optimizer: torch.optim.Optimizer, rate: RateConfig) -> None:
+        optim, clock = self._config.optim, self._state.images
         for group in optimizer.param_groups:
-            group["lr"] = rate.lr * rate_factor(self._config.optim, self._state.images)
+            group["lr"] = rate.lr * rate_factor(optim, clock)
+            if optim.name == "adam":
+                group["betas"] = betas(rate, optim, clock)
         optimizer.step()
 
     def _statistics(self) -> list[Tensor]:

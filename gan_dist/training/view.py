@@ -8,7 +8,7 @@ from torch import Tensor
 from gan_dist.config import RunConfig
 from gan_dist.models import augment
 from gan_dist.training.draws import Draws
-from gan_dist.training.schedule import instance_noise
+from gan_dist.training.schedule import augment_p, instance_noise
 from gan_dist.training.state import TrainingState
 
 
@@ -22,7 +22,7 @@ class View:
     """
 
     def __init__(self, config: RunConfig, state: TrainingState, draws: Draws) -> None:
-        self._loss = config.loss
+        self._config = config
         self._state = state
         self._draws = draws
         self._augment = augment.build(config.data.augment)
@@ -41,8 +41,9 @@ class View:
         clock = self._state.images
         if columns := self._augment.columns:
             drawn = [self._draws.uniform(f"augment-{name}", (columns,), clock, portion) for name in names]
-            images = self._augment(images, torch.cat(drawn), self._state.augment.p)
-        if sigma := instance_noise(self._loss, clock):
+            strength = augment_p(self._config, self._state.augment.p, clock)
+            images = self._augment(images, torch.cat(drawn), strength)
+        if sigma := instance_noise(self._config.loss, clock):
             size = tuple(images.shape[1:])
             noise = [self._draws.normal(f"noise-{name}", size, clock, portion) for name in names]
             images = images + sigma * torch.cat(noise)

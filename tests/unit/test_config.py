@@ -89,6 +89,24 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "nothing to smooth": (GOOD, ["loss.name=hinge", "loss.label_smoothing=0.1"]),
     "no penalty where it is the loss": (GOOD, ["loss.gp=0", "loss.name=wgan-gp"]),
     "schedule without length": (GOOD + "train: {kimg: 160}\n", ["optim.schedule=cosine"]),
+    "nothing to come to": (
+        GOOD + "optim:\n  end_factor: 0.25\n  g: {beta2_start: 0.9}\n",
+        ["loss.r1=1", "loss.penalty_end_factor=0.1", "optim.d.beta2_start=0.8"],
+    ),
+    "end of no penalty": (
+        GOOD,
+        ["optim.schedule=linear", "optim.decay_kimg=9", "loss.penalty_end_factor=0"],
+    ),
+    "start of no decay": (
+        GOOD + "optim: {schedule: linear, decay_kimg: 9}\n",
+        ["optim.d.beta2_start=0.9", "optim.name=rmsprop"],
+    ),
+    "probability of nothing": (GOOD + "  augment_p: 0.3\n", ["data.augment=diffaugment"]),
+    "probability adapted and given": (GOOD + "  augment: ada\n  augment_p: 0.3\n", ["data.augment_kimg=9"]),
+    "ends out of range": (
+        GOOD + "  augment_p: 1.1\n",
+        ["optim.end_factor=1.5", "loss.penalty_end_factor=-1", "optim.g.beta2_start=1"],
+    ),
     "portions": (GOOD, ["train.accumulate=3", "scale.workers=2", "model.pack=2"]),
     "fewest workers that do not divide": (GOOD, ["scale.workers=8", "scale.min_workers=3"]),
     "fewest workers in portions": (GOOD, ["scale.workers=8", "scale.min_workers=6", "train.accumulate=2"]),
@@ -426,6 +444,18 @@ def test_papers_set_the_same_keys_and_values_that_fit(loss: str) -> None:
     assert {key: found[key] for key in PAPERS[loss]} == PAPERS[loss]
     if loss in ("minimax", "nonsaturating"):
         assert found == resolved(GOOD) | {"loss.name": loss}
+
+
+@pytest.mark.parametrize(("name", "gamma", "p"), [("cifar10", 0.05, 0.55), ("ffhq256", 150, 0.3)])
+def test_presets_of_r3gan_have_its_authors_schedules(name: str, gamma: float, p: float) -> None:
+    config = load_config(name)
+    optim, loss = config.optim, config.loss
+    assert (optim.schedule, optim.decay_kimg, config.data.augment_p) == ("cosine", 20000, p)
+    for rate in (optim.g, optim.d):
+        assert (rate.lr, rate.lr * optim.end_factor) == (2e-4, 5e-5)
+        assert (rate.beta1, rate.beta2_start, rate.beta2) == (0, 0.9, 0.99)
+    assert (loss.r1, loss.r2, loss.penalty_end_factor) == (gamma, gamma, 0.1)
+    assert load_config(name, ["loss.name=hinge"]).loss == LossConfig(name="hinge")
 
 
 def test_what_is_set_with_the_loss_or_later_wins_over_its_paper() -> None:

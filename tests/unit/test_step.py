@@ -25,7 +25,7 @@ from gan_dist.generation import ImageShape
 from gan_dist.models import ada
 from gan_dist.training.arithmetic import Arithmetic, has_bf16, tune_process
 from gan_dist.training.context import LocalContext
-from gan_dist.training.schedule import instance_noise, rate_factor
+from gan_dist.training.schedule import augment_p, betas, instance_noise, penalty_factor, rate_factor
 from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
 from tests.gloo import run_gloo
@@ -60,7 +60,11 @@ OTHERS = {
     "instance noise": ["loss.instance_noise=0.3"],
     "smoothed labels": ["loss.label_smoothing=0.1"],
     "cut gradients": ["optim.clip_norm=0.01"],
-    "falling rates": ["optim.schedule=cosine", "optim.decay_kimg=0.05"],
+    "all schedules": [
+        *("optim.schedule=cosine", "optim.decay_kimg=0.05", "optim.end_factor=0.2", "data.augment=ada"),
+        *("data.augment_p=0.8", "loss.r1=2", "loss.gp=1", "loss.penalty_end_factor=0.1"),
+        *("optim.g.beta2_start=0.5", "optim.d.beta2_start=0.6"),
+    ],
     "contiguous": ["train.channels_last=false"],
 }
 
@@ -363,6 +367,71 @@ def test_schedules_are_functions_of_the_clock(schedule: str, expected: list[floa
     assert [rate_factor(optim, images) for images in (0, 500, 2000, 9999)] == pytest.approx(
         expected, abs=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "left"), [("linear", [1, 0.75, 0.5, 0, 0]), ("cosine", [1, 0.8535534, 0.5, 0, 0])]
+)
+def test_all_that_is_scheduled_goes_from_its_start_to_its_end(schedule: str, left: list[float]) -> None:
+    config = settings(
+        *(f"optim.schedule={schedule}", "optim.decay_kimg=2", "optim.end_factor=0.25"),
+        *("loss.r1=1", "loss.penalty_end_factor=3", "data.augment=ada", "data.augment_p=0.6"),
+        *("optim.g.beta1=0.1", "optim.g.beta2_start=0.9", "optim.g.beta2=0.99", "optim.d.beta2=0.7"),
+    )
+    optim = config.optim
+    for images, share in zip((0, 500, 1000, 2000, 9999), left, strict=True):
+        assert rate_factor(optim, images) == pytest.approx(0.25 + 0.75 * share)
+        assert penalty_factor(config.loss, optim, images) == pytest.approx(3 - 2 * share)
+        assert betas(optim.g, optim, images) == pytest.approx((0.1, 0.99 - 0.09 * share))
+        assert betas(optim.d, optim, images) == (0.5, 0.7)
+        assert augment_p(config, 0.4, images) == pytest.approx(0.6 - 0.6 * share)
+    # Both ends are the numbers that were given, to the last bit.
+    assert (rate_factor(optim, 0), rate_factor(optim, 2000), penalty_factor(config.loss, optim, 0)) == (
+        1,
+        0.25,
+        1,
+    )
+    assert (betas(optim.g, optim, 0), betas(optim.g, optim, 2000)) == ((0.1, 0.9), (0.1, 0.99))
+
+
+def test_without_a_schedule_a_given_probability_is_there_at_once() -> None:
+    assert augment_p(settings("data.augment=ada", "data.augment_p=0.6"), 0.4, 0) == 0.6
+    assert augment_p(settings("data.augment=ada"), 0.4, 0) == 0.4
+
+
+def test_adam_has_the_decay_of_the_moment_and_corrects_for_it() -> None:
+    """Every update against the formulas of Kingma and Ba 2015, algorithm 1, with a beta2 that rises."""
+    config = settings(
+        *("optim.schedule=linear", "optim.decay_kimg=0.08", "optim.end_factor=1"),
+        *("optim.d.beta2_start=0.5", "optim.d.beta2=0.9", "optim.d.beta1=0.3", "optim.d.lr=0.001"),
+    )
+    state = fresh(config)
+    step = Step(config, state, LocalContext("unused"))
+    weights = list(state.discriminator.parameters())
+    first, second = ([torch.zeros(p.shape, dtype=torch.float64) for p in weights] for _ in range(2))
+    for number, beta2 in enumerate((0.5, 0.58, 0.66, 0.74, 0.82, 0.9, 0.9), start=1):
+        before = [p.detach().double() for p in weights]
+        step.discriminator_phase(batches(1)[0])
+        for p, old, m, v in zip(weights, before, first, second, strict=True):
+            assert p.grad is not None
+            gradient = p.grad.double()
+            m.mul_(0.3).add_(0.7 * gradient)
+            v.mul_(beta2).add_((1 - beta2) * gradient.square())
+            root = (v / (1 - beta2**number)).sqrt() + 1e-8
+            moved = -0.001 * m / (1 - 0.3**number) / root
+            torch.testing.assert_close(p.detach().double() - old, moved, rtol=1e-3, atol=1e-7)
+
+
+def test_the_controller_leaves_a_given_probability_alone() -> None:
+    config = settings("data.augment=ada", "data.augment_p=0.6")
+    state = stepped(config, 8)
+    assert (state.augment.p, state.augment.signs, state.augment.rounds) == (0.7, 0, 0)
+    # It is the given one by which images are shown, not the state's.
+    same = fresh(config)
+    same.augment.p = 0.1
+    advance(config, same, batches(8))
+    pairs = zip(state.discriminator.parameters(), same.discriminator.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_instance_noise_falls_to_nothing() -> None:

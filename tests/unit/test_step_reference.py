@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from gan_dist import randomness
-from gan_dist.config import RunConfig, load_config
+from gan_dist.config import RateConfig, RunConfig, load_config
 from gan_dist.data.loader import Batch
 from gan_dist.generation import ImageShape
 from gan_dist.models import ada, diffaugment
@@ -51,6 +52,14 @@ class Reference:
         )
         self.images, self.p, self.signs = 0, 0.2, list[float]()
 
+    def now(self, start: float, end: float) -> float:
+        """What goes from `start` to `end` is at the present clock."""
+        optim = self.config.optim
+        assert optim.decay_kimg is not None
+        passed = min(1.0, self.images / 1000 / optim.decay_kimg)
+        gone = passed if optim.schedule == "linear" else math.sin(math.pi / 2 * passed) ** 2
+        return start + (end - start) * gone
+
     def round(self, batches: Iterable[Batch]) -> None:
         start = self.images
         for batch in batches:
@@ -58,7 +67,7 @@ class Reference:
             sign = self.discriminator(reals, batch.labels)
             self.images += BATCH
         self.generator(reals, batch.labels)
-        if self.config.data.augment == "ada":
+        if self.config.data.augment == "ada" and self.config.data.augment_p is None:
             self.signs.append(sign)
             self.adapt()
         half_life = min(40, 0.5 * start)
@@ -76,13 +85,14 @@ class Reference:
         loss = self.config.loss
         value = discriminators_loss(loss.name, real, fake, loss.label_smoothing)
         if (self.images // BATCH) % loss.penalty_every == 0:
+            counted = loss.penalty_every * self.now(1, loss.penalty_end_factor)
             for weight, logits, images in ((loss.r1, real, reals), (loss.r2, fake, fakes)):
                 if weight:
                     (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
                     slopes = slope.square().sum((1, 2, 3))
-                    value = value + loss.penalty_every * weight / 2 * slopes.mean()
-            value = value + loss.penalty_every * self.unit_norms(*seen, labels)
-        self.update(self.adam_d, self.config.optim.d.lr, value)
+                    value = value + counted * weight / 2 * slopes.mean()
+            value = value + counted * self.unit_norms(*seen, labels)
+        self.update(self.adam_d, self.config.optim.d, value)
         self.gradient_d = torch.cat([p.grad.flatten() for p in self.d.parameters() if p.grad is not None])
         if loss.clip:
             with torch.no_grad():
@@ -117,24 +127,25 @@ class Reference:
         fake = self.d(self.seen(fakes, "fakes-g"), labels)
         name = self.config.loss.name
         real = self.d(self.seen(reals, "reals-g"), labels) if name == "rpgan" else fake
-        self.update(self.adam_g, self.config.optim.g.lr, generators_loss(name, real, fake))
+        self.update(self.adam_g, self.config.optim.g, generators_loss(name, real, fake))
         self.gradient_g = torch.cat([p.grad.flatten() for p in self.g.parameters() if p.grad is not None])
 
-    def update(self, adam: torch.optim.Optimizer, rate: float, loss: Tensor) -> None:
+    def update(self, adam: torch.optim.Optimizer, rate: RateConfig, loss: Tensor) -> None:
         self.g.zero_grad()
         self.d.zero_grad()
         loss.backward()
-        adam.param_groups[0]["lr"] = rate * max(0.0, 1 - self.images / 700)
+        adam.param_groups[0]["lr"] = rate.lr * self.now(1, self.config.optim.end_factor)
+        if rate.beta2_start is not None:
+            adam.param_groups[0]["betas"] = (0.5, self.now(rate.beta2_start, 0.9))
         adam.step()
 
     def seen(self, images: Tensor, name: str) -> Tensor:
-        kind, loss = self.config.data.augment, self.config.loss
+        kind, loss, given = self.config.data.augment, self.config.loss, self.config.data.augment_p
         if kind != "none":
             columns = ada.COLUMNS if kind == "ada" else diffaugment.COLUMNS
             draws = randomness.uniform((BATCH, columns), SEED, f"augment-{name}", self.images)
-            images = (
-                ada.augment(images, draws, self.p) if kind == "ada" else diffaugment.augment(images, draws)
-            )
+            p = self.p if given is None else self.now(0, given)
+            images = ada.augment(images, draws, p) if kind == "ada" else diffaugment.augment(images, draws)
         sigma = loss.instance_noise * max(0.0, 1 - self.images / (1000 * loss.instance_noise_kimg))
         if sigma:
             images = images + sigma * randomness.normal(
@@ -281,6 +292,15 @@ OTHERS = {
     "rpgan, conditional, all penalties": [
         *("loss.name=rpgan", "model.conditional=true", "loss.r1=1", "loss.r2=2", "loss.gp=3"),
     ],
+    **{
+        f"{schedule}, all that is scheduled, past its end": [
+            *(f"optim.schedule={schedule}", "optim.decay_kimg=0.11", "optim.end_factor=0.25"),
+            *("loss.name=rpgan", "loss.r1=1", "loss.r2=2", "loss.gp=3"),
+            *("loss.penalty_every=2", "loss.penalty_end_factor=0.1", "optim.d_steps=2"),
+            *("optim.g.beta2_start=0.4", "optim.d.beta2_start=0.6", "data.augment=ada", "data.augment_p=0.9"),
+        ]
+        for schedule in ("linear", "cosine")
+    },
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def test_a_run_stopped_between_evaluations_has_the_bits_of_an_uninterrupted_one(
     assert_same_bits(tensors(whole), tensors(parts))
 
 
+COSINE = ["optim.schedule=cosine", "optim.decay_kimg=0.5"]
 RESUMED = {
     "lsgan": ["loss.name=lsgan"],
     "wgan": ["loss.name=wgan"],
@@ -115,7 +117,9 @@ RESUMED = {
     "all that has a clock": [
         *("data.augment=diffaugment", "loss.instance_noise=0.1", "loss.instance_noise_kimg=0.5"),
         *("optim.schedule=linear", "optim.decay_kimg=0.7", "train.accumulate=2", "loss.dragan=1"),
+        *("optim.end_factor=0.2", "loss.penalty_end_factor=0.1", "optim.g.beta2_start=0.5"),
     ],
+    "a given probability": ["data.augment=ada", "data.augment_p=0.7", *COSINE],
 }
 
 
@@ -129,6 +133,20 @@ def test_whatever_the_loss_a_stopped_run_has_the_bits_of_an_uninterrupted_one(
     steps: list[Progress] = []
     run(parts, on_progress=steps.append, should_stop=lambda: len(steps) == 2)
     assert 0 < steps[-1].images < 640
+    assert run(parts).finished
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+def test_a_run_begun_before_a_key_existed_goes_on(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
+    run(whole)
+    run(config(tmp_path / "parts", "train.kimg=0.32"))
+    file = tmp_path / "parts" / "run" / "config.yaml"
+    new = ("augment_p:", "penalty_end_factor:", "beta2_start:", "end_factor:")
+    lines = file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.strip().startswith(new)]
+    assert len(lines) - len(kept) == 5
+    file.write_text("".join(kept))
     assert run(parts).finished
     assert_same_bits(tensors(whole), tensors(parts))
 
@@ -260,6 +278,14 @@ def test_records_tell_of_both_networks(tmp_path: Path) -> None:
     for side in ("real", "fake"):
         assert 0 <= float(str(record[f"{side}_accuracy"])) <= 1
     assert {"diversity", "modes", "loss_d", "loss_g"} <= record.keys()
+
+
+def test_records_tell_of_a_given_probability(tmp_path: Path) -> None:
+    settings = config(tmp_path, "data.augment=ada", "data.augment_p=0.6", *COSINE)
+    run(settings)
+    shares = [(1 - math.cos(math.pi * 0.32 / 0.5)) / 2, 1]
+    found = [record["augment_p"] for record in read_records(settings.run_uri)]
+    assert found == pytest.approx([0.6 * share for share in shares])
 
 
 @pytest.mark.parametrize(
