@@ -424,12 +424,12 @@ def test_adam_has_the_decay_of_the_moment_and_corrects_for_it() -> None:
 
 def test_the_controller_leaves_a_given_probability_alone() -> None:
     config = settings("data.augment=ada", "data.augment_p=0.6")
-    state = stepped(config, 8)
+    state = stepped(config, 5)
     assert (state.augment.p, state.augment.signs, state.augment.rounds) == (0.7, 0, 0)
     # It is the given one by which images are shown, not the state's.
     same = fresh(config)
     same.augment.p = 0.1
-    advance(config, same, batches(8))
+    advance(config, same, batches(5))
     pairs = zip(state.discriminator.parameters(), same.discriminator.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
