@@ -215,8 +215,14 @@ def weights(state: TrainingState) -> dict[str, Tensor]:
     return {"g": flat(state.generator), "d": flat(state.discriminator), "average": flat(state.average)}
 
 
-def assert_step_is_the_reference(config: RunConfig, rounds: int) -> list[tuple[float, float]]:
-    """Compare gradients, weights and the average, round by round; return both strengths of ADA's."""
+def assert_step_is_the_reference(
+    config: RunConfig, rounds: int, apart: float = 0.01
+) -> list[tuple[float, float]]:
+    """Compare gradients, weights and the average, round by round; return both strengths of ADA's.
+
+    `apart` is what may lie between the weights, as a part of their way: 5e-5 where this was written, but Adam
+    makes whole steps of gradients that are nearly zero, of which rounding decides the sign.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(1)
     classes = 3 if config.model.conditional else 0
@@ -245,8 +251,7 @@ def assert_step_is_the_reference(config: RunConfig, rounds: int) -> list[tuple[f
             assert (found - expected).norm() / expected.norm() < 1e-3
         theirs = reference.weights()
         for name, ours in weights(state).items():
-            # 5e-5 at most where this was written; weights whose gradient is nearly zero make 0.01.
-            assert (ours - theirs[name]).norm() / (ours - before[name]).norm() < 0.015, name
+            assert (ours - theirs[name]).norm() / (ours - before[name]).norm() < apart, name
         reference.follow(state)
     return strengths
 
@@ -306,4 +311,6 @@ OTHERS = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_so_is_a_step_of_every_loss_and_penalty(case: str) -> None:
-    assert_step_is_the_reference(load_config("digits", [*SMALL, *OTHERS[case]]), rounds=4)
+    # There the two biases of one channel have gradients that are a hundred thousandth of the others'.
+    apart = 0.015 if case.startswith("rpgan, conditional") else 0.01
+    assert_step_is_the_reference(load_config("digits", [*SMALL, *OTHERS[case]]), rounds=4, apart=apart)
