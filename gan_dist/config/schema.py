@@ -40,6 +40,9 @@ class DataConfig(Section):
     cache: Literal["auto", "memory", "stream"] = "auto"
     """`memory` holds the decoded set in every worker; `stream` reads shards as training goes;
     `auto` takes memory for sets of up to 256 MiB of pixels. The order of images is the same."""
+    mirror: bool = False
+    """Real images are shown as they are or mirrored left to right, at random each time. For sets in which
+    the sides do not matter: faces, but not digits."""
     augment: Literal["none", "diffaugment", "ada"] = "none"
     """What the discriminator's images, real and generated, go through: `diffaugment` changes all of them in
     colour, place and by cutting out a square; `ada` changes each with a probability that rises while the

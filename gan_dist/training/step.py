@@ -87,9 +87,10 @@ class Step:
         state.optimizer_d.zero_grad()
         models.advance(state.discriminator)
         sums: Scalars = {}
-        portions = [(self._arithmetic.images(part), labels) for part, labels in self._portions(batch)]
-        self._objective.begin([reals for reals, _ in portions], state.images)
-        for portion, (reals, labels) in enumerate(portions):
+        parts = self._portions(batch)
+        portions = [self._reals(part, "mirror-d", portion) for portion, (part, _) in enumerate(parts)]
+        self._objective.begin(portions, state.images)
+        for portion, (reals, (_, labels)) in enumerate(zip(portions, parts, strict=True)):
             with torch.no_grad(), self._arithmetic.networks():
                 fakes = state.generator(self._latents("latents-d", portion), labels)
             with self._reduced(self._discriminator, portion):
@@ -134,7 +135,8 @@ class Step:
                     fake_logits = state.discriminator(self._view(fakes, "fakes-g", portion=portion), labels)
                     real_logits = None
                     if self._loss.relativistic:
-                        reals = self._view(self._arithmetic.images(part), "reals-g", portion=portion)
+                        reals = self._reals(part, "mirror-g", portion)
+                        reals = self._view(reals, "reals-g", portion=portion)
                         with torch.no_grad():
                             real_logits = state.discriminator(reals, labels)
                 loss = self._loss.generator(fake_logits, real_logits) / config.train.accumulate
@@ -201,6 +203,14 @@ class Step:
             return [(part, None) for part in reals]
         assert batch.labels is not None
         return list(zip(reals, batch.labels.to(self._context.device).chunk(count), strict=True))
+
+    def _reals(self, pixels: Tensor, name: str, portion: int) -> Tensor:
+        """Return a portion's real images, float32 in [-1, 1], mirrored where numbers of that name say so."""
+        images = self._arithmetic.images(pixels)
+        if not self._config.data.mirror:
+            return images
+        drawn = self._draws.uniform(name, (1, 1, 1), self._state.images, portion)
+        return torch.where(drawn < 0.5, images.flip(3), images)
 
     def _reduced(self, network: nn.Module, portion: int) -> AbstractContextManager[object]:
         """Return the context of a portion's passes, in which gradients are all-reduced by the last alone."""

@@ -57,6 +57,7 @@ OTHERS = {
         *("model.name=r3gan", "model.width=16", "model.conditional=true", "loss.name=rpgan"),
         "data.augment=ada",
     ],
+    "mirrored": ["data.mirror=true", "loss.name=rpgan", "loss.r1=1"],
     "instance noise": ["loss.instance_noise=0.3"],
     "smoothed labels": ["loss.label_smoothing=0.1"],
     "cut gradients": ["optim.clip_norm=0.01"],

@@ -64,9 +64,9 @@ class Reference:
         start = self.images
         for batch in batches:
             reals = batch.images.float() / 127.5 - 1
-            sign = self.discriminator(reals, batch.labels)
+            sign = self.discriminator(self.mirrored(reals, "d"), batch.labels)
             self.images += BATCH
-        self.generator(reals, batch.labels)
+        self.generator(self.mirrored(reals, "g"), batch.labels)
         if self.config.data.augment == "ada" and self.config.data.augment_p is None:
             self.signs.append(sign)
             self.adapt()
@@ -75,6 +75,15 @@ class Reference:
         with torch.no_grad():
             for old, new in zip(self.average.parameters(), self.g.parameters(), strict=True):
                 old.copy_(beta * old + (1 - beta) * new)
+
+    def mirrored(self, reals: Tensor, phase: str) -> Tensor:
+        if not self.config.data.mirror:
+            return reals
+        draws = randomness.uniform((BATCH,), SEED, f"mirror-{phase}", self.images)
+        sides = [
+            torch.flip(image, [-1]) if draw < 0.5 else image for image, draw in zip(reals, draws, strict=True)
+        ]
+        return torch.stack(sides)
 
     def discriminator(self, reals: Tensor, labels: Tensor | None) -> float:
         with torch.no_grad():
@@ -275,8 +284,8 @@ def test_a_step_is_what_the_papers_say(loss: str, kind: str, d_steps: int, r2: f
 
 
 OTHERS = {
-    "minimax, smoothed, seen through noise": [
-        *("loss.name=minimax", "loss.label_smoothing=0.2"),
+    "minimax, smoothed, mirrored, seen through noise": [
+        *("loss.name=minimax", "loss.label_smoothing=0.2", "data.mirror=true"),
         *("loss.instance_noise=0.5", "loss.instance_noise_kimg=0.08"),
     ],
     "lsgan, smoothed, DiffAugment": [
@@ -300,7 +309,7 @@ OTHERS = {
     **{
         f"{schedule}, all that is scheduled, past its end": [
             *(f"optim.schedule={schedule}", "optim.decay_kimg=0.11", "optim.end_factor=0.25"),
-            *("loss.name=rpgan", "loss.r1=1", "loss.r2=2", "loss.gp=3"),
+            *("loss.name=rpgan", "loss.r1=1", "loss.r2=2", "loss.gp=3", "data.mirror=true"),
             *("loss.penalty_every=2", "loss.penalty_end_factor=0.1", "optim.d_steps=2"),
             *("optim.g.beta2_start=0.4", "optim.d.beta2_start=0.6", "data.augment=ada", "data.augment_p=0.9"),
         ]

@@ -111,7 +111,7 @@ RESUMED = {
     "wgan-gp": ["loss.name=wgan-gp"],
     "minimax": ["loss.name=minimax"],
     "hinge": ["loss.name=hinge", "model.name=resnet", "model.spectral_norm=true", "optim.d_steps=1"],
-    "rpgan": ["loss.name=rpgan", "model.name=r3gan", "model.width=16"],
+    "rpgan": ["loss.name=rpgan", "model.name=r3gan", "model.width=16", "data.mirror=true"],
     "lazy, conditional": ["loss.r1=1", "loss.penalty_every=3", "model.conditional=true"],
     "ada": ["data.augment=ada", "data.augment_kimg=0.5", "model.pack=2"],
     "all that has a clock": [
