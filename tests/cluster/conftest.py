@@ -12,8 +12,9 @@ import ray
 from tests.s3 import KEYS
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_ray(s3_url: str) -> Iterator[None]:
+    """It ends with the folder: what the process tests afterwards is connected to no cluster."""
     # Short, since the paths of Ray's sockets are limited to 107 bytes.
     with (
         tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder,

@@ -93,7 +93,7 @@ def test_a_wrong_configuration_is_told_before_anything_is_submitted() -> None:
         ("best runs/faces kimg=3", "kimg=3: settings are for --retrain"),
         ("best runs/faces --retrain", "--retrain needs --to DIR"),
         ("pack photos", "DEST is missing"),
-        ("pack photos shards --resolution 0", "--resolution must be 1 or more"),
+        ("pack photos shards --resolution 0", "--resolution must be from 1 to 16384"),
         ("pack photos shards --resolution 8 --max-bad few", "--max-bad must be a number"),
         ("pack --verify shards more", "--verify takes one folder"),
         ("bench steps", "there is no benchmark steps"),
