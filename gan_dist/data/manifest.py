@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from gan_dist import storage
@@ -98,12 +100,12 @@ class ImageSet(Protocol):
         """
 
 
-def unknown_label(rows: Rows, manifest: Manifest) -> str | None:
+def unknown_label(labels: npt.NDArray[np.int64] | None, manifest: Manifest) -> str | None:
     """Return which label a manifest has no class for, in words, or None where it has one for all."""
-    if rows.labels is None or manifest.classes is None:
+    if labels is None or manifest.classes is None:
         return None
     count = len(manifest.classes)
-    outside = rows.labels[(rows.labels < 0) | (rows.labels >= count)]
+    outside = labels[(labels < 0) | (labels >= count)]
     return f"label {outside[0]} is none of the manifest's {count} classes" if len(outside) else None
 
 

@@ -7,7 +7,7 @@ may say anything: over some of them Arrow ends the process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,12 +69,18 @@ class Place(NamedTuple):
         after_pixels = self.pixels + self.rows * self.size
         return self.end <= size and (self.labels is None or after_pixels <= self.labels)
 
-    def read(self, path: Path, state: xxhash.xxh3_128 | None) -> Iterator[tuple[int, Rows]]:
+    def read(
+        self,
+        path: Path,
+        state: xxhash.xxh3_128 | None,
+        look: Callable[[npt.NDArray[np.int64]], None] | None = None,
+    ) -> Iterator[tuple[int, Rows]]:
         """Yield the row group of a local file in parts of about `CHUNK` bytes, which share their memory.
 
         Args:
             path: The file.
             state: Is given all that is read: at the end it has the row group's `checksum`.
+            look: Is shown the labels of all rows, if there are any, before the first part.
 
         Yields:
             The number of a part's first row, and the part, which the next one overwrites.
@@ -87,6 +93,8 @@ class Place(NamedTuple):
         with path.open("rb", buffering=0) as file:
             if labels is not None and self.labels is not None:
                 _read_into(file, self.labels, labels)
+                if look:
+                    look(labels)
             for first in range(0, self.rows, len(some)):
                 pixels = some[: self.rows - first]
                 _read_into(file, self.pixels + first * self.size, pixels)

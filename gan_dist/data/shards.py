@@ -13,9 +13,11 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -132,11 +134,9 @@ class ShardSet:
         """Yield the parts of a row group from its place in a local file."""
         shard, _, _ = self._groups[group]
         state = xxhash.xxh3_128() if self._verify else None
+        look = partial(self._require_known, group) if self._verify else None
         try:
-            for first, rows in place.read(self._files.path(shard), state):
-                if self._verify:
-                    self._require_known(group, rows)
-                yield first, rows
+            yield from place.read(self._files.path(shard), state, look)
         except (OSError, ValueError) as error:
             raise DataError(str(error)) from None
         if state:
@@ -177,10 +177,10 @@ class ShardSet:
             DataError: they are not what was packed.
         """
         self._compare(group, checksum(rows))
-        self._require_known(group, rows)
+        self._require_known(group, rows.labels)
 
-    def _require_known(self, group: int, rows: Rows) -> None:
-        if unknown := unknown_label(rows, self.manifest):
+    def _require_known(self, group: int, labels: npt.NDArray[np.int64] | None) -> None:
+        if unknown := unknown_label(labels, self.manifest):
             raise DataError(f"{self._where(group)}: {unknown}; {_REMEDY}")
 
     def _compare(self, group: int, digest: str) -> None:

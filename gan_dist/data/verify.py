@@ -87,7 +87,7 @@ def _page_damage(content: bytes, manifest: Manifest, shard: ShardInfo) -> str | 
                 return f"row group {group}: {error}"
             if checksum(rows) != shard.checksums[group]:
                 return f"row group {group}: other images than the manifest's checksum says"
-            if unknown := unknown_label(rows, manifest):
+            if unknown := unknown_label(rows.labels, manifest):
                 return f"row group {group}: {unknown}"
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         return f"no readable Parquet file ({error})"
