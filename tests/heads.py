@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -43,13 +44,18 @@ def printed_apart(script: str, *arguments: str, ray_folder: str, timeout_s: floa
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Return ports that nobody takes before a head does, which binds some of them many seconds later.
+
+    They are none that the kernel hands out (from 32768) and none of Ray's workers' (up to 19999).
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(20000, 32768), 200):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("no ports are free")
 
 
 def _listens(port: int) -> bool:

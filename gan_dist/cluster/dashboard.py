@@ -1,4 +1,4 @@
-"""Whether there is a cluster at an address that takes jobs from here; known within seconds."""
+"""Whether there is a cluster at an address that takes jobs from here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import requests
 from gan_dist.errors import ClusterError
 from gan_dist.storage.wording import reason, shown
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 15.0
+"""How long one that takes connections may be too busy to answer; where nobody listens is known at once."""
 PORTS = {"http": 80, "https": 443, "ray": 10001}
 
 

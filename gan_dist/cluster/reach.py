@@ -1,4 +1,4 @@
-"""Whether a Ray cluster answers at an address, and whom it lets in, asked in seconds and without joining it.
+"""Whether a Ray cluster answers at an address, and whom it lets in, asked without joining it.
 
 Ray itself tries for minutes where nobody listens, and then ends the process.
 """
@@ -6,6 +6,7 @@ Ray itself tries for minutes where nobody listens, and then ends the process.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -15,7 +16,8 @@ import grpc
 from gan_dist.errors import ClusterError
 from gan_dist.machine import is_local
 
-WAIT_S = 5.0
+WAIT_S = 15.0
+"""How long a head that takes connections may be too busy to answer; where nobody listens is known at once."""
 CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 ALL_NODES = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 TOKEN_REMEDY = (
@@ -47,14 +49,18 @@ def ask(address: str, headers: Mapping[str, str] | None = None) -> tuple[Answer,
         headers: What to authenticate with; nothing when absent.
     """
     metadata = [(name.lower(), value) for name, value in (headers or {}).items()]
+    deadline = time.monotonic() + WAIT_S
     # Ray's own connections do not go through a proxy either.
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             for method in (CLUSTER_ID, ALL_NODES):
                 call = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
-                nodes: bytes = call(b"", timeout=WAIT_S, metadata=metadata)
+                left_s = max(0.0, deadline - time.monotonic())
+                nodes: bytes = call(b"", timeout=left_s, metadata=metadata)
         except grpc.RpcError as error:
             code, details = error.code(), " ".join(str(error.details()).split())
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                details = f"{details} after {WAIT_S:g} s"
             if code is grpc.StatusCode.UNAUTHENTICATED:
                 return Answer.LOCKED, b"", details
             refused = (
