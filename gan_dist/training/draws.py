@@ -27,33 +27,21 @@ class Draws:
 
     def normal(self, name: str, shape: tuple[int, ...], images: int, portion: int) -> Tensor:
         """Return N(0, 1) numbers float32 (n, *shape) for the n images of a portion, at the clock `images`."""
-        return self._mine(
-            name, images, portion, lambda size: randomness.normal(size, *self._key(name)), shape
-        )
+        return self._mine(randomness.normal, name, shape, images, portion)
 
     def uniform(self, name: str, shape: tuple[int, ...], images: int, portion: int) -> Tensor:
         """Return numbers in [0, 1), float32 (n, *shape), likewise."""
-        return self._mine(
-            name, images, portion, lambda size: randomness.uniform(size, *self._key(name)), shape
-        )
-
-    def _key(self, name: str) -> tuple[int, str, int]:
-        return self._config.seed, name, self._at
+        return self._mine(randomness.uniform, name, shape, images, portion)
 
     def _mine(
-        self,
-        name: str,
-        images: int,
-        portion: int,
-        draw: Callable[[tuple[int, ...]], Tensor],
-        shape: tuple[int, ...],
+        self, draw: Callable[..., Tensor], name: str, shape: tuple[int, ...], images: int, portion: int
     ) -> Tensor:
         if images != self._at:
             self._at = images
             self._drawn.clear()
         if name not in self._drawn:
             train, context = self._config.train, self._context
-            whole = draw((train.batch_size, *shape))
+            whole = draw((train.batch_size, *shape), self._config.seed, name, images)
             mine = whole.chunk(context.world_size)[context.rank]
             if context.device.type == "cuda":
                 mine = mine.pin_memory()  # copied while the device computes, and without waiting for it
