@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from typing import Any
 
 import ray.train
@@ -44,7 +43,6 @@ class Attempt:
     def __init__(self, config: RunConfig, workers: int, board: Any, group: int) -> None:
         self.workers = workers
         self.error: Exception | None = None
-        self.began = time.monotonic()
         self._trainer = _trainer(config, workers, {"board": board, "group": group})
         self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
         self._thread.start()
