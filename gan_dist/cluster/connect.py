@@ -20,7 +20,6 @@ from gan_dist.cluster.capacity import (
     short_of_memory,
     this_machine,
     trials_at_once,
-    workers_held,
 )
 from gan_dist.cluster.reach import cluster_address, require_reachable
 from gan_dist.config import ScaleConfig, SearchConfig
@@ -157,8 +156,3 @@ def cluster(
             if warning:
                 LOG.warning("warning: %s", warning)
         yield
-
-
-def room(scale: ScaleConfig, without: frozenset[str] = frozenset()) -> int:
-    """Return how many workers the cluster holds at a time, some nodes left out by their ids."""
-    return workers_held(scale, nodes_up(without))

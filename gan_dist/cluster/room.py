@@ -9,7 +9,7 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from gan_dist.cluster.connect import room
+from gan_dist.cluster.capacity import nodes_up, workers_held
 from gan_dist.config import ScaleConfig
 
 PLACED_S = 5.0
@@ -25,7 +25,7 @@ def placeable(scale: ScaleConfig, counts: Sequence[int], held: int = 0) -> int |
         counts: The numbers, the most wanted first.
         held: Workers that are placed already, and count.
     """
-    most = room(scale, without=leaving())
+    most = workers_held(scale, nodes_up(without=leaving()))
     for count in counts:
         if count <= most:
             with reserved(scale, count - held) as group:
