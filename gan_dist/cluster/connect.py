@@ -6,8 +6,9 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import ray
 from ray.exceptions import RayError
@@ -28,6 +29,7 @@ from gan_dist.storage.wording import reason
 
 LOG = logging.getLogger("gan_dist")
 """Warnings of it stand on standard error, above what is shown there."""
+Handler = Callable[[int, FrameType | None], object]
 
 
 @contextmanager
@@ -50,23 +52,23 @@ def connect() -> Iterator[None]:
     else:
         _start()
     try:
-        with _interruptible():
+        with interrupts_to(signal.default_int_handler):
             yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM interrupt this process as Ctrl-C does: Ray would end it with a dump of its stack.
+def interrupts_to(handle: Handler) -> Iterator[None]:
+    """Let SIGINT and SIGTERM call a handler: at SIGTERM, Ray would end the process with a dump of its stack.
 
-    SIGINT does so even in what a script starts in the background, which is born ignoring it.
+    SIGINT does so even in what a script starts in the background, which is born ignoring it. Python has
+    handlers in the main thread only; elsewhere nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

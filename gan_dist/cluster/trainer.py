@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import ray
 from gan_dist import storage
 from gan_dist.cluster.attempt import Attempt, reason
 from gan_dist.cluster.board import News, new_board
-from gan_dist.cluster.connect import cluster
+from gan_dist.cluster.connect import cluster, interrupts_to
 from gan_dist.cluster.preflight import check_nodes
 from gan_dist.cluster.room import More, addresses, is_placed, leaving, placeable, reserved, said
 from gan_dist.config import RunConfig
@@ -197,12 +196,5 @@ def _interrupts() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         interrupted.set()
 
-    if threading.current_thread() is not threading.main_thread():
+    with interrupts_to(handle):
         yield interrupted
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
