@@ -21,7 +21,8 @@ from gan_dist.folders import MANIFEST
 from gan_dist.release import CONFIG, SEARCH
 from gan_dist.telemetry import METRICS
 
-TRIALS = "trials"
+TRIALS, REPLICATES = "trials", "replicates"
+"""Folders in which a search's trials are, and the best of them run again: a run's folder for each."""
 REPLICATED = "replicates.json"
 """Trials that were run again with other seeds, the best mean first: these name the winner."""
 FORMAT = 1

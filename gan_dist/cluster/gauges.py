@@ -12,8 +12,7 @@ import torch
 from ray.util.metrics import Gauge
 
 from gan_dist.progress import Progress, Rate
-from gan_dist.search.plan import REPLICATES
-from gan_dist.search_folder import TRIALS
+from gan_dist.search_folder import REPLICATES, TRIALS
 
 EVERY_S = 1.0
 TAGS = ("run", "trial", "rank")

@@ -26,11 +26,10 @@ from gan_dist.report.series import finite, read_legible
 from gan_dist.report.settings import settings
 from gan_dist.report.trials import Trial
 from gan_dist.search.ledger import SPACE
-from gan_dist.search.plan import REPLICATES
 from gan_dist.search.ranges import word
 from gan_dist.search.space import Space
 from gan_dist.search.studies import recorded_study
-from gan_dist.search_folder import TRIALS, goal, read_replicated
+from gan_dist.search_folder import REPLICATES, TRIALS, goal, read_replicated
 
 ORDER = (told.COMPLETE, told.PRUNED, told.FAILED, told.RUNNING, told.UNKNOWN)
 

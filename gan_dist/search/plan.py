@@ -14,9 +14,7 @@ from gan_dist.folders import to_json
 from gan_dist.release import CONFIG, SEARCH
 from gan_dist.search.parse import parse
 from gan_dist.search.space import Space
-from gan_dist.search_folder import FORMAT, TRIALS
-
-REPLICATES = "replicates"
+from gan_dist.search_folder import FORMAT, REPLICATES, TRIALS
 
 
 @dataclass(frozen=True)
