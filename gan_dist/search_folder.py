@@ -51,6 +51,11 @@ def is_search(uri: str) -> bool:
     )
 
 
+def trial_folder(uri: str, number: int) -> str:
+    """Return the folder of one of a search's trials."""
+    return storage.join(uri, TRIALS, f"{number:05d}")
+
+
 def trial_folders(uri: str) -> list[tuple[str, int | None]]:
     """Return the folders of a search's trials, with their numbers."""
     folder = storage.join(uri, TRIALS)

@@ -24,7 +24,7 @@ from gan_dist.errors import ClusterError, ConfigError, GanDistError
 from gan_dist.search.ledger import Ledger
 from gan_dist.search.plan import Plan
 from gan_dist.search.replicates import replicas
-from gan_dist.search_folder import TRIALS
+from gan_dist.search_folder import trial_folder
 from gan_dist.telemetry import METRICS, read_records
 
 FOLDER = "ray"
@@ -198,7 +198,7 @@ class _Trials(_Book):
 
     def _measured_otherwise(self, number: int) -> ClusterError | None:
         """Return the error of a trial whose node measures by something else; None if it measured nothing."""
-        uri = storage.join(self._plan.uri, TRIALS, f"{number:05d}")
+        uri = trial_folder(self._plan.uri, number)
         records = read_records(uri) if storage.exists(storage.join(uri, METRICS)) else []
         found = sorted({key for record in records for key in record if is_figure(key)})
         if not found:

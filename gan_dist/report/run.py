@@ -28,7 +28,7 @@ def run_page(uri: str) -> Page:
     config = load_config(storage.join(uri, CONFIG))
     records, left_out = read_legible(uri)
     best = _lowest(records)
-    found, why = _released(uri)
+    found, why = released(uri)
     first: list[Block] = [
         Facts(
             [
@@ -74,8 +74,8 @@ def best_release(found: Found | None, why: str) -> list[Block]:
     return [shown, Facts(rows), *warnings]
 
 
-def _released(uri: str) -> tuple[Found | None, str]:
-    """Return the best release, and why there is none."""
+def released(uri: str) -> tuple[Found | None, str]:
+    """Return the best release of a run or search, or why there is none."""
     try:
         return find_best(uri), ""
     except CheckpointError as error:

@@ -12,15 +12,14 @@ from typing import Any
 from optuna.study import Study
 
 from gan_dist import lease, storage
-from gan_dist.best import Found, find_best
+from gan_dist.best import Found
 from gan_dist.config import RunConfig, load_config
-from gan_dist.errors import CheckpointError
 from gan_dist.release import CONFIG, SEARCH
 from gan_dist.report import trials as told
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
 from gan_dist.report.effort import effort
 from gan_dist.report.pictures import grids
-from gan_dist.report.run import best_release, commands_of_best
+from gan_dist.report.run import best_release, commands_of_best, released
 from gan_dist.report.search_charts import importances, learning, parallel, progress
 from gan_dist.report.series import finite, read_legible
 from gan_dist.report.settings import settings
@@ -29,7 +28,7 @@ from gan_dist.search.ledger import SPACE
 from gan_dist.search.ranges import word
 from gan_dist.search.space import Space
 from gan_dist.search.studies import recorded_study
-from gan_dist.search_folder import REPLICATES, TRIALS, goal, read_replicated
+from gan_dist.search_folder import REPLICATES, goal, read_replicated, trial_folder
 
 ORDER = (told.COMPLETE, told.PRUNED, told.FAILED, told.RUNNING, told.UNKNOWN)
 
@@ -54,18 +53,17 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     )
     keys = list(space.distributions)
     trials = told.of_folders(uri, metric, keys) if study is None else told.of_study(study, uri, metric)
-    found, why = _winner(uri)
+    found, why = released(uri)
     best = _number_of_best(found, trials)
     first: list[Block] = [Facts([*_state(uri, metric, trials, found, best), *effort(config, trials)])]
     if study is None:
         first.append(Note(_WITHOUT_STUDY))
+    samples = [] if best is None else grids(trial_folder(uri, best))
     sections = [
         Section("Search", first),
         Section("Space", [_space_table(space, trials, best)]),
         Section("Curves", _charts(study, space, metric, trials, best)),
-        Section(
-            "The winner", [*best_release(found, why), *([] if best is None else grids(_folder(uri, best)))]
-        ),
+        Section("The winner", [*best_release(found, why), *samples]),
         Section(f"All {len(trials)} trials", [_table(metric, keys, trials, best)]),
     ]
     if again := _again(uri, metric):
@@ -85,17 +83,6 @@ def _recorded(uri: str) -> dict[str, Any]:
     """Return a search's `search.json`; `goal` has seen that it is whole."""
     found: dict[str, Any] = json.loads(storage.read_bytes(storage.join(uri, SEARCH)))
     return found
-
-
-def _folder(uri: str, number: int) -> str:
-    return storage.join(uri, TRIALS, f"{number:05d}")
-
-
-def _winner(uri: str) -> tuple[Found | None, str]:
-    try:
-        return find_best(uri), ""
-    except CheckpointError as error:
-        return None, str(error)
 
 
 def _number_of_best(found: Found | None, trials: Sequence[Trial]) -> int | None:

@@ -16,7 +16,7 @@ from gan_dist.config import flatten, load_config
 from gan_dist.release import CONFIG
 from gan_dist.report.series import Record, finite, read_legible
 from gan_dist.search.ledger import REASON
-from gan_dist.search_folder import READERS, TRIALS, trial_folders
+from gan_dist.search_folder import READERS, trial_folder, trial_folders
 
 COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN = "complete", "pruned", "failed", "running", "unknown"
 STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
@@ -59,7 +59,7 @@ def of_study(study: Study, uri: str, metric: str) -> list[Trial]:
         metric: Name of what trials are compared by.
     """
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-    places = [storage.join(uri, TRIALS, f"{trial.number:05d}") for trial in begun]
+    places = [trial_folder(uri, trial.number) for trial in begun]
     return [_of_study(metric, *one) for one in zip(begun, places, _records(places), strict=True)]
 
 
