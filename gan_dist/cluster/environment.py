@@ -27,13 +27,8 @@ def variables(scale: ScaleConfig) -> dict[str, str]:
         # whatever `keep_freed_memory` says.
         "MALLOC_ARENA_MAX": "1",
         # Ray's own choice for actors is 1.
-        "OMP_NUM_THREADS": str(threads(scale)),
+        "OMP_NUM_THREADS": str(scale.threads),
     }
-
-
-def threads(scale: ScaleConfig) -> int:
-    """Return how many threads a worker computes with."""
-    return max(1, int(scale.cpus_per_worker))
 
 
 @dataclass

@@ -42,7 +42,7 @@ def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
 
     def workers(request: Request, parts: Sequence[Part]) -> Iterator[object]:
         while len(processes) < min(scale.workers, len(parts)):
-            processes.append(process.remote(scale.cpus_per_worker))
+            processes.append(process.remote(scale.threads))
         return iter(_Done(processes, ray.put(request), parts))
 
     try:
@@ -55,8 +55,8 @@ def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
 class _Process:
     """What an actor is."""
 
-    def __init__(self, cpus: float) -> None:
-        torch.set_num_threads(max(1, int(cpus)))
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
 
     @ray.method(max_task_retries=-1)
     def started(self) -> None:

@@ -115,7 +115,7 @@ class _Running:
             if config.scale.workers > 1:
                 trainer.run(config, self._shown, stop=self.stop.is_set)
             else:
-                torch.set_num_threads(max(1, int(config.scale.cpus_per_worker)))
+                torch.set_num_threads(config.scale.threads)
                 train(config, _TrialContext(self, config))
             self.tell_new()
             self._results.put({"done": True})

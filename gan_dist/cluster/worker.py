@@ -13,7 +13,6 @@ import torch
 from ray.train.torch import get_device
 
 from gan_dist.cluster.board import Link
-from gan_dist.cluster.environment import threads
 from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
 from gan_dist.errors import GanDistError, StorageError
@@ -27,7 +26,7 @@ def work(settings: dict[str, Any]) -> None:
     board, group = settings["board"], settings["group"]
     board.join.remote(group, ray.get_runtime_context().get_node_id())
     config = RunConfig.model_validate(settings["config"])
-    torch.set_num_threads(threads(config.scale))
+    torch.set_num_threads(config.scale.threads)
     context = TrainContext(board, group, config.run_uri)
     try:
         # Asked to stop before it has begun, it has nothing to write.

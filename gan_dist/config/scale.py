@@ -30,6 +30,11 @@ class ScaleConfig(Section):
         """The fewest workers with which the run goes on."""
         return self.min_workers or self.workers
 
+    @property
+    def threads(self) -> int:
+        """Threads that a worker computes with."""
+        return max(1, int(self.cpus_per_worker))
+
 
 def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) -> tuple[int, ...]:
     """Return the numbers of workers that a run may have, the largest first: those that divide its batch.
