@@ -60,7 +60,7 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
     from gan_dist.doctor import host
     from gan_dist.doctor.findings import told
     from gan_dist.errors import ConfigError
-    from gan_dist.storage import StorageOptions, configure
+    from gan_dist.storage import configure
 
     config: RunConfig | None = None
     problems: list[Finding] = []
@@ -89,7 +89,7 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
         from gan_dist.doctor import run
 
         known = config
-        configure(StorageOptions(known.storage.backend, known.storage.timeout_s))
+        configure(known.storage.options)
         checks |= {
             "storage": lambda: run.rights(known),
             "clock": lambda: run.clock(known, timeout_s / 2),

@@ -66,7 +66,6 @@ def evaluate(
     from gan_dist import release, storage, telemetry
     from gan_dist.config import ScaleConfig
     from gan_dist.evaluation.work import Request
-    from gan_dist.storage import StorageOptions
 
     check(metrics, out)
     chosen = _chosen(metrics)
@@ -84,7 +83,7 @@ def evaluate(
         extractor=extractor or config.eval.extractor,
         inception_weights=weights and absolute(weights),
         seed=seed,
-        storage=StorageOptions(config.storage.backend, config.storage.timeout_s),
+        storage=config.storage.options,
     )
     scale = ScaleConfig(workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
     found = _assess(request, scale)

@@ -47,7 +47,7 @@ def run(config: RunConfig, show: Callable[[News], None], stop: Callable[[], bool
         WorkerError: the workers kept failing for another reason, there was no room for them for
             `scale.wait_s`, or the node of this process leaves the cluster.
     """
-    storage.configure(storage.StorageOptions(config.storage.backend, config.storage.timeout_s))
+    storage.configure(config.storage.options)
     with cluster(config.scale), _interrupts() as interrupted:
         check_nodes(config.run_uri, config.data.path)
         return _Run(config, show, lambda: interrupted.is_set() or stop()).to_its_end()

@@ -108,7 +108,7 @@ class _Running:
     def _main(self) -> None:
         config = self._config
         try:
-            storage.configure(storage.StorageOptions(config.storage.backend, config.storage.timeout_s))
+            storage.configure(config.storage.options)
             self.tell_new()
             if self.stop.is_set():
                 return

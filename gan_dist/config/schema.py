@@ -14,7 +14,7 @@ from gan_dist.config.learning import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import Positive, PositiveFloat, Section
-from gan_dist.storage import join
+from gan_dist.storage import StorageOptions, join
 
 
 class StorageConfig(Section):
@@ -27,6 +27,11 @@ class StorageConfig(Section):
     timeout_s: PositiveFloat = 60.0
     """Seconds after which an operation on an object store that does not succeed is given up, its retries
     included."""
+
+    @property
+    def options(self) -> StorageOptions:
+        """How a process that works on the run reaches object stores."""
+        return StorageOptions(self.backend, self.timeout_s)
 
 
 class DataConfig(Section):

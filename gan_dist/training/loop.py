@@ -20,7 +20,6 @@ from gan_dist.errors import ResumeError
 from gan_dist.evaluation.process import told_by_first
 from gan_dist.generation import ImageShape
 from gan_dist.progress import Outcome
-from gan_dist.storage import StorageOptions
 from gan_dist.training import state as states
 from gan_dist.training.arithmetic import tune_process
 from gan_dist.training.context import Context
@@ -77,7 +76,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
     """
     # What the run is made of, and where it is.
     tune_process(context.device)
-    storage.configure(StorageOptions(config.storage.backend, config.storage.timeout_s))
+    storage.configure(config.storage.options)
     run_uri = config.run_uri
     require_same_run(config, run_uri)
     images = open_configured(config)

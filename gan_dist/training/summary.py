@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from gan_dist import models
+from gan_dist import models, storage
 from gan_dist.config import RunConfig
 from gan_dist.data.loader import open_images
 from gan_dist.evaluation.scores import require_possible
 from gan_dist.metrics.extractors import load_extractor
 from gan_dist.progress import Outcome
-from gan_dist.storage import StorageOptions, configure
 from gan_dist.training import state as states
 from gan_dist.training.arithmetic import Arithmetic
 from gan_dist.training.loop import image_shape, require_same_run, total_images
@@ -24,7 +23,7 @@ def summarise(config: RunConfig) -> dict[str, object]:
         ConfigError: the networks cannot be built for these images, or not computed as configured; or there
             is no such extractor.
     """
-    configure(StorageOptions(config.storage.backend, config.storage.timeout_s))
+    storage.configure(config.storage.options)
     images = open_images(config.data.path)
     manifest = images.manifest
     shape = image_shape(config, images)
