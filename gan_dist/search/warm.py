@@ -6,13 +6,11 @@ import json
 import math
 from typing import Any
 
-import optuna
-
 from gan_dist import storage
 from gan_dist.errors import ConfigError, ResumeError
 from gan_dist.release import SEARCH
 from gan_dist.search.space import Space
-from gan_dist.search.studies import JOURNAL, study_storage
+from gan_dist.search.studies import JOURNAL, recorded_study
 from gan_dist.search.view import lowest
 
 COUNT = 5
@@ -28,15 +26,16 @@ def earlier_points(uri: str, space: Space) -> list[dict[str, Any]]:
 
     Raises:
         ResumeError: there is no search with a journal, or none of its trials is of this space.
+        StorageError: the journal cannot be read, or is damaged.
     """
     if not all(storage.exists(storage.join(uri, name)) for name in (SEARCH, JOURNAL)):
         raise ResumeError(
             f"search.warm_start={storage.shown(uri)}: there is no search with a {JOURNAL}; give the folder "
             "of one, or its best values as search.points"
         )
-    (summary,) = optuna.get_all_study_summaries(study_storage(uri, None))
-    trials = optuna.load_study(study_name=summary.study_name, storage=study_storage(uri, None)).get_trials()
-    trials = [trial for trial in trials if math.isfinite(lowest(trial))]
+    study = recorded_study(uri, None, name="")
+    begun = [] if study is None else study.get_trials(deepcopy=False)
+    trials = [trial for trial in begun if math.isfinite(lowest(trial))]
     found: dict[str, dict[str, Any]] = {}
     for trial in sorted(trials, key=lambda one: (lowest(one), one.number)):
         point = {key: value for key, value in trial.params.items() if key in space.distributions}
