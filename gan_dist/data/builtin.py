@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from gan_dist import randomness
 from gan_dist.data.manifest import ImageSet, Manifest, ShardInfo
+from gan_dist.data.resident import read_all
 from gan_dist.data.rows import Rows
 from gan_dist.data.shards import ShardSet
 from gan_dist.errors import DataError
@@ -113,8 +114,7 @@ class StackedDigits(_Procedural):
 
     @cached_property
     def _digits(self) -> Rows:
-        digits = ShardSet(str(DIGITS))
-        return Rows.concatenate([digits.read_group(group) for group in range(len(digits.group_rows))])
+        return read_all(ShardSet(str(DIGITS)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"manifest": self.manifest}
