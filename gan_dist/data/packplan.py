@@ -147,12 +147,10 @@ def require_few_bad(bad: Sequence[Rejection], total: int, max_bad: str) -> None:
     limit = parse_max_bad(max_bad, total)
     if len(bad) <= limit:
         return
-    lines = [f"  {path}: {reason}" for path, reason in bad[:SHOWN]]
-    if len(bad) > SHOWN:
-        lines.append(f"  and {len(bad) - SHOWN} more")
     raise DataError(
         f"{len(bad)} of {total} images cannot be used so far, and --max-bad {max_bad} allows {limit}: "
-        "mend or remove them, or raise --max-bad to go on without them\n" + "\n".join(lines)
+        "mend or remove them, or raise --max-bad to go on without them"
+        + _lines([f"{path}: {reason}" for path, reason in bad])
     )
 
 
@@ -168,14 +166,17 @@ def require_whole(damaged: Sequence[str], max_bad: str) -> None:
     """
     if not damaged or (max_bad.endswith("%") and parse_max_bad(max_bad, 1) == 1):
         return
-    lines = [f"  {sentence}" for sentence in damaged[:SHOWN]]
-    if len(damaged) > SHOWN:
-        lines.append(f"  and {len(damaged) - SHOWN} more")
     raise DataError(
         f"how many images are lost with {counted(len(damaged), 'damaged file')} is not known, so that "
         f"--max-bad {max_bad} cannot be kept: fetch or write them again, or take what is left of them with "
-        "--max-bad 100%\n" + "\n".join(lines)
+        "--max-bad 100%" + _lines(damaged)
     )
+
+
+def _lines(sentences: Sequence[str]) -> str:
+    """Return the first few of some sentences, a line each, to stand below a message."""
+    more = [f"and {len(sentences) - SHOWN} more"] if len(sentences) > SHOWN else []
+    return "".join(f"\n  {sentence}" for sentence in [*sentences[:SHOWN], *more])
 
 
 def require_apart(source: str, dest: str) -> None:
