@@ -13,20 +13,8 @@ from gan_dist.errors import DataError
 # skipped in silence.
 IMAGE_SUFFIXES = frozenset(
     (
-        *(
-            ".jpg",
-            ".jpeg",
-            ".jpe",
-            ".jfif",
-            ".png",
-            ".apng",
-            ".webp",
-            ".bmp",
-            ".dib",
-            ".gif",
-            ".tif",
-            ".tiff",
-        ),
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp"),
+        *(".bmp", ".dib", ".gif", ".tif", ".tiff"),
         *(".ppm", ".pgm", ".pbm", ".pnm"),
         *(".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".psd"),
     )
