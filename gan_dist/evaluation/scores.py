@@ -31,10 +31,9 @@ def scores(found: Tally, real: Reference, extractor: Extractor, metrics: tuple[s
     Raises:
         DataError: too few images for one of them.
     """
-    distance = found.spread.distance / real.distance if real.distance else 0.0
     figures = {
         extractor.metric: frechet_distance(found.moments, real.moments),
-        "diversity": distance,
+        "diversity": found.spread.distance / real.distance if real.distance else 0.0,
     }
     if found.modes is not None:
         figures["modes"] = float(found.modes.hit)
