@@ -95,7 +95,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
     step = Step(config, state, context)
     evaluator = Evaluator(config, images, context)
     _require_same_extractor(state, evaluator, run_uri)
-    recorder = Recorder(config, run_uri, state, context, evaluator, total=total, quarantined=quarantined)
+    recorder = Recorder(config, state, context, evaluator, total=total, quarantined=quarantined)
     rows = batches(
         make_order(config, images),
         choose_fetch(config, images, with_ray=context.with_ray),

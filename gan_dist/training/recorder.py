@@ -26,7 +26,6 @@ class Recorder:
     def __init__(
         self,
         config: RunConfig,
-        run_uri: str,
         state: TrainingState,
         context: Context,
         evaluator: Evaluator,
@@ -39,7 +38,7 @@ class Recorder:
         self._config_yaml = to_yaml(config)
         self._quarantined = quarantined
         self._total = total
-        self._run_uri = run_uri
+        self._run_uri = config.run_uri
         self._state = state
         self._context = context
         self._metric = evaluator.metric
@@ -51,8 +50,8 @@ class Recorder:
         self._first = context.rank == 0
         if self._first:
             context.before_writing()
-            storage.write_bytes(storage.join(run_uri, release.CONFIG), self._config_yaml.encode())
-            self._records = telemetry.Records(run_uri, state.images)
+            storage.write_bytes(storage.join(self._run_uri, release.CONFIG), self._config_yaml.encode())
+            self._records = telemetry.Records(self._run_uri, state.images)
         self._last_step = time.perf_counter()
         self._last_images = state.images
 
