@@ -82,11 +82,11 @@ def _assess(request: Request, workers: Workers, progress: Callable[[int, int], N
     if reference is None:
         reference = _reference(local, reals, counted)
         warnings += [warning for warning in [cache.save(reference)] if warning]
-    first, *others = [_draw(local, reference, counted, draw) for draw in range(request.repeats)]
-    figures = _over_repeats([first.figures, *(other.figures for other in others)])
+    draws = [_draw(local, reference, counted, draw) for draw in range(request.repeats)]
+    figures = _over_repeats([draw.figures for draw in draws])
     picture = None
     if copying:
-        copies = find_copies(local, reference, first.tally, counted)
+        copies = find_copies(local, reference, draws[0].tally, counted)
         figures |= copies.figures
         picture = telemetry.image_grid(copies.pairs, columns=8)
     return Assessment(figures | _conditions(local, reference), picture, tuple(warnings))
