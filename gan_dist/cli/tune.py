@@ -119,10 +119,11 @@ def _print_end(
     trials = ledger.trials()
     spent = sum(images(trial) for trial in trials)
     best = min(trials, key=lambda trial: (lowest(trial), trial.number), default=None)
-    found = best is not None and bool(best.intermediate_values)
+    if best is not None and not best.intermediate_values:
+        best = None
     state = "stopped with" if interrupted else "finished:"
     typer.echo(f"{plan.config.name} {state} {len(trials)} trials, {spent / 1000:,.0f} kimg trained")
-    if found and best is not None:
+    if best is not None:
         values = shlex.join(plan.space.overrides(best.params))
         typer.echo(f"  {metric} {lowest(best):.3f} at its best, by trial {best.number}: {values}")
     for one in replicated(plan, ledger, metric) if not interrupted else []:
@@ -135,7 +136,7 @@ def _print_end(
     typer.echo(f"take the best with\n  {shlex.join([*program('best'), short(plan.uri), '--to', 'best'])}")
     if as_json:
         result: dict[str, object] | None = None
-        if found and best is not None:
+        if best is not None:
             run = plan.trial(best.number, best.params).run_uri
             result = {"value": lowest(best), "trial": best.number, "config": best.params}
             result["checkpoint"] = join(run, str(read_best(run)["release"]))
