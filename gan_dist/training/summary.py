@@ -16,7 +16,7 @@ from gan_dist.training.loop import image_shape, require_same_run, total_images
 
 
 def summarise(config: RunConfig) -> dict[str, object]:
-    """Return a run's sizes, without side effects.
+    """Return a run's sizes; nothing is written, and the networks take no memory.
 
     Raises:
         DataError: the image set is missing, or its extractor, or its size, does not do for a metric.
