@@ -120,7 +120,6 @@ def _print_found(found: Found, folder: str, *, there_already: bool) -> None:
 
 def _print_next(found: Found, folder: str, *, copied: bool) -> None:
     """Print the commands that use the release and that train its configuration for longer."""
-
     release = short(folder)
     commands = [[*program("sample"), release], [*program("evaluate"), release]]
     if copied:

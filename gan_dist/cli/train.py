@@ -37,8 +37,7 @@ def train(
         typer.echo(json.dumps(config_schema(), indent=2))
         return
     config = require_configuration(config)
-    resolved = load_config(config, overrides or [])
-    resolved = with_absolute_paths(resolved)
+    resolved = with_absolute_paths(load_config(config, overrides or []))
     if dry_run:
         from gan_dist.training.summary import summarise
 
