@@ -50,10 +50,9 @@ def gather(folder: Path, wanted: Sequence[str] = ()) -> Upload:
         ClusterError: it is too much, with the largest files.
     """
     files: dict[str, Path] = {}
-    found = _walk(folder, [(folder, GitIgnoreSpec.from_lines(NEVER))])
     if not (folder / PACKAGE.name / "__init__.py").exists():
-        files |= {f"{PACKAGE.name}/{name}": path for name, path in _named(_package(), PACKAGE)}
-    for name, path in _named(found, folder):
+        files |= {f"{PACKAGE.name}/{name}": path for name, path in _files(PACKAGE)}
+    for name, path in _files(folder):
         files[name] = path
         if len(files) > MAX_FILES:
             raise ClusterError(_too_many(folder, files))
@@ -97,12 +96,10 @@ def write_zip(upload: Upload, to: Path, secrets: Mapping[str, str]) -> None:
             archive.writestr(entry, content)
 
 
-def _package() -> Iterator[Path]:
-    return _walk(PACKAGE, [(PACKAGE, GitIgnoreSpec.from_lines(NEVER))])
-
-
-def _named(paths: Iterator[Path], folder: Path) -> Iterator[tuple[str, Path]]:
-    return ((path.relative_to(folder).as_posix(), path) for path in paths)
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files below a folder that are sent, each with its path in it."""
+    for path in _walk(folder, [(folder, GitIgnoreSpec.from_lines(NEVER))]):
+        yield path.relative_to(folder).as_posix(), path
 
 
 def _walk(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[Path]:
