@@ -15,7 +15,6 @@ from gan_dist import lease, storage
 from gan_dist.best import Found
 from gan_dist.config import RunConfig, load_config
 from gan_dist.release import CONFIG, SEARCH
-from gan_dist.report import trials as told
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
 from gan_dist.report.effort import effort
 from gan_dist.report.pictures import grids
@@ -23,14 +22,14 @@ from gan_dist.report.run import best_release, commands_of_best, released
 from gan_dist.report.search_charts import importances, learning, parallel, progress
 from gan_dist.report.series import finite, read_legible
 from gan_dist.report.settings import settings
-from gan_dist.report.trials import Trial
+from gan_dist.report.trials import COMPLETE, FAILED, PRUNED, RUNNING, UNKNOWN, Trial, of_folders, of_study
 from gan_dist.search.ledger import SPACE
 from gan_dist.search.ranges import word
 from gan_dist.search.space import Space
 from gan_dist.search.studies import recorded_study
 from gan_dist.search_folder import REPLICATES, goal, read_replicated, trial_folder
 
-ORDER = (told.COMPLETE, told.PRUNED, told.FAILED, told.RUNNING, told.UNKNOWN)
+ORDER = (COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN)
 
 
 def search_page(uri: str, optuna_storage: str | None = None) -> Page:
@@ -52,7 +51,7 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         _recorded(uri).get("space", {}) if study is None else study.user_attrs.get(SPACE, {})
     )
     keys = list(space.distributions)
-    trials = told.of_folders(uri, metric, keys) if study is None else told.of_study(study, uri, metric)
+    trials = of_folders(uri, metric, keys) if study is None else of_study(study, uri, metric)
     found, why = released(uri)
     best = _number_of_best(found, trials)
     first: list[Block] = [Facts([*_state(uri, metric, trials, found, best), *effort(config, trials)])]
@@ -106,7 +105,7 @@ def _state(
     worker = lease.holder(uri)
     if worker:
         yield "process", worker
-    elif counts[told.RUNNING]:
+    elif counts[RUNNING]:
         yield "process", "none: trials that are running in the study were interrupted"
     winner = next((trial for trial in trials if trial.number == best), None)
     if found is not None:
