@@ -34,7 +34,7 @@ CONCURRENT_TASKS = 2
 
 
 class Streamed:
-    """Yields windows that Ray Data's tasks read, anywhere in the cluster.
+    """Shows rows as Ray Data's tasks read them, anywhere in the cluster.
 
     Args:
         images: The set to read; it travels to the tasks.
