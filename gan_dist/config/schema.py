@@ -14,7 +14,7 @@ from gan_dist.config.learning import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import Positive, PositiveFloat, Section
-from gan_dist.storage import StorageOptions, join
+from gan_dist.storage import BACKENDS, StorageOptions, join
 
 
 class StorageConfig(Section):
@@ -22,7 +22,7 @@ class StorageConfig(Section):
 
     path: Annotated[str, Field(min_length=1)] = "runs"
     """Folder or bucket prefix in which runs are kept."""
-    backend: Literal["pyarrow", "s3fs"] = "pyarrow"
+    backend: BACKENDS = "pyarrow"
     """What talks to object stores; `s3fs` reaches some that `pyarrow` does not."""
     timeout_s: PositiveFloat = 60.0
     """Seconds after which an operation on an object store that does not succeed is given up, its retries
