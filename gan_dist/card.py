@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gan_dist import models, storage
-from gan_dist.config import RunConfig
+from gan_dist.config import DataConfig, RunConfig
 from gan_dist.data.loader import open_images
 from gan_dist.data.manifest import Manifest
 from gan_dist.errors import GanDistError
@@ -150,12 +150,38 @@ def _training(found: Found) -> Rows:
         yield "penalties", f"{', '.join(penalties)}{every}"
     if others := [f"{key} {getattr(loss, key):g}" for key in OTHERS if getattr(loss, key)]:
         yield "stabilised by", ", ".join(others)
-    if config.data.augment != "none":
-        yield "augmentation", config.data.augment
+    if shown := _shown(config.data):
+        yield "augmentation", shown
     rates = f"learning rates {optim.g.lr:g} (generator) and {optim.d.lr:g} (discriminator)"
-    yield "optimizer", f"{optim.name}, {rates}, {optim.schedule}"
+    yield "optimizer", f"{optim.name}, {rates}"
+    yield "schedule", _schedule(config)
     batch = f"in batches of {config.train.batch_size}"
     yield "training", f"{found.images / 1000:g} kimg (thousands of images seen) {batch}, seed {config.seed}"
+
+
+def _shown(data: DataConfig) -> str:
+    """Return how images are changed before the discriminator sees them; empty where they are not."""
+    changes = ["reals mirrored at random"] if data.mirror else []
+    if data.augment != "none":
+        probability = "" if data.augment_p is None else f" with a probability of {data.augment_p:g}"
+        changes.insert(0, f"{data.augment}{probability}")
+    return ", ".join(changes)
+
+
+def _schedule(config: RunConfig) -> str:
+    """Return what changes with the clock, from its value at the start, which the other rows tell."""
+    loss, optim = config.loss, config.optim
+    if optim.schedule == "constant":
+        return optim.schedule
+    ends = [f"learning rates to {optim.end_factor:g} of themselves"]
+    if loss.penalty_end_factor != 1:
+        ends.append(f"penalties to {loss.penalty_end_factor:g} of themselves")
+    for network, rate in (("generator", optim.g), ("discriminator", optim.d)):
+        if rate.beta2_start is not None:
+            ends.append(f"beta2 ({network}) from {rate.beta2_start:g} to {rate.beta2:g}")
+    if config.data.augment_p is not None:
+        ends.append("augmentation from 0")
+    return f"{optim.schedule} over {optim.decay_kimg:g} kimg: {', '.join(ends)}"
 
 
 def _measured(found: Found) -> Rows:

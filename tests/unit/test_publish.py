@@ -210,3 +210,45 @@ def test_the_python_of_the_card_runs(run_uri: str, tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == "(64, 1, 8, 8) torch.uint8\n"
+
+
+R3GAN = [
+    "model.name=r3gan",
+    "optim.schedule=cosine",
+    "optim.decay_kimg=160",
+    "optim.end_factor=0.25",
+    "loss.penalty_end_factor=0.1",
+    "optim.d.beta2_start=0.9",
+    "optim.d.beta2=0.99",
+    "data.augment=ada",
+    "data.augment_p=0.3",
+    "data.mirror=true",
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["optim.schedule=linear", "optim.decay_kimg=160"],
+            ["linear over 160 kimg: learning rates to 0 of themselves |"],
+        ),
+        (["optim.schedule=constant"], ["constant |"]),
+        (
+            R3GAN,
+            [
+                "cosine over 160 kimg: learning rates to 0.25 of themselves, penalties to 0.1 of themselves, "
+                "beta2 (discriminator) from 0.9 to 0.99, augmentation from 0 |",
+                "| augmentation | ada with a probability of 0.3, reals mirrored at random |",
+            ],
+        ),
+    ],
+)
+def test_the_card_says_how_values_change(settings: list[str], said: list[str], run_uri: str) -> None:
+    found = find_best(run_uri)
+    config = load_config(storage.join(found.release, "config.yaml"), settings)
+    _, text = page(replace(found, config=config))
+    assert f"| schedule | {said[0]}" in text
+    for line in said[1:]:
+        assert line in text
+    assert ("| augmentation |" in text) == (settings is R3GAN)
