@@ -15,6 +15,7 @@ from gan_dist import cli
 from gan_dist.data import packstate
 from gan_dist.data.decode import Decoding
 from gan_dist.data.packplan import Job, Plan, make_plan, parse_max_bad, require_few_bad
+from gan_dist.data.resize import resizer
 from gan_dist.data.sources.items import Item, Rejection, Source
 from gan_dist.errors import DataError
 from gan_dist.progress import CountProgress
@@ -112,7 +113,10 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         (plan(resolution=32), "resolution was 64 and is 32"),
         (make_plan("x", source(classes=("a",)), Decoding(64), 64), "names, sizes or labels have changed"),
         (plan().model_copy(update={"pillow": "0"}), "pillow was .* and is 0"),
-        (plan().model_copy(update={"resizer": "Pillow 0"}), "resizer was PyTorch .* and is Pillow 0"),
+        (
+            plan().model_copy(update={"resizer": "Pillow 0"}),
+            f"resizer was {resizer('lanczos')} and is Pillow 0",
+        ),
     ):
         with pytest.raises(DataError, match=f"begun with another plan: .*{message}.*delete the folder"):
             packstate.finished_set(dest, other)
