@@ -67,6 +67,8 @@ def open_uri(uri: str) -> tuple[Any, str]:
     try:
         if scheme == "s3":
             path, _, query = rest.partition("?")
+            if not path.partition("/")[0]:
+                raise ValueError("it names no bucket")
             return _s3(_current, query, os.getpid()), path.rstrip("/")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:

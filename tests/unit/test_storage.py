@@ -110,6 +110,12 @@ def test_a_reader_never_sees_a_part_of_a_local_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("uri", ["s3://", "s3:///photos", "s3://?region=eu-north-1"])
+def test_a_uri_without_a_bucket_is_told_without_asking_a_store(uri: str) -> None:
+    with pytest.raises(StorageError, match=r"it names no bucket\); use .* such as s3://bucket/prefix"):
+        storage.names(uri)
+
+
 def test_a_file_for_a_folder_and_a_folder_for_a_file_are_called_that(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
