@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from gan_dist import storage
 from gan_dist.data.rows import Rows
-from gan_dist.errors import DataError, StorageError
+from gan_dist.errors import AbsentError, DataError, StorageError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -109,16 +109,25 @@ def unknown_label(labels: npt.NDArray[np.int64] | None, manifest: Manifest) -> s
     return f"label {outside[0]} is none of the manifest's {count} classes" if len(outside) else None
 
 
-def read_manifest(uri: str) -> Manifest:
+def read_manifest(uri: str, asked_by: str = "data.path=") -> Manifest:
     """Return what the set at a path or URI holds.
+
+    Args:
+        uri: The set's folder.
+        asked_by: What a user has named it with, for the message.
 
     Raises:
         DataError: there is no manifest, or it cannot be understood.
     """
     try:
         text = storage.read_text(storage.join(uri, MANIFEST))
+    except AbsentError as error:
+        raise DataError(
+            f"{asked_by}{uri} holds no image set: {error}; `gan-dist pack SOURCE DEST --resolution 64` makes "
+            "one of images, in DEST"
+        ) from None
     except StorageError as error:
-        raise DataError(f"data.path={uri} holds no image set: {error}") from None
+        raise DataError(f"{asked_by}{uri} holds no image set: {error}") from None
     try:
         # Another format may have other fields, so the version comes first.
         version = _Version.model_validate_json(text).schema_version

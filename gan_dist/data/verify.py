@@ -23,7 +23,7 @@ def verify_set(uri: str) -> Manifest:
         DataError: naming every shard that is missing or damaged, and how.
         StorageError: storage cannot be read.
     """
-    manifest = read_manifest(uri)
+    manifest = read_manifest(uri, asked_by="")
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda shard: _damage(uri, manifest, shard), manifest.shards))
     damaged = [f"  {shard.file}: {what}" for shard, what in zip(manifest.shards, found, strict=True) if what]

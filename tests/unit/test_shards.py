@@ -365,7 +365,8 @@ def test_labels_that_the_manifest_promises_must_be_there(tmp_path: Path) -> None
 
 def test_a_folder_without_a_manifest_is_no_set(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=f"data.path={tmp_path} holds no image set: .*{MANIFEST} does not exist"
+        DataError,
+        match=f"^data.path={tmp_path} holds no image set: .*{MANIFEST} does not exist; `gan-dist pack SOURCE",
     ):
         ShardSet(str(tmp_path))
 
