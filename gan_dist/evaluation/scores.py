@@ -69,6 +69,11 @@ def require_possible(extractor: Extractor, metrics: tuple[str, ...], images: int
                 f"`{name}` needs at least {FEWEST.get(name, 2)} generated and as many real images; of one "
                 f"kind there are {images}: ask for more samples, or leave it out"
             )
+    if images < 2:
+        raise DataError(
+            f"a distance needs at least 2 generated and as many real images; of one kind there is {images}: "
+            "take a larger set, or ask for more samples"
+        )
     if "is" in metrics and not extractor.classes:
         raise DataError(
             f"eval.metrics: `is` needs class probabilities and the extractor {extractor.name} has none; "

@@ -35,6 +35,7 @@ from gan_dist.metrics.extractors import load_extractor
 from gan_dist.metrics.modes import Modes
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluate import Evaluator, Measurement
+from gan_dist.training.summary import prepare
 from tests.gloo import run_gloo
 from tests.parts import Exhausting
 from tests.releases import request_of, untrained
@@ -249,6 +250,14 @@ def test_what_an_extractor_cannot_tell_is_refused() -> None:
     with pytest.raises(DataError, match="`is` needs class probabilities and the extractor random has none"):
         require_possible(load_extractor("random", CPU), ("is",), 10)
     require_possible(load_extractor("random", CPU), ("kid",), 10)
+
+
+def test_a_set_of_one_image_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    rows = Rows(torch.zeros(1, 8 * 8, dtype=torch.uint8).numpy(), None)
+    write_set(str(tmp_path / "one"), iter([rows]), group_rows=1, height=8, width=8, channels=1)
+    one = config(str(tmp_path / "one"), f"storage={tmp_path}/runs", "eval.metrics=[]")
+    with pytest.raises(DataError, match=r"needs at least 2 .* of one kind there is 1: take a larger set"):
+        prepare(one)
 
 
 @pytest.mark.parametrize(("metric", "fewest"), [("is", 10), ("pr", 4), ("dc", 6), ("kid", 2)])
