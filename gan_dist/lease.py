@@ -46,6 +46,7 @@ def alone(uri: str, tell: Callable[[str], None] = lambda _: None) -> Iterator[No
 
     Raises:
         BusyError: another process works on it.
+        StorageError: nothing can be written there.
     """
     lease = _Lease(uri)
     with _interruptible():
@@ -167,10 +168,18 @@ class _Lease:
 
         Raises:
             BusyError: another process has just done so.
+            StorageError: nothing can be written there.
         """
         filesystem, path = storage.open_uri(self._uri)
         if filesystem.type_name != "local":
             return False
+        try:
+            storage.require_writable(self._uri)
+        except StorageError as error:
+            raise StorageError(
+                f"{storage.shown(self._folder)} cannot be written, where this is to be kept: {error}; give "
+                "another storage=..."
+            ) from None
         name = f".{LEASE}.{self._mine['id']}"
         storage.write_bytes(storage.join(self._folder, name), json.dumps(self._mine).encode())
         whole = Path(path).with_name(name)

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from gan_dist import lease, storage
-from gan_dist.errors import BusyError
+from gan_dist.errors import BusyError, StorageError
 from gan_dist.lease import LEASE, alone, holder
 
 CODE = """
 import sys, time
-from gan_dist.errors import BusyError
+from gan_dist.errors import BusyError, StorageError
 from gan_dist.lease import alone
 try:
     with alone(sys.argv[1]):
@@ -136,3 +136,16 @@ def test_a_process_whose_folder_another_has_taken_over_is_interrupted(
         work()
     assert ends == ["interrupted"]
     assert json.loads((tmp_path / LEASE).read_text())["id"] == "other"
+
+
+def test_a_folder_that_cannot_be_made_is_named_as_the_user_has_named_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(
+            StorageError, match=f"^{tmp_path}/file/run cannot be written, .*; give another"
+        ) as told,
+        alone(f"{tmp_path}/file/run"),
+    ):
+        pass
+    assert f".{LEASE}" not in str(told.value)
+    assert (tmp_path / "file").read_bytes() == b""
