@@ -199,11 +199,14 @@ def _summary(dest: str, plan: Plan) -> dict[str, object]:
 
 def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest, float]:
     """Pack on the cluster; returns the set and the images decoded a second."""
+    from gan_dist import storage
     from gan_dist.cluster.connect import connect
     from gan_dist.data.pack import pack as run
+    from gan_dist.data.packstate import PLAN
     from gan_dist.data.sources.labels import counted
     from gan_dist.progress import CountProgress
 
+    storage.require_writable(storage.join(dest, PLAN))
     try:
         with CountProgress(plan.images, "images") as progress:
             progress.note(f"packing {counted(plan.images, 'image')} of {plan.source}")

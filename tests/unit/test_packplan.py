@@ -156,7 +156,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         (["{folder}", "{dest}", "--resolution", "8", "--image-column", "x"], "are for Parquet files; leave"),
         (["{dest}", "{folder}", "--resolution", "8"], "does not exist; give a folder"),
         (["--verify", "{dest}", "{folder}"], "--verify takes one folder"),
-        (["--verify", "{folder}"], "holds no image set"),
+        (["--verify", "{folder}"], "^gan-dist: [^=]*photos holds no image set"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(
@@ -182,6 +182,20 @@ def test_a_bucket_that_is_missing_is_told_before_the_source_is_listed(
         with pytest.raises(SystemExit):
             cli.main(["pack", str(tmp_path / "none"), dest, "--resolution", "8"])
         assert message in capsys.readouterr().err
+
+
+def test_a_destination_that_cannot_be_written_is_told_before_a_cluster_is_joined(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # where none is
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["pack", str(folder), str(folder.parent / "file" / "set"), "--resolution", "8"])
+    assert "nobody answers" in capsys.readouterr().err
+    (folder.parent / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["pack", str(folder), str(folder.parent / "file" / "set"), "--resolution", "8"])
+    assert caught.value.code == 2
+    assert "is a file, or in one, where there should be a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"schema_version": 1}'])
