@@ -63,12 +63,12 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a generator: FID, KID, Inception Score, precision and recall, density and coverage, copying."""
-    from gan_dist import release, storage, telemetry
+    check(metrics, out)
+    chosen = _chosen(metrics)
+    from gan_dist import release, storage, telemetry  # brings torch
     from gan_dist.config import ScaleConfig
     from gan_dist.evaluation.work import Request
 
-    check(metrics, out)
-    chosen = _chosen(metrics)
     if "memorisation" in chosen:
         storage.require_writable(absolute(out))
     source = absolute(source)

@@ -30,11 +30,12 @@ def tune(
 ) -> None:
     """Search for better settings; the same command again continues it."""
     from gan_dist.config import load_config
-    from gan_dist.search.plan import make_plan
-    from gan_dist.training.summary import summarise
 
     given = overrides or []
     resolved = with_absolute_paths(load_config(config, given))
+    from gan_dist.search.plan import make_plan  # brings torch
+    from gan_dist.training.summary import summarise
+
     places = [f"storage.path={resolved.storage.path}", f"data.path={resolved.data.path}"]
     plan = make_plan(config, [*given, *places])
     summary = summarise(plan.config)

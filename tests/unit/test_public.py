@@ -32,6 +32,27 @@ def test_loading_a_release_does_not_import_ray() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "digits", "train.kimgs=3"],
+        ["tune", "search-digits", "search.trial=3"],
+        ["tune", "search-digts"],
+        ["evaluate", "runs/digits", "--metrics", "fid,kd"],
+        ["sample", "runs/digits", "--out", "grid.jpg"],
+        ["pack", "photos", "shards", "--resolution", "0"],
+    ],
+)
+def test_a_typo_is_told_before_torch_is_loaded(arguments: list[str]) -> None:
+    code = "import sys; from gan_dist.cli import main\n"
+    code += "try: main(sys.argv[1:])\n"
+    code += "finally: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (2, "False"), done.stderr
+
+
 def imports(file: Path) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
