@@ -42,8 +42,10 @@ def require_same_run(config: RunConfig, run_uri: str) -> None:
     """Refuse to continue a run with a configuration that would have computed something else.
 
     Raises:
-        ResumeError: with each key that differs, the run's value and the given one.
+        ResumeError: with each key that differs, the run's value and the given one; or it is a search.
     """
+    if storage.exists(storage.join(run_uri, release.SEARCH)):
+        raise ResumeError(f"{run_uri} is a search, not a run: give the run another name (name=...)")
     earlier_uri = storage.join(run_uri, release.CONFIG)
     if not storage.exists(earlier_uri):
         return

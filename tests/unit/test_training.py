@@ -32,6 +32,7 @@ from gan_dist.errors import CapacityError, DataError, NonFiniteError, ResumeErro
 from gan_dist.folders import checkpoint_names
 from gan_dist.generation import ImageShape
 from gan_dist.progress import Outcome, Progress
+from gan_dist.search.plan import begin, make_plan
 from gan_dist.storage import StorageOptions
 from gan_dist.telemetry import read_records
 from gan_dist.training import state as states
@@ -40,6 +41,7 @@ from gan_dist.training.loop import train
 from gan_dist.training.quarantine import usable
 from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
+from gan_dist.training.summary import prepare
 from tests.faults import proxy
 from tests.gloo import run_gloo
 
@@ -406,6 +408,13 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path: Pa
         run(config(tmp_path, "optim.g.lr=1e-3", "train.kimg=5"))
     assert "train.kimg" not in str(caught.value)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_folder_of_a_search_is_refused_though_its_configuration_is_the_same(tmp_path: Path) -> None:
+    search = make_plan("search-digits", [f"storage={tmp_path}", *SMALL])
+    begin(search, "fd_digits")
+    with pytest.raises(ResumeError, match=r"search-digits is a search, not a run: .*another name"):
+        prepare(search.config)
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
