@@ -17,7 +17,9 @@ from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
 from gan_dist.errors import GanDistError, StorageError
 from gan_dist.evaluation.process import told_by_first
+from gan_dist.folders import checkpoint_names
 from gan_dist.progress import Progress
+from gan_dist.training import state as states
 from gan_dist.training.loop import train
 
 
@@ -57,6 +59,7 @@ class TrainContext:
         self.world_size = context.get_world_size()
         self.device: torch.device = get_device()
         self._board, self._run_uri = board, run_uri
+        self._earlier = frozenset(checkpoint_names(run_uri)) if self.rank == 0 else frozenset()
         self._link = Link(board, group) if self.rank == 0 else None
         self._gauges = Gauges(run_uri, self.rank, self.device)
 
@@ -85,6 +88,8 @@ class TrainContext:
             raise StorageError(f"{self._run_uri}/{name} cannot be written: {error}") from error
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
+            # Ray deletes those that this worker group has written, and knows of no others.
+            states.prune(self._run_uri, self._earlier)
 
     def close(self) -> None:
         """Send the last progress and stop exchanging."""

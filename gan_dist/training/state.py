@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -201,7 +201,8 @@ def load_latest(state: TrainingState, run_uri: str) -> list[str]:
     return [f"{error}; there is no earlier one, so the run begins anew" for error in damaged]
 
 
-def prune(run_uri: str) -> None:
-    """Delete all but the newest checkpoints of a run."""
+def prune(run_uri: str, among: Container[str] | None = None) -> None:
+    """Delete all but the newest checkpoints of a run; where `among` is given, of these names only."""
     for name in checkpoint_names(run_uri)[KEEP:]:
-        storage.delete_tree(storage.join(run_uri, name))
+        if among is None or name in among:
+            storage.delete_tree(storage.join(run_uri, name))

@@ -21,6 +21,7 @@ from gan_dist.cluster.room import placeable
 from gan_dist.config import ScaleConfig
 from gan_dist.data.builtin import DIGITS
 from gan_dist.errors import CapacityError, DataError, NonFiniteError, StorageError, WorkerError
+from gan_dist.folders import checkpoint_names
 from gan_dist.progress import Progress
 from gan_dist.telemetry import read_records
 from tests.gloo import run_gloo
@@ -51,6 +52,14 @@ def test_a_resumed_run_from_and_to_a_bucket_has_the_bits_of_plain_torch_distribu
     assert shown[-1].images == shown[-1].total_images == 640
     assert shown[-1].best == json.loads(storage.read_text(storage.join(parts.run_uri, "best.json")))["value"]
     assert gan_dist.load(parts.run_uri).sample(2).shape == (2, 1, 16, 16)
+
+
+@pytest.mark.slow
+def test_a_continued_run_keeps_three_checkpoints_those_of_before_included(tmp_path: Path) -> None:
+    for kimg, kept in ((0.128, [128, 64]), (0.256, [256, 192, 128])):
+        settings = config(tmp_path, "eval.every_kimg=0.064", f"train.kimg={kimg}")
+        trainer.run(settings, lambda _: None)
+        assert checkpoint_names(settings.run_uri) == [f"checkpoint_{images:012d}" for images in kept]
 
 
 @pytest.mark.slow
