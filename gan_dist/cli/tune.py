@@ -132,6 +132,9 @@ def _print_end(
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.spread:.3f} ({values})")
     typer.echo(f"  study       {_dashboard(plan)}")
     typer.echo(f"  report      {shlex.join(_report(plan))}")
+    if not interrupted and not ledger.unfinished and plan.search.algorithm != "grid":
+        arguments = [one for one in arguments if not one.startswith("search.trials=")]
+        arguments.append(f"search.trials={2 * plan.search.trials}")
     told = [_without_secret(argument) for argument in arguments]
     typer.echo(f"continue it with\n  {shlex.join([*program('tune'), *told])}")
     typer.echo(f"take the best with\n  {shlex.join([*program('best'), short(plan.uri), '--to', 'best'])}")

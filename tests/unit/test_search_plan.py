@@ -23,6 +23,7 @@ from gan_dist.search.replicates import replicas, replicated
 from gan_dist.search.studies import study_storage
 from gan_dist.search.view import SearchView, images
 from gan_dist.search.warm import earlier_points
+from gan_dist.training.loop import total_images
 from tests.searches import record, write_run
 
 SPACE = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}, loss.name: [hinge, rpgan]}"
@@ -255,6 +256,29 @@ def test_a_dry_run_tells_of_the_search_and_touches_nothing(tmp_path: Path) -> No
     assert told["keys"] == ["loss.name", "optim.g.lr"]
     assert told["scheduler"] == "asha, from 3 kimg on"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_search_names_the_command_that_makes_it_longer(tmp_path: Path) -> None:
+    settings = ["search.trials=2", "search.scheduler=none"]
+    plan = plan_of(tmp_path, *settings)
+    owner = begin(plan, "fd_digits")
+    ledger = Ledger(
+        study_storage(plan.uri, None),
+        "search",
+        plan.space,
+        plan.search,
+        plan.grace,
+        total_images(plan.config),
+        owner,
+    )
+    while (task := ledger.next()) is not None:
+        ledger.report(task.number, 500, 10.0 - task.number)
+        ledger.complete(task.number)
+    arguments = ["search-digits", f"storage={tmp_path}", "name=search", SPACE, *settings]
+    result = CliRunner().invoke(app, ["tune", *arguments])
+    again = result.stdout.splitlines()[result.stdout.splitlines().index("continue it with") + 1].split()
+    assert "search.trials=4" in again
+    assert "search.trials=2" not in again
 
 
 def test_an_earlier_search_gives_points_to_begin_with(tmp_path: Path) -> None:
