@@ -56,6 +56,9 @@ def rights(config: RunConfig) -> Iterator[Finding]:
             if empty:
                 storage.delete_empty_folder(folder)
         except GanDistError as error:
+            if doing == "written" and "://" not in folder:  # the marker's name means nothing to a user
+                refused = str(error).replace(marker, folder)
+                error = StorageError(f"{refused}; give another storage=...")
             left = _left_behind(marker) if doing not in ("looked for", "written") else ""
             for found in told("storage", error, "checkpoints, records and releases are kept there"):
                 what = f"{found.what} (a file could not be {doing}{left})"

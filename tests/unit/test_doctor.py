@@ -125,7 +125,11 @@ def test_rights_leave_nothing_behind(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     found = only(run.rights(digits(f"storage={tmp_path}/runs")))
-    assert (found.level, "a file could not be" in found.what) == ("error", True)
+    assert found.level == "error"
+    assert found.what.startswith(
+        f"{tmp_path}/runs is a file, or in one, where there should be a folder (a file"
+    )
+    assert found.remedy == "give another storage=..."
 
 
 READ_ONLY = """
