@@ -6,18 +6,20 @@ import json
 import math
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson
+from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
 from gan_dist.cli.places import absolute, require_png, short
 from gan_dist.errors import DataError
 
 if TYPE_CHECKING:
-    from gan_dist.config import ScaleConfig
+    from gan_dist.config import RunConfig, ScaleConfig
     from gan_dist.evaluation.assess import Assessment
     from gan_dist.evaluation.work import Request
+    from gan_dist.storage import StorageOptions
 
 METRICS = ("fid", "kid", "is", "pr", "dc", "memorisation")
 
@@ -60,9 +62,13 @@ def evaluate(
     gpus_per_worker: Annotated[
         float, typer.Option(min=0, callback=_finite, help="GPUs that each reserves.")
     ] = 0.0,
+    backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
-    """Measure a generator: FID, KID, Inception Score, precision and recall, density and coverage, copying."""
+    """Measure a generator: FID, and what else --metrics names.
+
+    That is KID, Inception Score, precision and recall, density and coverage, copying.
+    """
     check(metrics, out)
     chosen = _chosen(metrics)
     from gan_dist import release, storage, telemetry  # brings torch
@@ -83,7 +89,7 @@ def evaluate(
         extractor=extractor or config.eval.extractor,
         inception_weights=weights and absolute(weights),
         seed=seed,
-        storage=config.storage.options,
+        storage=_reached_by(config),
     )
     scale = ScaleConfig(workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
     found = _assess(request, scale)
@@ -96,6 +102,14 @@ def evaluate(
     if as_json:
         picture = {} if found.nearest is None else {"nearest": out}
         typer.echo(json.dumps({**found.figures, **picture}))
+
+
+def _reached_by(config: RunConfig) -> StorageOptions:
+    """Return how stores are reached: as the run's, but by --backend where that is not the default."""
+    from gan_dist.storage import StorageOptions, options
+
+    chosen, own = options().backend, config.storage.options
+    return own if chosen == StorageOptions().backend else replace(own, backend=chosen)
 
 
 def check(metrics: str, out: str) -> None:

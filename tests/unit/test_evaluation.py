@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from gan_dist import generation, release
+from gan_dist import generation, release, storage
 from gan_dist.cli import app
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
@@ -339,6 +339,17 @@ def test_an_evaluation_that_memory_does_not_hold_names_what_makes_it_smaller(
 
     with pytest.raises(CapacityError, match=rf"{told}.*torch says: .*Tried to allocate 2\.00 GiB"):
         assess(request_of(trained, metrics), workers, lambda *_: None)
+
+
+def test_a_release_and_its_set_are_reached_by_the_backend_that_is_asked_for(
+    trained: str, bucket: str
+) -> None:
+    storage.copy_tree(trained, f"{bucket}/run")
+    storage.copy_tree(str(DIGITS), f"{bucket}/digits")
+    chosen = ["--backend", "s3fs", "--data", f"{bucket}/digits", "--samples", "64"]
+    result = CliRunner().invoke(app, ["evaluate", f"{bucket}/run", *chosen])
+    assert result.exit_code == 0, result.output
+    assert storage.options().backend == "s3fs"
 
 
 def test_the_command_prints_figures_and_writes_the_picture(trained: str, tmp_path: Path) -> None:
