@@ -12,7 +12,9 @@ from gan_dist.errors import GanDistError
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="stream, pack, step, modes, metrics or search.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="stream, pack, step, modes, metrics or search.")
+    ],
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: that it runs, not how fast.")] = False,
     everything: Annotated[
         bool, typer.Option("--all", help="Also what takes long: all losses of modes.")
@@ -23,7 +25,7 @@ def bench(
     out: Annotated[str | None, typer.Option(help="Folder in which to add a line to NAME.jsonl.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run one benchmark: ratios to references that are measured in the same run."""
+    """Run one benchmark. It tells ratios to references that are measured in the same run."""
     check(name)
     from gan_dist.bench import record, run
 

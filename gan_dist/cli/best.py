@@ -25,7 +25,7 @@ def best(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="With --retrain: settings, e.g. kimg=1000."),
+        typer.Argument(metavar="KEY=VALUE", help="With --retrain: settings, e.g. kimg=1000."),
     ] = None,
     to: Annotated[
         str | None, typer.Option(help="Folder or URI to copy the release to; only told about when absent.")
@@ -36,7 +36,7 @@ def best(
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
-    """Find the best checkpoint of a search or run and copy it as a release; no cluster is needed."""
+    """Copy the best checkpoint of a search or run as a release. No cluster is needed."""
     check(overrides, to, retrain=retrain)
     from gan_dist.best import find_best
 

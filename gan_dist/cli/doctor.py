@@ -25,18 +25,21 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 def doctor(
     config: Annotated[
         str | None,
-        typer.Argument(help="A preset's name, or a YAML file's path or URI: what it needs is looked at too."),
+        typer.Argument(
+            metavar="CONFIG",
+            help="A preset's name, or a YAML file's path or URI: what it needs is looked at too.",
+        ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. storage=s3://b/runs.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. storage=s3://b/runs.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds after which a check is given up.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Look for what is wrong with this machine, the cluster in RAY_ADDRESS, the storage and a configuration.
+    """Look for what is wrong, before a run finds it.
 
-    It starts no cluster and leaves nothing behind. The exit code is 0 without errors, warnings or not, and 2
-    with one.
+    That is in this machine, the cluster in RAY_ADDRESS, the storage and a configuration. It starts no cluster
+    and leaves nothing behind. The exit code is 0 without errors, warnings or not, and 2 with one.
     """
     from gan_dist.doctor.findings import examine
 

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="A release, a checkpoint, or a run's folder.")],
+    source: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="A release, a checkpoint, or a run's folder.")
+    ],
     to: Annotated[
         str, typer.Option(help="The file: .pt2 is written by torch.export, .onnx by torch.onnx.export.")
     ],
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
-    """Write a generator as one file that runs without gan-dist, after comparing their images."""
+    """Write a generator as one file that runs without gan-dist. Their images are compared first."""
     check(to)
     from gan_dist import export as room
 

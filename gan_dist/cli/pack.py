@@ -23,10 +23,13 @@ def pack(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder or prefix of images, tars or Parquet files; one of these; or torchvision://NAME."
+            metavar="SOURCE",
+            help="A folder or prefix of images, tars or Parquet files; one of these; or torchvision://NAME.",
         ),
     ],
-    dest: Annotated[str | None, typer.Argument(help="The folder or prefix to write the shards to.")] = None,
+    dest: Annotated[
+        str | None, typer.Argument(metavar="DEST", help="The folder or prefix to write the shards to.")
+    ] = None,
     resolution: Annotated[int | None, typer.Option(help="Edge length in pixels.")] = None,
     channels: Annotated[int, typer.Option(help="3 for colour, 1 for grey.")] = 3,
     filter: Annotated[str, typer.Option(help="lanczos, bicubic, bilinear or box.")] = "lanczos",
@@ -52,7 +55,7 @@ def pack(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn images into shards to train from; the same command again continues, --verify DEST checks."""
+    """Turn images into shards to train from. The same command again continues, --verify DEST checks."""
     check(dest, resolution, channels, filter, shard_mb, max_bad, verify=verify)
     from gan_dist.data.decode import Decoding
     from gan_dist.data.sources.items import SourceOptions

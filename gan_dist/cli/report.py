@@ -24,7 +24,7 @@ def report(
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML page of a run or search: what it is, its curves, its pictures; no cluster is needed."""
+    """Write one HTML page of a run or search. It shows curves and pictures; no cluster is needed."""
     check(out)
     from gan_dist.report.page import write_report
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def sample(
-    source: Annotated[str, typer.Argument(help="A release, a checkpoint, or a run's folder.")],
+    source: Annotated[
+        str, typer.Argument(metavar="RELEASE", help="A release, a checkpoint, or a run's folder.")
+    ],
     out: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +50,7 @@ def sample(
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
-    """Write a generator's images: a grid, rows that go from image to image, or single files."""
+    """Write a generator's images: a grid, rows or single files."""
     check(out, n, interpolate, single=single)
     place = _place(out, interpolate, single=single)
     from gan_dist import release, sampling, storage, telemetry  # brings torch

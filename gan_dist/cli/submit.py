@@ -38,9 +38,11 @@ CHECKS: dict[str, Callable[..., None]] = {
 
 def submit(
     context: typer.Context,
-    verb: Annotated[str, typer.Argument(help="train, tune, pack, evaluate, best or another.")],
+    verb: Annotated[
+        str, typer.Argument(metavar="VERB", help="train, tune, pack, evaluate, best or another.")
+    ],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGUMENTS]...", help="The verb's own, as without submit.")
+        list[str] | None, typer.Argument(metavar="ARGUMENTS", help="The verb's own, as without submit.")
     ] = None,
     address: Annotated[
         str | None,
@@ -59,7 +61,7 @@ def submit(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a verb as a job on a cluster, from the files of this folder; options come before the verb."""
+    """Run a verb as a job on a cluster. It has the files of this folder; options come before the verb."""
     from gan_dist.cluster.secrets import require_no_secrets, secrets_here
     from gan_dist.cluster.submit import ADDRESSES, Cluster, Entrypoint, parse_resources
     from gan_dist.cluster.upload import gather, write_zip

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[
-        str | None, typer.Argument(help="A preset's name, or a YAML file's path or URI.")
+        str | None, typer.Argument(metavar="CONFIG", help="A preset's name, or a YAML file's path or URI.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. optim.g.lr=1e-4.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. optim.g.lr=1e-4.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved configuration and sizes; do nothing.")

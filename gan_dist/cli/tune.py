@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 def tune(
     config: Annotated[
-        str, typer.Argument(help="A preset's name, or a YAML file's path or URI, with a section search.")
+        str,
+        typer.Argument(
+            metavar="CONFIG", help="A preset's name, or a YAML file's path or URI, with a section search."
+        ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. search.trials=100.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. search.trials=100.")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the search and its first configuration; do nothing.")

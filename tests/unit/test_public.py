@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -30,6 +31,19 @@ def test_loading_a_release_does_not_import_ray() -> None:
     code = "import gan_dist, sys; gan_dist.load; assert 'torch' in sys.modules; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_help_names_arguments_as_the_readme_does_and_cuts_no_sentence() -> None:
+    shown = CliRunner().invoke(app, ["--help"], terminal_width=80).stdout
+    verbs = shown.partition("Commands:")[2].strip().splitlines()
+    assert len(verbs) == 11
+    assert [line for line in verbs if line.endswith("...")] == []
+    for line in verbs:
+        usage = CliRunner().invoke(app, [line.split()[0], "--help"], terminal_width=80).stdout.splitlines()[0]
+        places = re.findall(r"[{[]+([^]}]+)", usage)
+        assert places[0] == "OPTIONS"
+        assert [place for place in places if not re.fullmatch("[A-Z_=]+", place)] == [], usage
+        assert "[[" not in usage
 
 
 @pytest.mark.parametrize(
