@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -84,14 +85,18 @@ def flatten(config: BaseModel) -> dict[str, object]:
 
 def differing_keys(
     a: RunConfig, b: RunConfig, ignore: frozenset[str] = frozenset()
-) -> list[tuple[str, object, object]]:
-    """Return the dotted keys not in `ignore` whose values differ, as (key, `a`'s value, `b`'s value)."""
+) -> list[tuple[str, str, str]]:
+    """Return the dotted keys not in `ignore` whose values differ: (key, `a`'s value, `b`'s), as set."""
     in_a, in_b = flatten(a), flatten(b)
     return [
-        (key, in_a.get(key), in_b.get(key))
+        (key, _as_set(in_a.get(key)), _as_set(in_b.get(key)))
         for key in in_a | in_b
         if key not in ignore and in_a.get(key) != in_b.get(key)
     ]
+
+
+def _as_set(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _UnreadableSource(Exception):  # noqa: N818 - it is always turned into a ConfigError

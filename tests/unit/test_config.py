@@ -376,7 +376,14 @@ def test_differing_keys() -> None:
     a = load_text(GOOD)
     b = load_text(GOOD, "train.kimg=5", "optim.d.lr=1", "storage=x")
     assert differing_keys(a, a) == []
-    assert differing_keys(a, b, FREE_ON_RESUME) == [("optim.d.lr", 2e-4, 1.0)]
+    assert differing_keys(a, b, FREE_ON_RESUME) == [("optim.d.lr", "0.0002", "1.0")]
+    c = load_text(GOOD, "data.mirror=true", "model.max_width=64", "eval.metrics=[kid]", "data.path=x")
+    assert differing_keys(c, a) == [
+        ("data.path", "x", "builtin://digits"),
+        ("data.mirror", "true", "false"),
+        ("model.max_width", "64", "null"),
+        ("eval.metrics", '["kid"]', "[]"),
+    ]
     assert [key for key, _, _ in differing_keys(a, b)] == ["storage.path", "optim.d.lr", "train.kimg"]
 
 
