@@ -101,6 +101,7 @@ class ProgressLine(Screen):
         self._rate = Rate()
         self._shown_at = time.monotonic() - every_s
         self._shown = -1
+        self._value: float | None = None
 
     def status(self, text: str) -> None:
         """Show what is being done while there is no progress to show yet."""
@@ -119,7 +120,7 @@ class ProgressLine(Screen):
         if self.is_live:
             self._show_line(line)
         elif self._is_due(progress):
-            self._shown_at, self._shown = time.monotonic(), progress.images
+            self._shown_at, self._shown, self._value = time.monotonic(), progress.images, progress.value
             self.note(line)
 
     def _show_line(self, text: str) -> None:
@@ -128,7 +129,8 @@ class ProgressLine(Screen):
     def _is_due(self, progress: Progress) -> bool:
         ended = progress.images >= progress.total_images
         late = ended or time.monotonic() - self._shown_at >= self._every_s
-        return late and progress.images > self._shown
+        # A run's last measurement is made when its last image has been shown.
+        return late and (progress.images > self._shown or (ended and progress.value != self._value))
 
 
 class CountProgress:

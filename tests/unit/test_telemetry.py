@@ -33,6 +33,15 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
     assert [text.split()[0] for text in lines] == ["0.0/5.0", "5.0/5.0"]
 
 
+def test_the_last_line_has_the_measurement_that_is_made_at_the_end() -> None:
+    stream = io.StringIO()
+    with ProgressLine(every_s=3600, stream=stream) as line:
+        for value in (75.0, 75.0, 47.0, 47.0):
+            line.update(replace(PROGRESS, images=5000, value=value))
+    assert ["75.00" in text for text in stream.getvalue().splitlines()] == [True, False]
+    assert "47.00" in stream.getvalue().splitlines()[-1]
+
+
 def test_a_run_that_goes_on_from_an_earlier_place_has_a_new_rate() -> None:
     stream = io.StringIO()
     with ProgressLine(every_s=0, stream=stream) as line:
