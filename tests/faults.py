@@ -47,10 +47,12 @@ class Faults:
     """Seconds by which the date of every answer is off."""
     planned: list[str] = field(default_factory=list)
     """Faults of the next requests, before chance decides: `pass` or a kind that `Proxy.counts` counts."""
+    planned_for: str = ""
+    """What is in the paths of the requests that these happen to."""
 
-    def next(self, chance: random.Random) -> str:
-        """Return what happens to the next request."""
-        if self.planned:
+    def next(self, chance: random.Random, path: str) -> str:
+        """Return what happens to the next request, which is for a path."""
+        if self.planned and self.planned_for in path:
             return self.planned.pop(0)
         draw = chance.random()
         for kind in ("errors", "reset", "stall", "truncate", "corrupt"):
@@ -96,7 +98,7 @@ class Proxy:
             self._loop.call_soon_threadsafe(self._ended.set)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        kind = self.faults.next(self._chance)
+        kind = self.faults.next(self._chance, request.raw_path)
         self.counts[kind] += 1
         self.methods[request.method] += 1
         if request.headers.get("Expect", "").lower() == "100-continue":

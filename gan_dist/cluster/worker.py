@@ -12,6 +12,7 @@ import ray.train
 import torch
 from ray.train.torch import get_device
 
+from gan_dist import storage
 from gan_dist.cluster.board import Link
 from gan_dist.cluster.gauges import Gauges
 from gan_dist.config import RunConfig
@@ -81,15 +82,27 @@ class TrainContext:
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint)
         try:
-            ray.train.report(dict(metrics), checkpoint=kept, checkpoint_dir_name=name or None)
+            ray.train.report(
+                dict(metrics),
+                checkpoint=kept,
+                checkpoint_dir_name=name or None,
+                checkpoint_upload_fn=self._send if "://" in self._run_uri else None,
+            )
         except OSError as error:
-            if "://" in self._run_uri:
-                raise  # a store may answer again: other workers try it
             raise StorageError(f"{self._run_uri}/{name} cannot be written: {error}") from error
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
             # Ray deletes those that this worker group has written, and knows of no others.
             states.prune(self._run_uri, self._earlier)
+
+    def _send(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Copy a checkpoint to a store, for which `storage.timeout_s` counts as for all else that is written.
+
+        Ray would try for some seconds, and by words that pyarrow says and s3fs does not.
+        """
+        storage.copy_tree(checkpoint.path, storage.join(self._run_uri, name))
+        kept_in = ray.train.get_context().get_storage()
+        return ray.train.Checkpoint(kept_in.build_checkpoint_path_from_name(name), kept_in.storage_filesystem)
 
     def close(self) -> None:
         """Send the last progress and stop exchanging."""

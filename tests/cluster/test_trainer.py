@@ -24,6 +24,7 @@ from gan_dist.errors import CapacityError, DataError, NonFiniteError, StorageErr
 from gan_dist.folders import checkpoint_names
 from gan_dist.progress import Progress
 from gan_dist.telemetry import read_records
+from tests.faults import proxy
 from tests.gloo import run_gloo
 from tests.unit.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
 
@@ -60,6 +61,20 @@ def test_a_continued_run_keeps_three_checkpoints_those_of_before_included(tmp_pa
         settings = config(tmp_path, "eval.every_kimg=0.064", f"train.kimg={kimg}")
         trainer.run(settings, lambda _: None)
         assert checkpoint_names(settings.run_uri) == [f"checkpoint_{images:012d}" for images in kept]
+
+
+@pytest.mark.slow
+def test_a_store_that_fails_for_a_moment_costs_no_checkpoint(bucket: str, s3_url: str) -> None:
+    with proxy(s3_url) as between:
+        between.faults.planned = ["unavailable"] * 12
+        between.faults.planned_for = "/discriminator.safetensors"
+        place = f"{bucket}?endpoint_override=127.0.0.1:{between.port}&scheme=http"
+        news: list[News] = []
+        outcome = trainer.run(config(place, "data.path=builtin://shapes?count=64&resolution=16"), news.append)
+        assert between.counts["unavailable"] == 12
+    assert outcome.finished
+    assert news[-1].warnings == ()
+    assert checkpoint_names(f"{bucket}/run") == ["checkpoint_000000000640", "checkpoint_000000000320"]
 
 
 @pytest.mark.slow
