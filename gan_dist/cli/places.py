@@ -30,15 +30,46 @@ def absolute(uri: str) -> str:
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return a run's configuration that means the same in workers, which have other working directories."""
-    weights = config.eval.inception_weights
+    data = {"path": absolute(config.data.path), "disk_cache_dir": _on_node(config.data.disk_cache_dir)}
     return config.model_copy(
         update={
             "storage": config.storage.model_copy(update={"path": absolute(config.storage.path)}),
-            "data": config.data.model_copy(update={"path": absolute(config.data.path)}),
-            "eval": config.eval.model_copy(update={"inception_weights": weights and absolute(weights)}),
+            "data": config.data.model_copy(update=data),
+            "eval": config.eval.model_copy(update={"inception_weights": _weights(config)}),
             "search": None,
         }
     )
+
+
+def as_overrides(config: RunConfig) -> list[str]:
+    """Return the paths of a configuration as overrides of the one that it was made from."""
+    weights = config.eval.inception_weights
+    return [
+        f"storage.path={config.storage.path}",
+        f"data.path={config.data.path}",
+        f"data.disk_cache_dir={config.data.disk_cache_dir}",
+        *([f"eval.inception_weights={weights}"] if weights else []),
+    ]
+
+
+def _on_node(path: str) -> str:
+    """Return a path of every node as an absolute one; in the home it stays, for nodes have their own."""
+    return path if path.startswith("~") else absolute(path)
+
+
+def _weights(config: RunConfig) -> str | None:
+    """Return where Inception's weights are, if the configuration says it, or a variable by a relative path.
+
+    Another path in the variable may be each node's own.
+    """
+    if config.eval.inception_weights:
+        return absolute(config.eval.inception_weights)
+    if config.eval.extractor != "inception":
+        return None
+    from gan_dist.metrics.inception import VARIABLE  # brings torch
+
+    told = os.environ.get(VARIABLE, "")
+    return _on_node(told) if told and _on_node(told) != told else None
 
 
 def short(uri: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson
-from gan_dist.cli.places import absolute, program, short, with_absolute_paths
+from gan_dist.cli.places import absolute, as_overrides, program, short, with_absolute_paths
 
 if TYPE_CHECKING:
     from gan_dist.search.ledger import Ledger
@@ -35,11 +35,10 @@ def tune(
     from gan_dist.config import load_config
 
     given = overrides or []
-    resolved = with_absolute_paths(load_config(config, given))
+    places = as_overrides(with_absolute_paths(load_config(config, given)))
     from gan_dist.search.plan import make_plan  # brings torch
     from gan_dist.training.summary import summarise
 
-    places = [f"storage.path={resolved.storage.path}", f"data.path={resolved.data.path}"]
     plan = make_plan(config, [*given, *places])
     summary = summarise(plan.config)
     metric = str(summary["metric"]).split()[0]
