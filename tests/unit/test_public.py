@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -151,6 +152,23 @@ def test_no_file_imports_itself_through_others() -> None:
         graph[name] = {one for one in found if not any(other.startswith(f"{one}.") for other in found)}
     assert graph["gan_dist.metrics.extractors"]
     TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+VERBS = sorted(str(command.callback.__name__) for command in app.registered_commands if command.callback)
+
+
+def test_every_verb_has_a_script_and_every_script_is_its_verb(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = PACKAGE.parent / "jobs"
+    assert sorted(file.stem for file in jobs.glob("*.py")) == VERBS
+    for verb in VERBS:
+        script = str(jobs / f"{verb}.py")
+        monkeypatch.setattr(sys, "argv", [script, "--help"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script)
+        assert ended.value.code == 0
+        assert f" {verb} [OPTIONS]" in capsys.readouterr().out
 
 
 def test_the_schema_is_json_and_describes_every_section() -> None:
