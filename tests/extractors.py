@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -64,6 +65,16 @@ class Listing(Means):
 
     def __call__(self, images: Tensor) -> Tensor:
         return super().__call__(images).tolist()  # type: ignore[return-value]
+
+
+class Slow(Means):
+    """Takes its time."""
+
+    WAIT_S = 0.4
+
+    def __call__(self, images: Tensor) -> Tensor:
+        time.sleep(self.WAIT_S)
+        return super().__call__(images)
 
 
 class Nameless:

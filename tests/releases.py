@@ -13,15 +13,20 @@ from gan_dist.generation import ImageShape
 from gan_dist.storage import StorageOptions
 
 
-def untrained(folder: Path) -> str:
+def untrained(folder: Path, *overrides: str) -> str:
     """Write the release of an untrained generator of 8x8 digits, and return its run's folder."""
-    settings = load_config("digits", ["name=run", f"storage={folder}", "model.width=8", "model.max_width=16"])
-    generator, _ = models.build(settings.model, resolution=8, channels=1)
+    small = ["name=run", f"storage={folder}", "model.width=8", "model.max_width=16"]
+    settings = load_config("digits", [*small, *overrides])
+    classes = 10 if settings.model.conditional else 0
+    generator, _ = models.build(settings.model, resolution=8, channels=1, classes=classes)
     models.initialise(generator, randomness.generator(0, "generator"))
+    if classes:  # which make no difference before training
+        for number, weights in enumerate(generator.parameters()):
+            weights.data += 0.2 * randomness.normal(tuple(weights.shape), 0, "shaken", number)
     release.write_best(
         settings.run_uri,
         generator,
-        shape=ImageShape(8, 1),
+        shape=ImageShape(8, 1, classes),
         config_yaml=to_yaml(settings),
         record={"images": 0, "fd_digits": 1.0},
         metric="fd_digits",

@@ -18,7 +18,7 @@ from gan_dist import storage
 from gan_dist.cluster import trainer
 from gan_dist.cluster.board import Link, News, new_board
 from gan_dist.cluster.room import placeable
-from gan_dist.config import ScaleConfig
+from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.data.builtin import DIGITS
 from gan_dist.errors import CapacityError, DataError, NonFiniteError, StorageError, WorkerError
 from gan_dist.folders import checkpoint_names
@@ -127,6 +127,30 @@ def test_more_workers_than_the_cluster_holds_are_refused_at_once(tmp_path: Path)
     assert "use scale.min_workers=2" in str(caught.value)
     with pytest.raises(CapacityError, match="2 x 1 = 2 GPUs"):
         trainer.run(config(tmp_path, "scale.gpus_per_worker=1"), lambda _: None)
+
+
+class _Failing:
+    """A worker group that fails at once; the run's first one leaves a checkpoint."""
+
+    def __init__(self, settings: RunConfig, workers: int, board: object, group: int) -> None:
+        self.workers, self.error = workers, RuntimeError("a bad node")
+        if group == 1:
+            storage.write_bytes(storage.join(settings.run_uri, "checkpoint_000000000064", "state.json"), b"")
+
+    def running(self) -> bool:
+        return False
+
+
+def test_a_run_ends_after_four_failures_without_a_checkpoint_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "Attempt", _Failing)  # real ones would take minutes
+    news: list[News] = []
+    with pytest.raises(WorkerError, match=r"failed 4 times without a new checkpoint.* a bad node") as caught:
+        trainer.run(config(tmp_path), news.append)
+    assert "the run is kept as it was at 0.064 kimg" in str(caught.value)
+    told = [one for one in news[-1].warnings if one.endswith("the run goes on from 0.064 kimg")]
+    assert len(told) == 4
 
 
 @pytest.fixture

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.loader import open_images, to_batch
+from gan_dist.data.rows import Rows
+from gan_dist.data.shards import write_set
 from gan_dist.metrics.digits import load_digits
 from gan_dist.metrics.modes import Modes
 from gan_dist.training.context import LocalContext
@@ -84,6 +88,21 @@ def test_classes_are_asked_for_as_often_as_the_set_has_them() -> None:
     asked = torch.bincount(torch.cat(generator.asked), minlength=10) / 20000
     expected = torch.bincount(generator.labels, minlength=10) / len(generator.labels)
     assert (asked - expected).abs().max() < 0.01
+
+
+def test_classes_that_are_rare_in_the_set_are_rarely_asked_for(tmp_path: Path) -> None:
+    images, labels = reals()
+    chosen = torch.cat([torch.arange(900), torch.arange(900, len(labels))[labels[900:] == 3]])
+    rows = Rows(images[chosen].flatten(1).numpy(), labels[chosen].numpy())
+    classes = tuple(map(str, range(10)))
+    write_set(str(tmp_path), iter([rows]), group_rows=256, height=16, width=16, channels=1, classes=classes)
+    generator = Remembering()
+    config = settings("model.conditional=true", "eval.samples=5000", f"data.path={tmp_path}")
+    Evaluator(config, open_images(config.data.path), LocalContext("unused"))(generator)
+    asked = torch.bincount(torch.cat(generator.asked), minlength=10) / 5000
+    expected = torch.bincount(labels[chosen], minlength=10) / len(chosen)
+    assert expected.max() > 1.5 * expected.median()
+    assert (asked - expected).abs().max() < 0.02
 
 
 def test_modes_are_the_digits_of_the_channels() -> None:

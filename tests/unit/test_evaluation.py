@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -156,11 +157,13 @@ def test_statistics_are_kept_and_come_back_to_the_bit(digits: str) -> None:
 
 
 def test_any_change_misses(digits: str) -> None:
-    class Other:
-        dim, classes, name, metric = 64, 10, "digits", "fd_digits"
-        hash, layer, resize = "0" * 64, "hidden", "none"
-
     images, extractor = open_images(digits), load_digits(CPU)
+
+    def other(name: str) -> dict[str, str | int]:
+        changed = load_digits(CPU)
+        setattr(changed, name, "another")
+        return statistics_key(images, changed, 8, 0)
+
     Cache(digits, statistics_key(images, extractor, 8, 0)).save(computed(digits))
     key = statistics_key(images, extractor, 8, 0)
     assert Cache(digits, key).load() is not None
@@ -170,7 +173,7 @@ def test_any_change_misses(digits: str) -> None:
     others = [
         statistics_key(images, extractor, 16, 0),
         statistics_key(images, extractor, 8, 10),
-        statistics_key(images, Other(), 8, 0),  # type: ignore[arg-type]
+        *(other(name) for name in ("name", "hash", "layer", "resize")),
         statistics_key(Without(images, [2]), extractor, 8, 0),
         statistics_key(Without(images, [3]), extractor, 8, 0),
     ]
@@ -300,6 +303,30 @@ def test_an_assessment_tells_means_spreads_and_conditions(trained: str) -> None:
     assert found.nearest is not None
     assert seen[-1] == (1797 + 3 * 600 + 1797,) * 2
     assert seen == sorted(seen)
+
+
+def test_another_seed_draws_other_images_and_the_same_one_the_same(trained: str) -> None:
+    first, again, other = (
+        assess(replace(request_of(trained), seed=seed), here, lambda *_: None).figures["fd_digits"]
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_conditional_release_is_asked_for_classes_as_often_as_the_set_has_them(tmp_path: Path) -> None:
+    rows = open_images("builtin://digits").read_group(0)
+    assert rows.labels is not None
+    few = Rows(rows.pixels, np.minimum(rows.labels, 2))
+    uri, classes = str(tmp_path / "few"), tuple(map(str, range(10)))
+    write_set(uri, iter([few]), group_rows=64, height=8, width=8, channels=1, classes=classes)
+    made = untrained(tmp_path, "model.conditional=true")
+    found = assess(request_of(made, data=uri), here, lambda *_: None)
+    asked_for = ["model.conditional=true", "eval.samples=600", "seed=1", f"data.path={uri}"]
+    settings = load_config("digits", asked_for)
+    evaluator = Evaluator(settings, open_images(uri), LocalContext("unused"))
+    asked = evaluator(release.load(made).generator)
+    assert found.figures["fd_digits"] == pytest.approx(asked.distance, rel=1e-9)
 
 
 def test_a_set_that_was_not_trained_on_is_held_out(trained: str, tmp_path: Path) -> None:

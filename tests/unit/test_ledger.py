@@ -22,7 +22,7 @@ from gan_dist.config import SearchConfig, load_config
 from gan_dist.errors import ConfigError, ResumeError
 from gan_dist.search.ledger import ENDED, REASON, Ledger
 from gan_dist.search.parse import parse
-from gan_dist.search.samplers import BEST, LATEST, History
+from gan_dist.search.samplers import BEST, LATEST, History, pick
 from gan_dist.search.schedulers import Asha, Median
 from gan_dist.search.space import Space
 from gan_dist.search.studies import study_storage
@@ -263,6 +263,28 @@ def test_a_sampler_is_shown_a_bounded_part_in_whatever_order_trials_end() -> Non
     assert LATEST < len(shown[0]) <= BEST + LATEST + 1
     best = min(min(curves[number]) for number in numbers if ends[number] == TrialState.COMPLETE)
     assert min(value for _, value, _ in shown[0] if value is not None) == best
+
+
+def test_a_sampler_is_told_of_a_trial_that_failed_as_of_a_bad_one() -> None:
+    space = simulated.space()
+    history = History(space)
+    history.began(0, space.corners()[0])
+    history.ended(0, TrialState.FAIL, [])
+    (shown,) = history.shown()
+    # Optuna's samplers leave out what is FAIL, and would try its like again.
+    assert shown.state == TrialState.PRUNED
+
+
+def test_every_fifth_trial_is_random() -> None:
+    space = simulated.space()
+    history = History(space)
+    for number, point in enumerate(pick("random", space, seed, []) for seed in range(20)):
+        history.began(number, point)
+        history.ended(number, TrialState.COMPLETE, [float(number)])
+    alike = [
+        pick("tpe", space, seed, history.shown()) == pick("random", space, seed, []) for seed in range(15)
+    ]
+    assert alike == [seed % 5 == 0 for seed in range(15)]
 
 
 # Killed

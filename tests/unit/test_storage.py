@@ -93,6 +93,16 @@ def test_text_is_appended(root: str) -> None:
         storage.read_text(uri)
 
 
+def test_a_copy_that_fails_has_no_manifest(tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    for name in ("a.json", "manifest.json", "state.json"):
+        storage.write_bytes(f"{source}/{name}", b"{}")
+    (copy / "state.json").mkdir(parents=True)  # in its way
+    with pytest.raises(StorageError, match=r"state\.json is a folder"):
+        storage.copy_tree(str(source), str(copy))
+    assert storage.names(str(copy)) == ["a.json", "state.json"]
+
+
 def test_a_reader_never_sees_a_part_of_a_local_file(tmp_path: Path) -> None:
     uri = str(tmp_path / "file")
     contents = [bytes([value]) * 300_000 for value in range(8)]

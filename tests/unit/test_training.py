@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 
 import gan_dist
 from gan_dist import storage
@@ -42,6 +44,7 @@ from gan_dist.training.quarantine import usable
 from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
 from gan_dist.training.summary import prepare
+from tests.extractors import Slow
 from tests.faults import proxy
 from tests.gloo import run_gloo
 
@@ -389,15 +392,17 @@ def test_a_run_without_a_whole_checkpoint_says_that_it_begins_anew(
 
 
 def test_only_the_newest_checkpoints_and_the_best_release_are_kept(tmp_path: Path) -> None:
-    run(config(tmp_path, "eval.every_kimg=0.064"))
+    # At this rate the generator gets worse first.
+    run(config(tmp_path, "eval.every_kimg=0.064", "train.kimg=0.256", "optim.g.lr=2e-2"))
     folder = tmp_path / "run"
-    kept = [f"checkpoint_{images:012d}" for images in (640, 576, 512)]
+    kept = [f"checkpoint_{images:012d}" for images in (256, 192, 128)]
     assert checkpoint_names(str(folder)) == kept
     best = json.loads((folder / "best.json").read_text())
     records = read_records(str(folder))
     values = [(record["fd_digits"], record["images"]) for record in records]
-    assert len(records) == 10
+    assert len(records) == 4
     assert min(values) == (best["value"], best["images"])
+    assert min(values) != values[-1]
     assert [entry.name for entry in folder.glob("best_*")] == [best["release"]]
 
 
@@ -493,6 +498,51 @@ def test_samples_are_written_at_every_evaluation(tmp_path: Path) -> None:
     run(config(tmp_path))
     names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
     assert names == ["fakes_000000.320.png", "fakes_000000.640.png"]
+
+
+def test_samples_show_what_the_same_latents_have_become(tmp_path: Path) -> None:
+    # Networks without running statistics, which do not learn.
+    run(config(tmp_path, "model.name=r3gan", "optim.g.lr=1e-12", "optim.d.lr=1e-12"))
+    first, second = (np.asarray(Image.open(file), int) for file in (tmp_path / "run" / "samples").iterdir())
+    assert first.std() > 5
+    assert np.abs(first - second).max() <= 1
+
+
+class _Stopwatch(LocalContext):
+    """Knows when a run's first step began and its last one ended."""
+
+    began = ended = 0.0
+    seen = 0
+
+    def before_writing(self) -> None:
+        self.began = self.began or time.perf_counter()
+
+    def progress(self, progress: Progress) -> None:
+        if progress.images > self.seen:
+            self.seen, self.ended = progress.images, time.perf_counter()
+
+
+def test_speed_is_that_of_training_without_its_evaluations(tmp_path: Path) -> None:
+    settings = config(
+        tmp_path,
+        "data.path=builtin://shapes?count=64&resolution=16",
+        "eval.extractor=tests.extractors:Slow",
+        "eval.every_kimg=0.16",
+    )
+    torch.set_num_threads(1)
+    watch = _Stopwatch(settings.run_uri)
+    outcome = train(settings, watch)
+    assert outcome.images_per_second is not None
+    evaluated_s = 3 * Slow.WAIT_S  # the fourth comes after the last step
+    assert 640 / outcome.images_per_second <= watch.ended - watch.began - evaluated_s
+
+
+def test_a_run_that_is_told_to_stop_by_what_it_measured_takes_no_further_step(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    # As a search does it, whose scheduler answers to a report.
+    outcome = run(settings, should_stop=lambda: (tmp_path / "run" / "best.json").exists())
+    assert (outcome.images, outcome.finished) == (320, False)
+    assert checkpoint_names(settings.run_uri) == ["checkpoint_000000000320"]
 
 
 def test_reference_statistics_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
