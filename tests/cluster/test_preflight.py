@@ -68,7 +68,7 @@ def test_nodes_may_have_torch_in_builds_of_their_own() -> None:
 
 
 def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
-    told = Facts({}, shm=(64 * 2**20, 60 * 2**20))
+    told = Facts({}, shm=(64 * 2**20, 2**20))  # a store that runs holds most of it
     assert small_shm(NodeAnswer("10.0.0.1", 50e6, told)) is None
     warning = small_shm(NodeAnswer("10.0.0.1", 6.8e9, told))
     assert warning is not None
