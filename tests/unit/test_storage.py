@@ -93,6 +93,15 @@ def test_text_is_appended(root: str) -> None:
         storage.read_text(uri)
 
 
+def test_what_another_process_has_written_is_listed(bucket: str, backend: str) -> None:
+    others = {"s3fs": StorageOptions("pyarrow"), "pyarrow": StorageOptions("s3fs")}[backend]
+    for number in range(3):
+        storage.configure(others)
+        storage.write_bytes(f"{bucket}/run/{number}", b"x")
+        storage.configure(StorageOptions(backend))  # type: ignore[arg-type]
+        assert storage.names(f"{bucket}/run") == [str(one) for one in range(number + 1)]
+
+
 def test_a_copy_that_fails_has_no_manifest(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     for name in ("a.json", "manifest.json", "state.json"):
