@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -41,21 +42,6 @@ def printed_apart(script: str, *arguments: str, ray_folder: str, timeout_s: floa
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody takes before a head does, which binds some of them many seconds later.
-
-    They are none that the kernel hands out (from 32768) and none of Ray's workers' (up to 19999).
-    """
-    found: list[int] = []
-    for port in random.SystemRandom().sample(range(20000, 32768), 200):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("no ports are free")
 
 
 def _listens(port: int) -> bool:

@@ -12,7 +12,7 @@ from gan_dist.cluster import checkup, reach
 from gan_dist.cluster.connect import join
 from gan_dist.cluster.reach import Answer, ask, require_reachable
 from gan_dist.errors import ClusterError
-from tests.s3 import free_port
+from tests.ports import free_port
 from tests.web import serving
 
 

@@ -19,7 +19,8 @@ import boto3
 import pytest
 import yaml
 
-from tests.heads import ROOT, environment, free_ports
+from tests.heads import ROOT, environment
+from tests.ports import free_ports
 from tests.s3 import KEYS, s3_server
 from tests.web import serving
 

@@ -146,7 +146,7 @@ def answer_to(channel: grpc.Channel, path: str, kind: str, token: str | None) ->
     metadata = [("authorization", f"Bearer {token}")] if token else []
     call = getattr(channel, kind)(path)
     try:
-        answer = call(iter([b""]) if kind.startswith("stream") else b"", timeout=10, metadata=metadata)
+        answer = call(iter([b""]) if kind.startswith("stream") else b"", timeout=60, metadata=metadata)
         if kind.endswith("stream"):
             list(answer)
     except grpc.RpcError as error:
@@ -159,7 +159,7 @@ def test_nothing_is_done_for_one_without_the_token(head: Head, token: str | None
     writing = routes(head, "POST", "PUT", "DELETE", "PATCH")
     assert {path for _, path in writing} >= {"/api/jobs/", "/report_events", "/api/job_agent/jobs/"}
     writing.append(("POST", "/get_or_create_runtime_env"))  # of an agent that logs no routes
-    given: dict[str, Any] = {"headers": {"Authorization": f"Bearer {token}"} if token else {}, "timeout": 10}
+    given: dict[str, Any] = {"headers": {"Authorization": f"Bearer {token}"} if token else {}, "timeout": 60}
     services, refusing = calls(), Counter[str]()
     for host, port in listening(head):
         url = f"http://{host}:{port}"

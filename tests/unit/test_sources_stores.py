@@ -16,7 +16,8 @@ from gan_dist.data.sources.items import SourceOptions
 from gan_dist.errors import DataError, StorageError
 from gan_dist.storage import StorageOptions
 from tests.faults import Proxy, proxy
-from tests.s3 import free_port, refusing_server
+from tests.ports import free_port
+from tests.s3 import refusing_server
 from tests.unit.test_storage import use
 
 

@@ -24,7 +24,8 @@ from gan_dist.data.verify import sha256_of, verify_set
 from gan_dist.errors import DataError, StorageError
 from gan_dist.storage import StorageOptions
 from tests.faults import Proxy, proxy
-from tests.s3 import KEYS, free_port, refusing_server
+from tests.ports import free_port
+from tests.s3 import KEYS, refusing_server
 
 Backend = Literal["pyarrow", "s3fs"]
 SECRET = KEYS["AWS_SECRET_ACCESS_KEY"]
@@ -411,7 +412,7 @@ def test_verification_names_what_a_store_lacks_and_ends_where_it_fails(
     with pytest.raises(DataError, match=r"1 of 2 shards of .* damaged; .*\n  shard-00001\.parquet: missing$"):
         verify_set(root)
     manifest = read_manifest(root)
-    monkeypatch.setattr(verify, "read_manifest", lambda _: manifest)
+    monkeypatch.setattr(verify, "read_manifest", lambda *_, **__: manifest)
     running.faults.reset = 1.0
     with pytest.raises(StorageError, match="could not be used within"):
         verify_set(root)
