@@ -1,7 +1,8 @@
-"""Work done ahead in threads, a bounded number of values at a time."""
+"""Work done ahead in threads, a bounded number of values at a time; and threads that are left behind."""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_left: list[threading.Thread] = []
 
 
 def map_ahead(stack: ExitStack, function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
@@ -45,3 +48,17 @@ def ahead(values: Iterator[T]) -> Iterator[T]:
             yield value
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def leave_behind(thread: threading.Thread) -> None:
+    """Wait no longer for a daemon thread that is stuck in a library."""
+    _left.append(thread)
+
+
+def left_behind() -> set[threading.Thread]:
+    """Return those that are still at work: a process that has some must be ended by `os._exit`.
+
+    Python, when it ends, takes down each thread that comes back to it. If that is called from a library's
+    C++, as s3fs is from Arrow's, the whole process aborts.
+    """
+    return {thread for thread in _left if thread.is_alive()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 import typer
 
 from gan_dist.cli import bench, best, doctor, evaluate, export, pack, report, sample, submit, train, tune
 from gan_dist.errors import GanDistError
+from gan_dist.threads import left_behind
 
 app = typer.Typer(
     name="gan-dist",
@@ -30,10 +33,23 @@ app.command()(doctor.doctor)
 app.command()(bench.bench)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; a user's error is one message and exit code 2, without a traceback."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line, as all that a process does, and end that.
+
+    A user's error is one message and exit code 2, without a traceback.
+    """
+    code, earlier = 0, left_behind()
     try:
         app(arguments)
     except GanDistError as error:
         typer.echo(f"gan-dist: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):
+            raise
+        code = ended.code
+    if left_behind() - earlier:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

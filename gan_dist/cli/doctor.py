@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,7 @@ from gan_dist.cli.places import with_absolute_paths
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
-    from gan_dist.doctor.findings import Check, Examination, Finding
+    from gan_dist.doctor.findings import Check, Finding
 
 WRONG = 2
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -46,13 +45,8 @@ def doctor(
     found = examine(_checks(config, overrides or [], timeout))
     _show(found)
     if as_json:
-        typer.echo(json.dumps({"checks": [asdict(finding) for finding in found.findings]}))
-    code = WRONG if any(finding.level == "error" for finding in found.findings) else 0
-    if found.hung:
-        # Python waits for what libraries have started, and a check may hang in one.
-        sys.stdout.flush()
-        os._exit(code)
-    raise typer.Exit(code)
+        typer.echo(json.dumps({"checks": [asdict(finding) for finding in found]}))
+    raise typer.Exit(WRONG if any(finding.level == "error" for finding in found) else 0)
 
 
 def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[str, tuple[Check, float]]:
@@ -121,19 +115,19 @@ def _read(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
     return placed.model_copy(update={"storage": limited, "search": config.search})
 
 
-def _show(found: Examination) -> None:
+def _show(found: Sequence[Finding]) -> None:
     """Print a line for what is well, and three for what is not."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    for one in found.findings:
+    for one in found:
         level = Text(f"{one.level:<8}", style=COLOURS[one.level])
         console.print(level.append(f"{one.name:<10}{one.what}", style="default"))
         for label, text in (("why", one.why), ("do", one.remedy)):
             if text:
                 console.print(f"{'':<8}{label:<10}{text}")
-    count = Counter(one.level for one in found.findings)
+    count = Counter(one.level for one in found)
     console.print(
         f"{count['error']} error{'s' * (count['error'] != 1)}, "
         f"{count['warning']} warning{'s' * (count['warning'] != 1)}, {count['ok']} ok"

@@ -11,6 +11,7 @@ from typing import Literal
 
 from gan_dist.errors import GanDistError
 from gan_dist.storage.wording import reason
+from gan_dist.threads import leave_behind
 
 SECRETS = ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """Environment variables whose values no finding holds."""
@@ -34,31 +35,20 @@ class Finding:
 Check = Callable[[], Iterable[Finding]]
 
 
-@dataclass(frozen=True)
-class Examination:
-    """The findings of all checks, in the checks' order."""
-
-    findings: tuple[Finding, ...]
-    hung: bool
-    """Whether a check is still running, in a thread that is left behind."""
-
-
-def examine(checks: Mapping[str, tuple[Check, float]]) -> Examination:
-    """Run checks side by side and return what they find.
+def examine(checks: Mapping[str, tuple[Check, float]]) -> list[Finding]:
+    """Run checks side by side and return what they find, in their order.
 
     Args:
         checks: By name, each with the seconds after which it is given up. What one raises, and that it is
-            given up, is an error among the findings.
+            given up, is an error among the findings; its thread is left behind.
     """
     began = time.monotonic()
     running = {name: _Running(name, check) for name, (check, _) in checks.items()}
     findings: list[Finding] = []
-    hung = False
     for name, (_, limit_s) in checks.items():
         found, ended = running[name].result(max(0.0, began + limit_s - time.monotonic()))
         findings += found if ended else [*found, _given_up(name, limit_s)]
-        hung |= not ended
-    return Examination(tuple(findings), hung)
+    return findings
 
 
 class _Running:
@@ -79,7 +69,10 @@ class _Running:
     def result(self, seconds: float) -> tuple[list[Finding], bool]:
         """Wait for at most so long; return what was found until then, and whether that is all."""
         self._thread.join(seconds)
-        return [*self._found], not self._thread.is_alive()
+        if self._thread.is_alive():
+            leave_behind(self._thread)
+            return [*self._found], False
+        return self._found, True
 
 
 def told(name: str, error: GanDistError, why: str = "a run stops at it") -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from gan_dist.errors import AbsentError, GanDistError, StorageError
 from gan_dist.storage.filesystems import options
 from gan_dist.storage.probe import store_says
 from gan_dist.storage.wording import reason, shown
+from gan_dist.threads import leave_behind
 
 T = TypeVar("T")
 
@@ -157,6 +158,7 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     if not done:
+        leave_behind(thread)
         raise TimeoutError("no answer")
     return done[0]
 

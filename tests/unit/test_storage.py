@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -418,3 +420,28 @@ def test_verification_names_what_a_store_lacks_and_ends_where_it_fails(
         verify_set(root)
     with refusing_server("AccessDenied") as (url, _), pytest.raises(StorageError, match="refuses access"):
         verify_set(f"{bucket}?endpoint_override={url.removeprefix('http://')}&scheme=http")
+
+
+STUCK = """
+import time
+import pyarrow
+from gan_dist import cli, storage
+from gan_dist.storage.retry import retrying
+
+class Silent:
+    closed = False
+
+    def read(self, size):
+        while True:
+            time.sleep(0.001)
+
+storage.configure(storage.StorageOptions(timeout_s=0.2))
+cli.app = lambda _: retrying("s3://bucket/file", lambda: pyarrow.PythonFile(Silent(), mode="r").read(1))
+cli.main([])
+"""
+
+
+def test_a_store_that_stays_silent_ends_a_command_as_any_error_does() -> None:
+    done = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, check=False)
+    said = "gan-dist: s3://bucket/file could not be used within 0 s, in 1 tries: no answer; "
+    assert (done.returncode, done.stderr.startswith(said), done.stderr.count("\n")) == (2, True, 1), done
