@@ -229,8 +229,9 @@ def test_faults_are_survived_and_contents_are_exact(
 
 def test_a_stall_ends_within_the_time_limit(faulty: tuple[Proxy, str], backend: str) -> None:
     running, root = faulty
-    use(backend, timeout_s=3.0)
+    use(backend)
     storage.write_bytes(storage.join(root, "x"), os.urandom(100_000))
+    use(backend, timeout_s=3.0)
     running.faults.stall = 1.0
     began = time.monotonic()
     with pytest.raises(StorageError, match=r"could not be used within 3 s, in \d+ tries") as caught:
@@ -373,12 +374,14 @@ def test_a_damaged_shard_is_said_alike_everywhere(
 
 def test_a_store_that_fails_is_no_damage(faulty: tuple[Proxy, str], bucket: str, backend: str) -> None:
     running, root = faulty
-    use(backend, timeout_s=3.0)
+    use(backend)
     shards(bucket)
     images = ShardSet(root)
+    use(backend, timeout_s=3.0)
     running.faults.reset = 1.0
     with pytest.raises(StorageError, match="could not be used within"):
         find_damage(images, [0])
+    use(backend)
     with refusing_server("AccessDenied") as (url, _):
         images.uri = f"{bucket}?endpoint_override={url.removeprefix('http://')}&scheme=http"
         del images._files
@@ -408,16 +411,18 @@ def test_verification_names_what_a_store_lacks_and_ends_where_it_fails(
     faulty: tuple[Proxy, str], bucket: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, root = faulty
-    use(backend, timeout_s=3.0)
+    use(backend)
     shards(bucket)
     storage.delete_file(storage.join(bucket, "shard-00001.parquet"))
     with pytest.raises(DataError, match=r"1 of 2 shards of .* damaged; .*\n  shard-00001\.parquet: missing$"):
         verify_set(root)
     manifest = read_manifest(root)
     monkeypatch.setattr(verify, "read_manifest", lambda *_, **__: manifest)
+    use(backend, timeout_s=3.0)
     running.faults.reset = 1.0
     with pytest.raises(StorageError, match="could not be used within"):
         verify_set(root)
+    use(backend)
     with refusing_server("AccessDenied") as (url, _), pytest.raises(StorageError, match="refuses access"):
         verify_set(f"{bucket}?endpoint_override={url.removeprefix('http://')}&scheme=http")
 

@@ -374,6 +374,7 @@ def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, tmp
         with pytest.raises(StorageError, match=r"checkpoint_\d+/\S* could not be used within 3 s"):
             states.load_latest(state, run_uri)
         store.faults.planned = []
+        storage.configure(StorageOptions())
         assert states.load_latest(state, run_uri) == []
     assert state.images == 320
 
