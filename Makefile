@@ -40,6 +40,12 @@ soak: setup  ## what is tested at length: many kills, many drains, a conditional
 quick: setup  ## the tests that need no cluster and no patience
 	@$(PYTEST) -m "not slow and not ray and not soak" $(ARGS)
 
+floor: setup  ## the quick tests with the oldest versions that pyproject.toml allows
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-floor
+	@$(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.11 pyproject.toml -o .venv-floor/floor.txt
+	@VIRTUAL_ENV=.venv-floor $(BIN)/uv pip install --quiet --constraints .venv-floor/floor.txt --group dev -e .
+	@$(MAKE) --no-print-directory BIN=.venv-floor/bin quick
+
 check: setup  ## what CI runs: ruff, format, mypy strict, all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -51,6 +57,6 @@ lock: setup  ## renew requirements.lock from pyproject.toml
 	    --custom-compile-command "make lock" --group dev pyproject.toml -o requirements.lock
 
 clean:  ## remove .venv and caches, not runs/
-	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test soak quick check lock clean
+.PHONY: help setup demo test soak quick floor check lock clean
