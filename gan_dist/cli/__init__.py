@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from gan_dist.cli import bench, best, doctor, evaluate, export, pack, report, sample, submit, train, tune
 from gan_dist.errors import GanDistError
+from gan_dist.machine import own_version
 from gan_dist.threads import left_behind
 
 app = typer.Typer(
     name="gan-dist",
-    help="Train GANs on your own images, on a laptop or across a Ray cluster.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,6 +31,21 @@ app.command()(tune.tune)
 app.command(context_settings={"allow_interspersed_args": False})(submit.submit)
 app.command()(doctor.doctor)
 app.command()(bench.bench)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gan-dist {own_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train GANs on your own images, on a laptop or across a Ray cluster."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

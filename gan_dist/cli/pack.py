@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
-from gan_dist.cli.places import absolute
+from gan_dist.cli.places import absolute, program, short
 from gan_dist.errors import DataError
 
 if TYPE_CHECKING:
@@ -179,8 +181,21 @@ def _pack(
     if enlarged := int(manifest.settings["enlarged"]):
         typer.echo(f"  {enlarged:,} enlarged, being smaller than {plan.resolution} pixels")
     typer.echo(damaged, err=True, nl=False)
+    typer.echo(f"train on it with\n  {shlex.join([*program('train'), *_training_on(dest, plan.resolution)])}")
     if as_json:
         typer.echo(json.dumps(result))
+
+
+def _training_on(dest: str, resolution: int) -> list[str]:
+    """Return what `train` is called with to train on a set, after which the run is named.
+
+    Networks make images whose edge is a power of two; others are resized as they are read.
+    """
+    last = dest.partition("?")[0].rstrip("/").rpartition("/")[2]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-") or "mine"
+    edge = max(8, 1 << (resolution.bit_length() - 1))
+    resized = [] if edge == resolution else [f"data.resolution={edge}"]
+    return ["shapes", f"name={name}", f"data.path={short(dest)}", *resized]
 
 
 def _summary(dest: str, plan: Plan) -> dict[str, object]:

@@ -37,7 +37,10 @@ def train(
         typer.echo(json.dumps(config_schema(), indent=2))
         return
     config = require_configuration(config)
-    resolved = with_absolute_paths(load_config(config, overrides or []))
+    loaded = load_config(config, overrides or [])
+    if loaded.search is not None:
+        typer.echo("note: this trains one run; its section search is what gan-dist tune goes by", err=True)
+    resolved = with_absolute_paths(loaded)
     if dry_run:
         from gan_dist.training.summary import summarise
 

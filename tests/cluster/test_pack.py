@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,7 +189,11 @@ def test_a_packed_folder_is_what_a_plain_loop_makes(
 
     before = contents(tmp_path)
     run(*command)
-    assert "is complete already" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert "is complete already" in told[0]
+    arguments = shlex.split(told[told.index("train on it with") + 1])
+    run(*arguments[arguments.index("train") :], "--dry-run")
+    assert "images: 300 of 24x24x3, read at 16x16" in capsys.readouterr().out
     assert contents(tmp_path) == before
     with pytest.raises(
         DataError, match=r"begun with another plan: filter was lanczos and is box; give the same"

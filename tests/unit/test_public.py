@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_help_names_arguments_as_the_readme_does_and_cuts_no_sentence() -> None:
         assert places[0] == "OPTIONS"
         assert [place for place in places if not re.fullmatch("[A-Z_=]+", place)] == [], usage
         assert "[[" not in usage
+
+
+def test_the_version_is_told() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"gan-dist {version('gan-dist')}\n"
+
+
+def test_train_says_that_a_search_is_for_tune() -> None:
+    said = "note: this trains one run; its section search is what gan-dist tune goes by\n"
+    assert CliRunner().invoke(app, ["train", "search-digits", "--dry-run"]).stderr == said
+    assert CliRunner().invoke(app, ["train", "digits", "--dry-run"]).stderr == ""
 
 
 @pytest.mark.parametrize(
