@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
+from weakref import WeakSet
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_left: list[threading.Thread] = []
+_left: WeakSet[threading.Thread] = WeakSet()
 
 
 def map_ahead(stack: ExitStack, function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
@@ -52,7 +53,7 @@ def ahead(values: Iterator[T]) -> Iterator[T]:
 
 def leave_behind(thread: threading.Thread) -> None:
     """Wait no longer for a daemon thread that is stuck in a library."""
-    _left.append(thread)
+    _left.add(thread)
 
 
 def left_behind() -> set[threading.Thread]:
