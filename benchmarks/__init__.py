@@ -1,1 +1,1 @@
-"""Measurements that need more than `gan-dist bench`: their servers and faults come from the tests."""
+"""Benchmarks: ratios to references measured in the same run, with hardware, date and command."""

@@ -15,20 +15,20 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from gan_dist import release
-from gan_dist.bench.record import environment
+from benchmarks.record import environment
 from gan_dist.config import RunConfig, load_config
-from gan_dist.config.papers import PAPERS
+from gan_dist.config.loss_defaults import PAPERS
+from gan_dist.core.errors import NonFiniteError
+from gan_dist.core.host import cores
+from gan_dist.core.progress import ProgressLine
+from gan_dist.data.batches.readers import read_all
 from gan_dist.data.builtin import DIGITS
-from gan_dist.data.resident import read_all
-from gan_dist.data.shards import ShardSet
-from gan_dist.errors import NonFiniteError
-from gan_dist.generation import Release
-from gan_dist.machine import cores
-from gan_dist.metrics.digits import load_digits
-from gan_dist.metrics.frechet import frechet_distance
-from gan_dist.metrics.moments import Moments
-from gan_dist.progress import ProgressLine
+from gan_dist.data.shards.shard_set import ShardSet
+from gan_dist.evaluation.extractors.digits import load_digits
+from gan_dist.evaluation.metrics.frechet import frechet_distance
+from gan_dist.evaluation.metrics.moments import Moments
+from gan_dist.models import release
+from gan_dist.models.generator import Release
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 

@@ -20,13 +20,13 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from gan_dist import storage
+from gan_dist.core import storage
+from gan_dist.core.storage import StorageOptions
+from gan_dist.data.batches.loader import batches
+from gan_dist.data.batches.readers import READERS, ThreadedReader
 from gan_dist.data.builtin import Shapes
-from gan_dist.data.loader import batches
 from gan_dist.data.order import Order
-from gan_dist.data.resident import READERS, Direct
-from gan_dist.data.shards import ShardSet, write_set
-from gan_dist.storage import StorageOptions
+from gan_dist.data.shards.shard_set import ShardSet, write_set
 from tests.faults import proxy
 from tests.s3 import KEYS, make_bucket, s3_server
 
@@ -70,7 +70,7 @@ def _reader_rate(uri: str) -> tuple[float, int]:
     began = time.perf_counter()
     seen = sum(
         int(rows.pixels.sum(dtype=np.int64))
-        for rows in batches(order, Direct(images), rank=0, world_size=1, start=0, stop=EPOCHS * COUNT)
+        for rows in batches(order, ThreadedReader(images), rank=0, world_size=1, start=0, stop=EPOCHS * COUNT)
     )
     return EPOCHS * COUNT / (time.perf_counter() - began), seen
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from gan_dist.cluster.connect import connect
+from gan_dist.data.batches.loader import batches
+from gan_dist.data.batches.ray_reader import RayDataReader
 from gan_dist.data.builtin import Shapes
-from gan_dist.data.loader import batches
 from gan_dist.data.order import Order
-from gan_dist.data.shards import ShardSet, write_set
-from gan_dist.data.stream import Streamed
+from gan_dist.data.shards.shard_set import ShardSet, write_set
 
 COUNT, EPOCHS = 16_384, 20
 
@@ -35,7 +35,7 @@ def main() -> None:
         before = shutil.disk_usage("/dev/shm").used
         images = ShardSet(str(Path(folder, "set")))
         order = Order(images.group_rows, seed=0, batch_size=256, streams=None, window=4096)
-        reader = batches(order, Streamed(images), rank=0, world_size=1, start=0, stop=EPOCHS * COUNT)
+        reader = batches(order, RayDataReader(images), rank=0, world_size=1, start=0, stop=EPOCHS * COUNT)
         for number, _ in enumerate(reader, 1):
             if number * 256 % COUNT == 0:
                 _, resident, shared = map(int, Path("/proc/self/statm").read_text().split()[:3])

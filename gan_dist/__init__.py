@@ -11,11 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gan_dist.generation import Release
-    from gan_dist.release import load
+    from gan_dist.models.generator import Release
+    from gan_dist.models.release import load
 
 __all__ = ["Release", "load"]
-_ROOMS = {"Release": "generation", "load": "release"}
+_ROOMS = {"Release": "models.generator", "load": "models.release"}
 
 
 def __getattr__(name: str) -> Any:

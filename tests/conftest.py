@@ -13,8 +13,8 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from gan_dist import storage
-from gan_dist.storage import StorageOptions
+from gan_dist.core import storage
+from gan_dist.core.storage import StorageOptions
 from tests.s3 import KEYS, make_bucket, s3_server
 from tests.searches import measured_run
 

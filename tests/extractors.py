@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gan_dist.metrics.features import Features
+from gan_dist.evaluation.extractors.features import Features
 
 
 class Means:

@@ -19,12 +19,12 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from gan_dist.cluster import trainer
-from gan_dist.cluster.board import News
-from gan_dist.progress import Outcome
-from gan_dist.training.state import newest_images
+from gan_dist.cluster.train import driver
+from gan_dist.cluster.train.status import RunStatus
+from gan_dist.core.progress import Outcome
+from gan_dist.training.checkpoint import newest_images
 from tests.heads import BIN
-from tests.unit.test_training import config
+from tests.unit.training.test_training import config
 
 GRACE_S = 120
 PATIENCE_S = 900
@@ -57,11 +57,11 @@ class Watched:
 
     def _run(self) -> None:
         try:
-            self.seen.outcome = trainer.run(self._config, self._show, self._stop.is_set)
+            self.seen.outcome = driver.run(self._config, self._show, self._stop.is_set)
         except Exception as error:
             self.seen.error = repr(error)
 
-    def _show(self, news: News) -> None:
+    def _show(self, news: RunStatus) -> None:
         seen = self.seen
         if seen.nodes and not news.nodes:
             seen.lost.append(seen.images - newest_images(self._config.run_uri))
@@ -118,7 +118,7 @@ def once(cluster: Cluster, folder: str) -> Seen:
 def often(cluster: Cluster, folder: str, drains: int, seed: int) -> Seen:
     """At random moments one of the run's nodes is drained, and another comes."""
     chance = random.Random(seed)
-    trainer.GROW_S = 1.0
+    driver.GROW_S = 1.0
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     watched = Watched(folder)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from gan_dist import models, randomness, release
+from gan_dist import models
 from gan_dist.config import load_config, to_yaml
-from gan_dist.evaluation.work import Request
-from gan_dist.generation import ImageShape
-from gan_dist.storage import StorageOptions
+from gan_dist.core import rng
+from gan_dist.core.storage import StorageOptions
+from gan_dist.evaluation.tasks import Request
+from gan_dist.models import release
+from gan_dist.models.generator import ImageShape
 
 
 def untrained(folder: Path, *overrides: str) -> str:
@@ -19,10 +21,10 @@ def untrained(folder: Path, *overrides: str) -> str:
     settings = load_config("digits", [*small, *overrides])
     classes = 10 if settings.model.conditional else 0
     generator, _ = models.build(settings.model, resolution=8, channels=1, classes=classes)
-    models.initialise(generator, randomness.generator(0, "generator"))
+    models.initialise(generator, rng.generator(0, "generator"))
     if classes:  # which make no difference before training
         for number, weights in enumerate(generator.parameters()):
-            weights.data += 0.2 * randomness.normal(tuple(weights.shape), 0, "shaken", number)
+            weights.data += 0.2 * rng.normal(tuple(weights.shape), 0, "shaken", number)
     release.write_best(
         settings.run_uri,
         generator,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from gan_dist import storage
-from gan_dist.folders import to_json, write_folder
-from gan_dist.telemetry import METRICS
+from gan_dist.artifacts.records import METRICS
+from gan_dist.core import storage
+from gan_dist.core.storage.hashed_folder import to_json, write_folder
 from tests.releases import untrained
 
 Record = dict[str, Any]

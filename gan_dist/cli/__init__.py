@@ -8,10 +8,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from gan_dist.cli import bench, best, doctor, evaluate, export, pack, report, sample, submit, train, tune
-from gan_dist.errors import GanDistError
-from gan_dist.machine import own_version
-from gan_dist.threads import left_behind
+from gan_dist.cli import best, doctor, evaluate, export, pack, report, sample, submit, train, tune
+from gan_dist.core.errors import GanDistError
+from gan_dist.core.host import own_version
+from gan_dist.core.threads import left_behind
 
 app = typer.Typer(
     name="gan-dist",
@@ -30,7 +30,15 @@ app.command()(report.report)
 app.command()(tune.tune)
 app.command(context_settings={"allow_interspersed_args": False})(submit.submit)
 app.command()(doctor.doctor)
-app.command()(bench.bench)
+
+
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def bench() -> None:
+    """Point to the benchmarks, which are not in the installed package."""
+    raise GanDistError(
+        "the benchmarks are run in a checkout of the project: python -m benchmarks NAME "
+        "(benchmarks/README.md lists them)"
+    )
 
 
 def _tell_version(wanted: bool) -> None:

@@ -12,10 +12,10 @@ import typer
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
 from gan_dist.cli.places import absolute, program, short, with_absolute_paths
 from gan_dist.cli.train import train_and_tell
-from gan_dist.errors import GanDistError
+from gan_dist.core.errors import GanDistError
 
 if TYPE_CHECKING:
-    from gan_dist.best import Found
+    from gan_dist.artifacts.best import BestRelease
     from gan_dist.config import RunConfig
 
 
@@ -38,19 +38,19 @@ def best(
 ) -> None:
     """Copy the best checkpoint of a search or run as a release. No cluster is needed."""
     check(overrides, to, retrain=retrain)
-    from gan_dist.best import find_best
+    from gan_dist.artifacts.best import find_best
 
     found = find_best(absolute(source))
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if retrain:
-        from gan_dist.training.summary import prepare
+        from gan_dist.training.preflight import prepare
 
         # What is wrong with its settings is said before anything is written.
         prepare(retraining(found, found.release, overrides or [])[0])
     folder, there_already = found.release, False
     if to is not None:
-        from gan_dist.publish import copy_release
+        from gan_dist.artifacts.publish import copy_release
 
         folder = absolute(to)
         there_already = not copy_release(found, folder)
@@ -87,7 +87,7 @@ def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> 
         raise GanDistError("--retrain needs --to DIR, where the configuration that it trains is kept")
 
 
-def retraining(found: Found, folder: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
+def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
     """Return the run that trains a winner's configuration from the start, beside the search or run.
 
     Args:
@@ -101,9 +101,9 @@ def retraining(found: Found, folder: str, overrides: Sequence[str]) -> tuple[Run
     Raises:
         ConfigError: an override is wrong.
     """
-    from gan_dist import storage
     from gan_dist.config import load_config
-    from gan_dist.release import CONFIG
+    from gan_dist.core import storage
+    from gan_dist.models.release import CONFIG
 
     settings = [f"train.{one}" if one.startswith("kimg=") else one for one in overrides]
     source, name = storage.join(folder, CONFIG), f"name={found.name}-best"
@@ -112,13 +112,13 @@ def retraining(found: Found, folder: str, overrides: Sequence[str]) -> tuple[Run
     return with_absolute_paths(config), arguments
 
 
-def _print_found(found: Found, folder: str, *, there_already: bool) -> None:
+def _print_found(found: BestRelease, folder: str, *, there_already: bool) -> None:
     trial = "" if found.trial is None else f", of trial {found.trial} among {found.trials}"
     typer.echo(f"{found.metric} {found.value:.6g} after {found.images / 1000:g} kimg{trial}")
     typer.echo(f"  release  {short(folder)}{', where it was already' if there_already else ''}")
 
 
-def _print_next(found: Found, folder: str, *, copied: bool) -> None:
+def _print_next(found: BestRelease, folder: str, *, copied: bool) -> None:
     """Print the commands that use the release and that train its configuration for longer."""
     release = short(folder)
     commands = [[*program("sample"), release], [*program("evaluate"), release]]

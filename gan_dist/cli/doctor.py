@@ -15,7 +15,7 @@ from gan_dist.cli.places import with_absolute_paths
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
-    from gan_dist.doctor.findings import Check, Finding
+    from gan_dist.core.findings import Check, Finding
 
 WRONG = 2
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -40,7 +40,7 @@ def doctor(
     That is in this machine, the cluster in RAY_ADDRESS, the storage and a configuration. It starts no cluster
     and leaves nothing behind. The exit code is 0 without errors, warnings or not, and 2 with one.
     """
-    from gan_dist.doctor.findings import examine
+    from gan_dist.core.findings import examine
 
     found = examine(_checks(config, overrides or [], timeout))
     _show(found)
@@ -52,12 +52,12 @@ def doctor(
 def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[str, tuple[Check, float]]:
     """Return the checks by name, each with the seconds that it may take."""
     # Libraries are imported here, before any check's time runs, and by one thread.
-    from gan_dist.cluster import checkup
-    from gan_dist.cluster.reach import cluster_address
-    from gan_dist.doctor import host
-    from gan_dist.doctor.findings import told
-    from gan_dist.errors import ConfigError
-    from gan_dist.storage import configure
+    from gan_dist.cluster.nodes import doctor_checks
+    from gan_dist.cluster.nodes.head_probe import cluster_address
+    from gan_dist.core.errors import ConfigError
+    from gan_dist.core.findings import told
+    from gan_dist.core.storage import configure
+    from gan_dist.doctor import machine_checks
 
     config: RunConfig | None = None
     problems: list[Finding] = []
@@ -69,28 +69,28 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
     wanted = config.scale.gpus_per_worker if config and local else 0.0
     workers, cpus = (config.scale.workers, config.scale.cpus_per_worker) if config else (1, 1.0)
     checks: dict[str, Check] = {
-        "packages": host.packages,
-        "gpus": lambda: host.gpus(wanted),
-        "cores": host.cores,
-        "memory": host.memory,
-        "shm": host.shm,
-        "threads": lambda: host.threads(workers, cpus),
-        "name": host.name,
-        "ports": checkup.ports,
-        "token": checkup.token,
-        "cluster": lambda: checkup.cluster(config, most, timeout_s),
+        "packages": machine_checks.packages,
+        "gpus": lambda: machine_checks.gpus(wanted),
+        "cores": machine_checks.cores,
+        "memory": machine_checks.memory,
+        "shm": machine_checks.shm,
+        "threads": lambda: machine_checks.threads(workers, cpus),
+        "name": machine_checks.name,
+        "ports": doctor_checks.ports,
+        "token": doctor_checks.token,
+        "cluster": lambda: doctor_checks.cluster(config, most, timeout_s),
         "config": lambda: problems,
     }
     most = config.search.concurrent if config and config.search else None
     if config is not None:
-        from gan_dist.doctor import run
+        from gan_dist.doctor import run_checks
 
         known = config
         configure(known.storage.options)
         checks |= {
-            "storage": lambda: run.rights(known),
-            "clock": lambda: run.clock(known, timeout_s / 2),
-            "data": lambda: run.contents(known),
+            "storage": lambda: run_checks.rights(known),
+            "clock": lambda: run_checks.clock(known, timeout_s / 2),
+            "data": lambda: run_checks.contents(known),
         }
     # A cluster is joined, and then its nodes are asked.
     return {name: (check, timeout_s * (2 if name == "cluster" else 1)) for name, check in checks.items()}

@@ -13,13 +13,13 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
 from gan_dist.cli.places import absolute, require_png, short
-from gan_dist.errors import DataError
+from gan_dist.core.errors import DataError
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig, ScaleConfig
+    from gan_dist.core.storage import StorageOptions
     from gan_dist.evaluation.assess import Assessment
-    from gan_dist.evaluation.work import Request
-    from gan_dist.storage import StorageOptions
+    from gan_dist.evaluation.tasks import Request
 
 METRICS = ("fid", "kid", "is", "pr", "dc", "memorisation")
 
@@ -71,9 +71,11 @@ def evaluate(
     """
     check(metrics, out)
     chosen = _chosen(metrics)
-    from gan_dist import release, storage, telemetry  # brings torch
     from gan_dist.config import ScaleConfig
-    from gan_dist.evaluation.work import Request
+    from gan_dist.core import storage
+    from gan_dist.core.images import write_png
+    from gan_dist.evaluation.tasks import Request
+    from gan_dist.models import release
 
     if "memorisation" in chosen:
         storage.require_writable(absolute(out))
@@ -96,7 +98,7 @@ def evaluate(
     for name, value in found.figures.items():
         typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
     if found.nearest is not None:
-        telemetry.write_png(absolute(out), found.nearest)
+        write_png(absolute(out), found.nearest)
         out = short(absolute(out))
         typer.echo(f"the generated images nearest to a training image, each beside it, are in {out}")
     if as_json:
@@ -106,7 +108,7 @@ def evaluate(
 
 def _reached_by(config: RunConfig) -> StorageOptions:
     """Return how stores are reached: as the run's, but by --backend where that is not the default."""
-    from gan_dist.storage import StorageOptions, options
+    from gan_dist.core.storage import StorageOptions, options
 
     chosen, own = options().backend, config.storage.options
     return own if chosen == StorageOptions().backend else replace(own, backend=chosen)
@@ -138,9 +140,9 @@ def _chosen(metrics: str) -> tuple[str, ...]:
 
 def _assess(request: Request, scale: ScaleConfig) -> Assessment:
     """Measure in this process where one is enough, otherwise on the cluster; show how far it is."""
+    from gan_dist.core.progress import CountProgress
     from gan_dist.evaluation.assess import assess
-    from gan_dist.evaluation.work import Workers, here
-    from gan_dist.progress import CountProgress
+    from gan_dist.evaluation.tasks import Workers, here
 
     with CountProgress(0, "images") as progress, ExitStack() as connected:
         if scale.workers == 1 and "RAY_ADDRESS" not in os.environ:
@@ -149,7 +151,7 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
         else:
             progress.note("starting workers")
             from gan_dist.cluster.connect import cluster
-            from gan_dist.cluster.parts import ray_workers
+            from gan_dist.cluster.evaluation_pool import ray_workers
 
             connected.enter_context(cluster(scale, evaluating=True))
             do = connected.enter_context(ray_workers(scale))
@@ -170,6 +172,6 @@ def _require_here(scale: ScaleConfig) -> None:
         CapacityError: it has not what was asked for.
     """
     if scale.cpus_per_worker > 1 or scale.gpus_per_worker:
-        from gan_dist.cluster.capacity import require_room, this_machine  # brings Ray
+        from gan_dist.cluster.nodes.resources import require_room, this_machine  # brings Ray
 
         require_room(scale, [this_machine()], "this machine", evaluating=True)

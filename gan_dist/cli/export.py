@@ -12,7 +12,7 @@ from gan_dist.cli.options import AsJson, Backend
 from gan_dist.cli.places import absolute, short
 
 if TYPE_CHECKING:
-    from gan_dist.export import Exported
+    from gan_dist.artifacts.export import Exported
 
 
 def export(
@@ -27,7 +27,7 @@ def export(
 ) -> None:
     """Write a generator as one file that runs without gan-dist. Their images are compared first."""
     check(to)
-    from gan_dist import export as room
+    from gan_dist.artifacts import export as room
 
     exported = room.export(absolute(source), absolute(to))
     written = short(absolute(to))
@@ -45,7 +45,7 @@ def check(to: str) -> None:
     Raises:
         GanDistError: the file would have another format's name.
     """
-    from gan_dist.export import kind  # brings torch
+    from gan_dist.artifacts.export import kind  # brings torch
 
     kind(to)
 

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from gan_dist.storage import BACKENDS, configure, options
+from gan_dist.core.storage import BACKENDS, configure, options
 
 INTERRUPTED = 130
 """The exit code of a verb that was asked to stop, as a shell has it for SIGINT."""

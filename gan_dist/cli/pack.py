@@ -12,13 +12,13 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
 from gan_dist.cli.places import absolute, program, short
-from gan_dist.errors import DataError
+from gan_dist.core.errors import DataError
 
 if TYPE_CHECKING:
-    from gan_dist.data.decode import Decoding
-    from gan_dist.data.manifest import Manifest
-    from gan_dist.data.packplan import Plan
-    from gan_dist.data.sources.items import Source, SourceOptions
+    from gan_dist.data.packing.decode import Decoding
+    from gan_dist.data.packing.plan import Plan
+    from gan_dist.data.packing.sources.items import Source, SourceOptions
+    from gan_dist.data.shards.manifest import Manifest
 
 
 def pack(
@@ -59,8 +59,8 @@ def pack(
 ) -> None:
     """Turn images into shards to train from. The same command again continues, --verify DEST checks."""
     check(dest, resolution, channels, filter, shard_mb, max_bad, verify=verify)
-    from gan_dist.data.decode import Decoding
-    from gan_dist.data.sources.items import SourceOptions
+    from gan_dist.data.packing.decode import Decoding
+    from gan_dist.data.packing.sources.items import SourceOptions
 
     if dest is None or resolution is None:  # as they are with --verify alone
         _verify(absolute(source), as_json)
@@ -99,8 +99,8 @@ def check(
     Raises:
         DataError: one is missing, superfluous, or out of its range.
     """
-    from gan_dist.data import packplan
-    from gan_dist.data.decode import Decoding
+    from gan_dist.data.packing.decode import Decoding
+    from gan_dist.data.packing.plan import require_settings
 
     if verify:
         if dest is not None:
@@ -109,19 +109,19 @@ def check(
     if dest is None or resolution is None:
         missing = "DEST" if dest is None else "--resolution"
         raise DataError(f"{missing} is missing: gan-dist pack SOURCE DEST --resolution 64")
-    packplan.require_settings(Decoding(resolution, channels, filter), shard_mb, max_bad)
+    require_settings(Decoding(resolution, channels, filter), shard_mb, max_bad)
 
 
 def _verify(uri: str, as_json: bool) -> None:
-    from gan_dist.data.sources.labels import counted
-    from gan_dist.data.verify import verify_set
-    from gan_dist.storage import shown
+    from gan_dist.core.storage import redact
+    from gan_dist.data.packing.sources.labels import counted
+    from gan_dist.data.shards.verify import verify_set
 
     manifest = verify_set(uri)
     sizes = f"{counted(manifest.count, 'image')} in {counted(len(manifest.shards), 'shard')}"
-    typer.echo(f"{shown(uri)} is whole: {sizes}")
+    typer.echo(f"{redact(uri)} is whole: {sizes}")
     if as_json:
-        typer.echo(json.dumps({"dest": shown(uri), **_counts(manifest)}))
+        typer.echo(json.dumps({"dest": redact(uri), **_counts(manifest)}))
 
 
 def _counts(manifest: Manifest) -> dict[str, int]:
@@ -143,18 +143,19 @@ def _pack(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    from gan_dist.data import packplan, packstate
-    from gan_dist.data.sources import open_source
-    from gan_dist.data.sources.labels import counted
-    from gan_dist.storage import require_bucket, shown
+    from gan_dist.core.storage import redact, require_bucket
+    from gan_dist.data.packing.plan import make_plan, require_apart, require_few_bad, require_whole
+    from gan_dist.data.packing.progress import QUARANTINE, finished_set, tidy
+    from gan_dist.data.packing.sources import open_source
+    from gan_dist.data.packing.sources.labels import counted
 
-    packplan.require_apart(uri, dest)
+    require_apart(uri, dest)
     require_bucket(dest)
     source = open_source(uri, options)
-    plan = packplan.make_plan(uri, source, decoding, shard_mb)
-    packplan.require_whole(source.damaged, max_bad)
-    packplan.require_few_bad(source.rejected, len(source.items) + len(source.rejected), max_bad)
-    manifest = packstate.finished_set(dest, plan)
+    plan = make_plan(uri, source, decoding, shard_mb)
+    require_whole(source.damaged, max_bad)
+    require_few_bad(source.rejected, len(source.items) + len(source.rejected), max_bad)
+    manifest = finished_set(dest, plan)
     for note in source.notes:
         typer.echo(note, err=True)
     damaged = "".join(f"warning: {sentence}\n" for sentence in source.damaged)
@@ -167,17 +168,22 @@ def _pack(
         return
     rate = None
     if manifest is not None:
-        packstate.tidy(dest)
-        typer.echo(f"{shown(dest)} is complete already; gan-dist pack --verify checks it")
+        tidy(dest)
+        typer.echo(f"{redact(dest)} is complete already; gan-dist pack --verify checks it")
     else:
         manifest, rate = _run(source, dest, plan, max_bad)
     quarantined = int(manifest.settings["quarantined"])
-    result = {**_counts(manifest), "quarantined": quarantined, "dest": shown(dest), "images_per_second": rate}
+    result = {
+        **_counts(manifest),
+        "quarantined": quarantined,
+        "dest": redact(dest),
+        "images_per_second": rate,
+    }
     speed = f", {rate:,.0f} images/s" if rate else ""
     sizes = f"{counted(manifest.count, 'image')} in {counted(len(manifest.shards), 'shard')}"
-    typer.echo(f"{shown(dest)}: {sizes}{speed}")
+    typer.echo(f"{redact(dest)}: {sizes}{speed}")
     if quarantined:
-        typer.echo(f"  {quarantined:,} left out, listed with the reasons in {packstate.QUARANTINE}")
+        typer.echo(f"  {quarantined:,} left out, listed with the reasons in {QUARANTINE}")
     if enlarged := int(manifest.settings["enlarged"]):
         typer.echo(f"  {enlarged:,} enlarged, being smaller than {plan.resolution} pixels")
     typer.echo(damaged, err=True, nl=False)
@@ -200,11 +206,11 @@ def _training_on(dest: str, resolution: int) -> list[str]:
 
 def _summary(dest: str, plan: Plan) -> dict[str, object]:
     """Return what would be made, in sizes."""
-    from gan_dist.storage import shown
+    from gan_dist.core.storage import redact
 
     return {
         "source": plan.source,
-        "dest": shown(dest),
+        "dest": redact(dest),
         "images": plan.images,
         "classes": None if plan.classes is None else len(plan.classes),
         "resolution": plan.resolution,
@@ -217,12 +223,12 @@ def _summary(dest: str, plan: Plan) -> dict[str, object]:
 
 def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest, float]:
     """Pack on the cluster; returns the set and the images decoded a second."""
-    from gan_dist import storage
     from gan_dist.cluster.connect import connect
-    from gan_dist.data.pack import pack as run
-    from gan_dist.data.packstate import PLAN
-    from gan_dist.data.sources.labels import counted
-    from gan_dist.progress import CountProgress
+    from gan_dist.core import storage
+    from gan_dist.core.progress import CountProgress
+    from gan_dist.data.packing.progress import PLAN
+    from gan_dist.data.packing.ray_pack import pack as run
+    from gan_dist.data.packing.sources.labels import counted
 
     storage.require_writable(storage.join(dest, PLAN))
     try:

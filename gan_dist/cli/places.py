@@ -9,7 +9,7 @@ import sys
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from gan_dist.errors import GanDistError
+from gan_dist.core.errors import GanDistError
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
@@ -66,7 +66,7 @@ def _weights(config: RunConfig) -> str | None:
         return absolute(config.eval.inception_weights)
     if config.eval.extractor != "inception":
         return None
-    from gan_dist.metrics.inception import VARIABLE  # brings torch
+    from gan_dist.evaluation.extractors.inception import VARIABLE  # brings torch
 
     told = os.environ.get(VARIABLE, "")
     return _on_node(told) if told and _on_node(told) != told else None
@@ -87,7 +87,7 @@ def program(verb: str) -> list[str]:
     if script.resolve().parent.name == "jobs":
         return ["python", os.path.relpath(script.with_name(f"{verb}.py"))]
     if script.name == "__main__.py":
-        return ["python", "-m", "gan_dist.cli", verb]
+        return ["python", "-m", "gan_dist", verb]
     known = shutil.which("gan-dist")
     on_path = known is not None and Path(known).resolve() == script.resolve()
     return ["gan-dist" if on_path else os.path.relpath(script), verb]

@@ -10,7 +10,7 @@ import typer
 
 from gan_dist.cli.options import AsJson, Backend
 from gan_dist.cli.places import absolute, short
-from gan_dist.errors import GanDistError
+from gan_dist.core.errors import GanDistError
 
 
 def report(

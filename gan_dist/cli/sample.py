@@ -10,10 +10,10 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
 from gan_dist.cli.places import absolute, require_png, short
-from gan_dist.errors import DataError, GanDistError
+from gan_dist.core.errors import DataError, GanDistError
 
 if TYPE_CHECKING:
-    from gan_dist.generation import Release
+    from gan_dist.models.generator import Release
 
 
 def sample(
@@ -53,7 +53,10 @@ def sample(
     """Write a generator's images: a grid, rows or single files."""
     check(out, n, interpolate, single=single)
     place = _place(out, interpolate, single=single)
-    from gan_dist import release, sampling, storage, telemetry  # brings torch
+    from gan_dist.artifacts import sampling
+    from gan_dist.core import storage  # brings torch
+    from gan_dist.core.images import image_grid, write_png
+    from gan_dist.models import release
 
     if not single:
         storage.require_writable(place)
@@ -64,10 +67,10 @@ def sample(
     elif interpolate:
         rows = n // interpolate
         images = sampling.interpolate(generator, rows, interpolate, seed, _same(label, rows))
-        telemetry.write_png(place, telemetry.image_grid(images.flatten(0, 1), columns=interpolate))
+        write_png(place, image_grid(images.flatten(0, 1), columns=interpolate))
     else:
         images = generator.sample(n, seed, _same(label, n))
-        telemetry.write_png(place, telemetry.image_grid(images))
+        write_png(place, image_grid(images))
     written = short(place)
     typer.echo(json.dumps({"out": written}) if as_json else f"{n} images of {source} are in {written}")
 
@@ -136,8 +139,8 @@ def _same(label: int | None, count: int) -> list[int] | None:
 
 def _write_single(generator: Release, folder: str, n: int, seed: int, label: int | None) -> None:
     """Write single images and show how far it is; an interrupt says how to go on."""
-    from gan_dist import sampling
-    from gan_dist.progress import CountProgress
+    from gan_dist.artifacts import sampling
+    from gan_dist.core.progress import CountProgress
 
     with CountProgress(n, "images") as progress:
         try:

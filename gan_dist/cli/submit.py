@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gan_dist.cli import bench, best, evaluate, export, pack, report, sample
+from gan_dist.cli import best, evaluate, export, pack, report, sample
 from gan_dist.cli.options import INTERRUPTED, AsJson
 from gan_dist.cli.places import CALLED_AS
 from gan_dist.cli.train import require_configuration
-from gan_dist.errors import GanDistError, nearest
+from gan_dist.core.errors import GanDistError, nearest
 
 if TYPE_CHECKING:
-    from gan_dist.cluster.submit import Cluster, Ended, Entrypoint
-    from gan_dist.cluster.upload import Upload
+    from gan_dist.cluster.jobs.archive import Upload
+    from gan_dist.cluster.jobs.client import Cluster, Ended, Entrypoint
 
 CHECKS: dict[str, Callable[..., None]] = {
-    "bench": bench.check,
     "best": best.check,
     "evaluate": evaluate.check,
     "export": export.check,
@@ -62,9 +61,9 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a verb as a job on a cluster. It has the files of this folder; options come before the verb."""
-    from gan_dist.cluster.secrets import require_no_secrets, secrets_here
-    from gan_dist.cluster.submit import ADDRESSES, Cluster, Entrypoint, parse_resources
-    from gan_dist.cluster.upload import gather, write_zip
+    from gan_dist.cluster.jobs.archive import gather, write_zip
+    from gan_dist.cluster.jobs.client import ADDRESSES, Cluster, Entrypoint, parse_resources
+    from gan_dist.cluster.jobs.secrets import require_no_secrets, secrets_here
 
     given = arguments or []
     known = secrets_here()
@@ -73,7 +72,7 @@ def submit(
     given, wanted, values = _checked(getattr(context.find_root().command, "commands"), verb, given)  # noqa: B009
     require_no_secrets(values, known)
     again = _again(address, entrypoint_num_cpus, entrypoint_resources)
-    command = shlex.join(["python", "-m", "gan_dist.cli", verb, *given])
+    command = shlex.join(["python", "-m", "gan_dist", verb, *given])
     entrypoint = Entrypoint(command, entrypoint_num_cpus, parse_resources(entrypoint_resources))
     upload = gather(Path.cwd(), wanted)
     if dry_run:
@@ -168,7 +167,7 @@ def _again(address: str | None, cpus: float, resources: str | None) -> list[str]
 
 
 def _show(entrypoint: Entrypoint, upload: Upload, *, as_json: bool) -> None:
-    from gan_dist.cluster.submit import GRACEFUL
+    from gan_dist.cluster.jobs.client import GRACEFUL
 
     shown = {
         "entrypoint": entrypoint.command,

@@ -10,11 +10,11 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson
 from gan_dist.cli.places import program, short, with_absolute_paths
-from gan_dist.errors import GanDistError, WorkerError
+from gan_dist.core.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
-    from gan_dist.progress import Outcome
+    from gan_dist.core.progress import Outcome
 
 
 def train(
@@ -42,7 +42,7 @@ def train(
         typer.echo("note: this trains one run; its section search is what gan-dist tune goes by", err=True)
     resolved = with_absolute_paths(loaded)
     if dry_run:
-        from gan_dist.training.summary import summarise
+        from gan_dist.training.preflight import summarise
 
         summary = summarise(resolved)
         typer.echo(
@@ -94,22 +94,22 @@ def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]
 
 def _train(config: RunConfig) -> Outcome:
     """Check what can be checked without a cluster, then train and show it."""
-    from gan_dist.lease import alone
-    from gan_dist.progress import ProgressLine
-    from gan_dist.training.summary import prepare
+    from gan_dist.core.progress import ProgressLine
+    from gan_dist.core.storage.lock import alone
+    from gan_dist.training.preflight import prepare
 
     with ProgressLine(config.log.every_s) as line:
         line.status("loading")
         done = prepare(config)
         if done is not None:
             return done
-        from gan_dist.cluster import trainer
-        from gan_dist.cluster.board import News
+        from gan_dist.cluster.train import driver
+        from gan_dist.cluster.train.status import RunStatus
 
         line.status("starting workers")
         warned = 0
 
-        def show(news: News) -> None:
+        def show(news: RunStatus) -> None:
             nonlocal warned
             for sentence in news.warnings[warned:]:
                 line.note(f"warning: {sentence}")
@@ -120,12 +120,13 @@ def _train(config: RunConfig) -> Outcome:
                 line.update(news.progress)
 
         with alone(config.run_uri, line.note):
-            return trainer.run(config, show)
+            return driver.run(config, show)
 
 
 def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
-    from gan_dist import release, storage
-    from gan_dist.folders import checkpoint_names
+    from gan_dist.core import storage
+    from gan_dist.core.storage.hashed_folder import checkpoint_names
+    from gan_dist.models import release
 
     run_uri = config.run_uri
     best = release.read_best(run_uri) if storage.exists(storage.join(run_uri, release.BEST)) else None
@@ -143,7 +144,7 @@ def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
 
 
 def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], arguments: list[str]) -> None:
-    from gan_dist import storage
+    from gan_dist.core import storage
 
     run = short(str(result["run"]))
     state = "finished at" if outcome.finished else "stopped at"

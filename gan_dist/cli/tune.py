@@ -12,8 +12,8 @@ from gan_dist.cli.options import INTERRUPTED, AsJson
 from gan_dist.cli.places import absolute, as_overrides, program, short, with_absolute_paths
 
 if TYPE_CHECKING:
-    from gan_dist.search.ledger import Ledger
     from gan_dist.search.plan import Plan
+    from gan_dist.search.study import SearchStudy
 
 
 def tune(
@@ -37,7 +37,7 @@ def tune(
     given = overrides or []
     places = as_overrides(with_absolute_paths(load_config(config, given)))
     from gan_dist.search.plan import make_plan  # brings torch
-    from gan_dist.training.summary import summarise
+    from gan_dist.training.preflight import summarise
 
     plan = make_plan(config, [*given, *places])
     summary = summarise(plan.config)
@@ -68,21 +68,21 @@ def _show(plan: Plan, summary: dict[str, object], *, as_json: bool) -> None:
         typer.echo(json.dumps(shown))
 
 
-def _run(plan: Plan, metric: str) -> tuple[Ledger, bool]:
+def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     """Run what is left of a search; tells whether it was interrupted."""
-    from gan_dist.lease import alone
-    from gan_dist.screen import Screen
+    from gan_dist.core.console import Screen
+    from gan_dist.core.storage.lock import alone
 
     with alone(plan.uri, Screen().note):
         return _run_alone(plan, metric)
 
 
-def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
-    from gan_dist.search.ledger import Ledger
+def _run_alone(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
+    from gan_dist.search.display import SearchView
     from gan_dist.search.plan import begin
-    from gan_dist.search.studies import study_storage
-    from gan_dist.search.view import SearchView
-    from gan_dist.search.warm import earlier_points
+    from gan_dist.search.study import SearchStudy
+    from gan_dist.search.study_storage import study_storage
+    from gan_dist.search.warm_start import earlier_points
     from gan_dist.training.loop import total_images
 
     owner = begin(plan, metric)
@@ -92,10 +92,10 @@ def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
         search_config = search_config.model_copy(update={"points": points})
     kept_at = study_storage(plan.uri, plan.search.optuna_storage)
     length = total_images(plan.config)
-    ledger = Ledger(kept_at, plan.config.name, plan.space, search_config, plan.grace, length, owner)
+    ledger = SearchStudy(kept_at, plan.config.name, plan.space, search_config, plan.grace, length, owner)
     if not ledger.unfinished and not plan.search.replicates:
         return ledger, False
-    from gan_dist.cluster import search
+    from gan_dist.cluster.tune import driver
 
     with SearchView(ledger, plan.search.trials, length, metric) as view:
         view.note(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
@@ -105,19 +105,19 @@ def _run_alone(plan: Plan, metric: str) -> tuple[Ledger, bool]:
                 f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
             )
         try:
-            search.run(plan, ledger, metric, view.update)
+            driver.run(plan, ledger, metric, view.update)
         except KeyboardInterrupt:
             return ledger, True
     return ledger, ledger.unfinished > 0
 
 
 def _print_end(
-    plan: Plan, ledger: Ledger, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
+    plan: Plan, ledger: SearchStudy, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
 ) -> None:
-    from gan_dist.release import read_best
-    from gan_dist.search.replicates import replicated
-    from gan_dist.search.view import images, lowest
-    from gan_dist.storage import join
+    from gan_dist.core.storage import join
+    from gan_dist.models.release import read_best
+    from gan_dist.search.display import images, lowest
+    from gan_dist.search.replicas import replicated
 
     trials = ledger.trials()
     spent = sum(images(trial) for trial in trials)
@@ -151,8 +151,8 @@ def _print_end(
 
 
 def _without_secret(argument: str) -> str:
-    from gan_dist.search.studies import ENV
-    from gan_dist.storage.wording import holds_secret
+    from gan_dist.core.storage.redaction import holds_secret
+    from gan_dist.search.study_storage import ENV
 
     key, _, value = argument.partition("=")
     database = key == "search.optuna_storage" and not value.startswith(ENV)
@@ -161,7 +161,7 @@ def _without_secret(argument: str) -> str:
 
 def _report(plan: Plan) -> list[str]:
     """Return the command that draws the search; a database's URL may hold a password, and is not said."""
-    from gan_dist.search.studies import ENV
+    from gan_dist.search.study_storage import ENV
 
     url = plan.search.optuna_storage
     database = ["--optuna-storage", url if url.startswith(ENV) else "..."] if url else []
@@ -170,8 +170,8 @@ def _report(plan: Plan) -> list[str]:
 
 def _dashboard(plan: Plan) -> str:
     """Return how the study is opened; a database's URL may hold a password, and is not said."""
-    from gan_dist.search.studies import ENV, JOURNAL
-    from gan_dist.storage import join, shown
+    from gan_dist.core.storage import join, redact
+    from gan_dist.search.study_storage import ENV, JOURNAL
 
     journal = join(plan.uri, JOURNAL)
     url = plan.search.optuna_storage
@@ -180,5 +180,5 @@ def _dashboard(plan: Plan) -> str:
     if url:
         return f"optuna-dashboard, with search.optuna_storage; its name is {plan.config.name}"
     if "://" in journal:
-        return f"optuna-dashboard {JOURNAL}, after a download from {shown(journal)}"
+        return f"optuna-dashboard {JOURNAL}, after a download from {redact(journal)}"
     return f"optuna-dashboard {short(journal)}"

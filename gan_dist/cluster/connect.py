@@ -13,8 +13,8 @@ from types import FrameType
 import ray
 from ray.exceptions import RayError
 
-from gan_dist import machine
-from gan_dist.cluster.capacity import (
+from gan_dist.cluster.nodes.head_probe import cluster_address, require_reachable
+from gan_dist.cluster.nodes.resources import (
     idle_gpus,
     nodes_up,
     require_room,
@@ -22,10 +22,10 @@ from gan_dist.cluster.capacity import (
     this_machine,
     trials_at_once,
 )
-from gan_dist.cluster.reach import cluster_address, require_reachable
 from gan_dist.config import ScaleConfig, SearchConfig
-from gan_dist.errors import ClusterError
-from gan_dist.storage.wording import reason
+from gan_dist.core import host
+from gan_dist.core.errors import ClusterError
+from gan_dist.core.storage.redaction import reason
 
 LOG = logging.getLogger("gan_dist")
 """Warnings of it stand on standard error, above what is shown there."""
@@ -86,7 +86,7 @@ def _start() -> None:
         # Ray's own chatter stays in its log files; what a user must know comes from here.
         ray.init(
             address="local",
-            num_cpus=machine.cores(),
+            num_cpus=host.cores(),
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,

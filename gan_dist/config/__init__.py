@@ -1,14 +1,7 @@
 """The whole run as frozen models (`schema.py`), and how files and overrides become one (`load.py`)."""
 
-from gan_dist.config.learning import LossConfig, OptimConfig, RateConfig
-from gan_dist.config.load import (
-    config_schema,
-    differing_keys,
-    flatten,
-    load_config,
-    preset_names,
-    to_yaml,
-)
+from gan_dist.config.load import config_schema, differing_keys, flatten, load_config, preset_names, to_yaml
+from gan_dist.config.loss_optim import LossConfig, OptimConfig, RateConfig
 from gan_dist.config.scale import ScaleConfig
 from gan_dist.config.schema import (
     FREE_ON_RESUME,

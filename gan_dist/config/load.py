@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from gan_dist.config.draft import Draft, Origin, Rank
+from gan_dist.config.builder import ConfigBuilder, Origin, Rank
 from gan_dist.config.schema import SHORTHAND, RunConfig
-from gan_dist.config.yamltext import dump
-from gan_dist.errors import ConfigError, StorageError, nearest
+from gan_dist.config.yaml12 import dump
+from gan_dist.core.errors import ConfigError, StorageError, nearest
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MAX_BYTES = 1024 * 1024
@@ -35,7 +35,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: with all problems, in the order of the file's lines and then of the overrides.
     """
     label = f"preset {source}" if source in preset_names() else _printable(source) or "''"
-    draft = Draft()
+    draft = ConfigBuilder()
     text = None
     try:
         text = _read(source)
@@ -115,7 +115,7 @@ def _printable(name: str) -> str:
 def _read(source: str) -> str:
     if "://" in source:
         # The storage layer brings pyarrow, which presets and local files should not wait for.
-        from gan_dist import storage
+        from gan_dist.core import storage
 
         try:
             text = storage.read_text(source)

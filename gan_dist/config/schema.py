@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gan_dist.config.learning import LossConfig, OptimConfig, require_agreement
+from gan_dist.config.loss_optim import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import Positive, PositiveFloat, Section
-from gan_dist.storage import BACKENDS, StorageOptions, join
+from gan_dist.core.storage import BACKENDS, StorageOptions, join
 
 
 class StorageConfig(Section):

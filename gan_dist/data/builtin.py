@@ -17,12 +17,12 @@ from urllib.parse import parse_qsl
 import numpy as np
 import numpy.typing as npt
 
-from gan_dist import randomness
-from gan_dist.data.manifest import ImageSet, Manifest, ShardInfo
-from gan_dist.data.resident import read_all
-from gan_dist.data.rows import Rows
-from gan_dist.data.shards import ShardSet
-from gan_dist.errors import DataError
+from gan_dist.core import rng
+from gan_dist.core.errors import DataError
+from gan_dist.data.batches.readers import read_all
+from gan_dist.data.shards.manifest import ImageSet, Manifest, ShardInfo
+from gan_dist.data.shards.rows import Rows
+from gan_dist.data.shards.shard_set import ShardSet
 
 PREFIX = "builtin://"
 DIGITS = Path(__file__).parent.parent / "assets" / "digits"
@@ -121,7 +121,7 @@ class StackedDigits(_Procedural):
 
     def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
         """Return the rows with these indices."""
-        draws = randomness.bits(3 * self.manifest.count, 0, "stacked-digits").reshape(-1, 3)[indices]
+        draws = rng.bits(3 * self.manifest.count, 0, "stacked-digits").reshape(-1, 3)[indices]
         picks = (draws % np.uint64(len(self._digits))).astype(np.int64)
         pixels = self._digits.pixels[picks]
         assert self._digits.labels is not None

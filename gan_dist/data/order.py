@@ -27,14 +27,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gan_dist import randomness
+from gan_dist.core import rng
 
 MAX_STREAMS = 32
 GROUPS_PER_STREAM = 4
 
 
 @dataclass(frozen=True)
-class Piece:
+class GroupSlice:
     """Rows [start, stop) of one group."""
 
     group: int
@@ -53,7 +53,7 @@ class Window:
     epoch: int
     start: int
     stop: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[GroupSlice, ...]
     seed: int
 
     def __len__(self) -> int:
@@ -61,10 +61,10 @@ class Window:
 
     def permutation(self) -> npt.NDArray[np.intp]:
         """Return the order in which the pieces' rows, laid end to end, are shown."""
-        return randomness.permutation(len(self), self.seed, "window", self.stream, self.start)
+        return rng.permutation(len(self), self.seed, "window", self.stream, self.start)
 
 
-class Take(NamedTuple):
+class BatchSlice(NamedTuple):
     """Positions [start, stop) of a stream, which a rank's part of a batch consists of."""
 
     stream: int
@@ -120,7 +120,7 @@ class Order:
         takes = (self.takes(batch * self.batch_size, rank, world_size) for batch in range(self.streams))
         return sorted({take.stream for batch in takes for take in batch})
 
-    def takes(self, slot: int, rank: int, world_size: int) -> list[Take]:
+    def takes(self, slot: int, rank: int, world_size: int) -> list[BatchSlice]:
         """Return what a rank shows of the batch that begins at `slot`, in order."""
         share = self.batch_size // world_size
         low, high = rank * share, (rank + 1) * share
@@ -134,7 +134,7 @@ class Order:
             if after > low and before < high:
                 first, last = max(low - before, 0), min(high - before, stop - start)
                 if first < last:
-                    takes.append(Take(stream, start + first, start + last))
+                    takes.append(BatchSlice(stream, start + first, start + last))
             before = after
         return takes
 
@@ -171,7 +171,7 @@ class Order:
 
     def _epoch_windows(self, stream: int, epoch: int) -> Iterator[Window]:
         begin = self.position(stream, epoch * self.count)
-        held: list[Piece] = []
+        held: list[GroupSlice] = []
         rows = 0
         for piece in self._segment(stream, epoch):
             held.append(piece)
@@ -182,7 +182,7 @@ class Order:
         if held:
             yield Window(stream, epoch, begin, begin + rows, tuple(held), self.seed)
 
-    def _segment(self, stream: int, epoch: int) -> Iterator[Piece]:
+    def _segment(self, stream: int, epoch: int) -> Iterator[GroupSlice]:
         """Yield the pieces of groups that are a stream's part of an epoch."""
         groups, ends, borders = self._epoch_layout(epoch)
         low, high = int(borders[stream]), int(borders[stream + 1])
@@ -190,14 +190,14 @@ class Order:
         while low < high:
             group, end = int(groups[index]), int(ends[index])
             begin = end - int(self.group_rows[group])
-            yield Piece(group, low - begin, min(high, end) - begin)
+            yield GroupSlice(group, low - begin, min(high, end) - begin)
             low, index = end, index + 1
 
     def _layout(
         self, epoch: int
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return an epoch's order of groups, where each ends, and where the streams' segments begin."""
-        groups = randomness.permutation(len(self.group_rows), self.seed, "epoch", epoch)
+        groups = rng.permutation(len(self.group_rows), self.seed, "epoch", epoch)
         ends = np.cumsum(self.group_rows[groups])
         first, last = epoch * self.count, (epoch + 1) * self.count
         lengths = [self.position(s, last) - self.position(s, first) for s in range(self.streams)]

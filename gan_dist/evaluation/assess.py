@@ -9,24 +9,24 @@ from typing import cast
 
 from PIL.Image import Image
 
-from gan_dist import telemetry
+from gan_dist.core.images import image_grid
 from gan_dist.evaluation.copying import find_copies
+from gan_dist.evaluation.images import BLOCK, Reals
+from gan_dist.evaluation.metrics.frechet import bias_warning, extrapolate, frechet_distance
 from gan_dist.evaluation.reference import Cache, Reference, statistics_key
 from gan_dist.evaluation.scores import require_possible, scores
 from gan_dist.evaluation.shortage import memory_explained
-from gan_dist.evaluation.sources import BLOCK, Reals
-from gan_dist.evaluation.tally import Tally, kept
-from gan_dist.evaluation.work import (
+from gan_dist.evaluation.statistics import FeatureStatistics, kept
+from gan_dist.evaluation.tasks import (
     CountedWorkers,
+    EvaluationWorker,
     Request,
-    Studio,
     TallyFakes,
     TallyReals,
     Workers,
     spans,
     studio,
 )
-from gan_dist.metrics.frechet import bias_warning, extrapolate, frechet_distance
 
 STAGES = 10
 """Numbers of images at which the distance is taken, to be extrapolated to infinitely many."""
@@ -88,25 +88,25 @@ def _assess(request: Request, workers: Workers, progress: Callable[[int, int], N
     if copying:
         copies = find_copies(local, reference, draws[0].tally, counted)
         figures |= copies.figures
-        picture = telemetry.image_grid(copies.pairs, columns=8)
+        picture = image_grid(copies.pairs, columns=8)
     return Assessment(figures | _conditions(local, reference), picture, tuple(warnings))
 
 
-def _reference(local: Studio, reals: Reals, workers: CountedWorkers) -> Reference:
+def _reference(local: EvaluationWorker, reals: Reals, workers: CountedWorkers) -> Reference:
     """Return the statistics of the set to compare with."""
     tally = local.tally(reals.total, classes=reals.classes)
     for part in workers([TallyReals(groups, images) for groups, images in spans(reals)]):
-        tally.merge(cast(Tally, part))
+        tally.merge(cast(FeatureStatistics, part))
     return Reference.of(tally)
 
 
 @dataclass(frozen=True)
 class _Draw:
-    tally: Tally
+    tally: FeatureStatistics
     figures: dict[str, float]
 
 
-def _draw(local: Studio, reference: Reference, workers: CountedWorkers, draw: int) -> _Draw:
+def _draw(local: EvaluationWorker, reference: Reference, workers: CountedWorkers, draw: int) -> _Draw:
     """Return the figures of one set of latents, and the distance extrapolated from growing parts of it."""
     request, extractor = local.request, local.extractor
     step = max(BLOCK, -(-request.samples // (STAGES * BLOCK)) * BLOCK)
@@ -117,7 +117,7 @@ def _draw(local: Studio, reference: Reference, workers: CountedWorkers, draw: in
         TallyFakes(draw, start, min(start + step, request.samples), reference.labels) for start in starts
     ]
     for part in workers(parts):
-        tally.merge(cast(Tally, part))
+        tally.merge(cast(FeatureStatistics, part))
         if tally.moments.count >= extractor.dim:
             stages[tally.moments.count] = frechet_distance(tally.moments, reference.moments)
     figures = scores(tally, reference, extractor, request.metrics)
@@ -137,7 +137,7 @@ def _over_repeats(draws: list[dict[str, float]]) -> dict[str, object]:
     return figures
 
 
-def _conditions(local: Studio, reference: Reference) -> dict[str, object]:
+def _conditions(local: EvaluationWorker, reference: Reference) -> dict[str, object]:
     """Return what the figures depend on."""
     request, extractor = local.request, local.extractor
     return {

@@ -8,12 +8,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from gan_dist.core.rng import permutation
+from gan_dist.evaluation.images import BLOCK
+from gan_dist.evaluation.metrics.memorisation import NearestNeighbours, copying_test
 from gan_dist.evaluation.reference import Reference
-from gan_dist.evaluation.sources import BLOCK
-from gan_dist.evaluation.tally import Tally
-from gan_dist.evaluation.work import CountedWorkers, FindNearest, Studio, spans
-from gan_dist.metrics.memorisation import NearestNeighbours, copying_test
-from gan_dist.randomness import permutation
+from gan_dist.evaluation.statistics import FeatureStatistics
+from gan_dist.evaluation.tasks import CountedWorkers, EvaluationWorker, FindNearest, spans
 
 QUERIES = 2_000
 """Generated and real images whose nearest neighbours are looked for."""
@@ -26,13 +26,15 @@ class Copies:
     """What was found."""
 
     figures: dict[str, object]
-    """`copying_z`, `copied_share` and `copying_reference`: see `gan_dist.metrics.memorisation`."""
+    """`copying_z`, `copied_share` and `copying_reference`: see `gan_dist.evaluation.metrics.memorisation`."""
     pairs: Tensor
     """uint8 (2 * pairs, C, R, R): the generated images that are nearest to a training image, each followed by
     that image."""
 
 
-def find_copies(studio: Studio, reference: Reference, found: Tally, workers: CountedWorkers) -> Copies:
+def find_copies(
+    studio: EvaluationWorker, reference: Reference, found: FeatureStatistics, workers: CountedWorkers
+) -> Copies:
     """Compare how near generated images are to the training set with how near real ones are.
 
     The real ones are those of the set to compare with. Where that is the training set itself, each is

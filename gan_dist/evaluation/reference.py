@@ -11,16 +11,16 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from gan_dist import storage
+from gan_dist.core import storage
+from gan_dist.core.errors import CheckpointError, DataError, StorageError
+from gan_dist.core.storage.hashed_folder import read_folder, to_json, write_folder
 from gan_dist.data.builtin import PREFIX
-from gan_dist.data.manifest import ImageSet
-from gan_dist.data.quarantine import Without
-from gan_dist.errors import CheckpointError, DataError, StorageError
-from gan_dist.evaluation.sources import Reals
-from gan_dist.evaluation.tally import Tally
-from gan_dist.folders import read_folder, to_json, write_folder
-from gan_dist.metrics.features import Extractor
-from gan_dist.metrics.moments import Moments
+from gan_dist.data.shards.manifest import ImageSet
+from gan_dist.data.shards.subset import Without
+from gan_dist.evaluation.extractors.features import Extractor
+from gan_dist.evaluation.images import Reals
+from gan_dist.evaluation.metrics.moments import Moments
+from gan_dist.evaluation.statistics import FeatureStatistics
 
 FOLDER = "statistics"
 KEY = "key.json"
@@ -42,7 +42,7 @@ class Reference:
     """int64 (k,): which images these are."""
 
     @classmethod
-    def of(cls, tally: Tally) -> Reference:
+    def of(cls, tally: FeatureStatistics) -> Reference:
         """Return the statistics of a set that has been seen in whole.
 
         Raises:
@@ -133,7 +133,9 @@ class Cache:
         return None
 
 
-def tally_groups(tally: Tally, extractor: Extractor, reals: Reals, groups: range) -> Tally:
+def tally_groups(
+    tally: FeatureStatistics, extractor: Extractor, reals: Reals, groups: range
+) -> FeatureStatistics:
     """Add row groups of a set to a tally, and return it."""
     for index in groups:
         first, batch = reals.group(index)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from gan_dist.errors import DataError
+from gan_dist.core.errors import DataError
+from gan_dist.evaluation.extractors.features import Extractor
+from gan_dist.evaluation.metrics.frechet import frechet_distance
+from gan_dist.evaluation.metrics.kid import kid
+from gan_dist.evaluation.metrics.prdc import density_coverage, precision_recall
 from gan_dist.evaluation.reference import Reference
-from gan_dist.evaluation.tally import Tally
-from gan_dist.metrics.features import Extractor
-from gan_dist.metrics.frechet import frechet_distance
-from gan_dist.metrics.kernel import kid
-from gan_dist.metrics.manifold import density_coverage, precision_recall
+from gan_dist.evaluation.statistics import FeatureStatistics
 
 FEWEST = {"is": 10, "pr": 4, "dc": 6}
 """Images without which a metric has no value: a split's one, or one more than the neighbours looked at."""
@@ -21,7 +21,9 @@ def named(score: str, extractor: Extractor) -> str:
     return score if extractor.metric == "fid" else f"{score}_{extractor.name}"
 
 
-def scores(found: Tally, real: Reference, extractor: Extractor, metrics: tuple[str, ...]) -> dict[str, float]:
+def scores(
+    found: FeatureStatistics, real: Reference, extractor: Extractor, metrics: tuple[str, ...]
+) -> dict[str, float]:
     """Return the figures of generated images, by name.
 
     The Frechet distance, under `extractor.metric`; `diversity`, the root mean squared distance between two

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gan_dist.evaluation.work import Request
-from gan_dist.memory import shortage_explained
+from gan_dist.core.memory import shortage_explained
+from gan_dist.evaluation.tasks import Request
 
 
 @contextmanager

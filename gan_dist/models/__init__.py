@@ -10,13 +10,20 @@ import torch
 from torch import nn
 
 from gan_dist.config import ModelConfig
-from gan_dist.errors import ConfigError
-from gan_dist.models import dcgan, initial, r3gan, resnet
+from gan_dist.core.errors import ConfigError
+from gan_dist.models import dcgan, init, r3gan, resnet
 from gan_dist.models.base import Discriminator, Generator
-from gan_dist.models.layers import advance
-from gan_dist.models.shapes import MIN_RESOLUTION, possible_resolutions
+from gan_dist.models.layers import update_spectral_norms
+from gan_dist.models.sizes import MIN_RESOLUTION, possible_resolutions
 
-__all__ = ["Discriminator", "Generator", "advance", "build", "coupled", "initialise"]
+__all__ = [
+    "Discriminator",
+    "Generator",
+    "build",
+    "initialise",
+    "update_spectral_norms",
+    "uses_batch_statistics",
+]
 
 
 @dataclass(frozen=True)
@@ -79,10 +86,10 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """
     if not isinstance(module, Generator | Discriminator):
         raise TypeError(f"a {type(module).__name__} is no network of an architecture that is known here")
-    initial.apply(module, module.recipe, generator)
+    init.apply(module, module.recipe, generator)
 
 
-def coupled(module: nn.Module) -> bool:
+def uses_batch_statistics(module: nn.Module) -> bool:
     """Whether the images of a batch influence one another's results: batch norm in training mode.
 
     If not, reals and fakes may share one pass (images of one pack side by side).

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gan_dist.models.initial import Recipe
+from gan_dist.models.init import Recipe
 
 
 class Generator(nn.Module, ABC):

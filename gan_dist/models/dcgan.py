@@ -12,21 +12,21 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from gan_dist.models import base, initial
+from gan_dist.models import base, init
 from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
 from gan_dist.models.products import Conv4x4, ConvTranspose4x4
-from gan_dist.models.shapes import halvings, widths
+from gan_dist.models.sizes import halvings, widths
 
 
 def _layer(layer: nn.Module, generator: torch.Generator) -> None:
-    initial.normal(layer, 0.02, generator)
+    init.normal(layer, 0.02, generator)
 
 
 def _norm(norm: Norm, generator: torch.Generator) -> None:
-    initial.norm(norm, 0.02, generator)
+    init.norm(norm, 0.02, generator)
 
 
-RECIPE: initial.Recipe = {
+RECIPE: init.Recipe = {
     nn.Conv2d: _layer,
     nn.ConvTranspose2d: _layer,
     nn.Embedding: _layer,

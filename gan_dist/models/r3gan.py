@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gan_dist.models import base, initial
-from gan_dist.models.shapes import BASE, halvings, widths
+from gan_dist.models import base, init
+from gan_dist.models.sizes import BASE, halvings, widths
 
 GROUP = 16
 """Channels of one group of the 3x3 convolutions."""
@@ -108,14 +108,14 @@ class Basis(nn.Module):
 
 
 def _layer(layer: nn.Module, generator: torch.Generator) -> None:
-    initial.msr(layer, 1.0, generator)
+    init.msr(layer, 1.0, generator)
 
 
 def _block(block: Block, generator: torch.Generator) -> None:
     # Fixup: a branch of m layers in one of L blocks has them scaled by L^(-1 / (2m - 2)), and the last at 0.
     scaled = GAIN * block.depth**-0.25
-    initial.msr(block.expand, scaled, generator)
-    initial.msr(block.group, scaled, generator)
+    init.msr(block.expand, scaled, generator)
+    init.msr(block.group, scaled, generator)
     nn.init.zeros_(block.contract.weight)
 
 
@@ -124,21 +124,21 @@ def _basis(basis: Basis, generator: torch.Generator) -> None:
         0.0, 1.0, basis.maps.shape, generator=generator, device=generator.device, dtype=torch.float32
     )
     basis.maps.copy_(numbers)
-    initial.msr(basis.linear, 1.0, generator)
+    init.msr(basis.linear, 1.0, generator)
 
 
 def _latent_embedding(table: nn.Embedding, generator: torch.Generator) -> None:
-    initial.normal(table, table.num_embeddings**-0.5, generator)
+    init.normal(table, table.num_embeddings**-0.5, generator)
 
 
 def _projection(table: nn.Embedding, generator: torch.Generator) -> None:
-    initial.normal(table, (table.num_embeddings * table.embedding_dim) ** -0.5, generator)
+    init.normal(table, (table.num_embeddings * table.embedding_dim) ** -0.5, generator)
 
 
-RECIPE: initial.Recipe = {
+RECIPE: init.Recipe = {
     Block: _block,
     Basis: _basis,
-    _Resampling: initial.nothing,
+    _Resampling: init.nothing,
     nn.Conv2d: _layer,
     nn.Linear: _layer,
 }
@@ -146,8 +146,8 @@ RECIPE: initial.Recipe = {
 al. 2019, section 3) with the last convolution 0, so that every block starts as the identity; biases 0. A
 class embedding is a linear layer on one-hot labels, so its fan-in is the number of classes; that of the
 discriminator has variance 1 / (its length) times as much (the authors' code)."""
-_GENERATOR_RECIPE: initial.Recipe = {**RECIPE, nn.Embedding: _latent_embedding}
-_DISCRIMINATOR_RECIPE: initial.Recipe = {**RECIPE, nn.Embedding: _projection}
+_GENERATOR_RECIPE: init.Recipe = {**RECIPE, nn.Embedding: _latent_embedding}
+_DISCRIMINATOR_RECIPE: init.Recipe = {**RECIPE, nn.Embedding: _projection}
 
 
 def _rounded(wide: tuple[int, ...]) -> tuple[int, ...]:

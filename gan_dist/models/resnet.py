@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gan_dist.models import base, initial
+from gan_dist.models import base, init
 from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
-from gan_dist.models.shapes import BASE, halvings, widths
+from gan_dist.models.sizes import BASE, halvings, widths
 
 MIN_ATTENTION = 4 * BASE
 """Resolution below which there are no feature maps at a quarter of it."""
@@ -101,28 +101,28 @@ def _doubled(maps: Tensor) -> Tensor:
 
 
 def _layer(layer: nn.Module, generator: torch.Generator) -> None:
-    initial.xavier(layer, 1.0, generator)
+    init.xavier(layer, 1.0, generator)
 
 
 def _block(block: GeneratorBlock | DiscriminatorBlock, generator: torch.Generator) -> None:
     for child in block.children():
         if child is block.conv1 or child is block.conv2:
-            initial.xavier(child, math.sqrt(2), generator)
+            init.xavier(child, math.sqrt(2), generator)
         else:
-            initial.apply(child, RECIPE, generator)
+            init.apply(child, RECIPE, generator)
 
 
 def _norm(norm: Norm, generator: torch.Generator) -> None:
-    initial.norm(norm, 0.0, generator)
+    init.norm(norm, 0.0, generator)
 
 
 def _attention(attention: SelfAttention, generator: torch.Generator) -> None:
     for layer in (attention.query, attention.key, attention.value, attention.out):
-        initial.xavier(layer, 1.0, generator)
+        init.xavier(layer, 1.0, generator)
     nn.init.zeros_(attention.scale)
 
 
-RECIPE: initial.Recipe = {
+RECIPE: init.Recipe = {
     GeneratorBlock: _block,
     DiscriminatorBlock: _block,
     SelfAttention: _attention,

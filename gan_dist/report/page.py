@@ -10,12 +10,12 @@ from typing import Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from gan_dist import storage
-from gan_dist.errors import GanDistError
-from gan_dist.machine import own_version
+from gan_dist.artifacts.search_folder import is_search
+from gan_dist.core import storage
+from gan_dist.core.errors import GanDistError
+from gan_dist.core.host import own_version
 from gan_dist.report.blocks import Page
 from gan_dist.report.run import run_page
-from gan_dist.search_folder import is_search
 
 TEMPLATE = "page.html"
 
@@ -48,7 +48,7 @@ def write_report(
         page = search_page(uri, optuna_storage)
     elif optuna_storage is not None:
         raise GanDistError(
-            f"--optuna-storage: {storage.shown(uri)} is a run, which has no study; leave it out"
+            f"--optuna-storage: {storage.redact(uri)} is a run, which has no study; leave it out"
         )
     else:
         page = run_page(uri)

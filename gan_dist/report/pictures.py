@@ -8,7 +8,7 @@ import re
 
 from PIL import Image
 
-from gan_dist import storage
+from gan_dist.core import storage
 from gan_dist.report.blocks import Block, Note, Picture, Pictures, kimg
 
 EARLIER = 11

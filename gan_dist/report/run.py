@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from gan_dist import lease, storage
-from gan_dist.best import Found, distance, find_best, split
+from gan_dist.artifacts.best import BestRelease, distance, find_best, split
 from gan_dist.config import RunConfig, load_config
-from gan_dist.errors import CheckpointError
-from gan_dist.release import CONFIG
+from gan_dist.core import storage
+from gan_dist.core.errors import CheckpointError
+from gan_dist.core.storage import lock
+from gan_dist.models.release import CONFIG
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Pictures, Section, kimg, number
 from gan_dist.report.charts import curves
 from gan_dist.report.pictures import embedded, grids
@@ -57,12 +58,12 @@ def run_page(uri: str) -> Page:
     )
 
 
-def best_release(found: Found | None, why: str) -> list[Block]:
+def best_release(found: BestRelease | None, why: str) -> list[Block]:
     """Return the picture and figures of a best release, or why there is none."""
     if found is None:
         return [Note(why)]
     said = f"{found.metric} {number(found.value)} after {kimg(found.images)}"
-    rows = [("folder", storage.shown(found.release))]
+    rows = [("folder", storage.redact(found.release))]
     rows += [
         (key, number(told) if finite(told) is not None else str(told)) for key, told in found.record.items()
     ]
@@ -74,7 +75,7 @@ def best_release(found: Found | None, why: str) -> list[Block]:
     return [shown, Facts(rows), *warnings]
 
 
-def released(uri: str) -> tuple[Found | None, str]:
+def released(uri: str) -> tuple[BestRelease | None, str]:
     """Return the best release of a run or search, or why there is none."""
     try:
         return find_best(uri), ""
@@ -91,9 +92,9 @@ def _lowest(records: Sequence[Record]) -> Record | None:
 
 def _state(uri: str, config: RunConfig, records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     total, images = total_images(config), records[-1]["images"] if records else 0
-    yield "folder", storage.shown(uri)
+    yield "folder", storage.redact(uri)
     yield "length", f"{kimg(images)} of {kimg(total)} recorded ({min(1, images / total):.0%})"
-    worker = lease.holder(uri)
+    worker = lock.holder(uri)
     if images >= total:
         yield "state", "finished"
     elif worker:
@@ -117,7 +118,7 @@ def _measured(records: Sequence[Record], best: Record | None) -> Iterator[tuple[
 
 def _made_of(config: RunConfig) -> Iterator[tuple[str, str]]:
     scale, train = config.scale, config.train
-    yield "images", storage.shown(config.data.path)
+    yield "images", storage.redact(config.data.path)
     yield "networks", f"{config.model.name}, latents of {config.model.latent_dim} numbers"
     yield "loss", config.loss.name
     placed = f"{scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs"
@@ -135,11 +136,11 @@ def _charts(records: Sequence[Record], best: Record | None) -> list[Block]:
     ]
 
 
-def _commands(uri: str, config: RunConfig, found: Found | None) -> Iterator[tuple[str, str]]:
+def _commands(uri: str, config: RunConfig, found: BestRelease | None) -> Iterator[tuple[str, str]]:
     parent, name = split(uri)
     longer = f"train.kimg={2 * config.train.kimg:g}"
-    source = storage.shown(storage.join(uri, CONFIG))
-    go_on = ["gan-dist", "train", source, f"storage={storage.shown(parent)}"]
+    source = storage.redact(storage.join(uri, CONFIG))
+    go_on = ["gan-dist", "train", source, f"storage={storage.redact(parent)}"]
     # A copy goes on where it lies. A name like 00003 would be a number here; in the configuration it is text.
     go_on += [f"name={name}"] if name != config.name else []
     yield "continue it", shlex.join(go_on)
@@ -150,7 +151,7 @@ def _commands(uri: str, config: RunConfig, found: Found | None) -> Iterator[tupl
 
 def commands_of_best(uri: str, name: str) -> Iterator[tuple[str, str]]:
     """Yield how the best of a run or search is taken and used."""
-    shown, release = storage.shown(uri), f"releases/{name}"
+    shown, release = storage.redact(uri), f"releases/{name}"
     yield "take the best as a release", shlex.join(["gan-dist", "best", shown, "--to", release])
     yield "draw its samples", shlex.join(["gan-dist", "sample", release, "--n", "64", "--out", "grid.png"])
     yield "measure it again", shlex.join(["gan-dist", "evaluate", release])

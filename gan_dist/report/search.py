@@ -11,10 +11,12 @@ from typing import Any
 
 from optuna.study import Study
 
-from gan_dist import lease, storage
-from gan_dist.best import Found
+from gan_dist.artifacts.best import BestRelease
+from gan_dist.artifacts.search_folder import REPLICATES, goal, read_replicated, trial_folder
 from gan_dist.config import RunConfig, load_config
-from gan_dist.release import CONFIG, SEARCH
+from gan_dist.core import storage
+from gan_dist.core.storage import lock
+from gan_dist.models.release import CONFIG, SEARCH
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
 from gan_dist.report.effort import effort
 from gan_dist.report.pictures import grids
@@ -23,11 +25,10 @@ from gan_dist.report.search_charts import importances, learning, parallel, progr
 from gan_dist.report.series import finite, read_legible
 from gan_dist.report.settings import settings
 from gan_dist.report.trials import COMPLETE, FAILED, PRUNED, RUNNING, UNKNOWN, Trial, of_folders, of_study
-from gan_dist.search.ledger import SPACE
-from gan_dist.search.ranges import word
 from gan_dist.search.space import Space
-from gan_dist.search.studies import recorded_study
-from gan_dist.search_folder import REPLICATES, goal, read_replicated, trial_folder
+from gan_dist.search.space.ranges import word
+from gan_dist.search.study import SPACE
+from gan_dist.search.study_storage import recorded_study
 
 ORDER = (COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN)
 
@@ -84,7 +85,7 @@ def _recorded(uri: str) -> dict[str, Any]:
     return found
 
 
-def _number_of_best(found: Found | None, trials: Sequence[Trial]) -> int | None:
+def _number_of_best(found: BestRelease | None, trials: Sequence[Trial]) -> int | None:
     """Return the winner's number: that of the release, or where there is none that of the lowest value."""
     if found is not None:
         return found.trial
@@ -93,16 +94,16 @@ def _number_of_best(found: Found | None, trials: Sequence[Trial]) -> int | None:
 
 
 def _state(
-    uri: str, metric: str, trials: Sequence[Trial], found: Found | None, best: int | None
+    uri: str, metric: str, trials: Sequence[Trial], found: BestRelease | None, best: int | None
 ) -> Iterator[tuple[str, str]]:
-    yield "folder", storage.shown(uri)
+    yield "folder", storage.redact(uri)
     yield "minimised", metric
     counts = Counter(trial.state for trial in trials)
     parts = " + ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
     asked = _recorded(uri).get("trials")
     of_all = f"{len(trials)} of {asked} begun" if asked else f"{len(trials)} begun"
     yield "trials", of_all + (f" = {parts}" if parts else "")
-    worker = lease.holder(uri)
+    worker = lock.holder(uri)
     if worker:
         yield "process", worker
     elif counts[RUNNING]:
@@ -140,7 +141,7 @@ def _table(metric: str, keys: Sequence[str], trials: Sequence[Trial], best: int 
         state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
         value = number(trial.best) if math.isfinite(trial.best) else ""
         values = [_short(trial.values[key]) if key in trial.values else "" for key in keys]
-        folder = "/".join(storage.shown(trial.uri).partition("?")[0].rsplit("/", 2)[1:])
+        folder = "/".join(storage.redact(trial.uri).partition("?")[0].rsplit("/", 2)[1:])
         rows.append([str(trial.number), state, value, f"{trial.images / 1000:g}", *values, folder])
     marked = next((place for place, trial in enumerate(trials) if trial.number == best), None)
     return Table(["trial", "state", metric, "kimg", *keys, "run"], rows, marked)
@@ -174,7 +175,7 @@ def _again(uri: str, metric: str) -> list[Block]:
     return blocks
 
 
-def _commands(uri: str, config: RunConfig, found: Found | None) -> Iterator[tuple[str, str]]:
+def _commands(uri: str, config: RunConfig, found: BestRelease | None) -> Iterator[tuple[str, str]]:
     yield "continue it", "# the `gan-dist tune` command that began it, again"
     if found is not None:
         yield from commands_of_best(uri, config.name)

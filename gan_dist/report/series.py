@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gan_dist import storage
-from gan_dist.best import distance
-from gan_dist.telemetry import METRICS, legible_records
+from gan_dist.artifacts.best import distance
+from gan_dist.artifacts.records import METRICS, legible_records
+from gan_dist.core import storage
 
 Record = Mapping[str, Any]
 CLOCK = ("images", "kimg")

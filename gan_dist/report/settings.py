@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from gan_dist import storage
 from gan_dist.config import DataConfig, RunConfig, flatten
-from gan_dist.config.papers import PAPERS
+from gan_dist.config.loss_defaults import PAPERS
+from gan_dist.core import storage
 from gan_dist.report.blocks import Section, Table
 
 
@@ -37,4 +37,4 @@ def settings(config: RunConfig, varied: frozenset[str] = frozenset()) -> list[Se
 
 def _written(value: object) -> str:
     """Return a value as it stands after `key=`; a URI without what is secret in it."""
-    return storage.shown(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return storage.redact(value) if isinstance(value, str) else json.dumps(value, default=str)

@@ -11,12 +11,12 @@ from datetime import datetime
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from gan_dist import storage
+from gan_dist.artifacts.search_folder import READERS, trial_folder, trial_folders
 from gan_dist.config import flatten, load_config
-from gan_dist.release import CONFIG
+from gan_dist.core import storage
+from gan_dist.models.release import CONFIG
 from gan_dist.report.series import Record, finite, read_legible
-from gan_dist.search.ledger import REASON
-from gan_dist.search_folder import READERS, trial_folder, trial_folders
+from gan_dist.search.study import REASON
 
 COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN = "complete", "pruned", "failed", "running", "unknown"
 STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}

@@ -7,14 +7,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gan_dist import storage
+from gan_dist.artifacts.search_folder import FORMAT, REPLICATES, TRIALS
 from gan_dist.config import FREE_ON_RESUME, RunConfig, SearchConfig, differing_keys, load_config, to_yaml
-from gan_dist.errors import ConfigError, ResumeError
-from gan_dist.folders import to_json
-from gan_dist.release import CONFIG, SEARCH
-from gan_dist.search.parse import parse
+from gan_dist.core import storage
+from gan_dist.core.errors import ConfigError, ResumeError
+from gan_dist.core.storage.hashed_folder import to_json
+from gan_dist.models.release import CONFIG, SEARCH
 from gan_dist.search.space import Space
-from gan_dist.search_folder import FORMAT, REPLICATES, TRIALS
+from gan_dist.search.space.parse import parse
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
             space, measured_by = Space.from_json(earlier["space"]), earlier["metric"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ResumeError(
-                f"{storage.shown(uri)} is damaged ({error!r}); restore it, or give the search another name "
+                f"{storage.redact(uri)} is damaged ({error!r}); restore it, or give the search another name "
                 "(name=...)"
             ) from None
         _require_same(plan, space, measured_by, metric)
@@ -123,7 +123,7 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
         raise ResumeError(f"{plan.uri} is a run, not a search: give the search another name (name=...)")
     storage.write_bytes(storage.join(plan.uri, CONFIG), to_yaml(plan.config).encode())
     storage.write_bytes(uri, to_json({**record, "id": identity}))
-    return {"id": identity, "folder": storage.shown(plan.uri)}
+    return {"id": identity, "folder": storage.redact(plan.uri)}
 
 
 def _require_same(plan: Plan, space: Space, measured_by: str, metric: str) -> None:

@@ -14,8 +14,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from gan_dist.search.ranges import Value
 from gan_dist.search.space import Space
+from gan_dist.search.space.ranges import Value
 
 Algorithm = Literal["tpe", "random"]
 

@@ -11,10 +11,10 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from gan_dist import storage
-from gan_dist.evaluation.process import Process
-from gan_dist.progress import Progress
-from gan_dist.training import state as states
+from gan_dist.core import storage
+from gan_dist.core.distributed import Process
+from gan_dist.core.progress import Progress
+from gan_dist.training import checkpoint as states
 
 logger = logging.getLogger("gan_dist")
 

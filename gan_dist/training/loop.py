@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
-from gan_dist import release, storage
 from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config
-from gan_dist.data.device import on_device
-from gan_dist.data.loader import (
+from gan_dist.core import storage
+from gan_dist.core.distributed import broadcast_from_rank0
+from gan_dist.core.errors import ResumeError
+from gan_dist.core.progress import Outcome
+from gan_dist.data.batches.device import on_device
+from gan_dist.data.batches.loader import (
     batches,
     choose_fetch,
     image_resolution,
@@ -15,20 +18,18 @@ from gan_dist.data.loader import (
     open_configured,
     to_batch,
 )
-from gan_dist.data.manifest import ImageSet
-from gan_dist.errors import ResumeError
-from gan_dist.evaluation.process import told_by_first
-from gan_dist.generation import ImageShape
-from gan_dist.progress import Outcome
-from gan_dist.training import state as states
-from gan_dist.training.arithmetic import tune_process
+from gan_dist.data.shards.manifest import ImageSet
+from gan_dist.models import release
+from gan_dist.models.generator import ImageShape
+from gan_dist.training import checkpoint as states
+from gan_dist.training.checkpoint import TrainingState
 from gan_dist.training.context import Context
-from gan_dist.training.evaluate import Evaluator, Measurement
-from gan_dist.training.patience import should_stop, warm_up_images
-from gan_dist.training.quarantine import usable
+from gan_dist.training.damaged_groups import usable
+from gan_dist.training.early_stopping import should_stop, warm_up_images
+from gan_dist.training.evaluator import Evaluator, Measurement
+from gan_dist.training.precision import tune_process
 from gan_dist.training.recorder import Recorder
 from gan_dist.training.shortage import memory_explained
-from gan_dist.training.state import TrainingState
 from gan_dist.training.step import Step
 
 
@@ -130,7 +131,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
             recorder.measured(_measure(config, state, evaluator, due=due))
             ended = _without_progress(config, state)
             # Whoever was told what was found may have answered: nothing more is done then.
-            stop = stop or told_by_first(context, context.stop_requested())
+            stop = stop or broadcast_from_rank0(context, context.stop_requested())
         elif stop:
             recorder.checkpoint({})
     recorder.close()

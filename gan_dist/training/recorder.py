@@ -7,15 +7,19 @@ import time
 import torch
 from PIL.Image import Image
 
-from gan_dist import generation, randomness, release, storage, telemetry
+from gan_dist.artifacts import records
 from gan_dist.config import RunConfig, to_yaml
-from gan_dist.folders import checkpoint_names
-from gan_dist.progress import Progress
-from gan_dist.training import state as states
+from gan_dist.core import rng, storage
+from gan_dist.core.images import image_grid, write_png
+from gan_dist.core.progress import Progress
+from gan_dist.core.storage.hashed_folder import checkpoint_names
+from gan_dist.models import release
+from gan_dist.models.generator import to_uint8
+from gan_dist.training import checkpoint as states
+from gan_dist.training.checkpoint import Best, TrainingState
 from gan_dist.training.context import Context
-from gan_dist.training.evaluate import Evaluator, Measurement
+from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.schedule import augment_p
-from gan_dist.training.state import Best, TrainingState
 
 GRID = 64
 
@@ -51,7 +55,7 @@ class Recorder:
         if self._first:
             context.before_writing()
             storage.write_bytes(storage.join(self._run_uri, release.CONFIG), self._config_yaml.encode())
-            self._records = telemetry.Records(self._run_uri, state.images)
+            self._records = records.Records(self._run_uri, state.images)
         self._last_step = time.perf_counter()
         self._last_images = state.images
 
@@ -91,7 +95,7 @@ class Recorder:
         record = self._record(metrics)
         folder, name = None, ""
         if self._first:
-            folder = telemetry.local_folder()
+            folder = records.local_folder()
             states.save(self._state, str(folder), self._config_yaml)
             self._context.before_writing()
             name = states.checkpoint_name(self._state.images, checkpoint_names(self._run_uri))
@@ -126,13 +130,13 @@ class Recorder:
     def _write_samples(self) -> Image:
         """Write the grid of what fixed latents have become, and return it."""
         config, state = self._config, self._state
-        latents = randomness.normal((GRID, config.model.latent_dim), config.seed, "latents-grid")
+        latents = rng.normal((GRID, config.model.latent_dim), config.seed, "latents-grid")
         device, classes = self._context.device, state.shape.classes
         labels = torch.arange(GRID, device=device) * classes // GRID if classes else None
         with torch.no_grad():
-            picture = telemetry.image_grid(generation.to_uint8(state.average(latents.to(device), labels)))
+            picture = image_grid(to_uint8(state.average(latents.to(device), labels)))
         name = f"fakes_{state.images / 1000:010.3f}.png"
-        telemetry.write_png(storage.join(self._run_uri, "samples", name), picture)
+        write_png(storage.join(self._run_uri, "samples", name), picture)
         return picture
 
     def _write_best(self, metrics: dict[str, object], picture: Image) -> None:

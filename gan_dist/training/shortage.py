@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gan_dist.config import RunConfig
-from gan_dist.memory import shortage_explained
+from gan_dist.core.memory import shortage_explained
 from gan_dist.training.context import Context
 
 

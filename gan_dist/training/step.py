@@ -12,18 +12,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gan_dist import losses, models
+from gan_dist import models
 from gan_dist.config import RateConfig, RunConfig
-from gan_dist.data.loader import Batch
-from gan_dist.errors import NonFiniteError
-from gan_dist.models import ada, ema
-from gan_dist.training.arithmetic import Arithmetic
+from gan_dist.core.errors import NonFiniteError
+from gan_dist.data.batches.loader import Batch
+from gan_dist.training import ema, losses
+from gan_dist.training.augment import ada
+from gan_dist.training.checkpoint import TrainingState
 from gan_dist.training.context import Context
-from gan_dist.training.draws import Draws
-from gan_dist.training.objective import DiscriminatorObjective, Scalars
+from gan_dist.training.discriminator_input import DiscriminatorInput
+from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
+from gan_dist.training.noise import StepNoise
+from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.schedule import betas, rate_factor
-from gan_dist.training.state import TrainingState
-from gan_dist.training.view import View
 
 # Newer versions of torch warn of the old name, older ones do not know the new one.
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -52,18 +53,20 @@ class Step:
         self._state = state
         self._context = context
         self._loss = losses.build(config.loss)
-        coupled = models.coupled(state.generator) or models.coupled(state.discriminator)
-        self._arithmetic = Arithmetic.of(
-            config, context.device, synchronised=coupled and context.world_size > 1
+        uses_batch_statistics = models.uses_batch_statistics(state.generator) or models.uses_batch_statistics(
+            state.discriminator
         )
-        self._draws = Draws(config, context)
+        self._arithmetic = PrecisionPolicy.of(
+            config, context.device, synchronised=uses_batch_statistics and context.world_size > 1
+        )
+        self._draws = StepNoise(config, context)
         if self._arithmetic.compiled:
             state.generator.compile()
             state.discriminator.compile()
         self._generator = _distributed(state.generator, context)
         # Synchronised batch normalisation cannot be differentiated twice, as penalties need.
         self._discriminator = _distributed(state.discriminator, context, together=not config.loss.penalised)
-        self._view = View(config, state, self._draws)
+        self._view = DiscriminatorInput(config, state, self._draws)
         self._objective = DiscriminatorObjective(
             config, context, self._discriminator, self._arithmetic, self._draws, self._view
         )
@@ -85,7 +88,7 @@ class Step:
         """
         state, config = self._state, self._config
         state.optimizer_d.zero_grad()
-        models.advance(state.discriminator)
+        models.update_spectral_norms(state.discriminator)
         sums: Scalars = {}
         parts = self._portions(batch)
         portions = [self._reals(part, "mirror-d", portion) for portion, (part, _) in enumerate(parts)]
@@ -126,7 +129,7 @@ class Step:
         # Frozen, the discriminator costs no weight gradients and no all-reduce here.
         state.discriminator.requires_grad_(False)
         state.optimizer_g.zero_grad()
-        models.advance(state.discriminator)
+        models.update_spectral_norms(state.discriminator)
         total = torch.zeros((), device=self._context.device)
         for portion, (part, labels) in enumerate(self._portions(batch)):
             with self._reduced(self._generator, portion):

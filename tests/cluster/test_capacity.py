@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist.cluster.capacity import (
+from gan_dist.cluster.nodes.resources import (
     Node,
     idle_gpus,
     processes,
@@ -19,7 +19,7 @@ from gan_dist.cluster.capacity import (
     workers_held,
 )
 from gan_dist.config import ScaleConfig
-from gan_dist.errors import CapacityError
+from gan_dist.core.errors import CapacityError
 
 GPU_NODES = [Node(8, 2, 64e9, 20e9), Node(8, 1, 64e9, 20e9), Node(16, 0, 64e9, 20e9)]
 

@@ -14,7 +14,7 @@ import json, logging, sys
 import ray
 from gan_dist.cluster import search
 from gan_dist.cluster.capacity import nodes_up, workers_held
-from gan_dist.search.ledger import Ledger
+from gan_dist.search.ledger import SearchStudy
 from gan_dist.search.plan import begin, make_plan
 from gan_dist.search.studies import study_storage
 
@@ -24,7 +24,7 @@ plan = make_plan("search-digits", [*small, f"storage={sys.argv[1]}"])
 ray.init(address="local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False,
          logging_level=logging.ERROR)
 begin(plan, "fd_digits")
-ledger = Ledger(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
+ledger = SearchStudy(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
 free = []
 search.run(plan, ledger, "fd_digits", lambda: free.append(ray.available_resources()))
 print(json.dumps({

@@ -24,20 +24,21 @@ import typer
 from PIL import Image, ImageOps
 from ray.data import DataContext
 
-from gan_dist import cli, storage
-from gan_dist.data.decode import Decoding
-from gan_dist.data.pack import _Shards, pack, threads_of
-from gan_dist.data.packplan import make_plan
-from gan_dist.data.resident import read_all
-from gan_dist.data.resize import resize
-from gan_dist.data.rows import Rows
-from gan_dist.data.shards import ShardSet
-from gan_dist.data.sources import open_source
-from gan_dist.data.sources.files import Ranges
-from gan_dist.data.sources.items import Item, Source, SourceOptions
-from gan_dist.data.verify import verify_set
-from gan_dist.errors import DataError, StorageError
-from gan_dist.storage import filesystems
+from gan_dist import cli
+from gan_dist.core import storage
+from gan_dist.core.errors import DataError, StorageError
+from gan_dist.core.storage import filesystems
+from gan_dist.data.batches.readers import read_all
+from gan_dist.data.packing.decode import Decoding
+from gan_dist.data.packing.plan import make_plan
+from gan_dist.data.packing.ray_pack import _Shards, pack, threads_of
+from gan_dist.data.packing.resize import resize
+from gan_dist.data.packing.sources import open_source
+from gan_dist.data.packing.sources.files import Ranges
+from gan_dist.data.packing.sources.items import Item, Source, SourceOptions
+from gan_dist.data.shards.rows import Rows
+from gan_dist.data.shards.shard_set import ShardSet
+from gan_dist.data.shards.verify import verify_set
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -317,7 +318,7 @@ def stop_and_continue(photos: Path, folder: Path, signals: Sequence[int], seed: 
     options = ["--resolution", "16", "--shard-mb", "0.01", "--max-bad", "4"]
     run("pack", photos, whole, *options)
     total = len(list(whole.glob("shard-*")))
-    command = [sys.executable, "-m", "gan_dist.cli", "pack", str(photos), str(dest), *options]
+    command = [sys.executable, "-m", "gan_dist", "pack", str(photos), str(dest), *options]
     for kill, number in enumerate(signals):
         # At a random moment between two states, or in the middle of what leads from one to the other.
         target = draw.randint(0, total * (kill + 1) // (len(signals) + 1))

@@ -8,11 +8,11 @@ from typing import cast
 
 import pytest
 
-from gan_dist.cluster.parts import ray_workers
+from gan_dist.cluster.evaluation_pool import ray_workers
 from gan_dist.config import ScaleConfig
-from gan_dist.errors import CapacityError, DataError, WorkerError
+from gan_dist.core.errors import CapacityError, DataError, WorkerError
 from gan_dist.evaluation.assess import assess
-from gan_dist.evaluation.work import TallyReals, here
+from gan_dist.evaluation.tasks import TallyReals, here
 from tests.heads import printed_apart
 from tests.parts import Deadly, Exhausting, Held, Numbered, let_go
 from tests.releases import request_of, untrained
@@ -96,7 +96,7 @@ def test_what_was_lost_with_a_node_is_done_by_those_that_are_left(tmp_path: Path
 def test_a_part_that_always_kills_its_process_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gan_dist.cluster.parts.RETRIES", 1)  # each takes seconds to start
+    monkeypatch.setattr("gan_dist.cluster.evaluation_pool.RETRIES", 1)  # each takes seconds to start
     request = request_of(untrained(tmp_path))
     with (
         ray_workers(ScaleConfig()) as workers,

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from gan_dist.telemetry import read_records
-from gan_dist.training import state as states
+from gan_dist.artifacts.records import read_records
+from gan_dist.training import checkpoint as states
 from tests.heads import ROOT, environment
 from tests.preemption import ENDLESS
-from tests.unit.test_training import assert_same_bits, config, run, tensors
+from tests.unit.training.test_training import assert_same_bits, config, run, tensors
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist import machine
-from gan_dist.cluster.preflight import Facts, NodeAnswer, node_problems, small_shm
+from gan_dist.cluster.nodes.node_checks import Facts, NodeAnswer, node_problems, small_shm
+from gan_dist.core import host
 from tests.heads import printed_apart
 
 TWO_NODES = """
@@ -23,7 +23,7 @@ ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
 assert len(ray.nodes()) == 2
 check_nodes(sys.argv[1], "builtin://digits")
 from gan_dist import machine
-machine.versions = lambda: {"python": "3.0", "gan-dist": "0", "torch": "0", "ray": "0"}
+host.versions = lambda: {"python": "3.0", "gan-dist": "0", "torch": "0", "ray": "0"}
 try:
     check_nodes(sys.argv[1], "/no/such/images")
 except ClusterError as error:
@@ -53,7 +53,7 @@ def test_what_differs_is_named_with_the_remedy() -> None:
         "there; use a bucket or a folder that all nodes share",
         "10.0.0.3 did not answer within 60 s: look at it, or take it out",
     ]
-    mine = machine.versions()
+    mine = host.versions()
     assert node_problems(mine, [NodeAnswer("10.0.0.1", 0.0, Facts(mine))], {}) == []
 
 

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from gan_dist.cluster import checkup, reach
 from gan_dist.cluster.connect import join
-from gan_dist.cluster.reach import Answer, ask, require_reachable
-from gan_dist.errors import ClusterError
+from gan_dist.cluster.nodes import doctor_checks, head_probe
+from gan_dist.cluster.nodes.head_probe import Answer, ask, require_reachable
+from gan_dist.core.errors import ClusterError
 from tests.ports import free_port
 from tests.web import serving
 
@@ -32,7 +32,7 @@ def web() -> Iterator[str]:
 def test_nobody_and_strangers_are_told_apart(
     listener: tuple[socket.socket, int], web: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reach, "WAIT_S", 1.0)
+    monkeypatch.setattr(head_probe, "WAIT_S", 1.0)
     assert ask(f"127.0.0.1:{free_port()}")[0] is Answer.NOBODY
     assert ask("no-such-host.invalid:6379")[0] is Answer.NOBODY
     assert ask(f"127.0.0.1:{listener[1]}")[0] is Answer.STRANGER
@@ -66,11 +66,11 @@ def test_ports_that_others_hold_are_named(
     listener: tuple[socket.socket, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(reach, "WAIT_S", 1.0)
-    monkeypatch.setattr(checkup, "PORTS", {"port": free_port(), "dashboard-port": free_port()})
-    assert [one.level for one in checkup.ports()] == ["ok"]
-    monkeypatch.setattr(checkup, "PORTS", {"port": listener[1], "dashboard-port": free_port()})
-    (found,) = checkup.ports()
+    monkeypatch.setattr(head_probe, "WAIT_S", 1.0)
+    monkeypatch.setattr(doctor_checks, "PORTS", {"port": free_port(), "dashboard-port": free_port()})
+    assert [one.level for one in doctor_checks.ports()] == ["ok"]
+    monkeypatch.setattr(doctor_checks, "PORTS", {"port": listener[1], "dashboard-port": free_port()})
+    (found,) = doctor_checks.ports()
     assert (found.level, str(listener[1]) in found.what) == ("warning", True)
     assert found.remedy == f"ray start --head --port={listener[1] + 1000}"
 
@@ -78,7 +78,7 @@ def test_ports_that_others_hold_are_named(
 def test_a_dashboard_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", f"http://127.0.0.1:{free_port()}")
-    (found,) = checkup.token()
+    (found,) = doctor_checks.token()
     assert (found.name, found.level) == ("token", "error")
     assert "RAY_API_SERVER_ADDRESS" in found.remedy
 
@@ -117,8 +117,8 @@ def test_a_dashboard_is_asked_whom_it_lets_in(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(
-        checkup, "auth_headers", lambda: {"Authorization": f"Bearer {given}"} if given else {}
+        doctor_checks, "auth_headers", lambda: {"Authorization": f"Bearer {given}"} if given else {}
     )
     with serving(type("Handler", (Dashboard,), {"token": wanted, "body": body})) as url:
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", url)
-        assert said in next(iter(checkup.token())).what
+        assert said in next(iter(doctor_checks.token())).what

@@ -13,13 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 from ray._private.state import actors
 from ray.util import placement_group_table
 
-from gan_dist.cluster import search
-from gan_dist.errors import ClusterError
-from gan_dist.search.ledger import Ledger
+from gan_dist.artifacts.records import read_records
+from gan_dist.cluster.tune import driver
+from gan_dist.core.errors import ClusterError
+from gan_dist.search.display import SearchView
 from gan_dist.search.plan import Plan, begin, make_plan
-from gan_dist.search.studies import study_storage
-from gan_dist.search.view import SearchView
-from gan_dist.telemetry import read_records
+from gan_dist.search.study import SearchStudy
+from gan_dist.search.study_storage import study_storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -37,9 +37,9 @@ def plan_of(folder: Path, *overrides: str, space: str = SPACE) -> Plan:
 
 def run(plan: Plan, metric: str = "fd_digits") -> list[FrozenTrial]:
     begin(plan, metric)
-    ledger = Ledger(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
+    ledger = SearchStudy(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
     with SearchView(ledger, plan.search.trials, 512, metric) as view:
-        search.run(plan, ledger, metric, view.update)
+        driver.run(plan, ledger, metric, view.update)
     assert ledger.unfinished == 0
     return ledger.trials()
 
@@ -89,7 +89,9 @@ def test_a_search_by_what_its_runs_do_not_measure_ends_with_the_first_of_them(tm
     plan = plan_of(tmp_path, "search.concurrent=1", "train.kimg=0.064")
     with pytest.raises(ClusterError, match=r"trial 0 .* a measurement of fid, .* have diversity, fd_dig"):
         run(plan, metric="fid")
-    (trial,) = Ledger(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace).trials()
+    (trial,) = SearchStudy(
+        study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace
+    ).trials()
     assert trial.state == TrialState.FAIL
 
 

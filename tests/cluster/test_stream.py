@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gan_dist import storage
-from gan_dist.data import stream as stream_module
+from gan_dist.core import storage
+from gan_dist.core.errors import DataError, GanDistError, StorageError
+from gan_dist.data.batches import ray_reader as stream_module
+from gan_dist.data.batches.loader import Reader, batches, open_images
+from gan_dist.data.batches.ray_reader import RayDataReader
+from gan_dist.data.batches.readers import InMemoryReader
 from gan_dist.data.builtin import DIGITS, open_builtin
-from gan_dist.data.loader import Fetch, batches, open_images
-from gan_dist.data.manifest import ImageSet
 from gan_dist.data.order import Order
-from gan_dist.data.resident import Resident
-from gan_dist.data.rows import Rows
-from gan_dist.data.shards import ShardSet, write_set
-from gan_dist.data.stream import Streamed
-from gan_dist.errors import DataError, GanDistError, StorageError
+from gan_dist.data.shards.manifest import ImageSet
+from gan_dist.data.shards.rows import Rows
+from gan_dist.data.shards.shard_set import ShardSet, write_set
 from tests.faults import proxy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
 
-def stream(images: ImageSet, fetch: Fetch, *, world_size: int, start: int, stop: int) -> list[Rows]:
+def stream(images: ImageSet, fetch: Reader, *, world_size: int, start: int, stop: int) -> list[Rows]:
     """Return the global batches, put together from all ranks' parts."""
     order = Order(images.group_rows, seed=3, batch_size=48, streams=4, window=512)
     parts = [
@@ -46,10 +46,10 @@ def assert_same(a: list[Rows], b: list[Rows]) -> None:
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_ray_data_gives_the_images_of_memory_in_their_order(world_size: int) -> None:
     images = open_builtin("builtin://digits")
-    expected = stream(images, Resident(images), world_size=1, start=0, stop=6000)
-    whole = stream(images, Streamed(images), world_size=world_size, start=0, stop=6000)
+    expected = stream(images, InMemoryReader(images), world_size=1, start=0, stop=6000)
+    whole = stream(images, RayDataReader(images), world_size=world_size, start=0, stop=6000)
     assert_same(whole, expected)
-    resumed = stream(images, Streamed(images), world_size=world_size, start=1920, stop=6000)
+    resumed = stream(images, RayDataReader(images), world_size=world_size, start=1920, stop=6000)
     assert_same(resumed, expected[40:])
 
 
@@ -57,8 +57,8 @@ def test_many_tasks_come_in_several_datasets(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(stream_module, "TASK_ROWS", 600)
     monkeypatch.setattr(stream_module, "TASKS", 2)
     images = open_builtin("builtin://digits")
-    expected = stream(images, Resident(images), world_size=1, start=0, stop=6000)
-    assert_same(stream(images, Streamed(images), world_size=1, start=0, stop=6000), expected)
+    expected = stream(images, InMemoryReader(images), world_size=1, start=0, stop=6000)
+    assert_same(stream(images, RayDataReader(images), world_size=1, start=0, stop=6000), expected)
 
 
 def test_blocks_larger_than_rays_limit_are_put_together_again(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_blocks_larger_than_rays_limit_are_put_together_again(tmp_path: Path) ->
     write_set(str(tmp_path), iter([Rows(pixels, np.arange(700) % 2)]), group_rows=700, **shape)
     images = ShardSet(str(tmp_path))
     order = Order(images.group_rows, seed=0, batch_size=100, streams=1, window=700)
-    streamed = batches(order, Streamed(images), rank=0, world_size=1, start=0, stop=1400)
-    memory = batches(order, Resident(images), rank=0, world_size=1, start=0, stop=1400)
+    streamed = batches(order, RayDataReader(images), rank=0, world_size=1, start=0, stop=1400)
+    memory = batches(order, InMemoryReader(images), rank=0, world_size=1, start=0, stop=1400)
     assert_same(list(streamed), list(memory))
 
 
@@ -79,7 +79,7 @@ def test_damage_that_a_task_meets_is_the_error_of_the_user_alone(tmp_path: Path,
     images = open_images(str(tmp_path / "set"))
     shard.unlink() if missing else shard.write_bytes(shard.read_bytes()[:-5000])
     with pytest.raises(GanDistError, match=shard.name) as caught:
-        stream(images, Streamed(images), world_size=1, start=0, stop=6000)
+        stream(images, RayDataReader(images), world_size=1, start=0, stop=6000)
     assert type(caught.value) in (DataError, StorageError)
     assert "Failed to apply" not in str(caught.value)
 
@@ -88,9 +88,9 @@ def test_a_bad_network_changes_nothing(bucket: str, s3_url: str) -> None:
     uri = storage.join(bucket, "digits")
     storage.copy_tree(str(DIGITS), uri)
     local = open_builtin("builtin://digits")
-    expected = stream(local, Resident(local), world_size=1, start=0, stop=3600)
+    expected = stream(local, InMemoryReader(local), world_size=1, start=0, stop=3600)
     with proxy(s3_url, seed=2) as running:
         images = open_images(f"{uri}?endpoint_override=127.0.0.1:{running.port}&scheme=http")
         running.faults.errors, running.faults.truncate, running.faults.corrupt = 0.1, 0.05, 0.05
-        assert_same(stream(images, Streamed(images), world_size=2, start=0, stop=3600), expected)
+        assert_same(stream(images, RayDataReader(images), world_size=2, start=0, stop=3600), expected)
         assert sum(running.counts.values()) > running.counts["pass"] > 0

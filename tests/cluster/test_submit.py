@@ -17,9 +17,9 @@ from ray._private.runtime_env.packaging import create_package
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
-from gan_dist.cluster import dashboard
-from gan_dist.cluster.upload import gather
-from gan_dist.errors import ClusterError, GanDistError
+from gan_dist.cluster.jobs import http
+from gan_dist.cluster.jobs.archive import gather
+from gan_dist.core.errors import ClusterError, GanDistError
 from tests.heads import ROOT
 from tests.web import serving
 
@@ -120,7 +120,7 @@ def test_right_arguments_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "doctor",
     ):
         done = CliRunner().invoke(app, ["submit", "--dry-run", *command.split()], catch_exceptions=False)
-        assert f"# entrypoint: python -m gan_dist.cli {command}" in done.stdout
+        assert f"# entrypoint: python -m gan_dist {command}" in done.stdout
 
 
 def test_a_configuration_must_be_where_the_job_finds_it(
@@ -138,11 +138,11 @@ def test_a_configuration_must_be_where_the_job_finds_it(
     )
     assert "inside.yaml" in result.stdout.splitlines()
     shown = json.loads(result.stdout.splitlines()[-1])
-    assert shown["entrypoint"] == "python -m gan_dist.cli train inside.yaml"
+    assert shown["entrypoint"] == "python -m gan_dist train inside.yaml"
     assert shown["variables"] == {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
     # What a shared folder of the nodes holds is for the job to read.
     result = CliRunner().invoke(app, ["submit", "--dry-run", "train", f"{tmp_path}/outside.yaml"])
-    assert f"entrypoint: python -m gan_dist.cli train {tmp_path}/outside.yaml" in result.stdout
+    assert f"entrypoint: python -m gan_dist train {tmp_path}/outside.yaml" in result.stdout
     assert "read where the job runs" in result.stderr
 
 
@@ -171,16 +171,16 @@ def test_an_address_where_no_cluster_listens(address: str, monkeypatch: pytest.M
 
 
 def test_what_listens_may_be_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(http, "TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match=r"no cluster answers at .*timed out"):
-            dashboard.require_listening(url)
+            http.require_listening(url)
     with answering({}) as url, pytest.raises(ClusterError, match="is no dashboard of Ray's"):
-        dashboard.require_listening(url)
+        http.require_listening(url)
     for address in ("head", "http://", "http://head:x", "http://[::1", "http://me:s3cr3t@head:x"):
         with pytest.raises(ClusterError, match="is no address of a cluster") as caught:
-            dashboard.require_listening(address)
+            http.require_listening(address)
         assert "s3cr3t" not in str(caught.value)
 
 
@@ -195,7 +195,7 @@ def test_a_cluster_of_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
         with answering(pages) as url:
             monkeypatch.setenv("RAY_API_SERVER_ADDRESS", url)
             assert said in refusal("train", "digits")
-    dashboard.require_same_versions("it", {"rayVersion": here, "pythonVersion": python})
+    http.require_same_versions("it", {"rayVersion": here, "pythonVersion": python})
 
 
 def test_resources_are_json() -> None:

@@ -14,19 +14,19 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 import gan_dist
-from gan_dist import storage
-from gan_dist.cluster import trainer
-from gan_dist.cluster.board import Link, News, new_board
-from gan_dist.cluster.room import placeable
+from gan_dist.artifacts.records import read_records
+from gan_dist.cluster.nodes.placement import placeable
+from gan_dist.cluster.train import driver
+from gan_dist.cluster.train.status import RunStatus, StatusClient, new_board
 from gan_dist.config import RunConfig, ScaleConfig
+from gan_dist.core import storage
+from gan_dist.core.errors import CapacityError, DataError, NonFiniteError, StorageError, WorkerError
+from gan_dist.core.progress import Progress
+from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.data.builtin import DIGITS
-from gan_dist.errors import CapacityError, DataError, NonFiniteError, StorageError, WorkerError
-from gan_dist.folders import checkpoint_names
-from gan_dist.progress import Progress
-from gan_dist.telemetry import read_records
 from tests.faults import proxy
 from tests.gloo import run_gloo
-from tests.unit.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
+from tests.unit.training.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 
@@ -41,10 +41,10 @@ def test_a_resumed_run_from_and_to_a_bucket_has_the_bits_of_plain_torch_distribu
     images = storage.join(bucket, "digits")
     storage.copy_tree(str(DIGITS), images)
     streamed = ["scale.workers=2", f"data.path={images}", "data.cache=stream", "storage.backend=s3fs"]
-    news: list[News] = []
+    news: list[RunStatus] = []
     for kimg in (0.32, 0.64):
         parts = config(bucket, *streamed, f"train.kimg={kimg}")
-        outcome = trainer.run(parts, news.append)
+        outcome = driver.run(parts, news.append)
         assert outcome.finished
 
     assert_same_bits(tensors(whole), tensors(parts))
@@ -59,7 +59,7 @@ def test_a_resumed_run_from_and_to_a_bucket_has_the_bits_of_plain_torch_distribu
 def test_a_continued_run_keeps_three_checkpoints_those_of_before_included(tmp_path: Path) -> None:
     for kimg, kept in ((0.128, [128, 64]), (0.256, [256, 192, 128])):
         settings = config(tmp_path, "eval.every_kimg=0.064", f"train.kimg={kimg}")
-        trainer.run(settings, lambda _: None)
+        driver.run(settings, lambda _: None)
         assert checkpoint_names(settings.run_uri) == [f"checkpoint_{images:012d}" for images in kept]
 
 
@@ -69,8 +69,8 @@ def test_a_store_that_fails_for_a_moment_costs_no_checkpoint(bucket: str, s3_url
         between.faults.planned = ["unavailable"] * 12
         between.faults.planned_for = "/discriminator.safetensors"
         place = f"{bucket}?endpoint_override=127.0.0.1:{between.port}&scheme=http"
-        news: list[News] = []
-        outcome = trainer.run(config(place, "data.path=builtin://shapes?count=64&resolution=16"), news.append)
+        news: list[RunStatus] = []
+        outcome = driver.run(config(place, "data.path=builtin://shapes?count=64&resolution=16"), news.append)
         assert between.counts["unavailable"] == 12
     assert outcome.finished
     assert news[-1].warnings == ()
@@ -80,21 +80,21 @@ def test_a_store_that_fails_for_a_moment_costs_no_checkpoint(bucket: str, s3_url
 @pytest.mark.slow
 def test_a_run_that_diverges_ends_with_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"a lower optim\.g\.lr"):
-        trainer.run(config(tmp_path, "optim.d.lr=1e30", "optim.g.lr=1e30"), lambda _: None)
+        driver.run(config(tmp_path, "optim.d.lr=1e30", "optim.g.lr=1e30"), lambda _: None)
 
 
 @pytest.mark.slow
 def test_damage_that_a_continued_run_streams_ends_it_at_once_by_its_name(tmp_path: Path) -> None:
     shutil.copytree(DIGITS, tmp_path / "set")
     streamed = [f"data.path={tmp_path / 'set'}", "data.cache=stream"]
-    trainer.run(config(tmp_path, *streamed, "train.kimg=0.32"), lambda _: None)
+    driver.run(config(tmp_path, *streamed, "train.kimg=0.32"), lambda _: None)
     shard = min((tmp_path / "set").glob("*.parquet"))
     content = bytearray(shard.read_bytes())
     content[2000] ^= 1
     shard.write_bytes(content)
-    news: list[News] = []
+    news: list[RunStatus] = []
     with pytest.raises(DataError, match=f"{shard.name}.* is damaged"):
-        trainer.run(config(tmp_path, *streamed), news.append)
+        driver.run(config(tmp_path, *streamed), news.append)
     assert news[-1].warnings == ()
 
 
@@ -107,9 +107,9 @@ def test_a_full_disk_ends_a_run_at_once_by_its_name(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", runs]).returncode:
         pytest.skip("this machine mounts no tmpfs")
     try:
-        news: list[News] = []
+        news: list[RunStatus] = []
         with pytest.raises(StorageError, match="No space left on device") as caught:
-            trainer.run(config(runs, "model.width=32", f"data.path={images}"), news.append)
+            driver.run(config(runs, "model.width=32", f"data.path={images}"), news.append)
         assert "the run is kept as its last checkpoint has it" in str(caught.value)
         assert news[-1].warnings == ()
     finally:
@@ -120,13 +120,13 @@ def test_more_workers_than_the_cluster_holds_are_refused_at_once(tmp_path: Path)
     with pytest.raises(
         CapacityError, match=r"needs 8 x 1 = 8 CPUs; .* has 2 CPUs and 0 GPUs on 1 node"
     ) as caught:
-        trainer.run(config(tmp_path, "scale.workers=8"), lambda _: None)
+        driver.run(config(tmp_path, "scale.workers=8"), lambda _: None)
     assert "use scale.workers=2" in str(caught.value)
     with pytest.raises(CapacityError, match=r"scale\.min_workers=4 needs 4 x 1 = 4 CPUs") as caught:
-        trainer.run(config(tmp_path, "scale.workers=8", "scale.min_workers=4"), lambda _: None)
+        driver.run(config(tmp_path, "scale.workers=8", "scale.min_workers=4"), lambda _: None)
     assert "use scale.min_workers=2" in str(caught.value)
     with pytest.raises(CapacityError, match="2 x 1 = 2 GPUs"):
-        trainer.run(config(tmp_path, "scale.gpus_per_worker=1"), lambda _: None)
+        driver.run(config(tmp_path, "scale.gpus_per_worker=1"), lambda _: None)
 
 
 class _Failing:
@@ -144,10 +144,10 @@ class _Failing:
 def test_a_run_ends_after_four_failures_without_a_checkpoint_between_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "Attempt", _Failing)  # real ones would take minutes
-    news: list[News] = []
+    monkeypatch.setattr(driver, "WorkerGroup", _Failing)  # real ones would take minutes
+    news: list[RunStatus] = []
     with pytest.raises(WorkerError, match=r"failed 4 times without a new checkpoint.* a bad node") as caught:
-        trainer.run(config(tmp_path), news.append)
+        driver.run(config(tmp_path), news.append)
     assert "the run is kept as it was at 0.064 kimg" in str(caught.value)
     told = [one for one in news[-1].warnings if one.endswith("the run goes on from 0.064 kimg")]
     assert len(told) == 4
@@ -164,19 +164,19 @@ def a_busy_cpu() -> Iterator[None]:
 
 @pytest.mark.usefixtures("a_busy_cpu")
 def test_a_run_without_room_says_what_it_waits_for_and_ends_to_be_continued(tmp_path: Path) -> None:
-    news: list[News] = []
+    news: list[RunStatus] = []
     with pytest.raises(
         WorkerError, match=r"no room for 2 workers of 1 CPU for 1 s .* kept as it was at 0 kimg"
     ):
-        trainer.run(config(tmp_path, "scale.workers=2", "scale.wait_s=1"), news.append)
+        driver.run(config(tmp_path, "scale.workers=2", "scale.wait_s=1"), news.append)
     (waits,) = news[-1].warnings
     assert waits.startswith("no room for 2 workers of 1 CPU: the run waits for nodes, 1 s at most")
 
 
 @pytest.mark.usefixtures("a_busy_cpu")
 def test_a_run_that_waits_for_room_can_be_stopped(tmp_path: Path) -> None:
-    news: list[News] = []
-    outcome = trainer.run(config(tmp_path, "scale.workers=2"), news.append, stop=lambda: len(news) > 2)
+    news: list[RunStatus] = []
+    outcome = driver.run(config(tmp_path, "scale.workers=2"), news.append, stop=lambda: len(news) > 2)
     assert (outcome.finished, outcome.images) == (False, 0)
 
 
@@ -190,9 +190,9 @@ def test_room_is_the_largest_number_of_workers_that_can_be_placed() -> None:
 
 def test_workers_that_others_have_replaced_are_not_heard_and_may_not_write() -> None:
     board = new_board()
-    first = Link(board, ray.get(board.begin.remote()))
+    first = StatusClient(board, ray.get(board.begin.remote()))
     first.require_latest()
-    second = Link(board, ray.get(board.begin.remote()))
+    second = StatusClient(board, ray.get(board.begin.remote()))
     first.progress = Progress(1, 2, 0.0, 0.0, "fd", None, None)
     with pytest.raises(WorkerError, match="other workers have taken over this run"):
         first.require_latest()

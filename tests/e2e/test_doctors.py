@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gan_dist.cluster import checkup
+from gan_dist.cluster.nodes import doctor_checks
 from tests.heads import ROOT, gan_dist, ray_head
 
 PATIENT = ("--timeout", "60")
@@ -103,9 +103,9 @@ def test_an_open_cluster(tmp_path: Path, ray_folder: str, monkeypatch: pytest.Mo
         assert levels(found["cluster"]) == levels(found["nodes"]) == ["ok"]
 
         # Found without being named, where Ray's own ports would be.
-        monkeypatch.setattr(checkup, "PORTS", {"port": int(address.rpartition(":")[2])})
+        monkeypatch.setattr(doctor_checks, "PORTS", {"port": int(address.rpartition(":")[2])})
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        assert [(one.name, one.level) for one in checkup.ports()] == [
+        assert [(one.name, one.level) for one in doctor_checks.ports()] == [
             ("ports", "warning"),
             ("token", "error"),
         ]

@@ -15,9 +15,9 @@ import pytest
 from optuna.study import load_study
 from optuna.trial import FrozenTrial, TrialState
 
-from gan_dist import storage
-from gan_dist.search.studies import study_storage
-from gan_dist.telemetry import read_records
+from gan_dist.artifacts.records import read_records
+from gan_dist.core import storage
+from gan_dist.search.study_storage import study_storage
 from tests.heads import BIN, environment, gan_dist
 
 TRIALS = 12
@@ -164,5 +164,5 @@ def test_the_password_of_a_study_is_in_no_file(tmp_path: Path, ray_folder: str) 
 
 
 def test_importing_the_search_needs_no_cluster() -> None:
-    code = "import gan_dist.search.plan, gan_dist.search.view, sys; assert 'ray' not in sys.modules"
+    code = "import gan_dist.search.plan, gan_dist.search.display, sys; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

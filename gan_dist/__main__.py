@@ -1,0 +1,5 @@
+"""The command line as `python -m gan_dist`."""
+
+from gan_dist.cli import main
+
+main()

@@ -1,0 +1,171 @@
+"""What is made of a release's images beside a grid: rows that interpolate, and a folder of single images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from gan_dist.core import storage
+from gan_dist.core.errors import StorageError
+from gan_dist.core.images import to_picture, write_png
+from gan_dist.core.storage.hashed_folder import to_json
+from gan_dist.core.threads import map_ahead
+from gan_dist.models.generator import Release
+from gan_dist.models.release import to_safetensors
+
+RECORD = "sample.json"
+"""What the images of a folder are: the count, the seed, the class and the generator's hash."""
+FORMAT = 1
+WRITERS = 16
+"""Images that are written at a time: a bucket answers each in tens of milliseconds."""
+
+
+def great_circle(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """Return `steps` latents from `start` to `end`, float32 (steps, latent_dim), both ends among them.
+
+    Their directions go along the great circle in equal angles: slerp of White 2016, "Sampling Generative
+    Networks", a sin((1 - t) angle) / sin(angle) + b sin(t angle) / sin(angle). Their lengths go evenly from
+    one to the other. A straight line would come nearer to the origin than Gaussian latents lie.
+
+    Args:
+        start: (latent_dim,).
+        end: Likewise. If it is opposite to `start`, one of the many circles through both is taken.
+        steps: At least 2.
+    """
+    a, b = (functional.normalize(latent.double(), dim=0) for latent in (start, end))
+    # The formula by a and what of b is perpendicular to it: so no sine is divided by.
+    across = b - (a @ b) * a
+    angle = torch.atan2(across.norm(), a @ b)
+    if across.norm() < 1e-12:
+        axis = int(a.abs().argmin())
+        across = -a[axis] * a
+        across[axis] += 1
+    t = torch.linspace(0, 1, steps, dtype=torch.float64)[:, None]
+    directions = torch.cos(t * angle) * a + torch.sin(t * angle) * functional.normalize(across, dim=0)
+    walk = (torch.lerp(start.double().norm(), end.double().norm(), t) * directions).float()
+    walk[0], walk[-1] = start, end
+    return walk
+
+
+def interpolate(
+    release: Release, rows: int, steps: int, seed: int = 0, labels: Sequence[int] | None = None
+) -> Tensor:
+    """Return rows that go from image to image, uint8 (rows, steps, C, R, R).
+
+    Row i goes from the latent of the seed's image i to that of image i + 1, along the great circle.
+
+    Args:
+        release: The generator.
+        rows: How many.
+        steps: Images in a row, both ends among them.
+        seed: Of the latents.
+        labels: The classes of a conditional generator's rows, `rows` of them; all in turn when absent.
+
+    Raises:
+        DataError: `rows` is below 1, or labels for a generator that has none, not `rows` of them, or not
+            among its classes.
+        NonFiniteError: a pixel is NaN or infinite.
+    """
+    classes = release.classes(rows, labels)
+    ends = release.latents(range(rows + 1), seed)
+    made = []
+    for row in range(rows):
+        walk = great_circle(ends[row], ends[row + 1], steps)
+        made.append(release.images(walk, None if classes is None else classes[row].expand(steps)))
+    return torch.stack(made)
+
+
+def file_name(number: int) -> str:
+    """Return the name of an image's file; names sort as the numbers do."""
+    return f"{number:08d}.png"
+
+
+def write_images(
+    release: Release,
+    folder: str,
+    n: int,
+    seed: int = 0,
+    label: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write the images of `release.sample` as PNG, a file each, of one channel where they are grey.
+
+    Stopped at any moment, it goes on from the first image that is missing when it is called again. What else
+    is in the folder is `sample.json`, which says what the images are.
+
+    Args:
+        release: The generator.
+        folder: Folder or URI: absent, empty, or one that this has written before with the same arguments, or
+            with a smaller `n`.
+        n: How many images.
+        seed: Of the latents.
+        label: Class of all images; all classes in turn when absent.
+        progress: Called with the number of images that are there.
+
+    Raises:
+        DataError: `n` is below 1, or a label for a generator that has none, or not among its classes.
+        NonFiniteError: a pixel is NaN or infinite.
+        StorageError: the folder holds something else, or cannot be written.
+    """
+    labels = None if label is None else [label] * n
+    release.classes(n, labels)
+    weights = hashlib.sha256(to_safetensors(release.generator.state_dict())).hexdigest()
+    record = {"format": FORMAT, "n": n, "seed": seed, "label": label, "generator_sha256": weights}
+    there = _require_free(folder, record)
+    first = next((number for number in range(n) if file_name(number) not in there), n)
+    progress(first)
+    if RECORD not in there:
+        storage.write_bytes(storage.join(folder, RECORD), to_json(record))
+
+    def write(numbered: tuple[int, Tensor]) -> int:
+        number, image = numbered
+        write_png(storage.join(folder, file_name(number)), to_picture(image))
+        return number
+
+    def numbered() -> Iterator[tuple[int, Tensor]]:
+        made = (image for images in release.stream(n, seed, labels, first=first) for image in images)
+        return enumerate(made, start=first)
+
+    with ExitStack() as stack:
+        for number in map_ahead(stack, write, numbered(), WRITERS):
+            progress(number + 1)
+
+
+def _require_free(folder: str, record: Mapping[str, Any]) -> set[str]:
+    """Return the names in a folder; refuse one with anything other than images of the same record.
+
+    Fewer images of it are a beginning: there the record is left out of the names, as one to be written.
+
+    Raises:
+        StorageError: it has, with what to do instead.
+    """
+    # A process that was killed may have left a hidden part of a file.
+    there = [name for name in storage.names(folder) if not name.startswith(".")]
+    if not there:
+        return set()
+    held = f"{', '.join(there[:3])}{', ...' if len(there) > 3 else ''}, and no {RECORD} of `gan-dist sample`"
+    if RECORD in there:
+        other = None
+        with suppress(ValueError):
+            other = json.loads(storage.read_bytes(storage.join(folder, RECORD)))
+        if other == record:
+            return set(there)
+        if isinstance(other, dict):
+            fewer = isinstance(other.get("n"), int) and other["n"] < record["n"]
+            if fewer and {**other, "n": record["n"]} == record:
+                return set(there) - {RECORD}
+            differing = [key for key in record if other.get(key) != record[key]]
+            held = "; ".join(
+                f"images of {key} {str(other.get(key))[:12]}, not {str(record[key])[:12]}"
+                for key in differing
+            )
+        else:
+            held = f"a damaged {RECORD}"
+    raise StorageError(f"{storage.redact(folder)} holds {held}: give --out another folder, or empty this one")

@@ -1,1 +1,0 @@
-"""Small files that the package carries, and the programs that made them."""

@@ -1,0 +1,118 @@
+"""What a check finds, and how checks are run: all at once, each for a limited time, none able to raise."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gan_dist.core.errors import GanDistError
+from gan_dist.core.storage.redaction import reason
+from gan_dist.core.threads import leave_behind
+
+SECRETS = ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""Environment variables whose values no finding holds."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is as it should be, or what is not and what to do about it."""
+
+    name: str
+    """What was looked at, in a word."""
+    level: Literal["ok", "warning", "error"]
+    """`error` is what makes a run or search fail, or a cluster unsafe."""
+    what: str
+    why: str = ""
+    """Why it matters; empty where all is well."""
+    remedy: str = ""
+    """The command or setting that mends it; empty where all is well."""
+
+
+Check = Callable[[], Iterable[Finding]]
+
+
+def examine(checks: Mapping[str, tuple[Check, float]]) -> list[Finding]:
+    """Run checks side by side and return what they find, in their order.
+
+    Args:
+        checks: By name, each with the seconds after which it is given up. What one raises, and that it is
+            given up, is an error among the findings; its thread is left behind.
+    """
+    began = time.monotonic()
+    running = {name: _Running(name, check) for name, (check, _) in checks.items()}
+    findings: list[Finding] = []
+    for name, (_, limit_s) in checks.items():
+        found, ended = running[name].result(max(0.0, began + limit_s - time.monotonic()))
+        findings += found if ended else [*found, _given_up(name, limit_s)]
+    return findings
+
+
+class _Running:
+    def __init__(self, name: str, check: Check) -> None:
+        self._found: list[Finding] = []
+        self._thread = threading.Thread(target=self._run, args=(name, check), name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self, name: str, check: Check) -> None:
+        try:
+            for finding in check():
+                self._found.append(finding)
+        except GanDistError as error:
+            self._found += told(name, error)
+        except BaseException as error:
+            self._found.append(_failed(name, error))
+
+    def result(self, seconds: float) -> tuple[list[Finding], bool]:
+        """Wait for at most so long; return what was found until then, and whether that is all."""
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            leave_behind(self._thread)
+            return [*self._found], False
+        return self._found, True
+
+
+def told(name: str, error: GanDistError, why: str = "a run stops at it") -> Iterator[Finding]:
+    """Yield the findings that a user's error is: its lines, whose last clause is the remedy."""
+    for line in str(error).splitlines():
+        what, _, remedy = without_secrets(line).rpartition("; ")
+        if not what:
+            what, _, remedy = without_secrets(line).rpartition(": ")
+        yield Finding(name, "error", what or remedy, why, remedy)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which no value of `SECRETS` stands."""
+    for value in filter(None, (os.environ.get(name) for name in SECRETS)):
+        text = text.replace(value, "...")
+    return text
+
+
+def _failed(name: str, error: BaseException) -> Finding:
+    what = f"it could not be checked: {type(error).__name__}: {without_secrets(reason(error))}"
+    return Finding(name, "error", what, "what is not known to be right may be wrong", "look at what is named")
+
+
+def _given_up(name: str, limit_s: float) -> Finding:
+    return Finding(
+        name,
+        "error",
+        f"no answer within {limit_s:g} s",
+        "a run would wait for it too",
+        "look at the network and at what it was asked of, or give it longer with --timeout",
+    )
+
+
+def wrong_interface(name: str, where: str, given: str | None, known: Sequence[str]) -> Iterator[Finding]:
+    """Yield a finding if GLOO_SOCKET_IFNAME, when it is `given`, is none of the `known` interfaces."""
+    if given is not None and given.split(",")[0] not in known:
+        yield Finding(
+            name,
+            "error",
+            f"{where}GLOO_SOCKET_IFNAME={given} is no interface there",
+            "workers on CPUs cannot be joined",
+            f"set it to one of {', '.join(known)}, or unset it",
+        )

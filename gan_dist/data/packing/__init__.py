@@ -1,0 +1,1 @@
+"""Packing: images from folders, tars, Parquet or torchvision to shards."""

@@ -1,0 +1,194 @@
+"""A packing as plain data: all that decides its bytes, and what goes into which shard. No Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import PIL
+from pydantic import BaseModel, ConfigDict
+
+from gan_dist.core import host, storage
+from gan_dist.core.errors import DataError
+from gan_dist.core.storage import redact
+from gan_dist.data.packing.decode import Decoding
+from gan_dist.data.packing.resize import FILTERS, resizer
+from gan_dist.data.packing.sources.items import Rejection, Source
+from gan_dist.data.packing.sources.labels import counted
+
+GROUP_BYTES = 8 * 2**20
+SHOWN = 5
+MAX_RESOLUTION = 2**14
+"""An image of it is three quarters of `plain.LARGEST_PAGE`, and larger than any that is decoded."""
+
+
+class Plan(BaseModel):
+    """All that decides the bytes of a packed set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    packer: str
+    pillow: str
+    resizer: str
+    source: str
+    images: int
+    items_sha256: str
+    """Of every item's name, size and label, and of what the listing rejected."""
+    classes: tuple[str, ...] | None
+    resolution: int
+    channels: int
+    filter: str
+    shard_items: int
+    group_rows: int
+
+    @property
+    def decoding(self) -> Decoding:
+        """What images are turned into."""
+        return Decoding(self.resolution, self.channels, self.filter)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one image's pixels."""
+        return self.resolution**2 * self.channels
+
+    def jobs(self) -> list[Job]:
+        """Return the work of every shard."""
+        starts = range(0, self.images, self.shard_items)
+        return [Job(n, start, min(start + self.shard_items, self.images)) for n, start in enumerate(starts)]
+
+
+class Job(NamedTuple):
+    """One shard: its number, and its items [start, stop)."""
+
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        """The shard's name."""
+        return f"shard-{self.number:05d}.parquet"
+
+
+def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
+    """Refuse, before a source is listed, settings that no source can have.
+
+    Raises:
+        DataError: a setting is out of its range.
+    """
+    if not 1 <= decoding.resolution <= MAX_RESOLUTION:
+        raise DataError(f"--resolution must be from 1 to {MAX_RESOLUTION}, not {decoding.resolution}")
+    if decoding.channels not in (1, 3):
+        raise DataError(f"--channels must be 3 (colour) or 1 (grey), not {decoding.channels}")
+    if decoding.filter not in FILTERS:
+        raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
+    if not (shard_mb > 0 and math.isfinite(shard_mb)):
+        raise DataError(f"--shard-mb must be above 0, not {shard_mb:g}")
+    parse_max_bad(max_bad, 0)
+
+
+def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> Plan:
+    """Return the plan for a source; `require_settings` has seen the settings."""
+    row_bytes = decoding.resolution**2 * decoding.channels
+    shard_rows = max(1, int(shard_mb * 2**20) // row_bytes)
+    group_rows = max(1, min(shard_rows, GROUP_BYTES // row_bytes))
+    return Plan(
+        packer=host.own_version(),
+        pillow=PIL.__version__,
+        resizer=resizer(decoding.filter),
+        source=redact(uri),
+        images=len(source.items),
+        items_sha256=_hash_items(source),
+        classes=source.classes,
+        resolution=decoding.resolution,
+        channels=decoding.channels,
+        filter=decoding.filter,
+        shard_items=shard_rows // group_rows * group_rows,
+        group_rows=group_rows,
+    )
+
+
+def _hash_items(source: Source) -> str:
+    digest = hashlib.sha256()
+    for item in source.items:
+        digest.update(f"{item.name}\0{item.at}\0{item.size}\0{item.label}\n".encode())
+    for rejection in source.rejected:
+        digest.update(f"{rejection.path}\0{rejection.reason}\n".encode())
+    return digest.hexdigest()
+
+
+def parse_max_bad(text: str, total: int) -> int:
+    """Return how many of `total` images may be bad: `text` is a percentage or a number.
+
+    Raises:
+        DataError: it is neither.
+    """
+    try:
+        if text.endswith("%"):
+            percent = float(text[:-1])
+            if 0 <= percent <= 100:
+                return int(total * percent / 100)
+        elif text.isdecimal():
+            return int(text)
+    except ValueError:
+        pass
+    raise DataError(f"--max-bad must be a number of images or a percentage such as 1%, not {text!r}")
+
+
+def require_few_bad(bad: Sequence[Rejection], total: int, max_bad: str) -> None:
+    """Refuse to go on with a source that has too many bad images.
+
+    Raises:
+        DataError: with the count and the first few reasons.
+    """
+    limit = parse_max_bad(max_bad, total)
+    if len(bad) <= limit:
+        return
+    raise DataError(
+        f"{len(bad)} of {total} images cannot be used so far, and --max-bad {max_bad} allows {limit}: "
+        "mend or remove them, or raise --max-bad to go on without them"
+        + _lines([f"{path}: {reason}" for path, reason in bad])
+    )
+
+
+def require_whole(damaged: Sequence[str], max_bad: str) -> None:
+    """Refuse files of which an unknown number of images is lost, where not any number may be.
+
+    Args:
+        damaged: A sentence for each such file.
+        max_bad: How many images may be unusable, a number or a percentage.
+
+    Raises:
+        DataError: there is one, and `max_bad` is less than 100%.
+    """
+    if not damaged or (max_bad.endswith("%") and parse_max_bad(max_bad, 1) == 1):
+        return
+    raise DataError(
+        f"how many images are lost with {counted(len(damaged), 'damaged file')} is not known, so that "
+        f"--max-bad {max_bad} cannot be kept: fetch or write them again, or take what is left of them with "
+        "--max-bad 100%" + _lines(damaged)
+    )
+
+
+def _lines(sentences: Sequence[str]) -> str:
+    """Return the first few of some sentences, a line each, to stand below a message."""
+    more = [f"and {len(sentences) - SHOWN} more"] if len(sentences) > SHOWN else []
+    return "".join(f"\n  {sentence}" for sentence in [*sentences[:SHOWN], *more])
+
+
+def require_apart(source: str, dest: str) -> None:
+    """Refuse a destination inside the source, where the set would become part of what it is packed from.
+
+    Raises:
+        DataError: it is inside.
+    """
+    if source.startswith("torchvision://"):
+        return
+    (source_fs, inner), (dest_fs, outer) = storage.open_uri(source), storage.open_uri(dest)
+    if source_fs.type_name == dest_fs.type_name == "local":
+        inner, outer = os.path.realpath(inner), os.path.realpath(outer)
+    if source_fs.type_name == dest_fs.type_name and f"{outer}/".startswith(f"{inner.rstrip('/')}/"):
+        raise DataError(f"DEST {redact(dest)} is inside SOURCE {redact(source)}; choose a folder outside it")

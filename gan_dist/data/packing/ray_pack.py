@@ -1,0 +1,144 @@
+"""The packing run by Ray: each read task of Ray Data makes one shard.
+
+Pixels never leave the task that decodes them; what the driver gets are reports: how many items are decoded,
+which of them were left out, and at last what the manifest must say of the shard.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from gan_dist.core import storage
+from gan_dist.core.memory import keep_freed_memory
+from gan_dist.data.batches.ray_reader import plain_errors
+from gan_dist.data.packing import progress
+from gan_dist.data.packing.plan import Job, Plan, require_few_bad
+from gan_dist.data.packing.sources.items import Source
+from gan_dist.data.packing.task import Report, make_shard
+from gan_dist.data.shards.manifest import Manifest
+
+
+def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[int], None]) -> Manifest:
+    """Make the set that a plan describes, or what is missing of it, on the cluster that is connected.
+
+    Args:
+        source: What the plan was made for.
+        dest: The folder to write to; `progress.finished_set` has been asked whether it is this plan's.
+        plan: What to make.
+        max_bad: How many images may be unusable, a number or a percentage.
+        show: Called with the number of items that are decoded, those of an earlier run included.
+
+    Raises:
+        DataError: too many images cannot be used; what is finished stays.
+        StorageError: something cannot be read or written; what is finished stays.
+    """
+    total = len(source.items) + len(source.rejected)
+    records = progress.begin(dest, plan)
+    jobs = plan.jobs()
+    missing = [job for job in jobs if job.number not in records]
+    bad = [*source.rejected, *(bad for record in records.values() for bad in record.quarantined)]
+    require_few_bad(bad, total, max_bad)
+    decoded = plan.images - sum(job.stop - job.start for job in missing)
+    show(decoded)
+    with plain_errors():
+        for report in _reports(_Shards(source, dest, plan, missing)):
+            if report.record is not None:
+                progress.write_record(dest, jobs[report.job], report.record)
+                records[report.job] = report.record
+            decoded += report.decoded
+            show(decoded)
+            bad += report.rejected
+            require_few_bad(bad, total, max_bad)
+    return progress.finish(dest, plan, source, records)
+
+
+def _reports(shards: _Shards) -> Iterator[Report]:
+    """Yield what tasks report, as it comes."""
+    if not len(shards):
+        return
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            # Ray Data's own files keep its account; what a user must know is said here.
+            handler.setLevel(logging.CRITICAL + 1)
+    with _blocks_as_they_come():
+        dataset = ray.data.read_datasource(shards, num_cpus=1, override_num_blocks=len(shards))
+        for bundle in dataset.iter_internal_ref_bundles():
+            for block in bundle.blocks:
+                for text in ray.get(block.ref)["report"].to_pylist():
+                    yield Report.model_validate_json(text)
+
+
+@contextmanager
+def _blocks_as_they_come() -> Iterator[None]:
+    """Let tasks hand over every report by itself: progress does not wait for a task's end.
+
+    The setting is the process's; what this process streams afterwards must not come row by row.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    before = context.target_max_block_size
+    context.target_max_block_size = 1
+    try:
+        yield
+    finally:
+        context.target_max_block_size = before
+
+
+class _Shards(Datasource):
+    """The making of each shard as a read task."""
+
+    def __init__(self, source: Source, dest: str, plan: Plan, jobs: list[Job]) -> None:
+        self._source, self._dest, self._plan, self._jobs = source, dest, plan, jobs
+        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        self.threads = threads_of(len(jobs), int(ray.available_resources().get("CPU", 0)), largest)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def estimate_inmemory_data_size(self) -> int:
+        """Return the bytes of all reports, roughly."""
+        return len(self._jobs) * 1024
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
+    ) -> list[ReadTask]:
+        """Return one read task a shard, whatever the parallelism."""
+        return [self._read_task(job, threads) for job, threads in zip(self._jobs, self.threads, strict=True)]
+
+    def _read_task(self, job: Job, threads: int) -> ReadTask:
+        items = self._source.items[job.start : job.stop]
+        origin, plan, dest = self._source.origin, self._plan, self._dest
+        options = storage.options()
+
+        def read() -> Iterator[pa.Table]:
+            storage.configure(options)
+            keep_freed_memory()  # the process makes the next shard in the memory of this one
+            for report in make_shard(origin, plan, job, items, dest, threads):
+                yield pa.table({"report": [report.model_dump_json()]})
+
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return ReadTask(read, metadata)
+
+
+def threads_of(shards: int, free: int, largest: int) -> list[int]:
+    """Return how many images each shard's task decodes at a time.
+
+    One, but for the shards that are left when every CPU has had the same number: there, CPUs that have no
+    shard of their own help, as far as a node reaches. No task waits for several to be free at once.
+
+    Args:
+        shards: How many there are.
+        free: CPUs of the cluster that nothing else uses.
+        largest: CPUs of the largest node.
+    """
+    left = shards % max(1, free)
+    helped = max(1, min(free // max(1, left), largest))
+    return [1] * (shards - left) + [helped] * left

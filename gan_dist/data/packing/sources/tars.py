@@ -1,0 +1,163 @@
+"""Tars of samples, as WebDataset writes them. Nothing is ever extracted: members are ranges of bytes."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from gan_dist.core import storage
+from gan_dist.core.errors import DataError
+from gan_dist.core.storage import redact
+from gan_dist.data.packing.sources.files import Ranges, SteadyFile
+from gan_dist.data.packing.sources.items import (
+    IMAGE_SUFFIXES,
+    UNLABELLED,
+    FoundFile,
+    Item,
+    Labelled,
+    Rejection,
+    Source,
+    SourceOptions,
+    number_items,
+)
+from gan_dist.data.packing.sources.labels import counted, parse_json, some, writable
+
+LABEL_LIMIT = 2**20
+STREAM_BYTES = 2**20
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+LABEL_KEY = "label"
+
+
+@dataclass
+class _Sample:
+    """The members of a tar that share a key."""
+
+    images: list[tarfile.TarInfo] = field(default_factory=list)
+    label: str | None = None
+    has_cls: bool = False
+
+
+def open_tars(root: str, files: Sequence[FoundFile], options: SourceOptions) -> Source:
+    """Return the samples of tars, in the order in which they are stored.
+
+    Members are grouped by their path up to the first dot of the name; the image's suffix says which member is
+    the image, `.cls` or the key `label` of `.json` what its class is.
+
+    Raises:
+        DataError: a file is compressed, no image is found, or only some images are labelled.
+        StorageError: a file cannot be read.
+    """
+    found: list[Labelled] = []
+    rejected: list[Rejection] = []
+    damaged: list[str] = []
+    for file in files:
+        with SteadyFile(storage.join(root, file.path)) as stream:
+            samples, bad, damage = _list_tar(stream, file)
+        found += samples
+        rejected += bad
+        if damage is not None:
+            rejected.append(Rejection(file.path, damage))
+            damaged.append(f"{file.path} is {damage}; used of it: {counted(len(samples), 'image')}")
+    if not found:
+        reasons = some([f"{path}: {reason}" for path, reason in rejected]) or "no member is named like one"
+        raise DataError(f"{redact(root)}: the tars hold no images ({reasons})")
+    items, classes = number_items(found, no_labels=options.no_labels)
+    return Source(Ranges(root), items, classes, rejected, [], tuple(damaged))
+
+
+def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Rejection], str | None]:
+    """Return a tar's images, the members that are refused, and how the tar itself is damaged, if it is."""
+    head = stream.read(8)
+    stream.seek(0)
+    for magic, name in COMPRESSED.items():
+        if head.startswith(magic):
+            raise DataError(
+                f"{file.path} is compressed ({name}), so that no member can be read alone; unpack it"
+            )
+    samples: dict[str, _Sample] = {}
+    rejected: list[Rejection] = []
+    end, damage = 0, None
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=STREAM_BYTES) as tar:
+            while (member := tar.next()) is not None:
+                # Tarfile keeps every member that it has seen.
+                tar.members = []  # type: ignore[attr-defined]
+                end = tar.offset
+                if end > file.size:
+                    break
+                if (refused := _refusal(member)) is not None:
+                    rejected.append(Rejection(f"{file.path}/{_printable(member.name)}", refused))
+                elif member.isreg():
+                    _add(samples, tar, member)
+    except tarfile.TarError as error:
+        damage = f"damaged or truncated at byte {end} ({error})"
+    # A broken header in the middle looks like the end to tarfile; only the end mark, zeros, tells them apart.
+    if damage is None and not _is_end(stream, min(end, file.size)):
+        damage = f"damaged or truncated at byte {min(end, file.size)} (the end mark is missing)"
+    found: list[Labelled] = []
+    for key, sample in samples.items():
+        name = f"{file.path}/{_printable(key)}"
+        if len(sample.images) == 1:
+            member = sample.images[0]
+            name = f"{file.path}/{_printable(member.name)}"
+            item = Item(name, file.path, member.offset_data, member.size, UNLABELLED)
+            found.append(Labelled(item, sample.label))
+        else:
+            reason = "several images under one key" if sample.images else "no image under this key"
+            rejected.append(Rejection(name, reason))
+    return found, rejected, damage
+
+
+def _is_end(stream: Any, at: int) -> bool:
+    stream.seek(at)
+    return bool(stream.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE)
+
+
+def _refusal(member: tarfile.TarInfo) -> str | None:
+    path = PurePosixPath(member.name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts[:1] and path.parts[0].endswith(":")):
+        return "unsafe name"
+    if member.issym() or member.islnk():
+        return "a link, not a file"
+    if member.issparse():
+        return "a sparse file"
+    return None if member.isreg() or member.isdir() else "a device or another special file"
+
+
+def _add(samples: dict[str, _Sample], tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    folder, _, base = member.name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    suffix = PurePosixPath(base).suffix.lower()
+    if not stem or not dot:
+        return
+    is_image = suffix in IMAGE_SUFFIXES
+    is_label = extension in ("cls", "json") and member.size <= LABEL_LIMIT
+    if not is_image and not is_label:
+        return
+    sample = samples.setdefault(f"{folder}/{stem}" if folder else stem, _Sample())
+    if is_image:
+        sample.images.append(member)
+        return
+    content = tar.extractfile(member)
+    text = b"" if content is None else content.read()
+    if extension == "cls":
+        sample.label, sample.has_cls = text.decode(errors="replace").strip() or None, True
+    elif not sample.has_cls:
+        sample.label = _json_label(text)
+
+
+def _json_label(text: bytes) -> str | None:
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return None
+    label = value.get(LABEL_KEY) if isinstance(value, dict) else None
+    return writable(str(label)) if isinstance(label, (int, str)) and label != "" else None
+
+
+def _printable(name: str) -> str:
+    """Return a name whose bytes may not be UTF-8 as text that can be written."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,159 @@
+"""What a set of images holds: the manifest, and what any set can do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from gan_dist.core import storage
+from gan_dist.core.errors import AbsentError, DataError, StorageError
+from gan_dist.data.shards.rows import Rows
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+LARGEST_IMAGE = 2**31 - 1
+"""Bytes of an image, of which Arrow counts no more."""
+
+
+class ShardInfo(BaseModel):
+    """One file of a set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Annotated[str, Field(pattern=r"^[^/\\\x00]+$")]
+    """Its name in the set's folder."""
+    row_groups: tuple[PositiveInt, ...]
+    """Rows in each row group."""
+    checksums: tuple[str, ...]
+    """XXH3-128 of each row group's pixels and labels, in hexadecimal."""
+    pixels_at: tuple[NonNegativeInt, ...] = ()
+    """Where each row group's pixels begin in the file, in bytes; empty where they are not in one piece."""
+    labels_at: tuple[NonNegativeInt, ...] = ()
+    """The same for labels."""
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a set holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    height: PositiveInt
+    width: PositiveInt
+    channels: PositiveInt
+    count: int
+    classes: tuple[str, ...] | None = None
+    """Names of the classes, indexed by label; None where the set is not labelled."""
+    shards: tuple[ShardInfo, ...]
+    source: str = ""
+    license: str = ""
+    attribution: str = ""
+    packer_version: str = ""
+    settings: dict[str, str] = {}
+    """How the images were made: the filter, the decoder's version, counts of what was left out."""
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of an image's pixels."""
+        return self.height * self.width * self.channels
+
+    def empty(self, count: int) -> Rows:
+        """Return so many rows of such a set, whose values are still to be written."""
+        return Rows.empty(count, self.image_bytes, labelled=self.classes is not None)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 that changes whenever the images or their order do."""
+        places = {"__all__": {"pixels_at", "labels_at"}}  # which follow from the files
+        described = self.model_dump_json(exclude={"packer_version": True, "settings": True, "shards": places})
+        return hashlib.sha256(described.encode()).hexdigest()
+
+
+class _Version(BaseModel):
+    schema_version: int = SCHEMA_VERSION
+
+
+class ImageSet(Protocol):
+    """Images in numbered groups of rows; a group is what is read at once. Must be picklable."""
+
+    manifest: Manifest
+
+    @property
+    def group_rows(self) -> tuple[int, ...]:
+        """Rows in each group, in order."""
+
+    def read_group(self, group: int) -> Rows:
+        """Return all rows of one group."""
+
+    def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
+        """Yield one group's rows as they are read: the number of a part's first row, and the part.
+
+        A part is valid until the next is asked for. Where a first reading failed, rows come again; none is to
+        be used before the end has been reached without an error.
+        """
+
+
+def unknown_label(labels: npt.NDArray[np.int64] | None, manifest: Manifest) -> str | None:
+    """Return which label a manifest has no class for, in words, or None where it has one for all."""
+    if labels is None or manifest.classes is None:
+        return None
+    count = len(manifest.classes)
+    outside = labels[(labels < 0) | (labels >= count)]
+    return f"label {outside[0]} is none of the manifest's {count} classes" if len(outside) else None
+
+
+def read_manifest(uri: str, asked_by: str = "data.path=") -> Manifest:
+    """Return what the set at a path or URI holds.
+
+    Args:
+        uri: The set's folder.
+        asked_by: What a user has named it with, for the message.
+
+    Raises:
+        DataError: there is no manifest, or it cannot be understood.
+    """
+    try:
+        text = storage.read_text(storage.join(uri, MANIFEST))
+    except AbsentError as error:
+        raise DataError(
+            f"{asked_by}{uri} holds no image set: {error}; `gan-dist pack SOURCE DEST --resolution 64` makes "
+            "one of images, in DEST"
+        ) from None
+    except StorageError as error:
+        raise DataError(f"{asked_by}{uri} holds no image set: {error}") from None
+    try:
+        # Another format may have other fields, so the version comes first.
+        version = _Version.model_validate_json(text).schema_version
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{uri} was packed with format {version}, this version reads {SCHEMA_VERSION}; "
+                "pack the set again"
+            )
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise DataError(f"{uri}/{MANIFEST} is not a manifest of shards: {field}{first['msg']}") from None
+    if manifest.image_bytes > LARGEST_IMAGE:
+        shape = f"{manifest.height}x{manifest.width}x{manifest.channels}"
+        raise DataError(f"{uri}/{MANIFEST} says images of {shape}, more than {LARGEST_IMAGE} bytes each")
+    for file, times in Counter(shard.file for shard in manifest.shards).items():
+        if times > 1:
+            raise DataError(f"{uri}/{MANIFEST} lists shard {file} {times} times; its images would be, too")
+    for shard in manifest.shards:
+        if len(shard.checksums) != len(shard.row_groups):
+            raise DataError(
+                f"{uri}/{MANIFEST} lists {len(shard.row_groups)} row groups but {len(shard.checksums)} "
+                f"checksums for shard {shard.file}"
+            )
+    listed = sum(sum(shard.row_groups) for shard in manifest.shards)
+    if listed != manifest.count or manifest.count == 0:
+        raise DataError(f"{uri}/{MANIFEST} says {manifest.count} images, but its shards list {listed}")
+    return manifest

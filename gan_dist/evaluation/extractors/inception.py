@@ -1,0 +1,146 @@
+"""The extractor `inception`: the network of FID, as torch-fidelity has it; the user brings its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gan_dist.core import storage
+from gan_dist.core.errors import CheckpointError, ConfigError, StorageError
+from gan_dist.evaluation.extractors.features import Features, check_images, exact
+
+WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
+"""FID's weights (Heusel et al. 2017), converted from TensorFlow. pytorch-fid's `pt_inception...` is equal."""
+
+WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
+
+WEIGHTS_BYTES = 95_628_359
+
+WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Hash of that file. With any other, the distance is not FID and is not called so."""
+
+VARIABLE = "GAN_DIST_INCEPTION_WEIGHTS"
+"""Environment variable with the path or URI of the file, where no argument gives it."""
+
+CHUNK = 32
+"""Images that go through the network at once. Each takes 18 MB, and on a CPU more at once are slower."""
+
+
+class Inception:
+    """Inception's last pooled features, and its logits without their bias, from one pass.
+
+    What torch-fidelity computes as `2048` and `logits_unbiased`, to the bit on a CPU, its imitation of
+    TensorFlow 1's resizing included; images of one channel are repeated to three.
+
+    Args:
+        weights: Content of a file of weights: a dictionary of tensors that PyTorch saved.
+        device: Where it computes.
+
+    Raises:
+        CheckpointError: it is none, or the tensors are of another network.
+    """
+
+    name = "inception"
+    dim = 2048
+    classes = 1008
+    layer = "2048"
+    resize = "bilinear-tf1 299"
+
+    def __init__(self, weights: bytes, device: torch.device) -> None:
+        self.hash = hashlib.sha256(weights).hexdigest()
+        self.metric = "fid" if self.hash == WEIGHTS_SHA256 else f"fd_{self.name}"
+        self._device = device
+        self._network = _network(_tensors(weights)).to(device)
+
+    def __call__(self, images: Tensor) -> Features:
+        """Features (B, 2048) and logits (B, 1008) of images uint8 (B, 1 or 3, H, W).
+
+        Raises as `check_images` does.
+        """
+        check_images(images, self.name)
+        colour = images.to(self._device).expand(-1, 3, -1, -1)
+        with exact(self._device):
+            parts = [self._network(part) for part in colour.split(CHUNK)]
+        features, logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Features(features, logits)
+
+
+def load_inception(
+    device: torch.device, weights: str | None = None, *, sha256: str = WEIGHTS_SHA256
+) -> Inception:
+    """Return the extractor with the weights of a file whose hash is known.
+
+    Args:
+        device: Where it computes.
+        weights: Path or URI of the file; absent, the environment variable `VARIABLE` says it.
+        sha256: Hash that the file must have, hexadecimal.
+
+    Raises:
+        ConfigError: neither says where the file is.
+        StorageError: it cannot be read.
+        CheckpointError: it has another hash, or is no such file.
+    """
+    uri = weights or os.environ.get(VARIABLE)
+    if not uri:
+        raise ConfigError(
+            [
+                f"eval.extractor=inception needs the weights of FID: download {WEIGHTS_URL} (SHA-256 "
+                f"{WEIGHTS_SHA256}) and set eval.inception_weights or {VARIABLE} to the path or URI of that "
+                "file; or use eval.extractor=random, which needs none"
+            ]
+        )
+    try:
+        content = storage.read_bytes(uri)
+    except StorageError as error:
+        raise StorageError(
+            f"{error}; it was to be the weights of eval.extractor=inception, which are at {WEIGHTS_URL}"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise CheckpointError(
+            f"{storage.redact(uri)} has SHA-256 {found} ({len(content)} bytes) and should have {sha256}: "
+            f"it is damaged, or another file than {WEIGHTS_URL} ({WEIGHTS_BYTES} bytes)"
+        )
+    return Inception(content, device)
+
+
+def _tensors(weights: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a file, without running anything that it may hold."""
+    try:
+        found = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+    except Exception as error:  # what parsing a damaged pickle raises is not to be foretold
+        raise CheckpointError(
+            "the weights of eval.extractor=inception are no file of tensors that can be read without running "
+            f"code from it ({type(error).__name__}); use {WEIGHTS_URL}"
+        ) from error
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
+        raise CheckpointError(
+            f"the weights of eval.extractor=inception are no dictionary of tensors; use {WEIGHTS_URL}"
+        )
+    return {name: value.detach() for name, value in found.items()}
+
+
+def _network(tensors: dict[str, Tensor]) -> Any:
+    """Return torch-fidelity's network with these weights, on the CPU."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    # The constructor unpickles whatever it is given, and downloads when given nothing: it is given a file
+    # that was written here, of nothing but tensors.
+    file = io.BytesIO()
+    torch.save(tensors, file)
+    file.seek(0)
+    layers = ["2048", "logits_unbiased"]
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw weights before they are loaded
+            return FeatureExtractorInceptionV3("inception", layers, feature_extractor_weights_path=file)
+    except RuntimeError as error:  # what load_state_dict raises
+        raise CheckpointError(
+            f"the weights of eval.extractor=inception are of another network; use {WEIGHTS_URL}"
+        ) from error

@@ -1,0 +1,98 @@
+"""Numbered images to measure: a generator's, and those of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from gan_dist.core import rng
+from gan_dist.data.batches.loader import Batch, to_batch
+from gan_dist.data.shards.manifest import ImageSet
+from gan_dist.models.generator import generate
+
+BLOCK = 256
+"""Latents that are drawn together. Image i is the same however many are asked for, and by whom."""
+
+
+@dataclass(frozen=True)
+class Fakes:
+    """A generator's images by number: pure functions of the weights, the seed and the stream.
+
+    Args:
+        generator: Takes latents (n, latent_dim) and classes (n,); returns images (n, C, R, R) in [-1, 1].
+        latent_dim: Length of a latent.
+        resolution: R.
+        classes: How often each class is asked for, any scale, (classes,); None without classes.
+        seed: Of latents and classes.
+        draw: Number of this set of latents among those of the seed.
+    """
+
+    generator: nn.Module
+    latent_dim: int
+    resolution: int
+    classes: Tensor | None
+    seed: int
+    draw: int = 0
+
+    @torch.no_grad()
+    def block(self, index: int, device: torch.device) -> Tensor:
+        """Return images BLOCK * index to BLOCK * (index + 1) - 1, uint8 (BLOCK, C, R, R).
+
+        Raises:
+            NonFiniteError: a pixel is NaN or infinite.
+        """
+        latents = rng.normal((BLOCK, self.latent_dim), self.seed, "latents-eval", self.draw, index)
+        first = BLOCK * index
+        named = f"the generated images {first} to {first + BLOCK - 1}"
+        labels = self._labels(index, device)
+        return generate(self.generator, latents.to(device), labels, self.resolution, named)
+
+    def _labels(self, index: int, device: torch.device) -> Tensor | None:
+        """Return classes, as frequent as asked for."""
+        if self.classes is None:
+            return None
+        draws = rng.uniform((BLOCK,), self.seed, "labels-eval", self.draw, index).double()
+        ends = self.classes.cpu().double().cumsum(0)
+        chosen = torch.searchsorted(ends / ends[-1], draws, right=True)
+        return chosen.clamp(max=len(ends) - 1).to(device)
+
+
+class Reals:
+    """The images of a set by number, which follow its row groups.
+
+    Args:
+        images: The set.
+        resolution: Edge length in pixels that they are resized to.
+    """
+
+    def __init__(self, images: ImageSet, resolution: int) -> None:
+        self._images = images
+        self._resolution = resolution
+        self._starts = [0, *accumulate(images.group_rows)]
+        self.total = self._starts[-1]
+        self.group_rows = images.group_rows
+        self.groups = range(len(images.group_rows))
+        self.channels = images.manifest.channels
+        self.fingerprint = images.manifest.fingerprint()
+        self.classes = len(images.manifest.classes or ())
+
+    def group(self, index: int) -> tuple[int, Batch]:
+        """Return the number of a row group's first image, and the group."""
+        return self._starts[index], to_batch(self._images.read_group(index), self._images, self._resolution)
+
+    def image(self, number: int) -> Tensor:
+        """Return one image, uint8 (C, R, R)."""
+        index = next(i for i in self.groups if number < self._starts[i + 1])
+        first, batch = self.group(index)
+        return batch.images[number - first]
+
+
+def blocks(start: int, stop: int) -> Iterator[tuple[int, slice]]:
+    """Yield the blocks that hold images `start` to `stop` - 1, and which of each block's images these are."""
+    for index in range(start // BLOCK, -(-stop // BLOCK)):
+        first = BLOCK * index
+        yield index, slice(max(start - first, 0), min(stop - first, BLOCK))

@@ -1,0 +1,153 @@
+"""The images that a generator makes, as bytes and in the same bits however many are asked for. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gan_dist.config import RunConfig
+from gan_dist.core import rng
+from gan_dist.core.errors import DataError, NonFiniteError
+
+BLOCK = 8
+"""Images that `sample` makes together, always in full: how many these are changes an image's last bits."""
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """What the networks make: `channels` x `resolution` x `resolution`."""
+
+    resolution: int
+    channels: int
+    classes: int = 0
+    """Classes that conditional networks are told apart by; 0 where they are not told."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A generator that is ready to use, as `gan_dist.load` returns it."""
+
+    generator: nn.Module
+    """Takes latents (n, latent_dim), float32, and classes (n,), int64, where it is conditional; returns
+    images (n, C, R, R) in [-1, 1]."""
+    config: RunConfig
+    shape: ImageShape
+    record: Mapping[str, object] = field(default_factory=dict)
+    """All that was measured of it, by name; empty for a checkpoint's."""
+
+    def sample(self, n: int, seed: int = 0, labels: Sequence[int] | None = None) -> Tensor:
+        """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k.
+
+        Args:
+            n: How many.
+            seed: Of the latents.
+            labels: The classes of a conditional generator's images, `n` of them; all in turn when absent.
+
+        Raises:
+            DataError: `n` is below 1, or labels for a generator that has none, not `n` of them, or not among
+                its classes.
+            NonFiniteError: a pixel is NaN or infinite.
+        """
+        return torch.cat(list(self.stream(n, seed, labels)))
+
+    def stream(
+        self, n: int, seed: int = 0, labels: Sequence[int] | None = None, *, first: int = 0
+    ) -> Iterator[Tensor]:
+        """Return an iterator over the images of `sample` from number `first` on, at most BLOCK at a time.
+
+        Arguments and errors are those of `sample`; a DataError is raised before the first image is made.
+        """
+        classes = self.classes(n, labels)
+        starts = range(first // BLOCK * BLOCK, n, BLOCK)
+        return (self._block(start, seed, classes)[max(first - start, 0) : n - start] for start in starts)
+
+    def _block(self, start: int, seed: int, classes: Tensor | None) -> Tensor:
+        """Return images `start` to `start` + BLOCK - 1, those beyond the last class with class 0."""
+        if classes is not None:
+            classes = classes[start : start + BLOCK]
+            classes = functional.pad(classes, (0, BLOCK - len(classes)))
+        return self.images(self.latents(range(start, start + BLOCK), seed), classes)
+
+    def latents(self, numbers: Iterable[int], seed: int = 0) -> Tensor:
+        """Return the latents of a seed's images by their numbers, float32 (len(numbers), latent_dim)."""
+        size = (self.config.model.latent_dim,)
+        return torch.stack([rng.normal(size, seed, "sample", number) for number in numbers])
+
+    def classes(self, n: int, labels: Sequence[int] | None = None) -> Tensor | None:
+        """Return the classes of `n` images, int64 (n,); None of a generator that has none.
+
+        Raises:
+            DataError: `n` is below 1, or labels for a generator that has none, not `n` of them, or not among
+                its classes.
+        """
+        if n < 1:
+            raise DataError(f"{n} images: ask for 1 or more")
+        known = self.shape.classes
+        if not known:
+            if labels is not None:
+                raise DataError("this generator was trained without classes; ask for none")
+            return None
+        chosen = [index % known for index in range(n)] if labels is None else list(labels)
+        if len(chosen) != n or not all(0 <= label < known for label in chosen):
+            raise DataError(f"classes must be {n} numbers from 0 to {known - 1}, as many as there are images")
+        return torch.tensor(chosen, dtype=torch.int64)
+
+    @torch.no_grad()
+    def images(self, latents: Tensor, classes: Tensor | None) -> Tensor:
+        """Return the images of latents, uint8 (n, C, R, R).
+
+        Args:
+            latents: (n, latent_dim), float32.
+            classes: (n,), int64; None for a generator that has none.
+
+        Raises:
+            NonFiniteError: a pixel is NaN or infinite.
+        """
+        device = next(self.generator.parameters()).device
+        classes = None if classes is None else classes.to(device)
+        return generate(self.generator, latents.to(device), classes, self.shape.resolution)
+
+
+def generate(
+    generator: nn.Module,
+    latents: Tensor,
+    classes: Tensor | None,
+    resolution: int,
+    named: str = "the generated images",
+) -> Tensor:
+    """Return a generator's images of latents, uint8 (n, C, R, R), where the latents are.
+
+    Raises:
+        NonFiniteError: a pixel is NaN or infinite; the message calls the images what `named` says.
+    """
+    made = []
+    for images in pieces(generator, latents, classes, resolution):
+        if not images.isfinite().all():
+            raise NonFiniteError(
+                f"of {named} some are not finite: the generator holds or computes NaN or infinity; an "
+                "earlier checkpoint may be whole"
+            )
+        made.append(to_uint8(images))
+    return torch.cat(made)
+
+
+def pieces(
+    generator: nn.Module, latents: Tensor, classes: Tensor | None, resolution: int
+) -> Iterator[Tensor]:
+    """Yield a generator's images in [-1, 1] of latents, as many at a time as memory is likely to hold.
+
+    These are 256 up to a `resolution` of 128, and fewer above it, as their pixels are more.
+    """
+    size = max(8, min(256, 2**22 // resolution**2))
+    for start in range(0, len(latents), size):
+        part = slice(start, start + size)
+        yield generator(latents[part], None if classes is None else classes[part])
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as uint8, rounded to the nearest level."""
+    return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)

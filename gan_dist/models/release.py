@@ -1,0 +1,191 @@
+"""A finished generator as a folder: written, found, verified, loaded. No Ray, no training code."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from gan_dist import models
+from gan_dist.config import load_config
+from gan_dist.core import storage
+from gan_dist.core.errors import CheckpointError, StorageError
+from gan_dist.core.storage.hashed_folder import (
+    MANIFEST,
+    read_folder,
+    sorted_checkpoints,
+    to_json,
+    write_folder,
+)
+from gan_dist.models.generator import ImageShape, Release
+
+BEST = "best.json"
+CONFIG = "config.yaml"
+SEARCH = "search.json"
+SHAPE = "shape.json"
+WEIGHTS = "generator.safetensors"
+MEASURED = "metrics.json"
+SAMPLES = "samples.png"
+
+
+def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors as a safetensors file."""
+    return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def best_name(images: int) -> str:
+    """Return the name of the release in a run's folder that was its best after so many images."""
+    return f"best_{images:012d}"
+
+
+def write_best(
+    run_uri: str,
+    generator: nn.Module,
+    *,
+    shape: ImageShape,
+    config_yaml: str,
+    record: Mapping[str, Any],
+    metric: str,
+    picture: Image,
+) -> None:
+    """Write a run's best generator as a release beside its checkpoints, and point `best.json` to it.
+
+    A kill at any moment leaves `best.json` pointing to a whole release, the old one or the new.
+    """
+    name = best_name(record["images"])
+    samples = io.BytesIO()
+    picture.save(samples, format="PNG")
+    contents = {
+        WEIGHTS: to_safetensors(generator.state_dict()),
+        CONFIG: config_yaml.encode(),
+        SHAPE: to_json(asdict(shape)),
+        MEASURED: to_json(dict(record)),
+        SAMPLES: samples.getvalue(),
+    }
+    write_folder(storage.join(run_uri, name), "release", contents)
+    pointer = {"release": name, "images": record["images"], "metric": metric, "value": record[metric]}
+    storage.write_bytes(storage.join(run_uri, BEST), to_json(pointer))
+    for other in storage.names(run_uri):
+        if other.startswith("best_") and other != name:
+            storage.delete_tree(storage.join(run_uri, other))
+
+
+def read_best(run_uri: str) -> dict[str, Any]:
+    """Return a run's `best.json`: `release`, `images`, `metric` and `value`.
+
+    Raises:
+        CheckpointError: it is damaged.
+        StorageError: the run has none.
+    """
+    where = storage.join(run_uri, BEST)
+    try:
+        told = json.loads(storage.read_bytes(where))
+        return {
+            "release": str(told["release"]),
+            "images": int(told["images"]),
+            "metric": str(told["metric"]),
+            "value": float(told["value"]),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{storage.redact(where)} is damaged ({error!r}): restore it, or delete it"
+        ) from None
+
+
+def load(uri: str, device: torch.device | str = "cpu") -> Release:
+    """Return the generator of a release, of a checkpoint, or of a run.
+
+    A run's is its best release or, before its first measurement, its newest checkpoint that is whole. Nothing
+    is unpickled, and every file's hash is checked.
+
+    Args:
+        uri: Its folder, a local path or a URI.
+        device: Where the generator is put; what `sample` returns is there too.
+
+    Raises:
+        CheckpointError: there is none of these, or it is damaged.
+        StorageError: its store cannot be read, or its bucket does not exist.
+    """
+    of_best = storage.exists(storage.join(uri, BEST))
+    uri, kind, contents = _read_best_of(uri) if of_best else _read(uri)
+    config = load_config(storage.join(uri, CONFIG))
+    shape = ImageShape(**json.loads(contents[SHAPE]))
+    generator, _ = models.build(
+        config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
+    )
+    weights = contents[WEIGHTS if kind == "release" else "average.safetensors"]
+    try:
+        generator.load_state_dict(load_tensors(weights))
+    except RuntimeError as error:
+        raise CheckpointError(f"{uri} holds another network than its {CONFIG} says: {error}") from None
+    record = json.loads(contents.get("metrics.json", b"{}"))
+    return Release(generator.eval().requires_grad_(False).to(device), config, shape, record)
+
+
+def _read_best_of(run_uri: str) -> tuple[str, str, dict[str, bytes]]:
+    """Return the folder of a run's best release, its kind and its files.
+
+    Raises:
+        CheckpointError: it is missing or damaged; with what of the run can be used instead.
+    """
+    named = ""
+    try:
+        named = str(read_best(run_uri)["release"])
+        place = storage.join(run_uri, named)
+        return place, *read_folder(place, ["release"])
+    except CheckpointError as error:
+        there = storage.names(run_uri)
+        others = [name for name in there if name.startswith("best_") and name != named]
+        others += sorted_checkpoints(there)[:1]
+        said = " or ".join(storage.redact(storage.join(run_uri, name)) for name in others)
+        instead = f". What else there is of the run: {said}" if others else ""
+        raise CheckpointError(f"{error}{instead}") from None
+
+
+def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
+    """Return a folder that holds a generator, its kind and its files: `uri`, or a run's newest checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or none that is whole; of several, what is wrong with the newest.
+    """
+    places = [uri]
+    if not storage.exists(storage.join(uri, MANIFEST)):
+        there: list[str] = []
+        with suppress(StorageError):  # a file: it has none
+            there = storage.names(uri)
+        places = [storage.join(uri, name) for name in sorted_checkpoints(there)]
+        if not places:
+            storage.require_bucket(uri)
+            raise CheckpointError(_no_generator(uri, there))
+    errors = []
+    for place in places:
+        try:
+            return place, *read_folder(place, ["release", "checkpoint"])
+        except CheckpointError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _no_generator(uri: str, there: Sequence[str]) -> str:
+    """Return why a folder with these names in it holds no generator, and what to give instead."""
+    shown = storage.redact(uri)
+    if SEARCH in there:
+        return f"{shown} is a search: gan-dist best {shown} --to DIR copies the best release of its trials"
+    if CONFIG in there:
+        return (
+            f"{shown} is a run without a checkpoint so far: the first is written at its first evaluation "
+            "(eval.every_kimg), or when it is interrupted"
+        )
+    return (
+        f"{shown} is not a release or checkpoint: it has no {MANIFEST}; give the folder of one, or of a run, "
+        "<storage>/<name>"
+    )

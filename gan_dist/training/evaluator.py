@@ -1,0 +1,155 @@
+"""The averaged generator measured by all ranks together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from torch import Tensor, nn
+
+from gan_dist.config import RunConfig
+from gan_dist.core.distributed import Process, broadcast_from_rank0
+from gan_dist.data.batches.loader import image_resolution
+from gan_dist.data.shards.manifest import ImageSet, Manifest
+from gan_dist.evaluation.extractors import load_extractor
+from gan_dist.evaluation.extractors.digits import Digits
+from gan_dist.evaluation.images import BLOCK, Fakes, Reals, blocks
+from gan_dist.evaluation.metrics.frechet import bias_warning
+from gan_dist.evaluation.metrics.modes import Modes
+from gan_dist.evaluation.reference import Cache, Reference, statistics_key, tally_groups
+from gan_dist.evaluation.scores import require_possible, scores
+from gan_dist.evaluation.statistics import FeatureStatistics, kept
+
+DRAWS = 5
+"""Sets of latents from which the noise of a measurement is estimated."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an evaluation found."""
+
+    distance: float
+    """The Frechet distance."""
+    figures: dict[str, float]
+    """All that was measured, the distance included, by name: see `gan_dist.evaluation.scores`."""
+
+
+class Evaluator:
+    """Measures a generator's images against the whole image set.
+
+    Args:
+        config: The run.
+        images: Its set, whose statistics are found or computed now, by all ranks together.
+        context: The process that this is.
+    """
+
+    def __init__(self, config: RunConfig, images: ImageSet, context: Process) -> None:
+        self._config = config
+        self._context = context
+        self._extractor = load_extractor(
+            config.eval.extractor, context.device, inception_weights=config.eval.inception_weights
+        )
+        fewest = min(config.eval.samples, images.manifest.count)
+        require_possible(self._extractor, config.eval.metrics, fewest)
+        self._resolution = image_resolution(config, images)
+        self._of_digits = _shows_digits(images.manifest)
+        self._reals = Reals(images, self._resolution)
+        self._keep = kept(config.eval.metrics, config.eval.samples)
+        if context.rank == 0:
+            for count in (self._reals.total, config.eval.samples):
+                if warning := bias_warning(count, self._extractor.dim):
+                    context.warn(warning)
+        self._reference, self._labels = self._known_or_computed(images)
+
+    @property
+    def metric(self) -> str:
+        """What the distance is called."""
+        return self._extractor.metric
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the figures depend on, for the records."""
+        extractor = self._extractor
+        return {
+            "extractor": extractor.name,
+            "extractor_sha256": extractor.hash,
+            "resize": extractor.resize,
+            "samples": self._config.eval.samples,
+        }
+
+    def __call__(self, generator: nn.Module, draw: int = 0) -> Measurement:
+        """Return what is found; every rank calls it and gets the same.
+
+        The latents of a draw are the same at every call, so that two values differ by the weights alone.
+
+        Raises:
+            NonFiniteError: the generator or the extractor gives something that is not a number.
+        """
+        context, samples = self._context, self._config.eval.samples
+        tally = self._tally(samples, class_score="is" in self._config.eval.metrics, modes=self._modes())
+        labels = self._labels if self._config.model.conditional else None
+        fakes = Fakes(
+            generator, self._config.model.latent_dim, self._resolution, labels, self._config.seed, draw
+        )
+        for index, part in list(blocks(0, samples))[context.rank :: context.world_size]:
+            images = fakes.block(index, context.device)[part]
+            tally.add(self._extractor, BLOCK * index, images, None, "generated")
+        tally.all_reduce()
+        figures: dict[str, float] = {}
+        if context.rank == 0 and self._reference is not None:
+            figures = scores(tally, self._reference, self._extractor, self._config.eval.metrics)
+        figures = broadcast_from_rank0(context, figures)
+        return Measurement(figures[self.metric], figures)
+
+    def noise(self, generator: nn.Module, found: Measurement) -> float:
+        """Return the relative standard deviation of the distance over sets of latents; all ranks call it.
+
+        Args:
+            generator: What was measured.
+            found: What its first draw gave.
+        """
+        values = [found.distance, *(self(generator, draw).distance for draw in range(1, DRAWS))]
+        return stdev(values) / mean(values)
+
+    def _known_or_computed(self, images: ImageSet) -> tuple[Reference | None, Tensor]:
+        """Return the set's statistics, which only rank 0 needs, and how often each class occurs."""
+        context = self._context
+        cache = Cache(
+            self._config.data.path, statistics_key(images, self._extractor, self._resolution, self._keep)
+        )
+        reference = cache.load() if context.rank == 0 else None
+        labels: Tensor | None = broadcast_from_rank0(context, reference and reference.labels)
+        if labels is not None:
+            return reference, labels
+        tally = self._tally(self._reals.total)
+        mine = self._reals.groups[context.rank :: context.world_size]
+        tally_groups(tally, self._extractor, self._reals, mine).all_reduce()
+        reference = Reference.of(tally)
+        if context.rank == 0 and (warning := cache.save(reference)):
+            context.warn(warning)
+        return reference, reference.labels
+
+    def _tally(
+        self, total: int, *, class_score: bool = False, modes: Modes | None = None
+    ) -> FeatureStatistics:
+        return FeatureStatistics.empty(
+            self._extractor,
+            total,
+            keep=min(self._keep, total),
+            image_values=self._reals.channels * self._resolution**2,
+            classes=self._reals.classes,
+            class_score=class_score,
+            modes=modes,
+            device=self._context.device,
+        )
+
+    def _modes(self) -> Modes | None:
+        if not self._of_digits or not isinstance(self._extractor, Digits):
+            return None
+        return Modes(self._extractor, self._reals.channels, self._context.device)
+
+
+def _shows_digits(manifest: Manifest) -> bool:
+    """Whether a set's classes are the digits that its channels show, by their names."""
+    channels = manifest.channels
+    return manifest.classes == tuple(f"{number:0{channels}d}" for number in range(10**channels))

@@ -1,0 +1,121 @@
+"""How a step computes: number formats, memory layout, compilation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gan_dist.config import RunConfig
+from gan_dist.core.errors import ConfigError
+from gan_dist.core.memory import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class PrecisionPolicy:
+    """What `train.precision`, `train.channels_last` and `train.compile` come to on a device."""
+
+    device: torch.device
+    bf16: bool
+    """Whether networks compute in bfloat16, by autocast; weights stay float32."""
+    channels_last: bool
+    compiled: bool
+
+    @classmethod
+    def of(cls, config: RunConfig, device: torch.device, *, synchronised: bool = False) -> PrecisionPolicy:
+        """Return a run's arithmetic on a device.
+
+        Args:
+            config: The run.
+            device: Where its networks are.
+            synchronised: Whether layers of the networks exchange statistics with other ranks.
+
+        Raises:
+            ConfigError: it asks for what the device has not.
+        """
+        train, penalised = config.train, config.loss.penalised
+        possible = has_bf16(device)
+        if train.precision == "bf16" and not possible:
+            raise ConfigError(
+                [
+                    f"train.precision=bf16: this machine's {device.type} does not compute in bfloat16; "
+                    "use train.precision=auto, which takes it only where it is to be had"
+                ]
+            )
+        # Compiled graphs cannot be differentiated twice, and end at each layer that asks other ranks; on CPUs
+        # they gain nothing.
+        automatic = not penalised and not synchronised and device.type == "cuda" and can_compile(device)
+        if train.compile == "always" and penalised:
+            raise ConfigError(
+                [
+                    "train.compile=always: a compiled discriminator cannot be differentiated twice, as "
+                    "gradient penalties need; use train.compile=auto, or a loss without a penalty"
+                ]
+            )
+        if train.compile == "always" and device.type == "cuda" and not can_compile(device):
+            raise ConfigError(
+                [
+                    "train.compile=always: torch.compile needs a GPU of compute capability 7.0 or more, a C "
+                    "compiler and Python's headers (apt-get install gcc python3-dev), and this machine lacks "
+                    "one of them; use train.compile=auto, which compiles only where all are to be had"
+                ]
+            )
+        return cls(
+            device=device,
+            bf16=possible and train.precision != "fp32",
+            channels_last=train.channels_last,
+            compiled=train.compile == "always" or (train.compile == "auto" and automatic),
+        )
+
+    def networks(self, *, exact: bool = False) -> AbstractContextManager[object]:
+        """Return the context in which networks are called; `exact` is float32 whatever is configured."""
+        if not self.bf16 or exact:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Return uint8 images (B, C, R, R) as float32 in [-1, 1] on the device, in the layout."""
+        layout = memory_format(channels_last=self.channels_last)
+        images = pixels.to(self.device).to(torch.float32, memory_format=layout)
+        return images.div_(127.5).sub_(1)
+
+
+def tune_process(device: torch.device) -> None:
+    """Set what concerns the whole process: its allocator; on GPUs TF32 for products, and an order of sums."""
+    keep_freed_memory()
+    if device.type != "cpu":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.deterministic = True
+        # Read when cuBLAS is first called; a user's choice stays.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def memory_format(*, channels_last: bool) -> torch.memory_format:
+    """Return the layout of images and of convolutions' weights."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 numbers by itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has_bf16()
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether Triton, which torch.compile calls, knows a GPU and finds a C compiler and Python's headers."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return bool(compiler) and header.exists() and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def _cpu_has_bf16() -> bool:
+    # Without these instructions oneDNN computes in float32 and rounds: slower than float32 itself.
+    cpu = torch.cpu.get_capabilities()
+    return any(cpu.get(feature, False) for feature in ("amx_bf16", "avx512_bf16", "bf16"))

@@ -1,0 +1,31 @@
+"""A local cluster that does not come up, which cannot be had at will: Ray's start is replaced."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from gan_dist.cluster.connect import connect
+from gan_dist.core.errors import ClusterError
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "said"),
+    [
+        (Exception("The current node timed out during startup."), ClusterError, r"startup\); .* try again"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_a_cluster_that_does_not_start_is_the_users_error(
+    error: BaseException, expected: type[BaseException], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise error
+
+    ended: list[bool] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    with pytest.raises(expected, match=said), connect():
+        raise AssertionError("connected")
+    assert ended == ([True] if expected is ClusterError else [])

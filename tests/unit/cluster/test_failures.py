@@ -1,0 +1,32 @@
+"""What is left of a user's error that a task of Ray's raised."""
+
+from __future__ import annotations
+
+import pytest
+from ray.exceptions import RayTaskError
+
+from gan_dist.core.errors import ConfigError, DataError, GanDistError, StorageError
+from gan_dist.data.batches.ray_reader import plain_errors
+
+
+def raised(error: Exception) -> Exception:
+    with pytest.raises(Exception) as caught, plain_errors():  # noqa: PT011
+        raise RayTaskError("read", "a traceback", error)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("a.png is none"), StorageError("no bucket"), ConfigError(["one problem", "another"])]
+)
+def test_the_users_error_is_found_with_its_text(error: GanDistError) -> None:
+    found = raised(error)
+    assert type(found) is type(error)
+    assert str(found) == str(error)
+
+
+def test_advice_for_others_is_left_out() -> None:
+    assert str(raised(StorageError("no bucket\nFailed to apply a function"))) == "no bucket"
+
+
+def test_another_failure_stays_what_it_is() -> None:
+    assert isinstance(raised(KeyError("x")), RayTaskError)

@@ -1,0 +1,300 @@
+"""A search before and after its trials: its plan, its folder, what it shows, the best run again."""
+
+from __future__ import annotations
+
+import cProfile
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from optuna.storages import InMemoryStorage
+from typer.testing import CliRunner
+
+from gan_dist.cli import app
+from gan_dist.config import load_config
+from gan_dist.core.errors import ConfigError, ResumeError
+from gan_dist.search.display import SearchView, images
+from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.replicas import replicas, replicated
+from gan_dist.search.space.parse import parse
+from gan_dist.search.study import SearchStudy
+from gan_dist.search.study_storage import study_storage
+from gan_dist.search.warm_start import earlier_points
+from gan_dist.training.loop import total_images
+from tests.searches import record, write_run
+
+SPACE = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}, loss.name: [hinge, rpgan]}"
+
+
+def plan_of(folder: Path, *overrides: str) -> Plan:
+    return make_plan("search-digits", [f"storage={folder}", "name=search", SPACE, *overrides])
+
+
+def ledger_of(plan: Plan) -> SearchStudy:
+    return SearchStudy(InMemoryStorage(), "search", plan.space, plan.search, plan.grace)
+
+
+def test_the_preset_is_a_search_whose_corners_all_load() -> None:
+    plan = make_plan("search-digits", [])
+    assert {"loss.name", "optim.g.lr", "optim.d.beta1", "loss.gp", "loss.r1"} <= set(plan.space.distributions)
+    assert plan.grace == 3000
+
+
+def test_a_trial_is_the_run_that_its_values_describe(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "train.batch_size=32")
+    trial = plan.trial(7, {"optim.g.lr": 3e-4, "loss.name": "hinge"})
+    places = [f"storage={tmp_path}/search/trials", "name='00007'", "train.batch_size=32", "search=null"]
+    assert trial == load_config("search-digits", [*places, "optim.g.lr=3e-4", "loss.name=hinge"])
+    again = plan.replica(7, {"optim.g.lr": 3e-4, "loss.name": "hinge"}, 2)
+    assert (again.seed, again.run_uri) == (trial.seed + 2, f"{tmp_path}/search/replicates/00007-2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search=null"], "has no section search"),
+        (["search.space={optim.g.lrr: [1e-4, 1e-3]}"], "the nearest is optim.g.lr"),
+        (["search.space={optim.g.lr: {log: [1e-3, 1e-4]}}"], "optim.g.lr"),
+        (["search.space={train.batch_size: {int: [32, 64]}}", "scale.workers=2"], "33 / 2 = 16.5"),
+        (["search.points=[{optim.g.lr: 1}]"], "optim.g.lr=1"),
+        (
+            ["train.kimg=20", "search.grace_kimg=20"],
+            "trials end after train.kimg=20, so that search.scheduler=asha stops none",
+        ),
+        (["search.algorithm=grid"], "a grid needs choices or whole numbers"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_at_once(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_of(tmp_path, *overrides)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_belongs_to_one_search(tmp_path: Path) -> None:
+    begin(plan_of(tmp_path), "fd_digits")
+    begin(plan_of(tmp_path, "search.trials=100", "scale.cpus_per_worker=2"), "fd_digits")
+    for overrides, metric, message in [
+        (["search.space={optim.g.lr: {log: [1e-4, 1e-2]}}"], "fd_digits", "optim.g.lr: was"),
+        (["model.width=8"], "fd_digits", "model.width was 32, is now 8"),
+        (["train.kimg=5"], "fd_digits", "train.kimg was 81.0, is now 5.0"),
+        ([], "fid", "the metric was fd_digits, is now fid"),
+    ]:
+        with pytest.raises(ResumeError, match=message):
+            begin(plan_of(tmp_path, *overrides), metric)
+    shutil.copytree(tmp_path / "search", tmp_path / "copy")
+    with pytest.raises(ResumeError, match="name was search, is now copy"):
+        begin(plan_of(tmp_path, "name=copy"), "fd_digits")
+    write_run(str(tmp_path / "run"), [])
+    (tmp_path / "run/config.yaml").write_text("name: run\ndata: {path: 'builtin://digits'}\n")
+    with pytest.raises(ResumeError, match="is a run, not a search"):
+        begin(plan_of(tmp_path, "name=run"), "fd_digits")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"metric": "fd_digits"}', '{"space": {"a": 1}, "metric": "m"}']
+)
+def test_a_damaged_record_of_a_search_is_told(content: str, tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    begin(plan, "fd_digits")
+    Path(plan.uri, "search.json").write_text(content)
+    with pytest.raises(
+        ResumeError, match=r"search\.json is damaged \(.*; restore it, or give the search another"
+    ):
+        begin(plan, "fd_digits")
+
+
+def test_searches_of_one_name_do_not_share_a_study_in_a_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+
+    def opened(folder: str) -> SearchStudy:
+        plan = plan_of(tmp_path / folder)
+        owner = begin(plan, "fd_digits")
+        kept_at = study_storage(plan.uri, url)
+        return SearchStudy(kept_at, "search", plan.space, plan.search, plan.grace, owner=owner)
+
+    assert opened("one").next() is not None
+    assert len(opened("one").trials()) == 1
+    with pytest.raises(ResumeError, match=f"another search, begun in {tmp_path}/one/search; this one is in"):
+        opened("two")
+    # The search is its folder, wherever that is moved to.
+    (tmp_path / "one").rename(tmp_path / "moved")
+    assert len(opened("moved").trials()) == 1
+
+
+def test_what_is_shown_in_a_log_is_a_line_for_each_trial_that_ends(tmp_path: Path) -> None:
+    ledger = ledger_of(plan_of(tmp_path, "search.trials=3"))
+    stream = io.StringIO()
+    with SearchView(ledger, 3, 1000, "fd_digits", stream) as view:
+        for value in (5.0, 4.0, 9.0):
+            task = ledger.next()
+            assert task is not None
+            ledger.report(task.number, 500, value)
+            view.update()
+            if value == 9.0:
+                ledger.fail(task.number, "NonFiniteError: the loss")
+            elif value == 4.0:
+                ledger.prune(task.number)
+            else:
+                ledger.complete(task.number)
+            view.update()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("trial 0 complete at 0.5 kimg, best 5.000")
+    assert "1/3 trials  best fd_digits 5.000 (trial 0)" in lines[0]
+    assert "1 stopped early, 0 failed  1 kimg trained, 0 saved" in lines[1]
+    assert "trial 2 failed" in lines[2]
+    assert "(NonFiniteError: the loss)" in lines[2]
+    assert [images(trial) for trial in ledger.trials()] == [500, 500, 500]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_is_told_how_things_stand_when_no_trial_ends_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = ledger_of(plan_of(tmp_path, "search.trials=3"))
+    stream, now = io.StringIO(), 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    task = ledger.next()
+    assert task is not None
+    with SearchView(ledger, 3, 100_000, "fd_digits", stream) as view:
+        for minute in range(60):
+            now = 1000.0 + 60 * minute
+            ledger.report(task.number, 1000 * (minute + 1), 9.0)
+            view.update()
+    lines = stream.getvalue().splitlines()
+    # After 1, 3, 7, 15 and 31 minutes.
+    assert len(lines) == 5
+    assert lines[0].startswith("0/3 trials  best fd_digits 9.000 (trial 0)  1 running")
+    assert "32 kimg trained" in lines[-1]
+
+
+def test_what_a_view_costs_does_not_grow_with_the_trials_that_have_ended(tmp_path: Path) -> None:
+    ledger = ledger_of(
+        plan_of(tmp_path, "search.trials=400", "search.scheduler=none", "search.algorithm=random")
+    )
+    looked_at: list[int] = []
+    with SearchView(ledger, 400, 1000, "fd_digits", io.StringIO()) as view:
+        for number in range(400):
+            task = ledger.next()
+            assert task is not None
+            ledger.report(task.number, 500, 1000.0 - number)
+            ledger.complete(task.number)
+            before = len(ledger.ended())
+            calls = cost(view)
+            assert before == number + 1
+            looked_at.append(calls)
+    assert looked_at[-1] <= 1.1 * looked_at[10]
+
+
+def cost(view: SearchView) -> int:
+    """Return how many functions an update calls."""
+    profile = cProfile.Profile()
+    profile.runcall(view.update)
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+@pytest.mark.parametrize("columns", [80, 110])
+def test_what_is_shown_on_a_terminal_is_a_table_of_fifteen_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    ledger = ledger_of(plan_of(tmp_path, "search.trials=40", "search.scheduler=none"))
+    stream = Terminal()
+    with SearchView(ledger, 40, 1000, "fd_digits", stream) as view:
+        for number in range(30):
+            task = ledger.next()
+            assert task is not None
+            ledger.report(task.number, 500, 50.0 - number)
+            ledger.complete(task.number)
+        assert ledger.next() is not None
+        view.update()
+        shown = stream.getvalue()
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert len(lines) <= 15
+    assert lines[0].endswith("30/40 trials  best fd_digits 21.000 (trial 29)")
+    assert lines[1].startswith("1 running, 0 stopped early, 0 failed")
+    assert re.match(r"15 kimg trained, 0 saved  \S+ left, until \d\d:\d\d:\d\d$", lines[2])
+    rows = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).split()[:4] for line in lines]
+    assert ["30", "running", "0", "-"] in rows
+    assert ["29", "complete", "0.5", "21.000"] in rows
+
+
+def test_the_best_that_came_to_their_end_are_run_again(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "search.trials=6", "search.replicates=2", "search.scheduler=none")
+    ledger = ledger_of(plan)
+    for value in (6.0, 1.0, 3.0, 2.0, 5.0, 4.0):
+        task = ledger.next()
+        assert task is not None
+        ledger.report(task.number, 500, value)
+        (ledger.prune if value == 1.0 else ledger.complete)(task.number)
+    again = replicas(plan, ledger)
+    assert [config.name for config in again] == [f"{n:05d}-{k}" for n in (3, 2, 5) for k in (1, 2)]
+    values: list[float | None] = [9.0, 9.0, 3.5, 2.5, 4.0, None]
+    for config, again_value in zip(again, values, strict=True):
+        write_run(config.run_uri, [record(500, again_value)])
+    found = replicated(plan, ledger, "fd_digits")
+    assert [one.trial for one in found] == [2, 3, 5]
+    assert found[0].values == (3.0, 3.5, 2.5)
+    assert (found[0].mean, found[0].spread) == (3.0, 0.5)
+    named = json.loads((tmp_path / "search/replicates.json").read_text())
+    assert [one["trial"] for one in named] == [2, 3]  # a run that measured nothing names no winner
+
+
+def test_a_dry_run_tells_of_the_search_and_touches_nothing(tmp_path: Path) -> None:
+    arguments = ["tune", "search-digits", "--dry-run", "--json", f"storage={tmp_path}", SPACE]
+    result = CliRunner().invoke(app, arguments)
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["keys"] == ["loss.name", "optim.g.lr"]
+    assert told["scheduler"] == "asha, from 3 kimg on"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_search_names_the_command_that_makes_it_longer(tmp_path: Path) -> None:
+    settings = ["search.trials=2", "search.scheduler=none"]
+    plan = plan_of(tmp_path, *settings)
+    owner = begin(plan, "fd_digits")
+    ledger = SearchStudy(
+        study_storage(plan.uri, None),
+        "search",
+        plan.space,
+        plan.search,
+        plan.grace,
+        total_images(plan.config),
+        owner,
+    )
+    while (task := ledger.next()) is not None:
+        ledger.report(task.number, 500, 10.0 - task.number)
+        ledger.complete(task.number)
+    arguments = ["search-digits", f"storage={tmp_path}", "name=search", SPACE, *settings]
+    result = CliRunner().invoke(app, ["tune", *arguments])
+    again = result.stdout.splitlines()[result.stdout.splitlines().index("continue it with") + 1].split()
+    assert "search.trials=4" in again
+    assert "search.trials=2" not in again
+
+
+def test_an_earlier_search_gives_points_to_begin_with(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "search.trials=8", "search.scheduler=none")
+    begin(plan, "fd_digits")
+    kept_at = study_storage(plan.uri, None)
+    ledger = SearchStudy(kept_at, "search", plan.space, plan.search, plan.grace)
+    while (task := ledger.next()) is not None:
+        ledger.report(task.number, 500, 10.0 - task.number)
+        ledger.complete(task.number)
+    best_first = [trial.params for trial in reversed(ledger.trials())]
+    assert earlier_points(plan.uri, plan.space) == best_first[:5]
+    narrow = parse({"loss.name": ["hinge", "lsgan"]}, plan.config)
+    assert earlier_points(plan.uri, narrow) == [{"loss.name": "hinge"}]
+    elsewhere = parse({"optim.d.lr": {"log": [1e-5, 1e-3]}}, plan.config)
+    with pytest.raises(ResumeError, match="none of its 8 measured trials lies within"):
+        earlier_points(plan.uri, elsewhere)
+    with pytest.raises(ResumeError, match="there is no search with a study"):
+        earlier_points(str(tmp_path / "nothing"), plan.space)

@@ -1,0 +1,617 @@
+"""The loop in plain processes: resumed bit for bit, equal on one worker and two, honest about damage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+
+import gan_dist
+from gan_dist.artifacts.records import read_records
+from gan_dist.config import RunConfig, load_config
+from gan_dist.core import storage
+from gan_dist.core.errors import (
+    CapacityError,
+    DataError,
+    NonFiniteError,
+    ResumeError,
+    StorageError,
+    WorkerError,
+)
+from gan_dist.core.progress import Outcome, Progress
+from gan_dist.core.storage import StorageOptions
+from gan_dist.core.storage.hashed_folder import checkpoint_names
+from gan_dist.data.batches.loader import (
+    Batch,
+    batches,
+    choose_fetch,
+    make_order,
+    open_configured,
+    open_images,
+    to_batch,
+)
+from gan_dist.data.builtin import DIGITS
+from gan_dist.models.generator import ImageShape
+from gan_dist.search.plan import begin, make_plan
+from gan_dist.training import checkpoint as states
+from gan_dist.training.checkpoint import TrainingState, new_state
+from gan_dist.training.context import LocalContext
+from gan_dist.training.damaged_groups import usable
+from gan_dist.training.loop import train
+from gan_dist.training.preflight import prepare
+from gan_dist.training.step import Step
+from tests.extractors import Slow
+from tests.faults import proxy
+from tests.gloo import run_gloo
+
+SMALL = [
+    *("data.resolution=16", "model.name=dcgan", "model.max_width=null", "loss.name=nonsaturating"),
+    *("model.width=4", "model.latent_dim=8", "train.batch_size=32", "eval.samples=64", "data.cache=memory"),
+]
+
+
+def config(storage_path: Path | str, *overrides: str) -> RunConfig:
+    settings = [f"storage={storage_path}", "name=run", *SMALL, "eval.every_kimg=0.32", "train.kimg=0.64"]
+    return load_config("digits", [*settings, *overrides])
+
+
+def run(settings: RunConfig, **hooks: object) -> Outcome:
+    torch.set_num_threads(1)
+    uri = settings.run_uri
+    return train(settings, LocalContext(uri, **hooks))  # type: ignore[arg-type]
+
+
+def run_on_ranks(*settings: RunConfig) -> None:
+    """Train one configuration after another in one worker group; called on every rank."""
+    for one in settings:
+        run(one)
+
+
+def tensors(settings: RunConfig) -> dict[str, torch.Tensor]:
+    """Return every tensor of a run's newest checkpoint."""
+    run_uri = settings.run_uri
+    shape = ImageShape(16, 1, 10 if settings.model.conditional else 0)
+    state = new_state(settings, shape, torch.device("cpu"))
+    states.load(state, storage.join(run_uri, checkpoint_names(run_uri)[0]))
+    return {f"{file}.{key}": value for file, part in state.tensors().items() for key, value in part.items()}
+
+
+def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [key for key in a if not torch.equal(a[key], b[key])]
+    assert not different
+
+
+def timeless(records: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{k: v for k, v in r.items() if k not in ("time", "images_per_second")} for r in records]
+
+
+def test_a_run_extended_from_its_end_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
+    run(whole)
+    run(config(tmp_path / "parts", "train.kimg=0.32"))
+    run(parts)
+    assert_same_bits(tensors(whole), tensors(parts))
+    assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
+
+
+def test_a_run_stopped_between_evaluations_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
+    run(whole)
+    steps: list[Progress] = []
+    outcome = run(parts, on_progress=steps.append, should_stop=lambda: len(steps) == 4)
+    assert (outcome.finished, outcome.images) == (False, 5 * 32)
+    assert run(parts).finished
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+COSINE = ["optim.schedule=cosine", "optim.decay_kimg=0.5"]
+RESUMED = {
+    "lsgan": ["loss.name=lsgan"],
+    "wgan": ["loss.name=wgan"],
+    "wgan-gp": ["loss.name=wgan-gp"],
+    "minimax": ["loss.name=minimax"],
+    "hinge": ["loss.name=hinge", "model.name=resnet", "model.spectral_norm=true", "optim.d_steps=1"],
+    "rpgan": ["loss.name=rpgan", "model.name=r3gan", "model.width=16", "data.mirror=true"],
+    "lazy, conditional": ["loss.r1=1", "loss.penalty_every=3", "model.conditional=true"],
+    "ada": ["data.augment=ada", "data.augment_kimg=0.5", "model.pack=2"],
+    "all that has a clock": [
+        *("data.augment=diffaugment", "loss.instance_noise=0.1", "loss.instance_noise_kimg=0.5"),
+        *("optim.schedule=linear", "optim.decay_kimg=0.7", "train.accumulate=2", "loss.dragan=1"),
+        *("optim.end_factor=0.2", "loss.penalty_end_factor=0.1", "optim.g.beta2_start=0.5"),
+    ],
+    "a given probability": ["data.augment=ada", "data.augment_p=0.7", *COSINE],
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_whatever_the_loss_a_stopped_run_has_the_bits_of_an_uninterrupted_one(
+    case: str, tmp_path: Path
+) -> None:
+    overrides = ["eval.every_kimg=10", *RESUMED[case]]
+    whole, parts = config(tmp_path / "whole", *overrides), config(tmp_path / "parts", *overrides)
+    run(whole)
+    steps: list[Progress] = []
+    run(parts, on_progress=steps.append, should_stop=lambda: len(steps) == 2)
+    assert 0 < steps[-1].images < 640
+    assert run(parts).finished
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+def test_a_run_begun_before_a_key_existed_goes_on(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
+    run(whole)
+    run(config(tmp_path / "parts", "train.kimg=0.32"))
+    file = tmp_path / "parts" / "run" / "config.yaml"
+    new = ("augment_p:", "penalty_end_factor:", "beta2_start:", "end_factor:")
+    lines = file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.strip().startswith(new)]
+    assert len(lines) - len(kept) == 5
+    file.write_text("".join(kept))
+    assert run(parts).finished
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+def test_two_workers_resume_to_the_same_bits(tmp_path: Path) -> None:
+    whole, parts = (
+        config(tmp_path / "whole", "scale.workers=2"),
+        config(tmp_path / "parts", "scale.workers=2"),
+    )
+    first = config(tmp_path / "parts", "scale.workers=2", "train.kimg=0.32")
+    run_gloo(run_on_ranks, 2, whole, first, parts)
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_once(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    run(config(tmp_path, "train.kimg=0.32"))
+    folder = tmp_path / "run"
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"images": 9999, "kimg": 9.999}) + "\n" + '{"images": 99')
+    run(settings)
+    assert [record["images"] for record in read_records(str(folder))] == [320, 640]
+
+
+class _Replaced(LocalContext):
+    """A process that others have replaced while it trained."""
+
+    def before_writing(self) -> None:
+        raise WorkerError("others have taken over")
+
+
+def test_a_process_that_others_have_replaced_writes_neither_records_nor_pictures(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    # As if it had looked for a checkpoint before the others wrote their newest.
+    shutil.rmtree(tmp_path / "run" / "checkpoint_000000000640")
+    before = contents(tmp_path / "run")
+    longer = config(tmp_path, "train.kimg=0.96")
+    with pytest.raises(WorkerError, match="taken over"):
+        train(longer, _Replaced(longer.run_uri))
+    assert contents(tmp_path / "run") == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _live_state(settings: RunConfig) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """Return this rank's own weights and running statistics after three rounds."""
+    torch.set_num_threads(1)
+    context = LocalContext("unused")
+    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    step = Step(settings, state, context)
+    generator = torch.Generator().manual_seed(context.rank)
+    for _ in range(3):
+        batch = Batch(torch.randint(0, 256, (16, 1, 16, 16), dtype=torch.uint8, generator=generator), None)
+        step.share(step.discriminator_phase(batch) | step.generator_phase(batch), stop=False)
+        step.update_average()
+    return [tensor.numpy() for part in state.tensors().values() for tensor in part.values()]
+
+
+def test_ranks_stay_equal_to_the_last_bit_running_statistics_included(tmp_path: Path) -> None:
+    first, second = run_gloo(_live_state, 2, config(tmp_path))
+    assert len(first) > 40
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _poisoned_step(settings: RunConfig, phase: str) -> tuple[str, bool]:
+    """Take a step in which rank 1's part of the gradients of one network is not finite."""
+    torch.set_num_threads(1)
+    context = LocalContext("unused")
+    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    step = Step(settings, state, context)
+    batch = Batch(torch.zeros(16, 1, 16, 16, dtype=torch.uint8), None)
+    if phase == "generator":
+        step.discriminator_phase(batch)
+    network = getattr(state, phase)
+    before = {k: v.clone() for k, v in network.named_parameters()}
+    if context.rank == 1:
+        state.generator.register_forward_hook(lambda *call: call[-1] * float("nan"))
+    try:
+        step.discriminator_phase(batch) if phase == "discriminator" else step.generator_phase(batch)
+    except NonFiniteError as error:
+        return str(error), all(torch.equal(before[k], v) for k, v in network.named_parameters())
+    return "no error", False
+
+
+@pytest.mark.parametrize(("phase", "images"), [("discriminator", 0), ("generator", 32)])
+def test_one_rank_with_a_non_finite_gradient_stops_all_before_the_update(
+    tmp_path: Path, phase: str, images: int
+) -> None:
+    for message, unchanged in run_gloo(_poisoned_step, 2, config(tmp_path), phase):
+        assert message.startswith(f"the {phase}'s gradient is nan after {images} images")
+        assert unchanged
+
+
+def test_a_round_is_d_steps_batches_then_the_generator_on_the_last_then_the_average(tmp_path: Path) -> None:
+    settings = config(
+        tmp_path, "optim.d_steps=3", "train.kimg=0.288", "eval.every_kimg=10", "loss.name=rpgan", "loss.r1=1"
+    )
+    run(settings)
+    images = open_configured(settings)
+    fetch = choose_fetch(settings, images, with_ray=False)
+    rows = batches(make_order(settings, images), fetch, rank=0, world_size=1, start=0, stop=288)
+    given = [to_batch(some, images, 16) for some in rows]
+    assert len(given) == 9
+    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    step = Step(settings, state, LocalContext("unused"))
+    for start in range(0, 9, 3):
+        for batch in given[start : start + 3]:
+            of_d = step.discriminator_phase(batch)
+        step.share(of_d | step.generator_phase(given[start + 2]), stop=False)
+        step.update_average()
+    by_hand = {f"{file}.{key}": v for file, part in state.tensors().items() for key, v in part.items()}
+    assert_same_bits(tensors(settings), by_hand)
+
+
+def test_records_tell_of_both_networks(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    run(settings)
+    record, found = read_records(settings.run_uri)[-1], tensors(settings)
+    new = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    for name, file, network in (
+        ("d", "discriminator", new.discriminator),
+        ("g", "generator", new.generator),
+    ):
+        weights = [found[f"{file}.{key}"].flatten() for key, _ in network.named_parameters()]
+        assert record[f"weight_norm_{name}"] == pytest.approx(torch.cat(weights).norm().item(), rel=1e-5)
+        assert float(str(record[f"grad_norm_{name}"])) > 0
+    for side in ("real", "fake"):
+        assert 0 <= float(str(record[f"{side}_accuracy"])) <= 1
+    assert {"diversity", "modes", "loss_d", "loss_g"} <= record.keys()
+
+
+def test_records_tell_of_a_given_probability(tmp_path: Path) -> None:
+    settings = config(tmp_path, "data.augment=ada", "data.augment_p=0.6", *COSINE)
+    run(settings)
+    shares = [(1 - math.cos(math.pi * 0.32 / 0.5)) / 2, 1]
+    found = [record["augment_p"] for record in read_records(settings.run_uri)]
+    assert found == pytest.approx([0.6 * share for share in shares])
+
+
+@pytest.mark.parametrize(
+    ("setting", "keys"),
+    [
+        ("train.accumulate=2", ["= 32 images", "computes 16 at a time", "with train.accumulate=4, "]),
+        (
+            "train.accumulate=16",
+            ["computes 2 at a time", "with a model.width below 4 or a train.batch_size "],
+        ),
+    ],
+)
+def test_a_step_that_memory_does_not_hold_names_what_makes_it_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, keys: list[str]
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def made(*given: Any) -> TrainingState:
+        state = new_state(*given)
+        state.discriminator.register_forward_hook(exhausted)
+        return state
+
+    monkeypatch.setattr(states, "new_state", made)
+    with pytest.raises(CapacityError, match="does not hold a step") as caught:
+        run(config(tmp_path, setting))
+    for words in [*keys, "Tried to allocate 2.00 GiB"]:
+        assert words in str(caught.value)
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, broken = config(tmp_path / "whole"), config(tmp_path / "broken")
+    run(whole)
+    run(config(tmp_path / "broken", "train.kimg=0.64"))
+    folder = tmp_path / "broken" / "run"
+    damage(folder / "checkpoint_000000000640" / "optimizer_d.safetensors")
+    with caplog.at_level(logging.WARNING, "gan_dist"):
+        run(broken)
+    assert "checkpoint_000000000640/optimizer_d.safetensors is damaged" in caplog.text
+    assert "goes on from an earlier checkpoint" in caplog.text
+    # The damaged one is left for whoever wants to look at it; the new one stands beside it.
+    assert (folder / "checkpoint_000000000640").exists()
+    assert checkpoint_names(str(folder))[0] == "checkpoint_000000000640-1"
+    assert_same_bits(tensors(whole), tensors(broken))
+
+
+def test_damaged_records_are_named_and_left_as_they_are(tmp_path: Path) -> None:
+    run(config(tmp_path, "train.kimg=0.32"))
+    file = tmp_path / "run" / "metrics.jsonl"
+    first, *others = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([first, bytes(40), *others]))
+    damaged = file.read_bytes()
+    with pytest.raises(StorageError, match=r"run/metrics\.jsonl is damaged in line 2; delete what"):
+        run(config(tmp_path))
+    assert file.read_bytes() == damaged
+    file.write_bytes(b"\n".join([first, *others]))
+    run(config(tmp_path))
+    run(config(tmp_path / "whole"))
+    assert_same_bits(tensors(config(tmp_path / "whole")), tensors(config(tmp_path)))
+
+
+def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, tmp_path: Path) -> None:
+    local = config(tmp_path, "train.kimg=0.32")
+    run(local)
+    storage.copy_tree(local.run_uri, f"{bucket}/run")
+    state = new_state(local, ImageShape(16, 1), torch.device("cpu"))
+    with proxy(s3_url, seed=0) as store:
+        run_uri = f"{bucket}/run?endpoint_override=127.0.0.1:{store.port}&scheme=http"
+        assert len(checkpoint_names(run_uri)) == 1
+        listing = store.counts.total()
+        storage.configure(StorageOptions(timeout_s=3.0))
+        store.faults.planned = ["pass"] * listing + ["unavailable"] * 1000
+        with pytest.raises(StorageError, match=r"checkpoint_\d+/\S* could not be used within 3 s"):
+            states.load_latest(state, run_uri)
+        store.faults.planned = []
+        storage.configure(StorageOptions())
+        assert states.load_latest(state, run_uri) == []
+    assert state.images == 320
+
+
+def test_a_run_without_a_whole_checkpoint_says_that_it_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(config(tmp_path / "broken", "train.kimg=0.32"))
+    damage(tmp_path / "broken" / "run" / "checkpoint_000000000320" / "state.json")
+    with caplog.at_level(logging.WARNING, "gan_dist"):
+        run(config(tmp_path / "broken"))
+    assert "state.json is damaged" in caplog.text
+    assert "the run begins anew" in caplog.text
+    run(config(tmp_path / "whole"))
+    assert_same_bits(tensors(config(tmp_path / "whole")), tensors(config(tmp_path / "broken")))
+
+
+def test_only_the_newest_checkpoints_and_the_best_release_are_kept(tmp_path: Path) -> None:
+    # At this rate the generator gets worse first.
+    run(config(tmp_path, "eval.every_kimg=0.064", "train.kimg=0.256", "optim.g.lr=2e-2"))
+    folder = tmp_path / "run"
+    kept = [f"checkpoint_{images:012d}" for images in (256, 192, 128)]
+    assert checkpoint_names(str(folder)) == kept
+    best = json.loads((folder / "best.json").read_text())
+    records = read_records(str(folder))
+    values = [(record["fd_digits"], record["images"]) for record in records]
+    assert len(records) == 4
+    assert min(values) == (best["value"], best["images"])
+    assert min(values) != values[-1]
+    assert [entry.name for entry in folder.glob("best_*")] == [best["release"]]
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ResumeError, match=r"optim\.g\.lr was 0\.0002, is now 0\.001") as caught:
+        run(config(tmp_path, "optim.g.lr=1e-3", "train.kimg=5"))
+    assert "train.kimg" not in str(caught.value)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_folder_of_a_search_is_refused_though_its_configuration_is_the_same(tmp_path: Path) -> None:
+    search = make_plan("search-digits", [f"storage={tmp_path}", *SMALL])
+    begin(search, "fd_digits")
+    with pytest.raises(ResumeError, match=r"search-digits is a search, not a run: .*another name"):
+        prepare(search.config)
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run(config(tmp_path)).finished
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_best_generator_loads_in_three_lines(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    release = gan_dist.load(str(tmp_path / "run"))
+    images = release.sample(5, seed=3)
+    assert images.shape == (5, 1, 16, 16)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images[:2], release.sample(2, seed=3))
+    newest = tmp_path / "run" / checkpoint_names(str(tmp_path / "run"))[0]
+    assert gan_dist.load(str(newest)).sample(1).shape == (1, 1, 16, 16)
+
+
+PATIENT = ["train.kimg=3", "eval.every_kimg=0.128", "eval.patience=2", "ema.half_life_kimg=0.01"]
+
+
+def test_a_run_without_progress_ends_early_and_stays_ended(tmp_path: Path) -> None:
+    settings = config(tmp_path, *PATIENT, "optim.g.lr=1e-12", "optim.d.lr=1e-12")
+    outcome = run(settings)
+    assert outcome.finished
+    assert outcome.stopped_early
+    # The average is settled after 0.2 kimg: two evaluations before, then twice the patience.
+    first = 256
+    assert outcome.images == first + 3 * 128
+    again = run(settings)
+    assert (again.finished, again.stopped_early, again.images) == (True, True, outcome.images)
+    more = run(config(tmp_path, *PATIENT, "eval.patience=null", "optim.g.lr=1e-12", "optim.d.lr=1e-12"))
+    assert more.images == 3008
+    assert not more.stopped_early
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    whole, parts = config(tmp_path / "whole", *PATIENT), config(tmp_path / "parts", *PATIENT)
+    outcome = run(whole)
+    assert outcome.stopped_early
+    run(config(tmp_path / "parts", *PATIENT, "train.kimg=0.3"))
+    assert run(parts).images == outcome.images
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+def test_a_run_measured_by_another_extractor_is_refused(tmp_path: Path) -> None:
+    settings = config(tmp_path, "train.kimg=0.32", "eval.every_kimg=0.32")
+    run(settings)
+    folder = tmp_path / "run" / checkpoint_names(str(tmp_path / "run"))[0]
+    state = json.loads((folder / "state.json").read_text())
+    state["measured"]["extractor"] = "0" * 64
+    content = (json.dumps(state) + "\n").encode()
+    (folder / "state.json").write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["state.json"] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ResumeError, match=r"measured by an extractor with SHA-256 000.*e0ad31e8"):
+        run(config(tmp_path))
+
+
+def test_the_clock_counts_every_discriminator_batch(tmp_path: Path) -> None:
+    outcome = run(config(tmp_path, "optim.d_steps=3", "train.kimg=0.5", "eval.every_kimg=0.5"))
+    assert outcome.images == 6 * 96
+
+
+def test_the_stream_read_directly_trains_to_the_same_bits_as_memory(tmp_path: Path) -> None:
+    memory, stream = config(tmp_path / "memory"), config(tmp_path / "stream", "data.cache=stream")
+    run(memory)
+    run(stream)
+    assert_same_bits(tensors(memory), tensors(stream))
+
+
+def test_samples_are_written_at_every_evaluation(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert names == ["fakes_000000.320.png", "fakes_000000.640.png"]
+
+
+def test_samples_show_what_the_same_latents_have_become(tmp_path: Path) -> None:
+    # Networks without running statistics, which do not learn.
+    run(config(tmp_path, "model.name=r3gan", "optim.g.lr=1e-12", "optim.d.lr=1e-12"))
+    first, second = (np.asarray(Image.open(file), int) for file in (tmp_path / "run" / "samples").iterdir())
+    assert first.std() > 5
+    assert np.abs(first - second).max() <= 1
+
+
+class _Stopwatch(LocalContext):
+    """Knows when a run's first step began and its last one ended."""
+
+    began = ended = 0.0
+    seen = 0
+
+    def before_writing(self) -> None:
+        self.began = self.began or time.perf_counter()
+
+    def progress(self, progress: Progress) -> None:
+        if progress.images > self.seen:
+            self.seen, self.ended = progress.images, time.perf_counter()
+
+
+def test_speed_is_that_of_training_without_its_evaluations(tmp_path: Path) -> None:
+    settings = config(
+        tmp_path,
+        "data.path=builtin://shapes?count=64&resolution=16",
+        "eval.extractor=tests.extractors:Slow",
+        "eval.every_kimg=0.16",
+    )
+    torch.set_num_threads(1)
+    watch = _Stopwatch(settings.run_uri)
+    outcome = train(settings, watch)
+    assert outcome.images_per_second is not None
+    evaluated_s = 3 * Slow.WAIT_S  # the fourth comes after the last step
+    assert 640 / outcome.images_per_second <= watch.ended - watch.began - evaluated_s
+
+
+def test_a_run_that_is_told_to_stop_by_what_it_measured_takes_no_further_step(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    # As a search does it, whose scheduler answers to a report.
+    outcome = run(settings, should_stop=lambda: (tmp_path / "run" / "best.json").exists())
+    assert (outcome.images, outcome.finished) == (320, False)
+    assert checkpoint_names(settings.run_uri) == ["checkpoint_000000000320"]
+
+
+def test_reference_statistics_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    one = _reference(config(tmp_path))
+    for mean, second in run_gloo(_reference, 2, config(tmp_path)):
+        np.testing.assert_allclose(mean, one[0], rtol=1e-10)
+        np.testing.assert_allclose(second, one[1], rtol=1e-8, atol=1e-6)
+
+
+def _reference(settings: RunConfig) -> tuple[np.ndarray[Any, np.dtype[np.float64]], ...]:
+    from gan_dist.training.evaluator import Evaluator
+
+    images = open_images(settings.data.path)
+    reference = Evaluator(settings, images, LocalContext("unused"))._reference
+    assert reference is not None
+    moments = reference.moments
+    return moments.mean.numpy(), moments.m2.numpy()
+
+
+def test_state_has_nothing_that_a_checkpoint_lacks() -> None:
+    """A field added to the state must be saved, or resuming would lose it."""
+    fields = set(TrainingState.__dataclass_fields__)
+    saved = {"generator", "discriminator", "average", "optimizer_g", "optimizer_d", "shape"}
+    saved |= {"images", "best", "augment", "measured"}
+    assert fields == saved
+    assert not dist.is_initialized()
+
+
+def _damaged_digits(folder: Path) -> str:
+    """Return a copy of the digits in whose fourth row group a byte is flipped."""
+    shutil.copytree(DIGITS, folder)
+    shard = folder / "shard-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[int(3.5 * len(content) / 15)] ^= 1
+    shard.write_bytes(content)
+    return str(folder)
+
+
+def test_damage_stops_a_run_and_is_named(tmp_path: Path) -> None:
+    path = _damaged_digits(tmp_path / "digits")
+    for cache in ("memory", "stream"):
+        with pytest.raises(DataError, match=r"shard shard-00000.parquet, row group 3, of .* is damaged"):
+            run(config(tmp_path / cache, f"data.path={path}", f"data.cache={cache}"))
+
+
+def test_damage_can_be_left_out_and_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = config(tmp_path, f"data.path={_damaged_digits(tmp_path / 'digits')}", "data.verify=quarantine")
+    with caplog.at_level(logging.WARNING, "gan_dist"):
+        assert run(settings).finished
+    assert caplog.text.count("left out: shard shard-00000.parquet, row group 3") == 1
+    assert [record["quarantined"] for record in read_records(settings.run_uri)] == [128, 128]
+
+
+def test_all_workers_leave_out_the_same(tmp_path: Path) -> None:
+    path = _damaged_digits(tmp_path / "digits")
+    settings = config(tmp_path, f"data.path={path}", "data.verify=quarantine")
+    for groups in run_gloo(_usable_groups, 2, settings):
+        assert groups == (128,) * 13 + (5,)
+
+
+def _usable_groups(settings: RunConfig) -> tuple[int, ...]:
+    images, left_out = usable(settings, open_images(settings.data.path), LocalContext("unused"))
+    assert left_out == 128
+    return images.group_rows

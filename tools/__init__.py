@@ -1,0 +1,1 @@
+"""Scripts that make the assets of the package: the digits and the digit classifier."""
