@@ -97,7 +97,8 @@ def export(source: str, to: str) -> Exported:
         raise GanDistError(
             f"--to {to}: images of what torch {torch.__version__} exported differ from the generator's by "
             f"{difference:.2g}, more than {limit:.2g} ({TOLERANCE:g} of their largest value), and it was not "
-            f"written; use {'.pt2' if onnx else '.onnx'}, or another version of torch"
+            f"written",
+            f"use {'.pt2' if onnx else '.onnx'}, or another version of torch",
         )
     storage.write_bytes(to, content)
     return Exported(len(content), difference, release)
@@ -166,7 +167,8 @@ def _require_room(release: Release, to: str) -> None:
     if size > LARGEST_ONNX:
         raise GanDistError(
             f"--to {to}: the weights are {size:,} bytes, and an ONNX file holds {LARGEST_ONNX:,} beside its "
-            "graph; end the name in .pt2"
+            "graph",
+            "end the name in .pt2",
         )
 
 
@@ -178,7 +180,7 @@ def _trials(release: Release, source: str) -> list[tuple[tuple[Tensor, ...], Ten
         inputs = _inputs(release, count)
         images = release.generator(*inputs)
         if not images.isfinite().all():
-            raise NonFiniteError(f"{source}: the generator's images are not numbers; export an earlier one")
+            raise NonFiniteError(f"{source}: the generator's images are not numbers", "export an earlier one")
         trials.append((inputs, images))
     return trials
 

@@ -60,5 +60,6 @@ def _require_free(to: str) -> None:
     more = ", ..." if len(there) > 3 else ""
     raise StorageError(
         f"{storage.redact(to)} holds {', '.join(there[:3])}{more}, and no release that `gan-dist best` put "
-        "there; give --to another folder, or empty this one"
+        "there",
+        "give --to another folder, or empty this one",
     )

@@ -67,9 +67,8 @@ def read_records(run_uri: str) -> list[dict[str, Any]]:
     records, damaged = legible_records(run_uri)
     if damaged:
         raise StorageError(
-            f"{storage.redact(storage.join(run_uri, METRICS))} is damaged in {lines(damaged)}; delete "
-            "what is "
-            "damaged there, with what it may have told, or restore the file"
+            f"{storage.redact(storage.join(run_uri, METRICS))} is damaged in {lines(damaged)}",
+            "delete what is damaged there, with what it may have told, or restore the file",
         )
     return records
 

@@ -46,8 +46,8 @@ def is_search(uri: str) -> bool:
         return False
     storage.require_bucket(uri)
     raise CheckpointError(
-        f"{storage.redact(uri)} is neither a search nor a run: it has no {SEARCH} and no {METRICS}; give the "
-        "folder of one, <storage>/<name>"
+        f"{storage.redact(uri)} is neither a search nor a run: it has no {SEARCH} and no {METRICS}",
+        "give the folder of one, <storage>/<name>",
     )
 
 
@@ -74,11 +74,11 @@ def goal(uri: str) -> tuple[str, Mode]:
         told = json.loads(storage.read_bytes(where))
         metric, mode, version = told["metric"], told.get("mode", "min"), told["format"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{storage.redact(where)} is damaged ({error!r}); restore it") from None
+        raise CheckpointError(f"{storage.redact(where)} is damaged ({error!r})", "restore it") from None
     if version != FORMAT or mode not in ("min", "max"):
         raise CheckpointError(
-            f"{storage.redact(where)} is of format {version} and mode {mode}; this version reads format "
-            f"{FORMAT}, min or max: use the gan-dist that made the search"
+            f"{storage.redact(where)} is of format {version} and mode {mode}",
+            f"this version reads format {FORMAT}, min or max: use the gan-dist that made the search",
         )
     return str(metric), mode
 

@@ -82,7 +82,7 @@ def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> 
         GanDistError: settings without --retrain, or that without a place for the configuration.
     """
     if overrides and not retrain:
-        raise GanDistError(f"{overrides[0]}: settings are for --retrain; add it, or leave them out")
+        raise GanDistError(f"{overrides[0]}: settings are for --retrain", "add it, or leave them out")
     if retrain and to is None:
         raise GanDistError("--retrain needs --to DIR, where the configuration that it trains is kept")
 

@@ -106,4 +106,4 @@ def require_png(out: str) -> None:
     """
     suffix = PurePath(out.partition("?")[0]).suffix
     if suffix.lower() not in ("", ".png"):
-        raise GanDistError(f"--out {out}: pictures are written as PNG, not {suffix}; end the name in .png")
+        raise GanDistError(f"--out {out}: pictures are written as PNG, not {suffix}", "end the name in .png")

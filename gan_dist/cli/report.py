@@ -46,4 +46,4 @@ def check(out: str) -> None:
     """
     suffix = PurePath(out.partition("?")[0]).suffix
     if suffix.lower() not in (".html", ".htm"):
-        raise GanDistError(f"--out {out}: what is written is an HTML page; end the name in .html")
+        raise GanDistError(f"--out {out}: what is written is an HTML page", "end the name in .html")

@@ -86,7 +86,7 @@ def check(out: str | None, n: int, interpolate: int | None, *, single: bool) -> 
             f"--single writes a file an image, --interpolate {interpolate} one picture: leave one of them out"
         )
     if single and out is not None and out.lower().endswith(".png"):
-        raise GanDistError(f"--out {out}: --single writes into a folder; name one, or leave --single out")
+        raise GanDistError(f"--out {out}: --single writes into a folder", "name one, or leave --single out")
     if interpolate and n % interpolate:
         fewer, more = n // interpolate * interpolate, -(-n // interpolate) * interpolate
         fitting = f"{fewer} or {more}" if fewer else str(more)
@@ -129,7 +129,7 @@ def _require_class(label: int | None, classes: int) -> None:
     if label is not None and label >= classes:
         has = f"has the classes 0 to {classes - 1}" if classes else "was trained without classes"
         raise DataError(
-            f"--label {label}: the generator {has}; {'name one' if classes else 'leave --label out'}"
+            f"--label {label}: the generator {has}", f"{'name one' if classes else 'leave --label out'}"
         )
 
 

@@ -110,7 +110,7 @@ def _checked(
     names = [name for name in verbs if name != "submit"]
     if verb not in names:
         raise GanDistError(
-            f"there is no verb {verb} to submit; there are {', '.join(names)}{nearest(verb, names)}"
+            f"there is no verb {verb} to submit", f"there are {', '.join(names)}{nearest(verb, names)}"
         )
     parsed = verbs[verb].make_context(f"gan-dist submit {verb}", list(arguments)).params
     if check := CHECKS.get(verb):

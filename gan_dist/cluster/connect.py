@@ -94,8 +94,8 @@ def _start() -> None:
     except Exception as error:  # Ray has no class of its own for a node that does not come up in time
         ray.shutdown()
         raise ClusterError(
-            f"Ray could not be started on this machine ({reason(error).rstrip('.')}); most often it is "
-            "busy or short of memory: try again, and gan-dist doctor tells how much is free"
+            f"Ray could not be started on this machine ({reason(error).rstrip('.')})",
+            "most often it is busy or short of memory: try again, and gan-dist doctor tells how much is free",
         ) from error
 
 

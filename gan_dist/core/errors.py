@@ -18,26 +18,70 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that a user has to mend."""
+
+    what: str
+    """What is wrong, with the field, its value and the arithmetic."""
+    remedy: str = ""
+    """The command, key or value that mends it."""
+    keys: tuple[str, ...] = ()
+    """Configuration keys that it concerns, dotted."""
+    where: str = ""
+    """Origin of the key: `file:line`, or the override; empty where the text says it."""
+
+    def __str__(self) -> str:
+        start = f"{self.where}: " if self.where else ""
+        return f"{start}{self.what}; {self.remedy}" if self.remedy else f"{start}{self.what}"
+
+    def under(self, where: str) -> Problem:
+        """Return the same problem with another origin."""
+        return replace(self, where=where)
 
 
 class GanDistError(Exception):
-    """Base of all errors that a user can cause; the message is one to show as it is."""
+    """Base of all errors that a user can cause.
+
+    Args:
+        what: What is wrong, with the field, its value and the arithmetic.
+        remedy: The command, key or value that mends it.
+        keys: Configuration keys that it concerns, dotted.
+    """
 
     exit_code = 2
 
+    def __init__(self, what: str, remedy: str = "", *, keys: Sequence[str] = ()) -> None:
+        super().__init__(what, remedy)
+        self.what, self.remedy, self.keys = what, remedy, tuple(keys)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.problems))
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All that is wrong; more than one only in a `ConfigError`."""
+        return (Problem(self.what, self.remedy, self.keys),)
+
 
 class ConfigError(GanDistError):
-    """A configuration with one or more problems.
+    """A configuration with one or more problems."""
 
-    `problems` holds one sentence each, already prefixed with its origin (`file:line` or the override).
-    """
+    def __init__(self, problems: Sequence[Problem | str]) -> None:
+        self._problems = tuple(one if isinstance(one, Problem) else Problem(one) for one in problems)
+        super().__init__(
+            "\n".join(map(str, self._problems)), keys=[key for one in self._problems for key in one.keys]
+        )
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...]]]:
+        return type(self), (self._problems,)
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
-        return type(self), (self.problems,)
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return self._problems
 
 
 class DataError(GanDistError):

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gan_dist.core.errors import GanDistError
@@ -62,7 +62,7 @@ class _Running:
             for finding in check():
                 self._found.append(finding)
         except GanDistError as error:
-            self._found += told(name, error)
+            self._found += findings_of(name, error)
         except BaseException as error:
             self._found.append(_failed(name, error))
 
@@ -75,13 +75,11 @@ class _Running:
         return self._found, True
 
 
-def told(name: str, error: GanDistError, why: str = "a run stops at it") -> Iterator[Finding]:
-    """Yield the findings that a user's error is: its lines, whose last clause is the remedy."""
-    for line in str(error).splitlines():
-        what, _, remedy = without_secrets(line).rpartition("; ")
-        if not what:
-            what, _, remedy = without_secrets(line).rpartition(": ")
-        yield Finding(name, "error", what or remedy, why, remedy)
+def findings_of(name: str, error: GanDistError, why: str = "a run stops at it") -> Iterator[Finding]:
+    """Yield one finding for each problem of a user's error."""
+    for problem in error.problems:
+        what, remedy = without_secrets(str(replace(problem, remedy=""))), without_secrets(problem.remedy)
+        yield Finding(name, "error", what, why, remedy)
 
 
 def without_secrets(text: str) -> str:

@@ -47,14 +47,18 @@ def open_builtin(uri: str) -> ImageSet:
         return StackedDigits(**_parameters(uri, given, {"count": 60_000}))
     if name == "shapes":
         return Shapes(**_parameters(uri, given, {"count": 10_000, "resolution": 64}))
-    raise DataError(f"data.path={uri}: there is no such set; built in are digits, stacked-digits and shapes")
+    raise DataError(
+        f"data.path={uri}: there is no such set", "built in are digits, stacked-digits and shapes"
+    )
 
 
 def _parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int]) -> dict[str, int]:
     unknown = sorted(set(given) - set(defaults))
     if unknown:
         known = ", ".join(defaults) or "none"
-        raise DataError(f"data.path={uri}: {', '.join(unknown)} is no parameter of this set; it has: {known}")
+        raise DataError(
+            f"data.path={uri}: {', '.join(unknown)} is no parameter of this set", f"it has: {known}"
+        )
     for key, value in given.items():
         if not value.isdecimal() or len(value) > 9 or int(value) == 0:
             allowed = "a whole number from 1 to 999999999"

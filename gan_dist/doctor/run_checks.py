@@ -16,7 +16,7 @@ import torch
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, StorageError
-from gan_dist.core.findings import Finding, told
+from gan_dist.core.findings import Finding, findings_of
 from gan_dist.core.storage.filesystems import configured
 from gan_dist.core.storage.redaction import reason
 from gan_dist.data.batches.loader import open_images
@@ -45,22 +45,22 @@ def rights(config: RunConfig) -> Iterator[Finding]:
             storage.write_bytes(marker, content)
             doing = "read"
             if storage.read_bytes(marker) != content:
-                raise StorageError("what was written is not what is read; use another storage.path")
+                raise StorageError("what was written is not what is read", "use another storage.path")
             doing = "listed"
             if name not in storage.names(folder):
-                raise StorageError("what was written is not in the listing; use another storage.path")
+                raise StorageError("what was written is not in the listing", "use another storage.path")
             doing = "deleted"
             storage.delete_file(marker)
             if storage.exists(marker):
-                raise StorageError("what was deleted is still there; use another storage.path")
+                raise StorageError("what was deleted is still there", "use another storage.path")
             if empty:
                 storage.delete_empty_folder(folder)
         except GanDistError as error:
             if doing == "written" and "://" not in folder:  # the marker's name means nothing to a user
                 refused = str(error).replace(marker, folder)
-                error = StorageError(f"{refused}; give another storage=...")
+                error = StorageError(f"{refused}", "give another storage=...")
             left = _left_behind(marker) if doing not in ("looked for", "written") else ""
-            for found in told("storage", error, "checkpoints, records and releases are kept there"):
+            for found in findings_of("storage", error, "checkpoints, records and releases are kept there"):
                 what = f"{found.what} (a file could not be {doing}{left})"
                 yield Finding("storage", "error", what, found.why, found.remedy)
             return
@@ -132,7 +132,7 @@ def _images(config: RunConfig) -> Iterator[Finding]:
         found = open_images(config.data.path)
         shape = image_shape(config, found)
     except GanDistError as error:
-        yield from told("data", error, "there is nothing to train on")
+        yield from findings_of("data", error, "there is nothing to train on")
         return
     manifest = found.manifest
     what = f"{manifest.count} images of {manifest.height}x{manifest.width}x{manifest.channels}"
@@ -146,7 +146,7 @@ def _extractor(config: RunConfig) -> Iterator[Finding]:
         found = load_extractor(config.eval.extractor, torch.device("cpu"), inception_weights=weights)
         require_possible(found, config.eval.metrics, config.eval.samples)
     except GanDistError as error:
-        yield from told("extractor", error, "no evaluation is possible without it")
+        yield from findings_of("extractor", error, "no evaluation is possible without it")
         return
     yield Finding("extractor", "ok", f"{found.name}, for {found.metric}, hash {found.hash[:12]}")
 
@@ -157,7 +157,7 @@ def _beginning(config: RunConfig) -> Iterator[Finding]:
         if config.search is None:
             require_same_run(config, config.run_uri)
     except GanDistError as error:
-        yield from told("run", error, "gan-dist refuses to begin it")
+        yield from findings_of("run", error, "gan-dist refuses to begin it")
         return
     networks = f"{sizes['generator_parameters']} and {sizes['discriminator_parameters']} parameters"
     yield Finding("run", "ok", f"networks of {networks}; {sizes['length']}")

@@ -52,7 +52,8 @@ class Reference:
         if moments.count > 1 and not moments.m2.diagonal().any():
             raise DataError(
                 f"all {moments.count} images of the set have the same features: nothing can be compared with "
-                "them; look at the set, or use another eval.extractor"
+                "them",
+                "look at the set, or use another eval.extractor",
             )
         none = (torch.zeros(0, len(moments.mean)), torch.zeros(0, dtype=torch.int64))
         features, numbers = none if reservoir is None else (reservoir.features, reservoir.indices)

@@ -68,16 +68,16 @@ def require_possible(extractor: Extractor, metrics: tuple[str, ...], images: int
     for name in metrics:
         if images < FEWEST.get(name, 2):
             raise DataError(
-                f"`{name}` needs at least {FEWEST.get(name, 2)} generated and as many real images; of one "
-                f"kind there are {images}: ask for more samples, or leave it out"
+                f"`{name}` needs at least {FEWEST.get(name, 2)} generated and as many real images",
+                f"of one kind there are {images}: ask for more samples, or leave it out",
             )
     if images < 2:
         raise DataError(
-            f"a distance needs at least 2 generated and as many real images; of one kind there is {images}: "
-            "take a larger set, or ask for more samples"
+            "a distance needs at least 2 generated and as many real images",
+            f"of one kind there is {images}: take a larger set, or ask for more samples",
         )
     if "is" in metrics and not extractor.classes:
         raise DataError(
-            f"eval.metrics: `is` needs class probabilities and the extractor {extractor.name} has none; "
-            "leave it out, or use eval.extractor=inception or digits"
+            f"eval.metrics: `is` needs class probabilities and the extractor {extractor.name} has none",
+            "leave it out, or use eval.extractor=inception or digits",
         )

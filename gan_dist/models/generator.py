@@ -89,7 +89,7 @@ class Release:
         known = self.shape.classes
         if not known:
             if labels is not None:
-                raise DataError("this generator was trained without classes; ask for none")
+                raise DataError("this generator was trained without classes", "ask for none")
             return None
         chosen = [index % known for index in range(n)] if labels is None else list(labels)
         if len(chosen) != n or not all(0 <= label < known for label in chosen):
@@ -128,8 +128,8 @@ def generate(
     for images in pieces(generator, latents, classes, resolution):
         if not images.isfinite().all():
             raise NonFiniteError(
-                f"of {named} some are not finite: the generator holds or computes NaN or infinity; an "
-                "earlier checkpoint may be whole"
+                f"of {named} some are not finite: the generator holds or computes NaN or infinity",
+                "an earlier checkpoint may be whole",
             )
         made.append(to_uint8(images))
     return torch.cat(made)

@@ -50,8 +50,8 @@ def call(layer: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
 class SpectralNorm(nn.Module):
     """Parametrisation of a weight (out, ...) by weight / sigma, its largest singular value (out x the rest).
 
-    Miyato et al. 2018, algorithm 1: one power iteration an update, which `update_spectral_norms` makes; all uses
-    of the     weight until the next are then of the same sigma. The state is named as by
+    Miyato et al. 2018, algorithm 1: one power iteration an update, which `update_spectral_norms` makes; all
+    uses of the weight until the next are then of the same sigma. The state is named as by
     `torch.nn.utils.parametrizations.spectral_norm`. Unlike that one, which iterates at every use in training,
     it computes in float32 under autocast, where sigma would have eight bits, and takes no numbers from
     torch's global generator.

@@ -48,7 +48,7 @@ def write_report(
         page = search_page(uri, optuna_storage)
     elif optuna_storage is not None:
         raise GanDistError(
-            f"--optuna-storage: {storage.redact(uri)} is a run, which has no study; leave it out"
+            f"--optuna-storage: {storage.redact(uri)} is a run, which has no study", "leave it out"
         )
     else:
         page = run_page(uri)

@@ -78,7 +78,7 @@ def make_plan(source: str, overrides: Sequence[str]) -> Plan:
         try:
             plan.trial(0, values)
         except ConfigError as error:
-            problems += [f"search.space: {problem}" for problem in error.problems if problem not in problems]
+            problems += [f"search.space: {problem}" for problem in error.problems]
     if search.scheduler != "none" and (search.grace_kimg or 0) >= config.train.kimg:
         problems.append(
             f"search.grace_kimg={search.grace_kimg:g}: trials end after train.kimg={config.train.kimg:g}, so "
@@ -114,8 +114,8 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
             space, measured_by = Space.from_json(earlier["space"]), earlier["metric"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ResumeError(
-                f"{storage.redact(uri)} is damaged ({error!r}); restore it, or give the search another name "
-                "(name=...)"
+                f"{storage.redact(uri)} is damaged ({error!r})",
+                "restore it, or give the search another name (name=...)",
             ) from None
         _require_same(plan, space, measured_by, metric)
         identity = str(earlier.get("id", identity))

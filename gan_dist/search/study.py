@@ -213,7 +213,7 @@ def _open(storage: BaseStorage, name: str, space: Space, owner: Mapping[str, str
         study.set_user_attr(SPACE, space.to_json())
     elif earlier is None or study.directions != [StudyDirection.MINIMIZE]:
         raise ResumeError(
-            f"the study {name} was not made by a search; give the search another name (name=...)"
+            f"the study {name} was not made by a search", "give the search another name (name=...)"
         )
     elif differing := space.differences(Space.from_json(earlier)):
         raise ResumeError(
@@ -233,9 +233,10 @@ def _require_own(study: Study, owner: Mapping[str, str]) -> None:
     elif earlier["id"] != owner["id"]:
         raise ResumeError(
             f"the study {study.study_name} in search.optuna_storage is that of another search, begun in "
-            f"{earlier['folder']}; this one is in {owner['folder']}. Give the search another name "
+            f"{earlier['folder']}",
+            f"this one is in {owner['folder']}. Give the search another name "
             "(name=...), or, if the other is no longer wanted, delete its study: "
-            f"optuna delete-study --study-name {study.study_name} --storage ..."
+            f"optuna delete-study --study-name {study.study_name} --storage ...",
         )
 
 

@@ -59,12 +59,12 @@ def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
         return JournalStorage(_Parts(folder_uri))
     except OSError as error:
         raise StorageError(
-            f"{redact(uri)} cannot be opened ({error.strerror}); give the search another folder"
+            f"{redact(uri)} cannot be opened ({error.strerror})", "give the search another folder"
         ) from None
     except (ValueError, KeyError) as error:
         raise StorageError(
-            f"{redact(uri)} is damaged ({reason(error)}); restore a copy of it, or give the search "
-            "another name (name=...)"
+            f"{redact(uri)} is damaged ({reason(error)})",
+            "restore a copy of it, or give the search another name (name=...)",
         ) from None
 
 
@@ -89,7 +89,8 @@ def recorded_study(folder_uri: str, url: str | None, name: str) -> Study | None:
             return optuna.load_study(study_name=name, storage=kept_at)
         except KeyError:
             raise StorageError(
-                f"the database {redact(url)} has no study {name}; give the one that the search was begun with"
+                f"the database {redact(url)} has no study {name}",
+                "give the one that the search was begun with",
             ) from None
     lines = _Parts(folder_uri).whole_lines()
     try:
@@ -97,7 +98,7 @@ def recorded_study(folder_uri: str, url: str | None, name: str) -> Study | None:
         names = [study.study_name for study in kept_at.get_all_studies()]
         return optuna.load_study(study_name=names[0], storage=kept_at) if names else None
     except (ValueError, KeyError) as error:
-        raise StorageError(f"{redact(uri)} is damaged ({reason(error)}); restore a copy of it") from None
+        raise StorageError(f"{redact(uri)} is damaged ({reason(error)})", "restore a copy of it") from None
 
 
 class _Recorded(BaseJournalBackend):
@@ -198,8 +199,8 @@ def _from_environment(written: str) -> str:
     url = os.environ.get(written.removeprefix(ENV))
     if not url:
         raise StorageError(
-            f"search.optuna_storage={written} names a variable that is not set; set it to the database's URL "
-            "where this runs: for a job that is the head, before `ray start`"
+            f"search.optuna_storage={written} names a variable that is not set",
+            "set it to the database's URL where this runs: for a job that is the head, before `ray start`",
         )
     return url
 

@@ -30,8 +30,8 @@ def earlier_points(uri: str, space: Space) -> list[dict[str, Any]]:
     """
     if not all(storage.exists(storage.join(uri, name)) for name in (SEARCH, JOURNAL)):
         raise ResumeError(
-            f"search.warm_start={storage.redact(uri)}: there is no search with a {JOURNAL}; give the folder "
-            "of one, or its best values as search.points"
+            f"search.warm_start={storage.redact(uri)}: there is no search with a {JOURNAL}",
+            "give the folder of one, or its best values as search.points",
         )
     study = recorded_study(uri, None, name="")
     begun = [] if study is None else study.get_trials(deepcopy=False)
@@ -47,6 +47,7 @@ def earlier_points(uri: str, space: Space) -> list[dict[str, Any]]:
     if not found:
         raise ResumeError(
             f"search.warm_start={storage.redact(uri)}: none of its {len(trials)} measured trials lies within "
-            "search.space; leave search.warm_start out, or give search.points"
+            "search.space",
+            "leave search.warm_start out, or give search.points",
         )
     return list(found.values())[:COUNT]

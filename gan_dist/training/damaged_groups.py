@@ -33,5 +33,5 @@ def usable(config: RunConfig, images: ImageSet, context: Context) -> tuple[Image
         dist.all_reduce(damaged)
     groups = damaged.nonzero().flatten().tolist()
     if len(groups) == count:
-        raise DataError(f"no row group of data.path={config.data.path} is whole; pack the set again")
+        raise DataError(f"no row group of data.path={config.data.path} is whole", "pack the set again")
     return Without(images, groups), sum(images.group_rows[group] for group in groups)

@@ -246,7 +246,8 @@ class Step:
             raise NonFiniteError(
                 f"the {what}'s gradient is {norm.item()} after {self._state.images} images (its loss here: "
                 f"{loss.item():.4g}); nothing was updated. Begin another run (name=...) with a lower "
-                "optim.g.lr and optim.d.lr; this one would come to the same again"
+                "optim.g.lr and optim.d.lr",
+                "this one would come to the same again",
             )
         if limit := self._config.optim.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(network.parameters(), limit, norm)

@@ -134,7 +134,7 @@ class Cluster:
                 write(text)
         except (OSError, RuntimeError, ClientError) as error:
             said = f"the connection to {self.url} was lost ({reason(error)})"
-            raise ClusterError(f"{said}; the job goes on where the cluster does") from None
+            raise ClusterError(f"{said}", "the job goes on where the cluster does") from None
 
     def ended(self, job: str) -> Ended:
         """Return what has come of a job so far.

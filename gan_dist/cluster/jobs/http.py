@@ -39,7 +39,7 @@ def require_listening(address: str | None) -> None:
             else:
                 _connect(redact(address), place.hostname, port)
             return
-    raise ClusterError(f"{redact(address)} is no address of a cluster; write one like http://HEAD:8265")
+    raise ClusterError(f"{redact(address)} is no address of a cluster", "write one like http://HEAD:8265")
 
 
 def status(url: str, headers: Mapping[str, str] | None = None) -> int:
@@ -63,9 +63,8 @@ def status(url: str, headers: Mapping[str, str] | None = None) -> int:
         is_ray = False
     if not is_ray:
         raise ClusterError(
-            f"what answers at {redact(url)} is no dashboard of Ray's; its port is 8265 unless `ray start` "
-            "was "
-            "told another"
+            f"what answers at {redact(url)} is no dashboard of Ray's",
+            "its port is 8265 unless `ray start` was told another",
         )
     return answer.status_code
 
@@ -79,9 +78,10 @@ def _connect(where: str, host: str, port: int) -> None:
 
 def _silent(where: str, error: Exception) -> ClusterError:
     return ClusterError(
-        f"no cluster answers at {where} ({reason(_first(error))}); start one with `ray start --head`, "
+        f"no cluster answers at {where} ({reason(_first(error))})",
+        "start one with `ray start --head`, "
         "correct the address (RAY_API_SERVER_ADDRESS wins over RAY_ADDRESS, and both over --address), or "
-        "forward the port of its head's dashboard: ssh -L 8265:localhost:8265 HEAD"
+        "forward the port of its head's dashboard: ssh -L 8265:localhost:8265 HEAD",
     )
 
 

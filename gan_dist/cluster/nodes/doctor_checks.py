@@ -23,7 +23,7 @@ from gan_dist.cluster.nodes.node_checks import (
 from gan_dist.config import RunConfig
 from gan_dist.core import host
 from gan_dist.core.errors import CapacityError, ClusterError, GanDistError
-from gan_dist.core.findings import Finding, told, wrong_interface
+from gan_dist.core.findings import Finding, findings_of, wrong_interface
 from gan_dist.core.storage.redaction import redact
 from gan_dist.data.batches.loader import held_bytes, open_images
 
@@ -99,7 +99,7 @@ def token() -> Iterator[Finding]:
                 yield from _accepted(url, place)
                 closed.append(place)
         except ClusterError as error:
-            yield from told("token", error, "jobs are submitted there")
+            yield from findings_of("token", error, "jobs are submitted there")
     if closed:
         yield Finding(
             "token", "ok", f"{' and '.join(closed)} refuse{'s' * (len(closed) == 1)} who has no token"
@@ -142,7 +142,7 @@ def cluster(config: RunConfig | None, most: int | None, timeout_s: float) -> Ite
             if config is not None:
                 yield from _room(config, most, resources.nodes_up(), f"the cluster at {address}")
     except ClusterError as error:
-        yield from told("cluster", error, "no run can be started there")
+        yield from findings_of("cluster", error, "no run can be started there")
 
 
 def _summary(address: str, nodes: list[resources.Node]) -> str:
@@ -154,7 +154,9 @@ def _summary(address: str, nodes: list[resources.Node]) -> str:
 def _nodes(answers: list[NodeAnswer], places: Mapping[str, str]) -> Iterator[Finding]:
     problems = node_problems(host.versions(), answers, places)
     if problems:
-        yield from told("nodes", ClusterError("\n".join(problems)), "a run fails later, on such a node")
+        yield from findings_of(
+            "nodes", ClusterError("\n".join(problems)), "a run fails later, on such a node"
+        )
     for one in answers:
         if warning := small_shm(one):
             what, _, remedy = warning.partition("; ")
@@ -171,7 +173,7 @@ def _room(config: RunConfig, most: int | None, nodes: list[resources.Node], wher
     try:
         resources.require_room(scale, nodes, where)
     except CapacityError as error:
-        yield from told("room", error, "no worker would ever start")
+        yield from findings_of("room", error, "no worker would ever start")
         return
     trials = resources.trials_at_once(scale, nodes, most) if search else None
     if warning := resources.short_of_memory(scale, nodes, trials):

@@ -79,27 +79,28 @@ def require_reachable(address: str) -> None:
     """
     if "://" in address:
         raise ClusterError(
-            f"RAY_ADDRESS={_shown(address)} is not the address of a head, by which its nodes start runs; use "
-            "host:6379 on one of them, or from elsewhere gan-dist submit with RAY_API_SERVER_ADDRESS"
+            f"RAY_ADDRESS={_shown(address)} is not the address of a head, by which its nodes start runs",
+            "use host:6379 on one of them, or from elsewhere gan-dist submit with RAY_API_SERVER_ADDRESS",
         )
     if address == "auto" or os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
         return  # Ray finds it itself, or speaks to it in another way
     if not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:
         raise ClusterError(
-            f"RAY_ADDRESS={_shown(address)} is not an address; use host:port, such as host:6379"
+            f"RAY_ADDRESS={_shown(address)} is not an address", "use host:port, such as host:6379"
         )
     headers = auth_headers()
     answer, nodes, details = ask(address, headers)
     if answer is Answer.LOCKED:
         raise ClusterError(
-            f"the cluster at RAY_ADDRESS={address} {'refuses this token' if headers else 'wants a token'}; "
-            f"{TOKEN_REMEDY}"
+            f"the cluster at RAY_ADDRESS={address} {'refuses this token' if headers else 'wants a token'}",
+            f"{TOKEN_REMEDY}",
         )
     if answer is not Answer.SERVED:
         what = "nobody answers" if answer is Answer.NOBODY else "no Ray cluster answers"
         raise ClusterError(
-            f"RAY_ADDRESS={address}: {what} there ({details[:160]}); start one with ray start "
-            "--head, correct the address, or unset RAY_ADDRESS to use this machine alone"
+            f"RAY_ADDRESS={address}: {what} there ({details[:160]})",
+            "start one with ray start "
+            "--head, correct the address, or unset RAY_ADDRESS to use this machine alone",
         )
     _require_own_node(address, nodes)
 
@@ -116,8 +117,9 @@ def _require_own_node(address: str, listed: bytes) -> None:
     if alive and not here:
         raise ClusterError(
             f"RAY_ADDRESS={address}: this machine is none of its nodes ({', '.join(alive.values())}), "
-            "and only a node can start runs; submit a job (ray job submit --working-dir . -- python "
-            f"jobs/train.py ...), or run ray start --address={address} here"
+            "and only a node can start runs",
+            "submit a job (ray job submit --working-dir . -- python "
+            f"jobs/train.py ...), or run ray start --address={address} here",
         )
 
 
@@ -132,7 +134,7 @@ def auth_headers() -> dict[str, str]:
     file = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if file and not os.environ.get("RAY_AUTH_TOKEN") and not Path(file).is_file():
         # Ray would end the process.
-        raise ClusterError(f"RAY_AUTH_TOKEN_PATH={file} is no file; correct it, or set RAY_AUTH_TOKEN")
+        raise ClusterError(f"RAY_AUTH_TOKEN_PATH={file} is no file", "correct it, or set RAY_AUTH_TOKEN")
     return dict(get_auth_headers_if_auth_enabled({}))
 
 

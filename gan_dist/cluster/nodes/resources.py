@@ -119,8 +119,8 @@ def require_room(scale: ScaleConfig, nodes: list[Node], where: str, *, evaluatin
         given = partial(_given, "workers", evaluating=evaluating)
         raise CapacityError(
             f"{given(scale.workers)} and their controller are {count} processes of "
-            f"{PROCESS_BYTES / 1e9:g} GB before their networks, {count * PROCESS_BYTES / 1e9:.1f} GB; "
-            f"{where} has {total / 1e9:.1f} GB of memory: use {given(most)} or fewer, or add memory"
+            f"{PROCESS_BYTES / 1e9:g} GB before their networks, {count * PROCESS_BYTES / 1e9:.1f} GB",
+            f"{where} has {total / 1e9:.1f} GB of memory: use {given(most)} or fewer, or add memory",
         )
 
 
@@ -170,14 +170,14 @@ def _require_divisible(scale: ScaleConfig, *, evaluating: bool) -> None:
     given = _given("gpus_per_worker", each, evaluating=evaluating)
     if each > 1 and not each.is_integer():
         raise CapacityError(
-            f"{given}: Ray reserves a part of one GPU, or whole ones; use "
-            f"{math.floor(each)} or {math.ceil(each)}"
+            f"{given}: Ray reserves a part of one GPU, or whole ones",
+            f"use {math.floor(each)} or {math.ceil(each)}",
         )
     if not evaluating and scale.workers > 1 and 0 < each <= 0.5:
         together = min(scale.workers, math.floor(1 / each))
         raise CapacityError(
-            f"{given}: {together} of the {scale.workers} workers could share a GPU, "
-            "which NCCL refuses; use 1, or scale.workers=1"
+            f"{given}: {together} of the {scale.workers} workers could share a GPU, which NCCL refuses",
+            "use 1, or scale.workers=1",
         )
 
 

@@ -95,7 +95,7 @@ class _Run:
                     self._note(f"{reason(attempt.error)} while it was stopped; {self._kept()}")
                 break
             if self._here in leaving():
-                raise WorkerError(f"the node that this command runs on leaves the cluster; {self._kept()}")
+                raise WorkerError("the node that this command runs on leaves the cluster", f"{self._kept()}")
             if attempt.error is not None:
                 failures = 0 if self._images() > begun_at else failures + 1
                 self._go_on_after(attempt.error, news, failures)
@@ -119,7 +119,7 @@ class _Run:
                 if (count := placeable(scale, self._counts[1:])) is not None:
                     return count
                 time.sleep(POLL_S)
-        raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s); {self._kept()}")
+        raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s)", f"{self._kept()}")
 
     def _follow(self, attempt: WorkerGroup) -> bool:
         """Show a worker group until it ends, and end it where it should; return whether the user asked."""

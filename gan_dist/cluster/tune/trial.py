@@ -159,7 +159,8 @@ def trial_device(config: RunConfig) -> str:
         raise CapacityError(
             f"scale.gpus_per_worker={config.scale.gpus_per_worker:g}: there is a GPU, and torch "
             f"{torch.__version__} cannot use it, most likely because the driver is older than CUDA "
-            f"{torch.version.cuda} needs; use a newer driver, or CPUs with scale.gpus_per_worker=0"
+            f"{torch.version.cuda} needs",
+            "use a newer driver, or CPUs with scale.gpus_per_worker=0",
         )
     return "cpu"
 

@@ -101,7 +101,9 @@ def read_bytes(uri: str) -> bytes:
         before, file = file, retrying(uri, opened)
         if content is not None and file.metadata().get("ETag") == before.metadata().get("ETag"):
             return content
-    raise StorageError(f"{redact(uri)} is written anew faster than it can be read; let its writer end first")
+    raise StorageError(
+        f"{redact(uri)} is written anew faster than it can be read", "let its writer end first"
+    )
 
 
 def read_text(uri: str) -> str:

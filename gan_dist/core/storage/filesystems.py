@@ -60,8 +60,8 @@ def open_uri(uri: str) -> tuple[Any, str]:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     if holds_secret(uri):
         raise StorageError(
-            f"{redact(uri)} holds credentials, which every record of the run would show; take them out and "
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            f"{redact(uri)} holds credentials, which every record of the run would show",
+            "take them out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
         )
     scheme, _, rest = uri.partition("://")
     try:
@@ -74,7 +74,8 @@ def open_uri(uri: str) -> tuple[Any, str]:
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         meaning = str(error).replace(uri, redact(uri))
         raise StorageError(
-            f"{redact(uri)} cannot be opened ({meaning}); use a local path or a URI such as s3://bucket/prefix"
+            f"{redact(uri)} cannot be opened ({meaning})",
+            "use a local path or a URI such as s3://bucket/prefix",
         ) from None
     return filesystem, path.rstrip("/")
 

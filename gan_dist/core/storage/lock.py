@@ -119,7 +119,8 @@ class _Lease:
         return BusyError(
             f"{storage.redact(self._folder)} is being worked on by {_named(holder)}: let that end, or "
             "stop it "
-            "(it writes a checkpoint at Ctrl-C); or take another name (name=...)"
+            "(it writes a checkpoint at Ctrl-C)",
+            "or take another name (name=...)",
         )
 
     def _is_held(self, earlier: dict[str, Any], tell: Callable[[str], None]) -> bool:
@@ -179,8 +180,8 @@ class _Lease:
             storage.require_writable(self._uri)
         except StorageError as error:
             raise StorageError(
-                f"{storage.redact(self._folder)} cannot be written, where this is to be kept: {error}; give "
-                "another storage=..."
+                f"{storage.redact(self._folder)} cannot be written, where this is to be kept: {error}",
+                "give another storage=...",
             ) from None
         name = f".{LEASE}.{self._mine['id']}"
         storage.write_bytes(storage.join(self._folder, name), json.dumps(self._mine).encode())

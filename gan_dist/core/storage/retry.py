@@ -100,9 +100,8 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
             nobody = bool(re.search(_NOBODY, said))
             if nobody and where not in _answered and tries >= PATIENCE_WITH_NOBODY:
                 raise StorageError(
-                    f"{redact(uri)}: nobody answers at the store's address in {tries} tries: "
-                    f"{reason(error)}; "
-                    "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI"
+                    f"{redact(uri)}: nobody answers at the store's address in {tries} tries: {reason(error)}",
+                    "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI",
                 ) from None
             if not nobody and not isinstance(error, TimeoutError):
                 _answered.add(where)
@@ -110,7 +109,8 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
             if time.monotonic() + wait >= deadline:
                 raise StorageError(
                     f"{redact(uri)} could not be used within {allowed:.0f} s, in {tries} tries: "
-                    f"{reason(error)}; check the endpoint and the network, or raise storage.timeout_s"
+                    f"{reason(error)}",
+                    "check the endpoint and the network, or raise storage.timeout_s",
                 ) from None
         else:
             _answered.add(where)

@@ -191,4 +191,6 @@ def require_apart(source: str, dest: str) -> None:
     if source_fs.type_name == dest_fs.type_name == "local":
         inner, outer = os.path.realpath(inner), os.path.realpath(outer)
     if source_fs.type_name == dest_fs.type_name and f"{outer}/".startswith(f"{inner.rstrip('/')}/"):
-        raise DataError(f"DEST {redact(dest)} is inside SOURCE {redact(source)}; choose a folder outside it")
+        raise DataError(
+            f"DEST {redact(dest)} is inside SOURCE {redact(source)}", "choose a folder outside it"
+        )

@@ -49,19 +49,19 @@ def finished_set(dest: str, plan: Plan) -> Manifest | None:
     if PLAN not in present:
         others = [name for name in present if name == MANIFEST or name.endswith(".parquet")]
         if others:
-            raise DataError(f"{redact(dest)} holds another set ({others[0]}); choose another DEST")
+            raise DataError(f"{redact(dest)} holds another set ({others[0]})", "choose another DEST")
         return None
     try:
         earlier = Plan.model_validate_json(storage.read_bytes(storage.join(dest, PLAN)))
     except ValidationError as error:
         raise DataError(
-            f"{redact(dest)}/{PLAN} is not a plan of this version ({error.errors()[0]['msg']}); "
-            "delete the folder or choose another DEST"
+            f"{redact(dest)}/{PLAN} is not a plan of this version ({error.errors()[0]['msg']})",
+            "delete the folder or choose another DEST",
         ) from None
     if differences := _differences(earlier, plan):
         raise DataError(
-            f"{redact(dest)} was begun with another plan: {'; '.join(differences)}; "
-            "give the same options again, delete the folder, or choose another DEST"
+            f"{redact(dest)} was begun with another plan: {'; '.join(differences)}",
+            "give the same options again, delete the folder, or choose another DEST",
         )
     if MANIFEST not in present:
         return None
@@ -69,8 +69,8 @@ def finished_set(dest: str, plan: Plan) -> Manifest | None:
         return Manifest.model_validate_json(storage.read_bytes(storage.join(dest, MANIFEST)))
     except ValidationError as error:
         raise DataError(
-            f"{redact(dest)}/{MANIFEST} is not a manifest of this version ({error.errors()[0]['msg']}); "
-            "delete it, and the same command makes the set anew"
+            f"{redact(dest)}/{MANIFEST} is not a manifest of this version ({error.errors()[0]['msg']})",
+            "delete it, and the same command makes the set anew",
         ) from None
 
 
@@ -133,7 +133,9 @@ def finish(dest: str, plan: Plan, source: Source, records: dict[int, ShardRecord
     shards = tuple(record.info for record in done if record.info is not None)
     bad = [*source.rejected, *(rejection for record in done for rejection in record.quarantined)]
     if not shards:
-        raise DataError(f"none of {len(bad)} images can be used; the first, {bad[0].path}: {bad[0].reason}")
+        raise DataError(
+            f"none of {len(bad)} images can be used", f"the first, {bad[0].path}: {bad[0].reason}"
+        )
     lines = [json.dumps(rejection._asdict()) + "\n" for rejection in bad]
     storage.write_bytes(storage.join(dest, QUARANTINE), "".join(lines).encode())
     manifest = Manifest(

@@ -87,8 +87,8 @@ def _require_the_plans_libraries(plan: Plan) -> None:
     for verb, planned, present in (("decodes", pillow, here), ("resizes", plan.resizer, resizing)):
         if planned != present:
             raise DataError(
-                f"this node {verb} with {present}, the plan was made with {planned}; "
-                "install the same version on every node"
+                f"this node {verb} with {present}, the plan was made with {planned}",
+                "install the same version on every node",
             )
 
 

@@ -123,8 +123,8 @@ def read_manifest(uri: str, asked_by: str = "data.path=") -> Manifest:
         text = storage.read_text(storage.join(uri, MANIFEST))
     except AbsentError as error:
         raise DataError(
-            f"{asked_by}{uri} holds no image set: {error}; `gan-dist pack SOURCE DEST --resolution 64` makes "
-            "one of images, in DEST"
+            f"{asked_by}{uri} holds no image set: {error}",
+            "`gan-dist pack SOURCE DEST --resolution 64` makes one of images, in DEST",
         ) from None
     except StorageError as error:
         raise DataError(f"{asked_by}{uri} holds no image set: {error}") from None
@@ -133,8 +133,8 @@ def read_manifest(uri: str, asked_by: str = "data.path=") -> Manifest:
         version = _Version.model_validate_json(text).schema_version
         if version != SCHEMA_VERSION:
             raise DataError(
-                f"{uri} was packed with format {version}, this version reads {SCHEMA_VERSION}; "
-                "pack the set again"
+                f"{uri} was packed with format {version}, this version reads {SCHEMA_VERSION}",
+                "pack the set again",
             )
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -146,7 +146,7 @@ def read_manifest(uri: str, asked_by: str = "data.path=") -> Manifest:
         raise DataError(f"{uri}/{MANIFEST} says images of {shape}, more than {LARGEST_IMAGE} bytes each")
     for file, times in Counter(shard.file for shard in manifest.shards).items():
         if times > 1:
-            raise DataError(f"{uri}/{MANIFEST} lists shard {file} {times} times; its images would be, too")
+            raise DataError(f"{uri}/{MANIFEST} lists shard {file} {times} times", "its images would be, too")
     for shard in manifest.shards:
         if len(shard.checksums) != len(shard.row_groups):
             raise DataError(

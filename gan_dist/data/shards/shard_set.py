@@ -156,7 +156,7 @@ class ShardSet:
             table = self._files.read(shard, number)
         except (AbsentError, DataError, OSError, ValueError, LookupError, pa.ArrowException) as error:
             self._files.forget(shard.file)
-            raise DataError(f"{self._where(group)} cannot be read ({reason(error)}); {_REMEDY}") from None
+            raise DataError(f"{self._where(group)} cannot be read ({reason(error)})", f"{_REMEDY}") from None
         try:
             rows = _rows(table, expected, self.manifest, self._where(group))
             if self._verify:
@@ -181,13 +181,13 @@ class ShardSet:
 
     def _require_known(self, group: int, labels: npt.NDArray[np.int64] | None) -> None:
         if unknown := unknown_label(labels, self.manifest):
-            raise DataError(f"{self._where(group)}: {unknown}; {_REMEDY}")
+            raise DataError(f"{self._where(group)}: {unknown}", f"{_REMEDY}")
 
     def _compare(self, group: int, digest: str) -> None:
         shard, number, _ = self._groups[group]
         if digest != shard.checksums[number]:
             where = self._where(group)
-            raise DataError(f"{where} is damaged: its checksum is not the manifest's; {_REMEDY}")
+            raise DataError(f"{where} is damaged: its checksum is not the manifest's", f"{_REMEDY}")
 
     def shard_uri(self, group: int) -> str:
         """Return the URI of the file that holds a row group."""
@@ -200,7 +200,7 @@ def _rows(table: pa.Table, expected: int, manifest: Manifest, where: str) -> Row
     if found != wanted or len(table) != expected or any(column.null_count for column in table.columns):
         kind = "labelled images" if labelled else "images"
         what = f"{expected} {kind} of {size} bytes"
-        raise DataError(f"{where} does not hold {what}, as the manifest says; {_REMEDY}")
+        raise DataError(f"{where} does not hold {what}, as the manifest says", f"{_REMEDY}")
     return table_rows(table)
 
 

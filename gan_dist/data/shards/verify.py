@@ -31,7 +31,8 @@ def verify_set(uri: str) -> Manifest:
         listed = "\n".join(damaged)
         raise DataError(
             f"{len(damaged)} of {len(manifest.shards)} shards of {storage.redact(uri)} are missing or "
-            f"damaged; restore them or pack the set again:\n{listed}"
+            f"damaged",
+            f"restore them or pack the set again:\n{listed}",
         )
     return manifest
 

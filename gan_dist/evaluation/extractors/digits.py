@@ -112,12 +112,12 @@ def _verified(path: Path, sha256: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
-            f"cannot read {path}: {error.strerror}; it is part of the package: install gan-dist again"
+            f"cannot read {path}: {error.strerror}", "it is part of the package: install gan-dist again"
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise CheckpointError(
-            f"{path} has SHA-256 {found} and should have {sha256}: the file is damaged or was replaced; "
-            "install gan-dist again"
+            f"{path} has SHA-256 {found} and should have {sha256}: the file is damaged or was replaced",
+            "install gan-dist again",
         )
     return content

@@ -92,7 +92,8 @@ def require_finite(features: Tensor, where: str) -> None:
     what = "NaN" if features.isnan().any() else "infinity"
     raise NonFiniteError(
         f"the features of {where} hold {what}, in {rows} of {len(features)} images: the weights or the "
-        "arithmetic of the extractor are not finite; look at eval.extractor"
+        "arithmetic of the extractor are not finite",
+        "look at eval.extractor",
     )
 
 

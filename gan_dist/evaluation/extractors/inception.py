@@ -98,7 +98,7 @@ def load_inception(
         content = storage.read_bytes(uri)
     except StorageError as error:
         raise StorageError(
-            f"{error}; it was to be the weights of eval.extractor=inception, which are at {WEIGHTS_URL}"
+            f"{error}", f"it was to be the weights of eval.extractor=inception, which are at {WEIGHTS_URL}"
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
@@ -116,13 +116,14 @@ def _tensors(weights: bytes) -> dict[str, Tensor]:
     except Exception as error:  # what parsing a damaged pickle raises is not to be foretold
         raise CheckpointError(
             "the weights of eval.extractor=inception are no file of tensors that can be read without running "
-            f"code from it ({type(error).__name__}); use {WEIGHTS_URL}"
+            f"code from it ({type(error).__name__})",
+            f"use {WEIGHTS_URL}",
         ) from error
     if not isinstance(found, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
     ):
         raise CheckpointError(
-            f"the weights of eval.extractor=inception are no dictionary of tensors; use {WEIGHTS_URL}"
+            "the weights of eval.extractor=inception are no dictionary of tensors", f"use {WEIGHTS_URL}"
         )
     return {name: value.detach() for name, value in found.items()}
 
@@ -142,5 +143,5 @@ def _network(tensors: dict[str, Tensor]) -> Any:
             return FeatureExtractorInceptionV3("inception", layers, feature_extractor_weights_path=file)
     except RuntimeError as error:  # what load_state_dict raises
         raise CheckpointError(
-            f"the weights of eval.extractor=inception are of another network; use {WEIGHTS_URL}"
+            "the weights of eval.extractor=inception are of another network", f"use {WEIGHTS_URL}"
         ) from error

@@ -12,7 +12,8 @@ def check_finite(features: Tensor, what: str = "features") -> None:
     if not features.isfinite().all():
         raise DataError(
             f"the {what} of {len(features)} images are not all finite: the network that made the images, or "
-            "the extractor, holds NaN or infinity; an earlier checkpoint may be whole"
+            "the extractor, holds NaN or infinity",
+            "an earlier checkpoint may be whole",
         )
 
 

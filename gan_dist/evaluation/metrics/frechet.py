@@ -75,7 +75,8 @@ def _require_usable(moments: Moments) -> None:
     if not (moments.mean.sum() + moments.m2.sum()).isfinite():  # what is not finite stays so in a sum
         raise DataError(
             f"the features of {moments.count} images are not all finite: the network that made the images, "
-            "or the extractor, holds NaN or infinity; an earlier checkpoint may be whole"
+            "or the extractor, holds NaN or infinity",
+            "an earlier checkpoint may be whole",
         )
 
 

@@ -127,7 +127,8 @@ def copying_test(generated: Tensor, reference: Tensor) -> Copying:
     if not np.isfinite(distances).all():
         raise DataError(
             f"{(~np.isfinite(distances)).sum()} of {len(distances)} distances to the training set are not "
-            "finite: those images were compared with none of it; give at least 2 training images"
+            "finite: those images were compared with none of it",
+            "give at least 2 training images",
         )
     ties = stats.tiecorrect(stats.rankdata(distances))
     z = stats.ranksums(ours, theirs).statistic / ties**0.5 if ties else 0.0

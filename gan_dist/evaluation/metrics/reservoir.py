@@ -87,7 +87,8 @@ class Reservoir:
         if len(wrong):
             first = wrong[0]
             raise DataError(
-                f"{len(wrong)} of {len(self.indices)} images to keep were not given once; number "
+                f"{len(wrong)} of {len(self.indices)} images to keep were not given once",
+                f"number "
                 f"{self.indices[first]} came {self._stored[first]} times: give each of the {self._count} "
-                "images once, on one rank"
+                "images once, on one rank",
             )

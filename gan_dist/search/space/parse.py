@@ -46,7 +46,7 @@ def parse(space: Mapping[str, object], config: RunConfig) -> Space:
         try:
             distributions[key] = ranges.read(key, written)
         except ConfigError as error:
-            problems += error.problems
+            problems += map(str, error.problems)
     conditions = {key: at["when"] for key, at in space.items() if isinstance(at, Mapping) and "when" in at}
     for key, when in conditions.items():
         problems += _wrong_conditions(key, when, space, distributions, config)

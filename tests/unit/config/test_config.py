@@ -140,7 +140,7 @@ MISSING_SOURCES = ["digts", "runs/my.yaml", "digits.yaml", "somewhere", "folder"
 def problems(source: str, overrides: list[str]) -> str:
     with pytest.raises(ConfigError) as caught:
         load_config(source, overrides)
-    assert str(caught.value) == "\n".join(caught.value.problems)
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
     return str(caught.value)
 
 
@@ -578,5 +578,5 @@ def test_any_text_is_read_or_refused(
     path.write_bytes(content.encode())
     with pytest.raises(ConfigError) as caught:
         load_config(str(path), [override, f"storage={override}", f"{override}=1", "seed=-1"])
-    assert all(len(problem.splitlines()) == 1 for problem in caught.value.problems)
+    assert all(len(str(problem).splitlines()) == 1 for problem in caught.value.problems)
     str(caught.value).encode()

@@ -58,7 +58,7 @@ def test_what_cannot_be_made_is_refused(path: str, problem: str) -> None:
 def test_all_that_it_lacks_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load_extractor("tests.extractors:Nameless", CPU)
-    problems = caught.value.problems
+    problems = list(map(str, caught.value.problems))
     assert all(problem.startswith("eval.extractor=tests.extractors:Nameless: ") for problem in problems)
     for problem, part in zip(
         problems,

@@ -221,7 +221,7 @@ def read(text: str) -> Space:
 def problems(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         read(text)
-    return list(caught.value.problems)
+    return list(map(str, caught.value.problems))
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -267,7 +267,7 @@ def test_any_space_is_read_or_refused(space: dict[str, object]) -> None:
     try:
         found = parse(space, config)
     except ConfigError as error:
-        refused = error.problems
+        refused = tuple(map(str, error.problems))
     else:
         refused = ()
         for point in found.corners():
@@ -415,7 +415,7 @@ def test_loading_the_corners_tells_of_rules_over_several_keys(text: str, said: s
 def refused(space: Space, point: dict[str, object]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         space.check_point(point)
-    return list(caught.value.problems)
+    return list(map(str, caught.value.problems))
 
 
 def test_points_are_checked() -> None:

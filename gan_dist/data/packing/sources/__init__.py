@@ -47,17 +47,19 @@ def open_source(uri: str, options: SourceOptions) -> Source:
     tars = [file for file in files if _suffix(file) == ".tar"]
     tables = [file for file in files if _suffix(file) == ".parquet"]
     if any(file.path == "manifest.json" for file in files) and tables and not images:
-        raise DataError(f"{uri} is a packed set already; give the folder that it was packed from")
+        raise DataError(f"{uri} is a packed set already", "give the folder that it was packed from")
     kinds = {"image": images, "tar": tars, "Parquet file": tables}
     found = [counted(len(group), kind) for kind, group in kinds.items() if group]
     if len(found) > 1:
-        raise DataError(f"{uri} holds {' and '.join(found)}; give a folder that holds one kind")
+        raise DataError(f"{uri} holds {' and '.join(found)}", "give a folder that holds one kind")
     if not found:
         others = f"; its {len(files)} files are named otherwise ({_suffixes(files)})" if files else ""
         raise DataError(f"{uri} holds no images, tars or Parquet files{others}")
     for file in (*tars, *tables):
         if file.refused is not None:
-            raise DataError(f"{file.path} of {uri} is {file.refused}; put a file in its place, or remove it")
+            raise DataError(
+                f"{file.path} of {uri} is {file.refused}", "put a file in its place, or remove it"
+            )
     if not tables:
         _refuse_columns(options)
     if images:
@@ -74,12 +76,12 @@ def open_source(uri: str, options: SourceOptions) -> Source:
 
 def _refuse_labels_file(options: SourceOptions, why: str) -> None:
     if options.labels is not None:
-        raise DataError(f"--labels is for folders of images: {why}; leave it out, or use --no-labels")
+        raise DataError(f"--labels is for folders of images: {why}", "leave it out, or use --no-labels")
 
 
 def _refuse_columns(options: SourceOptions) -> None:
     if options.image_column is not None or options.label_column is not None:
-        raise DataError("--image-column and --label-column are for Parquet files; leave them out")
+        raise DataError("--image-column and --label-column are for Parquet files", "leave them out")
 
 
 def _suffix(file: FoundFile) -> str:
@@ -109,7 +111,9 @@ def _open_folder(
     rejected = [Rejection(image.path, image.refused) for image in images if image.refused is not None]
     if not items:
         reasons = some([f"{path}: {reason}" for path, reason in rejected])
-        raise DataError(f"{uri} holds no image that can be opened ({reasons}); links need what they lead to")
+        raise DataError(
+            f"{uri} holds no image that can be opened ({reasons})", "links need what they lead to"
+        )
     others = [file for file in files if _suffix(file) not in IMAGE_SUFFIXES and not _is_labels(file, options)]
     notes = [f"left out what is not named like an image: {_suffixes(others)}"] if others else []
     return Source(Files(root), items, None if numbers is None else tuple(numbers), rejected, notes)
@@ -125,13 +129,13 @@ def _listed_labels(uri: str, paths: list[str]) -> list[str]:
     unknown = [path for path in labels if path not in present]
     if unknown:
         raise DataError(
-            f"{uri} lists {counted(len(unknown), 'image')} that the source does not hold: {some(unknown)}; "
-            "paths are relative to the source"
+            f"{uri} lists {counted(len(unknown), 'image')} that the source does not hold: {some(unknown)}",
+            "paths are relative to the source",
         )
     missing = [path for path in paths if path not in labels]
     if missing:
         raise DataError(
-            f"{uri} gives no label for {len(missing)} of {len(paths)} images: {some(missing)}; add them"
+            f"{uri} gives no label for {len(missing)} of {len(paths)} images: {some(missing)}", "add them"
         )
     return [labels[path] for path in paths]
 
@@ -143,7 +147,7 @@ def _folder_labels(uri: str, paths: list[str]) -> list[str] | None:
         return None
     if loose:
         raise DataError(
-            f"{uri} holds {counted(len(loose), 'image')} beside its folders of classes: {some(loose)}; "
-            "move them into a folder, list labels with --labels, or use --no-labels"
+            f"{uri} holds {counted(len(loose), 'image')} beside its folders of classes: {some(loose)}",
+            "move them into a folder, list labels with --labels, or use --no-labels",
         )
     return [path.partition("/")[0] for path in paths]

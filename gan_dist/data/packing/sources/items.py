@@ -112,8 +112,8 @@ def number_items(found: list[Labelled], *, no_labels: bool) -> tuple[list[Item],
         return [item for item, _ in found], None
     if without:
         raise DataError(
-            f"{len(without)} of {len(found)} images have no label: {some(without)}; "
-            "label them all, or use --no-labels"
+            f"{len(without)} of {len(found)} images have no label: {some(without)}",
+            "label them all, or use --no-labels",
         )
     numbers = number_classes(label for _, label in found if label is not None)
     items = [item._replace(label=numbers[label]) for item, label in found if label is not None]

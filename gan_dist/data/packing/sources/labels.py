@@ -79,7 +79,7 @@ def _csv_rows(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
         columns = reader.fieldnames or []
         if not {"path", "label"} <= set(columns):
             raise DataError(
-                f"{uri} needs a first line with the columns path,label; it has {','.join(columns)}"
+                f"{uri} needs a first line with the columns path,label", f"it has {','.join(columns)}"
             )
         for row in reader:
             yield reader.line_num, row["path"], row["label"]

@@ -29,7 +29,7 @@ def find_files(uri: str) -> tuple[str, list[FoundFile]]:
     info = storage.retrying(uri, lambda: filesystem.get_file_info(path))
     if info.type == fs.FileType.NotFound:
         storage.require_bucket(uri)
-        raise DataError(f"{redact(uri)} does not exist; give a folder, a prefix, a tar or a Parquet file")
+        raise DataError(f"{redact(uri)} does not exist", "give a folder, a prefix, a tar or a Parquet file")
     if info.type == fs.FileType.File:
         return _folder_of(uri, path), [FoundFile(info.base_name, info.size)]
     if filesystem.type_name == "local":
@@ -91,7 +91,8 @@ def _way(uri: str, entry: os.DirEntry[str], way: tuple[str, ...]) -> tuple[str, 
     if any(f"{real}/".startswith(f"{target.rstrip('/')}/") for real in way):
         raise DataError(
             f"{redact(uri)} is a link to {target}, a folder that it lies in: its images would be found again "
-            "and again; remove the link"
+            "and again",
+            "remove the link",
         )
     return (*way, target)
 
@@ -101,5 +102,5 @@ def _require_utf8(uri: str, name: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"{redact(uri)} holds a name that is not UTF-8 ({os.fsencode(name)!r}); rename it"
+            f"{redact(uri)} holds a name that is not UTF-8 ({os.fsencode(name)!r})", "rename it"
         ) from None

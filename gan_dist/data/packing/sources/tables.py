@@ -102,16 +102,16 @@ def _read_labels(
     if options.no_labels or (options.label_column is None and column not in schema.names):
         return None, None
     if column not in schema.names:
-        raise DataError(f"{path} has no column {column}; its columns: {', '.join(schema.names)}")
+        raise DataError(f"{path} has no column {column}", f"its columns: {', '.join(schema.names)}")
     kind = schema.field(column).type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise DataError(
-            f"{path}: the labels in {column} are {kind}, not text or whole numbers; use --no-labels"
+            f"{path}: the labels in {column} are {kind}, not text or whole numbers", "use --no-labels"
         )
     try:
         values = reader.read(columns=[column]).column(0).to_pylist()
     except UnicodeDecodeError:
-        raise DataError(f"{path}: a label in {column} is not UTF-8 text; use --no-labels") from None
+        raise DataError(f"{path}: a label in {column} is not UTF-8 text", "use --no-labels") from None
     if not pa.types.is_integer(kind):
         return values, None
     names = _feature_names(schema, column)

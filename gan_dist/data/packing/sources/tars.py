@@ -75,7 +75,7 @@ def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Reject
     for magic, name in COMPRESSED.items():
         if head.startswith(magic):
             raise DataError(
-                f"{file.path} is compressed ({name}), so that no member can be read alone; unpack it"
+                f"{file.path} is compressed ({name}), so that no member can be read alone", "unpack it"
             )
     samples: dict[str, _Sample] = {}
     rejected: list[Rejection] = []

@@ -52,7 +52,7 @@ def open_torchvision(uri: str, options: SourceOptions) -> Source:
         near = difflib.get_close_matches(name.lower(), [known.lower() for known in SETS], n=1)
         meant = [known for known in SETS if known.lower() in near]
         hint = f"did you mean {meant[0]}?" if meant else f"it knows {', '.join(sorted(SETS))}"
-        raise DataError(f"{uri}: there is no set {name!r} from torchvision that can be packed; {hint}")
+        raise DataError(f"{uri}: there is no set {name!r} from torchvision that can be packed", f"{hint}")
     kind = SETS[name]
     allowed = {"split"} if kind.parameter else set()
     if set(query) - allowed:
@@ -76,11 +76,11 @@ def _load(uri: str, origin: TorchvisionSet, *, download: bool) -> Any:
         return origin.load(download=download)
     except ImportError as error:
         raise DataError(
-            f"{uri}: torchvision needs {error.name or error} to read this set; install it"
+            f"{uri}: torchvision needs {error.name or error} to read this set", "install it"
         ) from None
     except (RuntimeError, OSError, ValueError, EOFError) as error:
         remedy = "give its folder with --root, or fetch it with --download"
-        raise DataError(f"{uri} cannot be opened in {origin.root} ({error}); {remedy}") from None
+        raise DataError(f"{uri} cannot be opened in {origin.root} ({error})", f"{remedy}") from None
 
 
 def _labels(images: Any, attribute: str) -> list[int] | None:
