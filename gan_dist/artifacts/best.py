@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gan_dist.artifacts.records import METRICS, legible_records, lines
+from gan_dist.artifacts.records import METRICS, format_lines, read_valid_records
 from gan_dist.artifacts.search_folder import READERS, Mode, goal, is_search, read_replicated, trial_folders
 from gan_dist.config import RunConfig, load_config
 from gan_dist.core import storage
@@ -193,12 +193,11 @@ def _read_run(place: tuple[str, int | None]) -> _Run:
     """
     uri, trial = place
     there = storage.names(uri)
-    records, damaged = legible_records(uri) if METRICS in there else ([], [])
+    records, damaged = read_valid_records(uri) if METRICS in there else ([], [])
     warning = None
     if damaged:
-        warning = (
-            f"{storage.redact(uri)}/{METRICS} is damaged: what it tells in {lines(damaged)} does not count"
-        )
+        where = f"{storage.redact(uri)}/{METRICS}"
+        warning = f"{where} is damaged: what it tells in {format_lines(damaged)} does not count"
     if BEST in there:
         with suppress(CheckpointError):
             best = read_best(uri)

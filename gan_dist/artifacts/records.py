@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events, sample grids."""
+"""Records of a run: `metrics.jsonl`, one JSON object a line, and TensorBoard events with the same numbers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from gan_dist.core import storage
-from gan_dist.core.errors import StorageError
+from gan_dist.core.errors import AbsentError, StorageError
 
 METRICS = "metrics.jsonl"
 
 
-class Records:
-    """A run's `metrics.jsonl` and TensorBoard events, which a resume continues as if nothing had happened.
+class RecordWriter:
+    """Writes the records of a run; a resumed run continues the file of its earlier process.
 
     Args:
         run_uri: The run's folder.
-        images: Where the run starts on its clock; records beyond it, left by a killed process, are dropped.
+        images: Images seen where the run starts. Later records, left by a killed process, are deleted.
     """
 
     def __init__(self, run_uri: str, images: int) -> None:
@@ -37,7 +37,7 @@ class Records:
         self._writer = SummaryWriter(self._events.name, purge_step=images + 1)
 
     def write(self, record: Mapping[str, object]) -> None:
-        """Add one record; it holds `images`, and its numbers become TensorBoard scalars."""
+        """Append a record, which has the key `images`; its numbers become TensorBoard scalars."""
         record = {**record, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         storage.append_text(self._uri, _line(record))
         for key, value in record.items():
@@ -47,41 +47,86 @@ class Records:
         storage.copy_tree(self._events.name, self._events_uri)
 
     def close(self) -> None:
-        """Release the events' local copy."""
+        """Delete the local copy of the TensorBoard events."""
         self._writer.close()
         self._events.cleanup()
 
 
 def _line(record: Mapping[str, object]) -> str:
-    # JSON knows no NaN or infinity; a reader in another language must still get through the line.
+    # JSON has no NaN or infinity, and readers in other languages must be able to parse the line.
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
     return json.dumps(finite) + "\n"
 
 
 def read_records(run_uri: str) -> list[dict[str, Any]]:
-    """Return the records of a run's metrics.jsonl; a last line that a kill cut short is left out.
+    """Return the records of a run; a last line that a kill cut short is left out.
 
     Raises:
-        StorageError: there is no such file, or one of its lines is damaged.
+        StorageError: there is no `metrics.jsonl`, or one of its lines is damaged.
     """
-    records, damaged = legible_records(run_uri)
-    if damaged:
-        raise StorageError(
-            f"{storage.redact(storage.join(run_uri, METRICS))} is damaged in {lines(damaged)}",
-            "delete what is damaged there, with what it may have told, or restore the file",
-        )
+    records, damaged = read_valid_records(run_uri)
+    _require_whole(run_uri, damaged)
     return records
 
 
-def legible_records(run_uri: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the records of a run's metrics.jsonl, and the numbers of the lines that are damaged.
+def read_valid_records(run_uri: str) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the records of a run, and the numbers of the lines that are damaged, from 1.
 
     Raises:
-        StorageError: there is no such file.
+        StorageError: there is no `metrics.jsonl`.
     """
+    return _parse(storage.read_bytes(storage.join(run_uri, METRICS)))
+
+
+class RecordReader:
+    """Reads the records of a run while it goes on; each call reads only what was appended.
+
+    Args:
+        run_uri: The run's folder.
+    """
+
+    def __init__(self, run_uri: str) -> None:
+        self._run_uri = run_uri
+        self._uri = storage.join(run_uri, METRICS)
+        self._end = 0  # bytes of whole lines that were read
+        self._lines = 0
+        self._last_line = b""
+        self._images = -1  # of the last record that was returned
+
+    def read_new(self) -> list[dict[str, Any]]:
+        """Return the records that were written since the last call; none while there is no file.
+
+        A run that is resumed rewrites the file without the records after its checkpoint, and then writes
+        these again. The file is read from its start then, but no record is returned twice: only records with
+        more images than those returned before are new.
+
+        Raises:
+            StorageError: a new line is damaged, or the file cannot be read.
+        """
+        try:
+            # The last line is read again: a file that has another one there was rewritten.
+            content = storage.read_bytes(self._uri, self._end - len(self._last_line))
+            if not content.startswith(self._last_line):
+                self._end, self._lines, self._last_line = 0, 0, b""
+                content = storage.read_bytes(self._uri)
+        except AbsentError:
+            return []
+        appended = content[len(self._last_line) : content.rfind(b"\n") + 1]
+        records, damaged = _parse(appended, self._lines + 1)
+        _require_whole(self._run_uri, damaged)
+        if appended:
+            self._end += len(appended)
+            self._lines += appended.count(b"\n")
+            self._last_line = appended[appended.rfind(b"\n", 0, -1) + 1 :]
+        new = [record for record in records if record["images"] > self._images]
+        self._images = max([self._images, *(record["images"] for record in new)])
+        return new
+
+
+def _parse(content: bytes, first: int = 1) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the records in whole lines, and the numbers of damaged lines, counted from `first`."""
     records, damaged = [], []
-    content = storage.read_bytes(storage.join(run_uri, METRICS)).decode(errors="replace")
-    for number, line in enumerate(content.split("\n")[:-1], 1):
+    for number, line in enumerate(content.decode(errors="replace").split("\n")[:-1], first):
         record = None
         with suppress(ValueError):
             record = json.loads(line)
@@ -92,12 +137,20 @@ def legible_records(run_uri: str) -> tuple[list[dict[str, Any]], list[int]]:
     return records, damaged
 
 
-def lines(numbers: Sequence[int]) -> str:
-    """Return numbers of lines in words, the first few of them."""
+def _require_whole(run_uri: str, damaged: Sequence[int]) -> None:
+    if damaged:
+        raise StorageError(
+            f"{storage.redact(storage.join(run_uri, METRICS))} is damaged in {format_lines(damaged)}",
+            "delete what is damaged there, with what it may have told, or restore the file",
+        )
+
+
+def format_lines(numbers: Sequence[int]) -> str:
+    """Return line numbers in words, the first five of them, such as `lines 1, 2`."""
     few = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
     return f"line{'s' * (len(numbers) > 1)} {few}"
 
 
 def local_folder() -> Path:
-    """Return a new local folder for files on their way to storage."""
+    """Return a new local folder for files that are copied to storage later."""
     return Path(tempfile.mkdtemp(prefix="gan-dist-"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gan_dist.artifacts.best import distance
-from gan_dist.artifacts.records import METRICS, legible_records
+from gan_dist.artifacts.records import METRICS, read_valid_records
 from gan_dist.core import storage
 
 Record = Mapping[str, Any]
@@ -54,7 +54,7 @@ def read_legible(run_uri: str) -> tuple[list[Record], int]:
     """
     if not storage.exists(storage.join(run_uri, METRICS)):
         return [], 0
-    records, damaged = legible_records(run_uri)
+    records, damaged = read_valid_records(run_uri)
     return sorted(records, key=lambda record: int(record["images"])), len(damaged)
 
 

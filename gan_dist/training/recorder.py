@@ -55,7 +55,7 @@ class Recorder:
         if self._first:
             context.before_writing()
             storage.write_bytes(storage.join(self._run_uri, release.CONFIG), self._config_yaml.encode())
-            self._records = records.Records(self._run_uri, state.images)
+            self._records = records.RecordWriter(self._run_uri, state.images)
         self._last_step = time.perf_counter()
         self._last_images = state.images
 

@@ -69,11 +69,12 @@ def names(uri: str) -> list[str]:
     return sorted(info.base_name for info in found)
 
 
-def read_bytes(uri: str) -> bytes:
-    """Return a whole file.
+def read_bytes(uri: str, start: int = 0) -> bytes:
+    """Return a file from byte `start` to its end; nothing where the file ends before that byte.
 
     Raises:
-        StorageError: it does not exist or cannot be read.
+        AbsentError: there is no such file.
+        StorageError: it cannot be read.
     """
     filesystem, path = open_uri(uri)
 
@@ -82,19 +83,20 @@ def read_bytes(uri: str) -> bytes:
 
     def read() -> bytes | None:
         try:
-            content: bytes = file.read_at(size, 0)
+            content: bytes = file.read_at(size - first, first)
         except OSError as error:
             if error.errno == errno.EBUSY:  # s3fs: it is no longer the object whose size was asked
                 return None
             raise
-        if len(content) != size:
-            raise OSError(f"{len(content)} of {size} bytes arrived")
+        if len(content) != size - first:
+            raise OSError(f"{len(content)} of {size - first} bytes arrived")
         return content
 
     file = retrying(uri, opened)
     for _ in range(REWRITES):
         size = file.size()
-        content = retrying(uri, read, size)
+        first = min(start, size)
+        content = retrying(uri, read, size - first)
         if content is not None and filesystem.type_name != "s3":
             return content
         # The size was asked before the content: written anew in between, they belong to different objects.

@@ -1,76 +1,113 @@
-"""What a run shows: one line, with a rate and an end; pictures that a person can read."""
+"""Records of a run, read while it goes on: each once, whatever is appended, cut short or written again."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-import torch
+import pytest
 
-from gan_dist.core.images import image_grid
-from gan_dist.core.progress import Progress, ProgressLine
-
-PROGRESS = Progress(
-    images=1000, total_images=5000, loss_d=1.25, loss_g=0.5, metric="fd_digits", value=20.5, best=None
-)
+from gan_dist.artifacts.records import METRICS, RecordReader, RecordWriter, read_records, read_valid_records
+from gan_dist.core import storage
+from gan_dist.core.errors import StorageError
 
 
-def test_the_line_has_clock_rate_losses_distance_and_time_left() -> None:
-    line = replace(PROGRESS, best=19.25).line(images_per_second=400.0)
-    for part in ("1.0/5.0 kimg", "400 images/s", "D 1.250", "G 0.500", "fd_digits 20.50", "best 19.25"):
-        assert part in line
-    assert "0:00:10 left" in line
+def write_lines(uri: str, *images: int) -> None:
+    """Write a file anew with records of these numbers of images; its lines differ in length."""
+    lines = "".join(f'{{"images": {number}, "fd_digits": {number / 7}}}\n' for number in images)
+    storage.write_bytes(storage.join(uri, METRICS), lines.encode())
 
 
-def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
-    stream = io.StringIO()
-    with ProgressLine(every_s=3600, stream=stream) as line:
-        for images in range(0, 5001, 100):
-            line.update(replace(PROGRESS, images=images))
-        line.update(replace(PROGRESS, images=5000))
-    lines = stream.getvalue().splitlines()
-    assert [text.split()[0] for text in lines] == ["0.0/5.0", "5.0/5.0"]
+def read_images(reader: RecordReader) -> list[int]:
+    return [record["images"] for record in reader.read_new()]
 
 
-def test_the_last_line_has_the_measurement_that_is_made_at_the_end() -> None:
-    stream = io.StringIO()
-    with ProgressLine(every_s=3600, stream=stream) as line:
-        for value in (75.0, 75.0, 47.0, 47.0):
-            line.update(replace(PROGRESS, images=5000, value=value))
-    assert ["75.00" in text for text in stream.getvalue().splitlines()] == [True, False]
-    assert "47.00" in stream.getvalue().splitlines()[-1]
+@pytest.fixture(params=["local", "bucket"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "run")
+    return f"{request.getfixturevalue('bucket')}/run"
 
 
-def test_a_run_that_goes_on_from_an_earlier_place_has_a_new_rate() -> None:
-    stream = io.StringIO()
-    with ProgressLine(every_s=0, stream=stream) as line:
-        line.update(replace(PROGRESS, images=4000))
-        line.restart()
-        for images in (2000, 2100):
-            line.update(replace(PROGRESS, images=images))
-    before, first, second = stream.getvalue().splitlines()
-    assert "images/s" not in before + first
-    assert first.startswith("2.0/5.0 kimg")
-    assert "images/s" in second
-    assert "-" not in second
+def test_appended_records_are_returned_once(uri: str) -> None:
+    reader, writer = RecordReader(uri), RecordWriter(uri, 0)
+    assert read_images(reader) == []
+    for images in (64, 128):
+        writer.write({"images": images, "fd_digits": images / 3})
+    assert read_images(reader) == [64, 128]
+    assert read_images(reader) == []
+    writer.write({"images": 192, "fd_digits": 1.0})
+    (record,) = reader.read_new()
+    assert record == read_records(uri)[-1]
+    writer.close()
 
 
-def test_a_grid_shows_every_image_in_reading_order() -> None:
-    images = torch.zeros(6, 1, 16, 16, dtype=torch.uint8)
-    images[4] = 255
-    picture = np.asarray(image_grid(images, columns=3).convert("L"))
-    factor, gap = 4, 2
-    edge = 16 * factor
-    assert picture.shape == (2 * (edge + gap) + gap, 3 * (edge + gap) + gap)
-    row, column = 1, 1
-    top, left = gap + row * (edge + gap), gap + column * (edge + gap)
-    assert (picture[top : top + edge, left : left + edge] == 255).all()
-    assert (picture == 255).sum() == edge * edge
+def test_only_what_was_appended_is_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(uri, *range(64, 64 * 101, 64))
+    reader, read = RecordReader(uri), storage.read_bytes
+    assert len(reader.read_new()) == 100
+    lengths: list[int] = []
+
+    def counted(at: str, start: int = 0) -> bytes:
+        content = read(at, start)
+        lengths.append(len(content))
+        return content
+
+    monkeypatch.setattr(storage, "read_bytes", counted)
+    assert reader.read_new() == []
+    storage.append_text(storage.join(uri, METRICS), '{"images": 6464}\n')
+    del lengths[1:]
+    assert read_images(reader) == [6464]
+    assert max(lengths) < 100
 
 
-def test_colours_stay_what_they_are() -> None:
-    red = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    red[:, 0] = 200
-    picture = np.asarray(image_grid(red))
-    assert tuple(picture[30, 30]) == (200, 0, 0)
+def test_a_line_that_is_being_written_is_returned_when_it_is_whole(uri: str) -> None:
+    reader, file = RecordReader(uri), storage.join(uri, METRICS)
+    storage.append_text(file, '{"images": 64}\n{"images": 1')
+    assert read_images(reader) == [64]
+    storage.append_text(file, '28, "name": "é')
+    assert read_images(reader) == []
+    storage.append_text(file, '"}\n')
+    assert reader.read_new() == [{"images": 128, "name": "é"}]
+
+
+@pytest.mark.parametrize("kept", [[], [64], [64, 128], [64, 128, 192]], ids=str)
+@pytest.mark.parametrize("more", [[], [200], [192, 256, 320, 384]], ids=str)
+def test_a_file_that_a_resume_has_written_anew_is_read_from_its_start(
+    kept: list[int], more: list[int], tmp_path: Path
+) -> None:
+    uri = str(tmp_path)
+    write_lines(uri, 64, 128, 192)
+    reader = RecordReader(uri)
+    assert read_images(reader) == [64, 128, 192]
+    after = [*kept, *(images for images in more if images > max([0, *kept]))]
+    write_lines(uri, *after)
+    assert read_images(reader) == [images for images in after if images > 192]
+    storage.append_text(storage.join(uri, METRICS), '{"images": 448}\n')
+    assert read_images(reader) == [448]
+
+
+def test_a_resumed_run_writes_its_records_again_and_none_is_returned_twice(uri: str) -> None:
+    first = RecordWriter(uri, 0)
+    for images in (64, 128, 192):
+        first.write({"images": images, "fd_digits": images / 3})
+    first.close()
+    reader = RecordReader(uri)
+    assert read_images(reader) == [64, 128, 192]
+    resumed = RecordWriter(uri, 64)
+    for images in (128, 192, 256):
+        resumed.write({"images": images, "fd_digits": images / 3, "images_per_second": 12.5})
+    resumed.close()
+    assert read_images(reader) == [256]
+
+
+def test_a_damaged_line_is_named(uri: str) -> None:
+    file = storage.join(uri, METRICS)
+    write_lines(uri, 64, 128)
+    reader = RecordReader(uri)
+    reader.read_new()
+    storage.append_text(file, '{"images": 192\n{"images": 256}\n[]\n')
+    for read in (reader.read_new, reader.read_new, lambda: read_records(uri)):
+        with pytest.raises(StorageError, match=r"metrics\.jsonl is damaged in lines 3, 5; delete"):
+            read()
+    records, damaged = read_valid_records(uri)
+    assert ([record["images"] for record in records], damaged) == ([64, 128, 256], [3, 5])
