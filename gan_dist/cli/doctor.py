@@ -64,7 +64,7 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
     try:
         config = _read(source, overrides, timeout_s) if source else None
     except ConfigError as error:
-        problems = list(findings_of("config", error, "gan-dist refuses to begin it"))
+        problems = list(findings_of("config", error.problems, "gan-dist refuses to begin it"))
     local = cluster_address() is None
     wanted = config.scale.gpus_per_worker if config and local else 0.0
     workers, cpus = (config.scale.workers, config.scale.cpus_per_worker) if config else (1, 1.0)

@@ -6,10 +6,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from gan_dist.core.errors import GanDistError
+from gan_dist.core.errors import GanDistError, Problem
 from gan_dist.core.storage.redaction import reason
 from gan_dist.core.threads import leave_behind
 
@@ -62,7 +62,7 @@ class _Running:
             for finding in check():
                 self._found.append(finding)
         except GanDistError as error:
-            self._found += findings_of(name, error)
+            self._found += findings_of(name, error.problems, "a run stops at it")
         except BaseException as error:
             self._found.append(_failed(name, error))
 
@@ -75,11 +75,13 @@ class _Running:
         return self._found, True
 
 
-def findings_of(name: str, error: GanDistError, why: str = "a run stops at it") -> Iterator[Finding]:
-    """Yield one finding for each problem of a user's error."""
-    for problem in error.problems:
-        what, remedy = without_secrets(str(replace(problem, remedy=""))), without_secrets(problem.remedy)
-        yield Finding(name, "error", what, why, remedy)
+def findings_of(
+    name: str, problems: Iterable[Problem], why: str, level: Literal["warning", "error"] = "error"
+) -> Iterator[Finding]:
+    """Yield one finding for each problem, without secrets; `why` says what it leads to."""
+    for problem in problems:
+        what = f"{problem.where}: {problem.what}" if problem.where else problem.what
+        yield Finding(name, level, without_secrets(what), why, without_secrets(problem.remedy))
 
 
 def without_secrets(text: str) -> str:

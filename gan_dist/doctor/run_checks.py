@@ -60,7 +60,9 @@ def rights(config: RunConfig) -> Iterator[Finding]:
                 refused = str(error).replace(marker, folder)
                 error = StorageError(f"{refused}", "give another storage=...")
             left = _left_behind(marker) if doing not in ("looked for", "written") else ""
-            for found in findings_of("storage", error, "checkpoints, records and releases are kept there"):
+            for found in findings_of(
+                "storage", error.problems, "checkpoints, records and releases are kept there"
+            ):
                 what = f"{found.what} (a file could not be {doing}{left})"
                 yield Finding("storage", "error", what, found.why, found.remedy)
             return
@@ -132,7 +134,7 @@ def _images(config: RunConfig) -> Iterator[Finding]:
         found = open_images(config.data.path)
         shape = image_shape(config, found)
     except GanDistError as error:
-        yield from findings_of("data", error, "there is nothing to train on")
+        yield from findings_of("data", error.problems, "there is nothing to train on")
         return
     manifest = found.manifest
     what = f"{manifest.count} images of {manifest.height}x{manifest.width}x{manifest.channels}"
@@ -146,7 +148,7 @@ def _extractor(config: RunConfig) -> Iterator[Finding]:
         found = load_extractor(config.eval.extractor, torch.device("cpu"), inception_weights=weights)
         require_possible(found, config.eval.metrics, config.eval.samples)
     except GanDistError as error:
-        yield from findings_of("extractor", error, "no evaluation is possible without it")
+        yield from findings_of("extractor", error.problems, "no evaluation is possible without it")
         return
     yield Finding("extractor", "ok", f"{found.name}, for {found.metric}, hash {found.hash[:12]}")
 
@@ -157,7 +159,7 @@ def _beginning(config: RunConfig) -> Iterator[Finding]:
         if config.search is None:
             require_same_run(config, config.run_uri)
     except GanDistError as error:
-        yield from findings_of("run", error, "gan-dist refuses to begin it")
+        yield from findings_of("run", error.problems, "gan-dist refuses to begin it")
         return
     networks = f"{sizes['generator_parameters']} and {sizes['discriminator_parameters']} parameters"
     yield Finding("run", "ok", f"networks of {networks}; {sizes['length']}")

@@ -56,15 +56,15 @@ def test_trials_count_their_drivers() -> None:
     room = [Node(16, 0, 8e9, 2e9)]
     warning = short_of_memory(two, room, trials_at_once(two, room, None))
     assert warning is not None
-    assert "32 processes of 0.7 GB" in warning
-    assert "search.concurrent=2" in warning
+    assert "32 processes of 0.7 GB" in warning.what
+    assert "search.concurrent=2" in warning.remedy
     assert short_of_memory(two, room, 2) is None
     assert short_of_memory(one, room, 8) is None
     assert short_of_memory(ScaleConfig(workers=8), room) is not None
 
 
 def test_gpus_that_nobody_asks_for_are_told() -> None:
-    assert idle_gpus(ScaleConfig(), GPU_NODES) == (
+    assert str(idle_gpus(ScaleConfig(), GPU_NODES)) == (
         "3 GPUs are there and none is asked for: this runs on CPUs; use scale.gpus_per_worker=1"
     )
     assert idle_gpus(ScaleConfig(gpus_per_worker=0.5), GPU_NODES) is None
@@ -103,10 +103,10 @@ def test_an_evaluation_is_told_by_its_verbs_options(scale: ScaleConfig, nodes: l
 def test_warnings_of_an_evaluation_name_its_verbs_options() -> None:
     idle = idle_gpus(ScaleConfig(), GPU_NODES, evaluating=True)
     assert idle is not None
-    assert idle.endswith("; use --gpus-per-worker 1")
+    assert idle.remedy == "use --gpus-per-worker 1"
     short = short_of_memory(ScaleConfig(workers=8), [Node(16, 0, 8e9, 2e9)], evaluating=True)
     assert short is not None
-    assert "use fewer --workers, or add memory" in short
+    assert short.remedy == "use fewer --workers, or add memory"
 
 
 REFUSED = """

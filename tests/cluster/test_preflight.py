@@ -9,6 +9,7 @@ import pytest
 
 from gan_dist.cluster.nodes.node_checks import Facts, NodeAnswer, node_problems, small_shm
 from gan_dist.core import host
+from gan_dist.core.errors import Problem
 from tests.heads import printed_apart
 
 TWO_NODES = """
@@ -45,13 +46,14 @@ def test_what_differs_is_named_with_the_remedy() -> None:
     answers = [
         NodeAnswer("10.0.0.1", 0.0, Facts(here)),
         NodeAnswer("10.0.0.2", 0.0, Facts({**here, "torch": "2.11.0"}, {"storage.path": unseen})),
-        NodeAnswer("10.0.0.3", 0.0, "did not answer within 60 s: look at it, or take it out"),
+        NodeAnswer("10.0.0.3", 0.0, Problem("did not answer within 60 s", "look at it, or take it out")),
     ]
-    assert node_problems(here, answers, {"storage.path": "/home/me/runs/x"}) == [
-        "10.0.0.2 has torch 2.11.0, the driver 2.15.0: install the same on all",
+    problems = node_problems(here, answers, {"storage.path": "/home/me/runs/x"})
+    assert [str(problem) for problem in problems] == [
+        "10.0.0.2 has torch 2.11.0, the driver 2.15.0; install the same on all",
         "10.0.0.2 cannot use storage.path, where /home/me/runs/x is: it does not see what the driver writes "
         "there; use a bucket or a folder that all nodes share",
-        "10.0.0.3 did not answer within 60 s: look at it, or take it out",
+        "10.0.0.3 did not answer within 60 s; look at it, or take it out",
     ]
     mine = host.versions()
     assert node_problems(mine, [NodeAnswer("10.0.0.1", 0.0, Facts(mine))], {}) == []
@@ -64,7 +66,7 @@ def test_nodes_may_have_torch_in_builds_of_their_own() -> None:
     without = {"gan-dist": here["gan-dist"]}
     for other in ({**here, "torch": "2.15.1+cu132"}, {**here, "gan-dist": "0.1.0"}, without):
         (problem,) = node_problems(here, [NodeAnswer("10.0.0.2", 0.0, Facts(other))], {})
-        assert "install the same on all" in problem
+        assert problem.remedy == "install the same on all"
 
 
 def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
@@ -72,8 +74,8 @@ def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
     assert small_shm(NodeAnswer("10.0.0.1", 50e6, told)) is None
     warning = small_shm(NodeAnswer("10.0.0.1", 6.8e9, told))
     assert warning is not None
-    assert "--shm-size=7g" in warning
-    assert small_shm(NodeAnswer("10.0.0.1", 6.8e9, "did not answer")) is None
+    assert "--shm-size=7g" in warning.remedy
+    assert small_shm(NodeAnswer("10.0.0.1", 6.8e9, Problem("did not answer"))) is None
 
 
 @pytest.mark.ray

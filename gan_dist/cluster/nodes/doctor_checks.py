@@ -13,6 +13,7 @@ from gan_dist.cluster.jobs import http
 from gan_dist.cluster.nodes import resources
 from gan_dist.cluster.nodes.head_probe import TOKEN_REMEDY, Answer, ask, auth_headers, cluster_address
 from gan_dist.cluster.nodes.node_checks import (
+    Facts,
     NodeAnswer,
     ask_nodes,
     node_problems,
@@ -99,7 +100,7 @@ def token() -> Iterator[Finding]:
                 yield from _accepted(url, place)
                 closed.append(place)
         except ClusterError as error:
-            yield from findings_of("token", error, "jobs are submitted there")
+            yield from findings_of("token", error.problems, "jobs are submitted there")
     if closed:
         yield Finding(
             "token", "ok", f"{' and '.join(closed)} refuse{'s' * (len(closed) == 1)} who has no token"
@@ -142,7 +143,7 @@ def cluster(config: RunConfig | None, most: int | None, timeout_s: float) -> Ite
             if config is not None:
                 yield from _room(config, most, resources.nodes_up(), f"the cluster at {address}")
     except ClusterError as error:
-        yield from findings_of("cluster", error, "no run can be started there")
+        yield from findings_of("cluster", error.problems, "no run can be started there")
 
 
 def _summary(address: str, nodes: list[resources.Node]) -> str:
@@ -153,16 +154,13 @@ def _summary(address: str, nodes: list[resources.Node]) -> str:
 
 def _nodes(answers: list[NodeAnswer], places: Mapping[str, str]) -> Iterator[Finding]:
     problems = node_problems(host.versions(), answers, places)
-    if problems:
-        yield from findings_of(
-            "nodes", ClusterError("\n".join(problems)), "a run fails later, on such a node"
-        )
+    yield from findings_of("nodes", problems, "a run fails later, on such a node")
     for one in answers:
         if warning := small_shm(one):
-            what, _, remedy = warning.partition("; ")
-            yield Finding("nodes", "warning", what, "streaming images waits for the disk", remedy)
+            why = "streaming images waits for the disk"
+            yield from findings_of("nodes", [warning], why, level="warning")
     for one in answers:
-        if not isinstance(one.facts, str):
+        if isinstance(one.facts, Facts):
             yield from wrong_interface("nodes", f"{one.place}: ", one.facts.gloo, one.facts.interfaces)
     if not problems:
         yield Finding("nodes", "ok", " and see ".join(["all have this process's versions", *places]))
@@ -173,12 +171,12 @@ def _room(config: RunConfig, most: int | None, nodes: list[resources.Node], wher
     try:
         resources.require_room(scale, nodes, where)
     except CapacityError as error:
-        yield from findings_of("room", error, "no worker would ever start")
+        yield from findings_of("room", error.problems, "no worker would ever start")
         return
     trials = resources.trials_at_once(scale, nodes, most) if search else None
     if warning := resources.short_of_memory(scale, nodes, trials):
-        what, _, remedy = warning.rpartition("; ")
-        yield Finding("room", "warning", what, "Ray ends workers when a node's memory is 95 % full", remedy)
+        why = "Ray ends workers when a node's memory is 95 % full"
+        yield from findings_of("room", [warning], why, level="warning")
     try:
         held = held_bytes(config, open_images(config.data.path)) * scale.workers * (trials or 1)
     except GanDistError:

@@ -7,7 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gan_dist.core import host, storage
-from gan_dist.core.errors import ClusterError, GanDistError
+from gan_dist.core.errors import ClusterError, GanDistError, Problem
 from gan_dist.core.storage import StorageOptions
 from gan_dist.data.builtin import PREFIX
 from gan_dist.data.shards.manifest import MANIFEST
@@ -46,12 +46,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class NodeAnswer:
-    """A node that is up, and what it says, or why it says nothing."""
+    """A node that is up, and its facts, or why it gave none."""
 
     place: str
     objects: float
     """Bytes of its object store."""
-    facts: Facts | str
+    facts: Facts | Problem
 
 
 def check_nodes(folder: str, images: str) -> None:
@@ -75,7 +75,7 @@ def check_nodes(folder: str, images: str) -> None:
         answers = ask_nodes(nodes, places, TIMEOUT_S)
     problems = node_problems(host.versions(), answers, places)
     if problems:
-        raise ClusterError("the cluster's nodes cannot work together:\n" + "\n".join(problems))
+        raise ClusterError("the cluster's nodes cannot work together:\n" + "\n".join(map(str, problems)))
     for one in answers:
         if small := small_shm(one):
             LOG.warning("warning: %s", small)
@@ -128,14 +128,16 @@ def _asked(nodes: Sequence[dict[str, Any]], files: Mapping[str, str], timeout_s:
     ray.wait(running, num_returns=len(running), timeout=timeout_s)
     answers = []
     for node, answer in zip(nodes, running, strict=True):
-        facts: Facts | str
+        facts: Facts | Problem
         try:
             facts = ray.get(answer, timeout=0)
         except GetTimeoutError:
-            facts = f"did not answer within {timeout_s:g} s: look at it, or take it out"
+            facts = Problem(f"did not answer within {timeout_s:g} s", "look at it, or take it out")
         except RayError as error:
             last = str(error).strip().splitlines()[-1]
-            facts = f"could not say what it has ({last}): install the project on all, or submit a job"
+            facts = Problem(
+                f"could not say what it has ({last})", "install the project on all, or submit a job"
+            )
         place = f"{node['NodeManagerAddress']} (node {node['NodeID'][:8]})"
         answers.append(NodeAnswer(place, _objects(node), facts))
     return answers
@@ -163,15 +165,15 @@ def _facts(files: Mapping[str, str], options: StorageOptions) -> Facts:
     )
 
 
-def small_shm(answer: NodeAnswer) -> str | None:
-    """Return a warning where a node keeps objects on disk, its shared memory being too small for them."""
-    if isinstance(answer.facts, str) or answer.facts.shm is None or answer.objects <= answer.facts.shm[0]:
+def small_shm(answer: NodeAnswer) -> Problem | None:
+    """Return a warning if a node's shared memory is too small for its object store, which is then on disk."""
+    if isinstance(answer.facts, Problem) or answer.facts.shm is None or answer.objects <= answer.facts.shm[0]:
         return None
     size, wanted = answer.facts.shm[0], answer.objects
-    return (
+    return Problem(
         f"{answer.place}: /dev/shm has {size / 1e9:.2f} GB, Ray's object store {wanted / 1e9:.1f} GB: it "
-        "keeps objects in a file on disk, and streaming images waits for it; "
-        f"{host.more_shm(wanted, size)}"
+        "keeps objects in a file on disk, and streaming images waits for it",
+        host.more_shm(wanted, size),
     )
 
 
@@ -184,28 +186,33 @@ def _differ(name: str, one: str, other: str | None) -> bool:
 
 def node_problems(
     here: dict[str, str], answers: Sequence[NodeAnswer], places: Mapping[str, str]
-) -> list[str]:
-    """Return what keeps nodes from working together, a sentence each.
+) -> list[Problem]:
+    """Return the problems that keep nodes from working together.
 
     Args:
         here: The driver's versions.
-        answers: What the nodes say.
-        places: What they were asked about, by the setting that names it.
+        answers: One of each node.
+        places: Paths and URIs that the nodes were asked about, by configuration key.
     """
     problems = []
     for one in answers:
-        if isinstance(one.facts, str):
-            problems.append(f"{one.place} {one.facts}")
+        if isinstance(one.facts, Problem):
+            problems.append(replace(one.facts, what=f"{one.place} {one.facts.what}"))
             continue
         problems += [
-            f"{one.place} has {name} {one.facts.versions.get(name)}, the driver {version}: install the same "
-            "on all"
+            Problem(
+                f"{one.place} has {name} {one.facts.versions.get(name)}, the driver {version}",
+                "install the same on all",
+            )
             for name, version in here.items()
             if _differ(name, version, one.facts.versions.get(name))
         ]
         problems += [
-            f"{one.place} cannot use {key}, where {storage.redact(places[key])} is: {why}; use a bucket or a "
-            "folder that all nodes share"
+            Problem(
+                f"{one.place} cannot use {key}, where {storage.redact(places[key])} is: {why}",
+                "use a bucket or a folder that all nodes share",
+                (key,),
+            )
             for key, why in one.facts.unseen.items()
         ]
     return problems

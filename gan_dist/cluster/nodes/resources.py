@@ -10,7 +10,7 @@ import ray
 
 from gan_dist.config import ScaleConfig
 from gan_dist.core import host
-from gan_dist.core.errors import CapacityError
+from gan_dist.core.errors import CapacityError, Problem
 
 NODE_GROUP = "ray.io/node-group"
 """Ray's label of a node's kind."""
@@ -126,7 +126,7 @@ def require_room(scale: ScaleConfig, nodes: list[Node], where: str, *, evaluatin
 
 def short_of_memory(
     scale: ScaleConfig, nodes: list[Node], trials: int | None = None, *, evaluating: bool = False
-) -> str | None:
+) -> Problem | None:
     """Return a warning where processes alone take what the object stores leave of the nodes' memory.
 
     Args:
@@ -143,20 +143,21 @@ def short_of_memory(
     remedy = f"use fewer {'--workers' if evaluating else 'scale.workers'}"
     if trials:
         remedy = f"set search.concurrent={max(1, math.floor(left / PROCESS_BYTES / each))}"
-    return (
+    return Problem(
         f"{count} processes of {PROCESS_BYTES / 1e9:g} GB before their networks take "
         f"{count * PROCESS_BYTES / 1e9:.1f} GB; the nodes have {left / 1e9:.1f} GB beside their object "
-        f"stores; {remedy}, or add memory"
+        "stores",
+        f"{remedy}, or add memory",
     )
 
 
-def idle_gpus(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool = False) -> str | None:
+def idle_gpus(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool = False) -> Problem | None:
     """Return a warning where nodes have GPUs and a run or evaluation asks for none."""
     gpus = sum(node.gpus for node in nodes)
     if scale.gpus_per_worker or not gpus:
         return None
     remedy = _given("gpus_per_worker", 1, evaluating=evaluating)
-    return f"{gpus:g} GPUs are there and none is asked for: this runs on CPUs; use {remedy}"
+    return Problem(f"{gpus:g} GPUs are there and none is asked for: this runs on CPUs", f"use {remedy}")
 
 
 def _given(key: str, value: float, *, evaluating: bool) -> str:
