@@ -49,7 +49,7 @@ def test_a_check_that_raises_or_hangs_is_a_finding(monkeypatch: pytest.MonkeyPat
         raise RuntimeError(f"signed with {KEYS['AWS_SECRET_ACCESS_KEY']}")
 
     def refuses() -> Iterable[Finding]:
-        raise StorageError("s3://b: the bucket does not exist; create it")
+        raise StorageError("s3://b: the bucket does not exist", "create it")
 
     found = examine({"hangs": (hangs, 0.3), "raises": (raises, 5.0), "refuses": (refuses, 5.0)})
     assert [one.level for one in found] == ["ok", "error", "error", "error"]
