@@ -23,7 +23,7 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, ConfigError
 from gan_dist.core.storage.hashed_folder import MANIFEST, read_folder
-from gan_dist.core.storage.redaction import cut
+from gan_dist.core.storage.redaction import split_query
 from gan_dist.models.release import (
     BEST,
     CONFIG,
@@ -192,7 +192,7 @@ def _read_run(place: tuple[str, int | None]) -> _Run:
     A run that was killed after it had put a better release in the old one's place has not recorded it yet.
     """
     uri, trial = place
-    there = storage.names(uri)
+    there = storage.list_names(uri)
     records, damaged = read_valid_records(uri) if METRICS in there else ([], [])
     warning = None
     if damaged:
@@ -254,7 +254,7 @@ def _whole_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes]
 
 def split(uri: str) -> tuple[str, str]:
     """Return the folder that something is in, absolute or a URI, and its name."""
-    base, mark, query = cut(uri)
+    base, mark, query = split_query(uri)
     base = base.rstrip("/") if "://" in base else os.path.normpath(Path(base).absolute())
     parent, _, name = base.rpartition("/")
     return f"{parent or '/'}{mark}{query}", name

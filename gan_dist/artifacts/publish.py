@@ -49,7 +49,7 @@ def _require_free(to: str) -> None:
     Raises:
         StorageError: it does, with what to do instead.
     """
-    there = storage.names(to)
+    there = storage.list_names(to)
     if not there:
         return
     if MANIFEST in there:

@@ -147,7 +147,7 @@ def _require_free(folder: str, record: Mapping[str, Any]) -> set[str]:
         StorageError: it has, with what to do instead.
     """
     # A process that was killed may have left a hidden part of a file.
-    there = [name for name in storage.names(folder) if not name.startswith(".")]
+    there = [name for name in storage.list_names(folder) if not name.startswith(".")]
     if not there:
         return set()
     held = f"{', '.join(there[:3])}{', ...' if len(there) > 3 else ''}, and no {RECORD} of `gan-dist sample`"

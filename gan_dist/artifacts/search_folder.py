@@ -39,7 +39,7 @@ def is_search(uri: str) -> bool:
         CheckpointError: it is neither.
         StorageError: its bucket does not exist.
     """
-    there = storage.names(uri)
+    there = storage.list_names(uri)
     if SEARCH in there:
         return True
     if METRICS in there or (CONFIG in there and MANIFEST not in there):
@@ -59,7 +59,7 @@ def trial_folder(uri: str, number: int) -> str:
 def trial_folders(uri: str) -> list[tuple[str, int | None]]:
     """Return the folders of a search's trials, with their numbers."""
     folder = storage.join(uri, TRIALS)
-    trials = [name for name in storage.names(folder) if re.fullmatch(r"\d{5,}", name)]
+    trials = [name for name in storage.list_names(folder) if re.fullmatch(r"\d{5,}", name)]
     return [(storage.join(folder, name), int(name)) for name in trials]
 
 

@@ -11,7 +11,7 @@ import typer
 from gan_dist.cli import best, doctor, evaluate, export, pack, report, sample, submit, train, tune
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.host import own_version
-from gan_dist.core.threads import left_behind
+from gan_dist.core.threads import abandoned_threads
 
 app = typer.Typer(
     name="gan-dist",
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     A user's error is one message and exit code 2, without a traceback.
     """
-    code, earlier = 0, left_behind()
+    code, earlier = 0, abandoned_threads()
     try:
         app(arguments)
     except GanDistError as error:
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if not isinstance(ended.code, int):
             raise
         code = ended.code
-    if left_behind() - earlier:
+    if abandoned_threads() - earlier:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -95,7 +95,7 @@ def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]
 def _train(config: RunConfig) -> Outcome:
     """Check what can be checked without a cluster, then train and show it."""
     from gan_dist.core.progress import ProgressLine
-    from gan_dist.core.storage.lock import alone
+    from gan_dist.core.storage.lock import folder_lock
     from gan_dist.training.preflight import prepare
 
     with ProgressLine(config.log.every_s) as line:
@@ -119,7 +119,7 @@ def _train(config: RunConfig) -> Outcome:
             else:
                 line.update(news.progress)
 
-        with alone(config.run_uri, line.note):
+        with folder_lock(config.run_uri, line.note):
             return driver.run(config, show)
 
 

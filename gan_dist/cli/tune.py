@@ -71,9 +71,9 @@ def _show(plan: Plan, summary: dict[str, object], *, as_json: bool) -> None:
 def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     """Run what is left of a search; tells whether it was interrupted."""
     from gan_dist.core.console import Screen
-    from gan_dist.core.storage.lock import alone
+    from gan_dist.core.storage.lock import folder_lock
 
-    with alone(plan.uri, Screen().note):
+    with folder_lock(plan.uri, Screen().note):
         return _run_alone(plan, metric)
 
 

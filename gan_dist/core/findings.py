@@ -11,7 +11,7 @@ from typing import Literal
 
 from gan_dist.core.errors import GanDistError, Problem
 from gan_dist.core.storage.redaction import reason
-from gan_dist.core.threads import leave_behind
+from gan_dist.core.threads import abandon
 
 SECRETS = ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """Environment variables whose values no finding holds."""
@@ -70,7 +70,7 @@ class _Running:
         """Wait for at most so long; return what was found until then, and whether that is all."""
         self._thread.join(seconds)
         if self._thread.is_alive():
-            leave_behind(self._thread)
+            abandon(self._thread)
             return [*self._found], False
         return self._found, True
 

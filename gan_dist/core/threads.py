@@ -1,4 +1,4 @@
-"""Work done ahead in threads, a bounded number of values at a time; and threads that are left behind."""
+"""Values computed ahead in threads, a bounded number at a time; threads abandoned in a library."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ from weakref import WeakSet
 T = TypeVar("T")
 R = TypeVar("R")
 
-_left: WeakSet[threading.Thread] = WeakSet()
+_abandoned: WeakSet[threading.Thread] = WeakSet()
 
 
 def map_ahead(stack: ExitStack, function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
-    """Like `map`, at most `2 * threads` values ahead, in threads that end with the stack.
+    """Like `map`, but computed in threads, at most `2 * threads` values ahead.
 
-    After an error or an interrupt the stack waits for what was begun, at most `threads` calls; what was only
-    handed in is given up.
+    The threads end with the stack. After an error or an interrupt it waits for the calls that have begun, at
+    most `threads`, and cancels the others.
     """
     if threads == 1:
         yield from map(function, values)
         return
     pool = ThreadPoolExecutor(threads)
     stack.callback(pool.shutdown, cancel_futures=True)
-    waiting: deque[Future[R]] = deque()
+    pending: deque[Future[R]] = deque()
     for value in values:
-        waiting.append(pool.submit(function, value))
-        if len(waiting) >= 2 * threads:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        pending.append(pool.submit(function, value))
+        if len(pending) >= 2 * threads:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
-def ahead(values: Iterator[T]) -> Iterator[T]:
-    """Yield values, none of them None, of which a thread makes the next one while the caller uses the last.
+def prefetch(values: Iterator[T]) -> Iterator[T]:
+    """Yield values, none of them None; a thread computes the next one while the caller uses the last.
 
-    A caller that has had enough does not wait for the value that is being made.
+    A caller that stops early does not wait for the value that is being computed.
     """
-    pool = ThreadPoolExecutor(1, "ahead")
+    pool = ThreadPoolExecutor(1, "prefetch")
     try:
-        coming: Future[T | None] = pool.submit(next, values, None)
-        while (value := coming.result()) is not None:
-            coming = pool.submit(next, values, None)
+        pending: Future[T | None] = pool.submit(next, values, None)
+        while (value := pending.result()) is not None:
+            pending = pool.submit(next, values, None)
             yield value
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def leave_behind(thread: threading.Thread) -> None:
-    """Wait no longer for a daemon thread that is stuck in a library."""
-    _left.add(thread)
+def abandon(thread: threading.Thread) -> None:
+    """Record that nobody waits any longer for a daemon thread that is stuck in a library."""
+    _abandoned.add(thread)
 
 
-def left_behind() -> set[threading.Thread]:
-    """Return those that are still at work: a process that has some must be ended by `os._exit`.
+def abandoned_threads() -> set[threading.Thread]:
+    """Return the abandoned threads that still run; a process that has any must end by `os._exit`.
 
-    Python, when it ends, takes down each thread that comes back to it. If that is called from a library's
-    C++, as s3fs is from Arrow's, the whole process aborts.
+    When Python ends, it ends each thread that returns to it. If that thread was called from C++, as s3fs is
+    from Arrow, the whole process aborts.
     """
-    return {thread for thread in _left if thread.is_alive()}
+    return {thread for thread in _abandoned if thread.is_alive()}

@@ -9,7 +9,6 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from urllib.parse import parse_qsl
 
 import torch
 
@@ -17,7 +16,7 @@ from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.core.findings import Finding, findings_of
-from gan_dist.core.storage.filesystems import configured
+from gan_dist.core.storage.filesystems import endpoint_and_region
 from gan_dist.core.storage.redaction import reason
 from gan_dist.data.batches.loader import open_images
 from gan_dist.evaluation.extractors import load_extractor
@@ -38,7 +37,7 @@ def rights(config: RunConfig) -> Iterator[Finding]:
     name = marker.partition("?")[0].rpartition("/")[2]
     content = name.encode()
     doing = "looked for"
-    with storage.left_as_it_was(folder):
+    with storage.remove_created_folders(folder):
         try:
             empty = not storage.exists(folder)
             doing = "written"
@@ -47,7 +46,7 @@ def rights(config: RunConfig) -> Iterator[Finding]:
             if storage.read_bytes(marker) != content:
                 raise StorageError("what was written is not what is read", "use another storage.path")
             doing = "listed"
-            if name not in storage.names(folder):
+            if name not in storage.list_names(folder):
                 raise StorageError("what was written is not in the listing", "use another storage.path")
             doing = "deleted"
             storage.delete_file(marker)
@@ -84,7 +83,7 @@ def clock(config: RunConfig, wait_s: float) -> Iterator[Finding]:
     if not uri.startswith("s3://"):
         yield Finding("clock", "ok", "no object store whose clock matters")
         return
-    endpoint, region = configured(dict(parse_qsl(uri.partition("?")[2])))
+    endpoint, region = endpoint_and_region(uri.partition("?")[2])
     url = endpoint or f"https://s3.{region or 'us-east-1'}.amazonaws.com"
     before = time.time()
     try:

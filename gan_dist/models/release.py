@@ -74,7 +74,7 @@ def write_best(
     write_folder(storage.join(run_uri, name), "release", contents)
     pointer = {"release": name, "images": record["images"], "metric": metric, "value": record[metric]}
     storage.write_bytes(storage.join(run_uri, BEST), to_json(pointer))
-    for other in storage.names(run_uri):
+    for other in storage.list_names(run_uri):
         if other.startswith("best_") and other != name:
             storage.delete_tree(storage.join(run_uri, other))
 
@@ -143,7 +143,7 @@ def _read_best_of(run_uri: str) -> tuple[str, str, dict[str, bytes]]:
         place = storage.join(run_uri, named)
         return place, *read_folder(place, ["release"])
     except CheckpointError as error:
-        there = storage.names(run_uri)
+        there = storage.list_names(run_uri)
         others = [name for name in there if name.startswith("best_") and name != named]
         others += sorted_checkpoints(there)[:1]
         said = " or ".join(storage.redact(storage.join(run_uri, name)) for name in others)
@@ -161,7 +161,7 @@ def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
     if not storage.exists(storage.join(uri, MANIFEST)):
         there: list[str] = []
         with suppress(StorageError):  # a file: it has none
-            there = storage.names(uri)
+            there = storage.list_names(uri)
         places = [storage.join(uri, name) for name in sorted_checkpoints(there)]
         if not places:
             storage.require_bucket(uri)

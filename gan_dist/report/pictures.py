@@ -19,7 +19,9 @@ LARGE, SMALL = 1200, 560
 
 def grids(run_uri: str) -> list[Block]:
     """Return the newest sample grid of a run, large, and earlier ones, evenly spread over the run."""
-    names = [name for name in storage.names(storage.join(run_uri, "samples")) if _images(name) is not None]
+    names = [
+        name for name in storage.list_names(storage.join(run_uri, "samples")) if _images(name) is not None
+    ]
     if not names:
         return [Note("No samples yet: the first come with the first evaluation.")]
     names.sort(key=_images)  # type: ignore[arg-type]  # those without are left out

@@ -94,7 +94,7 @@ def _state(uri: str, config: RunConfig, records: Sequence[Record]) -> Iterator[t
     total, images = total_images(config), records[-1]["images"] if records else 0
     yield "folder", storage.redact(uri)
     yield "length", f"{kimg(images)} of {kimg(total)} recorded ({min(1, images / total):.0%})"
-    worker = lock.holder(uri)
+    worker = lock.lock_holder(uri)
     if images >= total:
         yield "state", "finished"
     elif worker:

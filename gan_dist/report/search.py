@@ -103,7 +103,7 @@ def _state(
     asked = _recorded(uri).get("trials")
     of_all = f"{len(trials)} of {asked} begun" if asked else f"{len(trials)} begun"
     yield "trials", of_all + (f" = {parts}" if parts else "")
-    worker = lock.holder(uri)
+    worker = lock.lock_holder(uri)
     if worker:
         yield "process", worker
     elif counts[RUNNING]:
@@ -155,7 +155,7 @@ def _again(uri: str, metric: str) -> list[Block]:
     """Return what runs of the best trials with other seeds came to, as far as there are any."""
     folder = storage.join(uri, REPLICATES)
     rows = []
-    for name in storage.names(folder):
+    for name in storage.list_names(folder):
         if found := re.fullmatch(r"(\d+)-(\d+)", name):
             records, _ = read_legible(storage.join(folder, name))
             values = [value for record in records if (value := finite(record.get(metric))) is not None]

@@ -179,7 +179,7 @@ class _Parts(BaseJournalBackend):
     def _load(self) -> list[bytes]:
         """Return all records."""
         lines: list[bytes] = []
-        there = storage.names(self._folder)
+        there = storage.list_names(self._folder)
         self._part, self._before, self._lines = 0, 0, []
         for part in takewhile(lambda part: _name(part) in there, count()):
             self._part, self._before = part, len(lines)

@@ -71,7 +71,7 @@ class Cluster:
         return submit(self.job(verb, *arguments), self.env)
 
     def read(self, uri: str) -> str:
-        code = "import sys; from gan_dist import storage; print(storage.read_text(sys.argv[1]), end='')"
+        code = "import sys; from gan_dist.core import storage; print(storage.read_text(sys.argv[1]), end='')"
         return self.head.run(sys.executable, "-c", code, uri, env=self.env)
 
     def records(self, run: str) -> list[dict[str, Any]]:
@@ -82,8 +82,8 @@ class Cluster:
     def newest_checkpoint(self, run: str) -> int:
         """Return how many images a run has seen at the newest checkpoint that is whole in the store."""
         code = (
-            "import sys; from gan_dist import storage; run = sys.argv[1]; "
-            "whole = [name for name in storage.names(run) if name.startswith('checkpoint_') "
+            "import sys; from gan_dist.core import storage; run = sys.argv[1]; "
+            "whole = [name for name in storage.list_names(run) if name.startswith('checkpoint_') "
             "and storage.exists(storage.join(run, name, 'manifest.json'))]; "
             "print(max(int(name[11:23]) for name in whole))"
         )
@@ -113,7 +113,7 @@ def three_hosts(**health_check: str) -> Iterator[Cluster]:
         store_on(head) as store,
         ray_cluster(head, (alpha, beta), cpus=3, extra={**store, **checks}) as env,
     ):
-        copy = "import sys; from gan_dist import storage; storage.copy_tree(*sys.argv[1:])"
+        copy = "import sys; from gan_dist.core import storage; storage.copy_tree(*sys.argv[1:])"
         digits = ROOT / "gan_dist" / "assets" / "digits"
         head.run(sys.executable, "-c", copy, str(digits), "s3://bucket/digits", env=env)
         yield Cluster(head, (alpha, beta), env)

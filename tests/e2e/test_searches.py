@@ -138,7 +138,7 @@ def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_th
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in trials:
         assert trial.intermediate_values == curve(folder, trial.number)
-    assert storage.names(folder) == ["config.yaml", "search.json", "study.journal", "trials"]
+    assert storage.list_names(folder) == ["config.yaml", "search.json", "study.journal", "trials"]
     best = gan_dist("best", folder, "--to", "best", "--json", env=environment(ray_folder), cwd=tmp_path)
     assert best.returncode == 0, best.stderr
     lowest = min(value for trial in trials for value in trial.intermediate_values.values())

@@ -1,4 +1,4 @@
-"""From a URI and the usual AWS settings to a filesystem of pyarrow's, made anew in every process."""
+"""Filesystems of pyarrow for paths and URIs, with the usual AWS settings; each process opens its own."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from gan_dist.core.errors import StorageError
 from gan_dist.core.storage.redaction import holds_secret, redact
 
 PART_BYTES = 8 * 2**20
-"""Size of the parts in which s3fs sends an object."""
-
+"""Bytes of the parts in which s3fs uploads an object."""
 
 BACKENDS = Literal["pyarrow", "s3fs"]
 
 
 @dataclass(frozen=True)
 class StorageOptions:
-    """How object stores are reached; credentials, region and endpoint come from the usual AWS places."""
+    """Options of access to object stores; credentials, region and endpoint come from the AWS settings."""
 
     backend: BACKENDS = "pyarrow"
-    """What talks to them."""
+    """Client library."""
     timeout_s: float = 60.0
-    """Seconds after which an operation that does not succeed is given up, its retries included."""
+    """Time limit of an operation in seconds, its retries included."""
 
 
 _current = StorageOptions()
@@ -72,36 +71,41 @@ def open_uri(uri: str) -> tuple[Any, str]:
             return _s3(_current, query, os.getpid()), path.rstrip("/")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        meaning = str(error).replace(uri, redact(uri))
+        reason = str(error).replace(uri, redact(uri))
         raise StorageError(
-            f"{redact(uri)} cannot be opened ({meaning})",
+            f"{redact(uri)} cannot be opened ({reason})",
             "use a local path or a URI such as s3://bucket/prefix",
         ) from None
     return filesystem, path.rstrip("/")
 
 
 @lru_cache(maxsize=16)
-def _s3(using: StorageOptions, query: str, _process: int) -> Any:
-    """Return a filesystem; one for each process, since connections do not survive a fork."""
-    settings = dict(parse_qsl(query))
-    unknown = set(settings) - {"endpoint_override", "scheme", "region"}
-    if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))} is not a setting of an s3 URI")
-    endpoint, region = configured(settings)
-    # An attempt ends well before the whole operation must, so that there is time for another.
-    attempt_s = max(1.0, min(10.0, using.timeout_s / 3))
-    if using.backend == "pyarrow":
-        return _s3_by_pyarrow(endpoint, region, attempt_s)
-    return _s3_by_s3fs(endpoint, region, attempt_s, max(attempt_s, using.timeout_s / 2))
+def _s3(options: StorageOptions, query: str, _process: int) -> Any:
+    """Return an S3 filesystem; one for each process, since connections do not survive a fork."""
+    endpoint, region = endpoint_and_region(query)
+    # A request times out well before the whole operation does, so that there is time for another.
+    request_s = max(1.0, min(10.0, options.timeout_s / 3))
+    if options.backend == "pyarrow":
+        return _s3_by_pyarrow(endpoint, region, request_s)
+    return _s3_by_s3fs(endpoint, region, request_s, upload_s=max(request_s, options.timeout_s / 2))
 
 
-def configured(settings: dict[str, str]) -> tuple[str | None, str | None]:
-    """Return endpoint URL and region: the URI's own, else the environment's, else the profile's."""
+def endpoint_and_region(query: str) -> tuple[str | None, str | None]:
+    """Return endpoint URL and region of an S3 URI: the URI's own, else the environment's, else the profile's.
+
+    Args:
+        query: The URI's query, such as `endpoint_override=host:port&scheme=http`.
+
+    Raises:
+        ValueError: the query has an unknown setting, or the AWS profile cannot be read.
+    """
     import botocore.session
 
-    profile: dict[str, Any] = {}
+    settings = dict(parse_qsl(query))
+    if unknown := set(settings) - {"endpoint_override", "scheme", "region"}:
+        raise ValueError(f"{', '.join(sorted(unknown))} is not a setting of an s3 URI")
     try:
-        profile = botocore.session.Session().get_scoped_config()
+        profile: dict[str, Any] = botocore.session.Session().get_scoped_config()
     except botocore.exceptions.BotoCoreError as error:
         raise ValueError(str(error)) from None
     environment = os.environ
@@ -122,7 +126,7 @@ def configured(settings: dict[str, str]) -> tuple[str | None, str | None]:
     return endpoint, region
 
 
-def _s3_by_pyarrow(endpoint: str | None, region: str | None, attempt_s: float) -> Any:
+def _s3_by_pyarrow(endpoint: str | None, region: str | None, request_s: float) -> Any:
     from pyarrow import fs
 
     scheme, _, host = (endpoint or "").rpartition("://")
@@ -130,36 +134,35 @@ def _s3_by_pyarrow(endpoint: str | None, region: str | None, attempt_s: float) -
         endpoint_override=host or None,
         scheme=scheme or None,
         region=region or ("us-east-1" if endpoint else None),
-        connect_timeout=attempt_s,
-        request_timeout=attempt_s,
-        # Written in the foreground, an object of which a part failed would be completed without that part.
+        connect_timeout=request_s,
+        request_timeout=request_s,
+        # In the foreground, an upload of which a part failed would be completed without that part.
         background_writes=True,
-        # What fails is tried again by `retrying`, alike for both backends.
+        # `retrying` retries, for both backends alike.
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
     )
 
 
-def _s3_by_s3fs(endpoint: str | None, region: str | None, attempt_s: float, write_s: float) -> Any:
+def _s3_by_s3fs(endpoint: str | None, region: str | None, request_s: float, *, upload_s: float) -> Any:
     import pyarrow
     import s3fs
     from pyarrow import fs
 
     class Handler(fs.FSSpecHandler):  # type: ignore[misc]
-        """Opens without asking first whether it is a file: any failure to answer would count as no."""
-
         def open_input_file(self, path: str) -> Any:
+            # pyarrow's own first asks whether it is a file, and takes a store's failure to answer for a no.
             return pyarrow.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
 
         def open_output_stream(self, path: str, metadata: object) -> Any:
-            return pyarrow.PythonFile(writer.open(path, mode="wb"), mode="w")
+            return pyarrow.PythonFile(uploader.open(path, mode="wb"), mode="w")
 
-    def make(read_s: float) -> Any:
+    def filesystem(answer_s: float) -> Any:
         return s3fs.S3FileSystem(
             endpoint_url=endpoint,
             client_kwargs={"region_name": region},
             config_kwargs={
-                "connect_timeout": attempt_s,
-                "read_timeout": read_s,
+                "connect_timeout": request_s,
+                "read_timeout": answer_s,
                 "retries": {"max_attempts": 2, "mode": "standard"},
             },
             default_block_size=PART_BYTES,
@@ -169,6 +172,6 @@ def _s3_by_s3fs(endpoint: str | None, region: str | None, attempt_s: float, writ
             skip_instance_cache=True,
         )
 
-    # The time-out of an answer runs while a part is still being sent: it must suffice for slow links.
-    writer = make(write_s)
-    return fs.PyFileSystem(Handler(make(attempt_s)))
+    # The wait for an answer includes the upload of a part, which takes longer over slow links.
+    uploader = filesystem(upload_s)
+    return fs.PyFileSystem(Handler(filesystem(request_s)))

@@ -1,6 +1,6 @@
-"""Folders whose files are listed with their hashes in a manifest; checkpoints and releases are such folders.
+"""Folders with a manifest of their files' hashes, as checkpoints and releases are.
 
-The manifest is written last: a folder without one, or with a file that differs from it, is not whole.
+The manifest is written last: a folder without one is incomplete, and one whose files differ is damaged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_folder(uri: str, kind: str, contents: Mapping[str, bytes]) -> None:
 
     Args:
         uri: The folder.
-        kind: What it is, such as `checkpoint` or `release`.
+        kind: The kind of folder, such as `checkpoint` or `release`.
         contents: The files' contents by name.
     """
     for name, content in contents.items():
@@ -39,13 +39,13 @@ def write_folder(uri: str, kind: str, contents: Mapping[str, bytes]) -> None:
 
 
 def checkpoint_names(run_uri: str) -> list[str]:
-    """Return the names of a run's checkpoints, the newest first; of one moment's, the one written last."""
-    return sorted_checkpoints(storage.names(run_uri))
+    """Return the names of a run's checkpoints, the newest first."""
+    return sorted_checkpoints(storage.list_names(run_uri))
 
 
-def sorted_checkpoints(there: Sequence[str]) -> list[str]:
-    """Return those of a folder's names that are checkpoints', in the order of `checkpoint_names`."""
-    found = [match for name in there if (match := _CHECKPOINT.fullmatch(name))]
+def sorted_checkpoints(names: Sequence[str]) -> list[str]:
+    """Return the checkpoints among the names in a folder, in the order of `checkpoint_names`."""
+    found = [match for name in names if (match := _CHECKPOINT.fullmatch(name))]
     found.sort(key=lambda match: (int(match[1]), int(match[2] or 0)), reverse=True)
     return [match[0] for match in found]
 
@@ -54,8 +54,8 @@ def read_folder(uri: str, kinds: Sequence[str]) -> tuple[str, dict[str, bytes]]:
     """Return a folder's kind and its files' contents, after checking their hashes.
 
     Raises:
-        CheckpointError: it is absent, of another kind, incomplete or damaged.
-        StorageError: it cannot be told, since its store does not answer or refuses access.
+        CheckpointError: the folder is absent, of another kind, incomplete or damaged.
+        StorageError: its store does not answer or refuses access.
     """
     wanted = " or ".join(kinds)
     try:

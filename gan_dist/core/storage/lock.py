@@ -1,7 +1,7 @@
-"""A folder that one process at a time works on: a file in it, renewed for as long as that process lives.
+"""The lock of a run's or search's folder: a file that names its process and is renewed while that lives.
 
-A process that is killed leaves the file. On its own machine it is known at once to be gone. Elsewhere, where
-clocks may differ, the file is watched: it is renewed every `RENEW_S`, or else its writer is gone.
+A process that is killed leaves the file behind. On the same machine its death is seen at once. Elsewhere,
+where clocks may differ, a waiting process watches the file, and takes the lock if nobody renews it.
 """
 
 from __future__ import annotations
@@ -19,49 +19,51 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gan_dist.core import storage
 from gan_dist.core.errors import BusyError, StorageError
+from gan_dist.core.storage import files
+from gan_dist.core.storage.filesystems import open_uri
+from gan_dist.core.storage.redaction import redact
 
-LEASE = "driver.json"
+LOCK_FILE = "driver.json"
 RENEW_S = 10.0
-GONE_S = 60.0
-"""Seconds without a renewal after which the process that wrote a lease is taken to be gone."""
+STALE_S = 60.0
+"""Seconds without a renewal after which the process of a lock counts as gone."""
 CONFIRM_S = 0.5
-"""Seconds after which it is seen which of two processes, that wrote theirs at once, was the last."""
+"""Seconds after which a lock is read again, since of two processes that write it at once the last has it."""
 
 UNKNOWN = "unknown"
-"""When a process was started of which this user may not see more than that it is there."""
+"""Start time of a process about which this user may not learn more than that it exists."""
 
 
 @contextmanager
-def alone(uri: str, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Be the only process that works on a folder.
+def folder_lock(uri: str, notify: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Lock a folder for this process.
 
-    Should another take over, which it may after this one was suspended or cut off from the folder for a
-    minute, this process is interrupted as by Ctrl-C.
+    If another process takes the lock, after this one was suspended or cut off from the folder for a minute,
+    this process is interrupted as by Ctrl-C.
 
     Args:
-        uri: The folder; it is made if need be.
-        tell: Told when there is something to wait for.
+        uri: The folder; created if it is absent.
+        notify: Called with a message for the user before a wait.
 
     Raises:
-        BusyError: another process works on it.
-        StorageError: nothing can be written there.
+        BusyError: another process has the lock.
+        StorageError: the folder cannot be written.
     """
-    lease = _Lease(uri)
+    lock = _FolderLock(uri)
     with _interruptible():
-        lease.take(tell)
+        lock.acquire(notify)
         try:
             yield
         finally:
-            lease.release()
-    if lease.taken_by:
-        raise lease.refusal(lease.taken_by)
+            lock.release()
+    if lock.successor:
+        raise lock.busy_error(lock.successor)
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGINT interrupt this process: what a script starts in the background is born ignoring it."""
+    """Let SIGINT interrupt this process, which ignores it if a script started it in the background."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -74,137 +76,134 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def holder(uri: str) -> str | None:
-    """Return in words which process works on a folder, as far as can be told without waiting; None if none.
-
-    Nothing is written, and nobody is held up.
-    """
-    told = _Lease(uri).told()
-    if told is None:
+def lock_holder(uri: str) -> str | None:
+    """Return a description of the process that has a folder's lock, or None; nothing is written."""
+    holder = _FolderLock(uri).read()
+    if holder is None:
         return None
-    state = {True: "at work", False: "killed", None: "at work, or killed"}[_is_alive_here(told)]
-    renewed = f", last heard of at {told['renewed']}" if "renewed" in told else ""
-    return f"{_named(told)}{renewed}: {state}"
+    state = {True: "at work", False: "killed", None: "at work, or killed"}[_is_alive_here(holder)]
+    renewed = f", last heard of at {holder['renewed']}" if "renewed" in holder else ""
+    return f"{_describe(holder)}{renewed}: {state}"
 
 
-class _Lease:
+class _FolderLock:
     def __init__(self, uri: str) -> None:
-        self.taken_by: dict[str, Any] | None = None
-        self._folder, self._uri = uri, storage.join(uri, LEASE)
-        self._mine = {"id": uuid.uuid4().hex, **_this_process(), "since": _now()}
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self.successor: dict[str, Any] | None = None
+        """The process that took the lock from this one."""
+        self._folder, self._uri = uri, files.join(uri, LOCK_FILE)
+        self._own = {"id": uuid.uuid4().hex, **_this_process(), "since": _now()}
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
 
-    def take(self, tell: Callable[[str], None]) -> None:
-        earlier = self.told()
-        if earlier is not None and self._is_held(earlier, tell):
-            raise self.refusal(earlier)
-        if earlier is not None or not self._create():
+    def acquire(self, notify: Callable[[str], None]) -> None:
+        holder = self.read()
+        if holder is not None and self._is_held(holder, notify):
+            raise self.busy_error(holder)
+        if holder is not None or not self._create():
             self._write()
         time.sleep(CONFIRM_S)
-        now = self.told()
-        if now is None or now["id"] != self._mine["id"]:
-            raise self.refusal(now or {})
+        holder = self.read()
+        if holder is None or holder["id"] != self._own["id"]:
+            raise self.busy_error(holder or {})
         self._thread.start()
 
     def release(self) -> None:
-        self._closed.set()
+        self._released.set()
         self._thread.join()
-        with suppress(StorageError):  # what was done is done; the next process will see that this one is gone
-            if (self.told() or {}).get("id") == self._mine["id"]:
-                storage.delete_file(self._uri)
-                storage.delete_empty_folder(self._folder)
+        with suppress(StorageError):  # the work is done; the next process will see that this one is gone
+            if (self.read() or {}).get("id") == self._own["id"]:
+                files.delete_file(self._uri)
+                files.delete_empty_folder(self._folder)
 
-    def refusal(self, holder: Mapping[str, Any]) -> BusyError:
+    def busy_error(self, holder: Mapping[str, Any]) -> BusyError:
         return BusyError(
-            f"{storage.redact(self._folder)} is being worked on by {_named(holder)}: let that end, or "
-            "stop it "
-            "(it writes a checkpoint at Ctrl-C)",
-            "or take another name (name=...)",
+            f"{redact(self._folder)} is being worked on by {_describe(holder)}",
+            "let that end, or stop it (it writes a checkpoint at Ctrl-C), or take another name (name=...)",
+            keys=("name",),
         )
 
-    def _is_held(self, earlier: dict[str, Any], tell: Callable[[str], None]) -> bool:
-        """Tell whether the process that wrote a lease still works."""
-        here = _is_alive_here(earlier)
-        if here is not None:
-            return here
-        tell(
-            f"{storage.redact(self._folder)} was left by {_named(earlier)}, or is being worked on: "
-            "waiting up "
-            f"to {GONE_S:g} s to see which"
+    def _is_held(self, holder: dict[str, Any], notify: Callable[[str], None]) -> bool:
+        """Return whether the process that wrote the lock file still works; wait for a renewal if need be."""
+        alive = _is_alive_here(holder)
+        if alive is not None:
+            return alive
+        notify(
+            f"{redact(self._folder)} was left by {_describe(holder)}, or is being worked on: "
+            f"waiting up to {STALE_S:g} s to see which"
         )
-        began = time.monotonic()
-        while time.monotonic() - began < GONE_S:
-            time.sleep(min(1.0, GONE_S / 10))
-            now = self.told()
-            if now != earlier:
+        deadline = time.monotonic() + STALE_S
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, STALE_S / 10))
+            now = self.read()
+            if now != holder:
                 return now is not None
         return False
 
     def _renew(self) -> None:
-        while not self._closed.wait(RENEW_S):
+        while not self._released.wait(RENEW_S):
             # A store that does not answer for a while is no reason to stop.
             with suppress(StorageError):
-                now = self.told()
-                if now is not None and now["id"] != self._mine["id"]:
-                    self.taken_by = now
+                holder = self.read()
+                if holder is not None and holder["id"] != self._own["id"]:
+                    self.successor = holder
                     os.kill(os.getpid(), signal.SIGINT)
                     return
                 self._write()
 
-    def told(self) -> dict[str, Any] | None:
-        """Return what the file says, None where there is none."""
-        if not storage.exists(self._uri):
+    def read(self) -> dict[str, Any] | None:
+        """Return the content of the lock file, or None if there is none."""
+        if not files.exists(self._uri):
             return None
         try:
-            found = json.loads(storage.read_bytes(self._uri))
+            content = json.loads(files.read_bytes(self._uri))
         except StorageError:
-            if storage.exists(self._uri):
+            if files.exists(self._uri):
                 raise
-            return None  # gone since it was seen
+            return None  # deleted in between
         except ValueError:
-            found = None
-        return found if isinstance(found, dict) and "id" in found else {"id": ""}
+            content = None
+        return content if isinstance(content, dict) and "id" in content else {"id": ""}
 
     def _create(self) -> bool:
-        """Write the first lease where only one process can; return whether that is possible here.
+        """Create the lock file by a link, which only one process can; return whether that is possible here.
 
         Raises:
-            BusyError: another process has just done so.
-            StorageError: nothing can be written there.
+            BusyError: another process has just created it.
+            StorageError: the folder cannot be written.
         """
-        filesystem, path = storage.open_uri(self._uri)
+        filesystem, path = open_uri(self._uri)
         if filesystem.type_name != "local":
             return False
         try:
-            storage.require_writable(self._uri)
+            files.require_writable(self._uri)
         except StorageError as error:
             raise StorageError(
-                f"{storage.redact(self._folder)} cannot be written, where this is to be kept: {error}",
+                f"{redact(self._folder)} cannot be written, where this is to be kept: {error}",
                 "give another storage=...",
+                keys=("storage.path",),
             ) from None
-        name = f".{LEASE}.{self._mine['id']}"
-        storage.write_bytes(storage.join(self._folder, name), json.dumps(self._mine).encode())
-        whole = Path(path).with_name(name)
+        name = f".{LOCK_FILE}.{self._own['id']}"
+        files.write_bytes(files.join(self._folder, name), json.dumps(self._own).encode())
+        complete = Path(path).with_name(name)
         try:
-            Path(path).hardlink_to(whole)
+            Path(path).hardlink_to(complete)
         except FileExistsError:
-            raise self.refusal(self.told() or {}) from None
+            raise self.busy_error(self.read() or {}) from None
         except OSError:  # a filesystem without links
             return False
         finally:
-            whole.unlink()
+            complete.unlink()
         return True
 
     def _write(self) -> None:
-        storage.write_bytes(self._uri, json.dumps({**self._mine, "renewed": _now()}).encode())
+        files.write_bytes(self._uri, json.dumps({**self._own, "renewed": _now()}).encode())
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _named(holder: Mapping[str, Any]) -> str:
+def _describe(holder: Mapping[str, Any]) -> str:
     if "pid" not in holder:
         return "another process"
     return f"process {holder['pid']} on {holder.get('host')}, since {holder.get('since')}"
@@ -212,22 +211,22 @@ def _named(holder: Mapping[str, Any]) -> str:
 
 def _this_process() -> dict[str, object]:
     pid = os.getpid()
-    return {"host": platform.node(), "machine": _machine(), "pid": pid, "started": _started(pid)}
+    return {"host": platform.node(), "machine": _machine(), "pid": pid, "started": _start_time(pid)}
 
 
 def _machine() -> str:
-    """Return what two processes have in common that see each other's numbers."""
+    """Return an identifier that processes share if they see each other's process ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return f"{platform.node()} {uuid.getnode():x}"
 
 
-def _started(pid: int) -> str | None:
-    """Return when a process was started, in a unit of the system's; None of one that is not there."""
+def _start_time(pid: int) -> str | None:
+    """Return the start time of a process in the system's unit, or None if there is no such process."""
     try:
-        # Behind the name, which may hold anything: state, and as the twentieth of the fields the start.
+        # Behind the process's name, which may hold anything: the state is first, the start time twentieth.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except OSError:
@@ -242,8 +241,8 @@ def _started(pid: int) -> str | None:
 
 
 def _is_alive_here(holder: Mapping[str, Any]) -> bool | None:
-    """Tell whether a process of this machine lives; None of one that is not of this machine."""
+    """Return whether a process of this machine is alive, or None for one of another machine."""
     if holder.get("machine") != _machine() or not isinstance(holder.get("pid"), int):
         return None
-    now = _started(holder["pid"])
+    now = _start_time(holder["pid"])
     return now is not None and now in (holder.get("started"), UNKNOWN)

@@ -1,4 +1,4 @@
-"""How URIs and libraries' errors stand in messages: on one line, and without anything secret."""
+"""URIs and libraries' errors as messages quote them: on one line, and without secrets."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _SETTING = re.compile(r"(?<=[?&])((?!endpoint_override=|scheme=|region=|split=)[
 _SIGNED = re.compile(r"(?i)(X-Amz-[\w-]+|Signature|Credential|AWSAccessKeyId)=[^&\s]+")
 
 
-def cut(uri: str) -> tuple[str, str, str]:
-    """Return a URI up to its query, the question mark, and the query; a local path's is part of its name."""
+def split_query(uri: str) -> tuple[str, str, str]:
+    """Return a URI up to its query, the question mark, and the query; a local path has no query."""
     return uri.partition("?") if "://" in uri else (uri, "", "")
 
 
 def holds_secret(uri: str) -> bool:
-    """Tell whether a URI has a user with a password, as in `s3://key:secret@bucket`."""
+    """Return whether a URI has a user with a password, as in `s3://key:secret@bucket`."""
     return bool(_IN_S3.search(uri) or _PASSWORD.search(uri))
 
 
 def redact(uri: str) -> str:
-    """Return a URI without user, password, and the values of settings that say no place."""
+    """Return a URI without user and password, and without the values of unknown settings."""
     if "://" not in uri:
         return uri
     return _SETTING.sub(r"\1=...", _PASSWORD.sub("", _IN_S3.sub("", uri)))
 
 
 def reason(error: BaseException) -> str:
-    """Return an error in one line, without passwords and what a signed request may have put into it."""
+    """Return the text of an error on one line, without passwords and signatures of requests."""
     words = _SIGNED.sub(r"\1=...", str(error)).split()
     return " ".join(map(redact, words))[:300] or type(error).__name__

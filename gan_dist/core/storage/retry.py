@@ -1,4 +1,4 @@
-"""Trying again what may succeed, saying plainly what cannot, and never waiting for ever."""
+"""Retries of storage operations within a time limit, and clear errors for failures that no retry mends."""
 
 from __future__ import annotations
 
@@ -7,128 +7,148 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from gan_dist.core.errors import AbsentError, GanDistError, StorageError
 from gan_dist.core.storage.filesystems import options
 from gan_dist.core.storage.redaction import reason, redact
-from gan_dist.core.storage.s3 import store_says
-from gan_dist.core.threads import leave_behind
+from gan_dist.core.storage.s3 import refusal_code
+from gan_dist.core.threads import abandon
 
 T = TypeVar("T")
 
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 5.0
 SLOWEST_RATE = 256 * 1024
-"""Bytes a second below which a transfer counts as stalled."""
-
-_NO_BUCKET = "the bucket does not exist; create it, or correct its name"
-_REFUSED = "the store refuses access; give these credentials the right to it, or use others"
-
-# What no retry mends, by words that the backends' messages share, and what to do about it.
-_HOPELESS = (
-    (r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist", _NO_BUCKET),
-    (
-        r"INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|INVALID_CLIENT_TOKEN|UNRECOGNIZED_CLIENT",
-        "the store does not know the access key; set AWS_ACCESS_KEY_ID or AWS_PROFILE to one that it does",
-    ),
-    (
-        r"SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch",
-        "the secret key does not belong to the access key; correct AWS_SECRET_ACCESS_KEY",
-    ),
-    (
-        r"ExpiredToken|EXPIRED_TOKEN|token.*expired",
-        "the credentials have expired; get new ones",
-    ),
-    (
-        r"NoCredentials|Unable to locate credentials|No credentials",
-        "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    ),
-    (
-        r"RequestTimeTooSkewed|REQUEST_TIME_TOO_SKEWED",
-        "this machine's clock is not the store's; set it",
-    ),
-    (
-        r"PermanentRedirect|AuthorizationHeaderMalformed|HTTP status 301",
-        "the bucket is in another region; set AWS_REGION, or ?region=... in the URI",
-    ),
-    (
-        r"InvalidBucketName|INVALID_BUCKET_NAME|Invalid bucket name|Expected an S3 object path",
-        "S3 allows no such bucket name; correct the URI, which is s3://bucket/prefix",
-    ),
-    (r"ACCESS_DENIED|AccessDenied|Access Denied|Forbidden|HTTP status 403|\(403\)", _REFUSED),
-)
-_NOBODY = r"curlCode: [67]\b|EndpointConnectionError|Could not connect to the endpoint|Connection refused"
-PATIENCE_WITH_NOBODY = 2
+"""Bytes per second below which a transfer counts as stalled."""
+TRIES_AT_UNKNOWN = 2
 """Tries at an endpoint that has never answered this process; one that has may be restarting."""
 
+
+class _Cause(NamedTuple):
+    pattern: str
+    """Regular expression of words that the error messages of both backends share."""
+    what: str
+    remedy: str
+
+
+_NO_BUCKET = _Cause(
+    r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist",
+    "the bucket does not exist",
+    "create it, or correct its name",
+)
+_REFUSED = _Cause(
+    r"ACCESS_DENIED|AccessDenied|Access Denied|Forbidden|HTTP status 403|\(403\)",
+    "the store refuses access",
+    "give these credentials the right to it, or use others",
+)
+_PERMANENT = (
+    _NO_BUCKET,
+    _Cause(
+        r"INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|INVALID_CLIENT_TOKEN|UNRECOGNIZED_CLIENT",
+        "the store does not know the access key",
+        "set AWS_ACCESS_KEY_ID or AWS_PROFILE to one that it does",
+    ),
+    _Cause(
+        r"SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch",
+        "the secret key does not belong to the access key",
+        "correct AWS_SECRET_ACCESS_KEY",
+    ),
+    _Cause(r"ExpiredToken|EXPIRED_TOKEN|token.*expired", "the credentials have expired", "get new ones"),
+    _Cause(
+        r"NoCredentials|Unable to locate credentials|No credentials",
+        "there are no credentials",
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    ),
+    _Cause(
+        r"RequestTimeTooSkewed|REQUEST_TIME_TOO_SKEWED", "this machine's clock is not the store's", "set it"
+    ),
+    _Cause(
+        r"PermanentRedirect|AuthorizationHeaderMalformed|HTTP status 301",
+        "the bucket is in another region",
+        "set AWS_REGION, or ?region=... in the URI",
+    ),
+    _Cause(
+        r"InvalidBucketName|INVALID_BUCKET_NAME|Invalid bucket name|Expected an S3 object path",
+        "S3 allows no such bucket name",
+        "correct the URI, which is s3://bucket/prefix",
+    ),
+    _REFUSED,
+)
+_UNREACHABLE = (
+    r"curlCode: [67]\b|EndpointConnectionError|Could not connect to the endpoint|Connection refused"
+)
+
 _answered: set[str] = set()
+"""Buckets whose stores have answered this process."""
 
 
-def place(uri: str) -> str:
-    """Return a URI's bucket and how that is reached, without the path in it; a local path as it is."""
+def bucket_of(uri: str) -> str:
+    """Return a URI without the path in its bucket, but with its query; a local path as it is."""
     return re.sub(r"(://[^/?]*)[^?]*", r"\1", uri)
 
 
 def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
-    """Return what `action` does, trying again while its failure may pass and time is left.
+    """Call `action` again until it succeeds, fails for good, or has no time left; return its result.
 
     Args:
-        uri: What is acted on, for the message.
+        uri: What is read or written, for the message.
         action: Something that may be done twice.
-        size: Bytes that it moves, if many; they extend the time that it may take.
+        size: Bytes that it transfers, if many; they extend the time limit.
 
     Raises:
         AbsentError: there is nothing at `uri`.
-        StorageError: it cannot succeed, or did not before its time was over.
+        StorageError: `action` cannot succeed, or did not within the time limit.
     """
     if "://" not in uri:
-        return _once(uri, action)
-    where = place(uri)
-    allowed = options().timeout_s + size / SLOWEST_RATE
-    deadline = time.monotonic() + allowed
+        return _try_locally(uri, action)
+    bucket = bucket_of(uri)
+    limit_s = options().timeout_s + size / SLOWEST_RATE
+    deadline = time.monotonic() + limit_s
     tries = 0
     while True:
         tries += 1
         try:
-            result = _within(deadline - time.monotonic(), action)
+            result = _call(action, deadline - time.monotonic())
+        except GanDistError:
+            raise
         except Exception as error:
-            if isinstance(error, GanDistError):
-                raise
-            said = _said(uri, error)
-            _raise_if_hopeless(uri, error, said)
-            nobody = bool(re.search(_NOBODY, said))
-            if nobody and where not in _answered and tries >= PATIENCE_WITH_NOBODY:
+            messages = _messages(uri, error)
+            if (permanent := _permanent_error(uri, error, messages)) is not None:
+                raise permanent from None
+            unreachable = bool(re.search(_UNREACHABLE, messages))
+            if unreachable and bucket not in _answered and tries >= TRIES_AT_UNKNOWN:
                 raise StorageError(
                     f"{redact(uri)}: nobody answers at the store's address in {tries} tries: {reason(error)}",
                     "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI",
                 ) from None
-            if not nobody and not isinstance(error, TimeoutError):
-                _answered.add(where)
-            wait = random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**tries))
-            if time.monotonic() + wait >= deadline:
+            if not unreachable and not isinstance(error, TimeoutError):
+                _answered.add(bucket)
+            wait_s = random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**tries))
+            if time.monotonic() + wait_s >= deadline:
                 raise StorageError(
-                    f"{redact(uri)} could not be used within {allowed:.0f} s, in {tries} tries: "
+                    f"{redact(uri)} could not be used within {limit_s:.0f} s, in {tries} tries: "
                     f"{reason(error)}",
                     "check the endpoint and the network, or raise storage.timeout_s",
+                    keys=("storage.timeout_s",),
                 ) from None
         else:
-            _answered.add(where)
+            _answered.add(bucket)
             return result
-        time.sleep(wait)
+        time.sleep(wait_s)
 
 
 def require_bucket(uri: str) -> None:
-    """Tell a bucket that does not exist from one that lacks what a URI names.
+    """Raise an error if the bucket of an S3 URI does not exist.
 
     Raises:
-        StorageError: the bucket does not exist.
+        StorageError: it does not.
     """
-    if uri.startswith("s3://") and _meaning(store_says(uri)) == _NO_BUCKET:
-        raise StorageError(f"{redact(uri)}: {_NO_BUCKET}") from None
+    if uri.startswith("s3://") and _cause(refusal_code(uri)) is _NO_BUCKET:
+        raise StorageError(f"{redact(uri)}: {_NO_BUCKET.what}", _NO_BUCKET.remedy) from None
 
 
-def _once(uri: str, action: Callable[[], T]) -> T:
+def _try_locally(uri: str, action: Callable[[], T]) -> T:
     try:
         return action()
     except FileNotFoundError:
@@ -142,54 +162,54 @@ def _once(uri: str, action: Callable[[], T]) -> T:
         raise StorageError(f"{redact(uri)} cannot be used: {error}") from None
 
 
-def _within(seconds: float, action: Callable[[], T]) -> T:
-    """Run `action` for at most so long; a thread that is stuck in a library is left behind."""
-    done: list[T] = []
-    failed: list[BaseException] = []
+def _call(action: Callable[[], T], limit_s: float) -> T:
+    """Return the result of `action`, which runs in a thread; the thread is abandoned at the time limit."""
+    results: list[T] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            done.append(action())
+            results.append(action())
         except BaseException as error:
-            failed.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=run, name="storage", daemon=True)
     thread.start()
-    thread.join(max(0.0, seconds))
-    if failed:
-        raise failed[0]
-    if not done:
-        leave_behind(thread)
+    thread.join(max(0.0, limit_s))
+    if errors:
+        raise errors[0]
+    if not results:
+        abandon(thread)
         raise TimeoutError("no answer")
-    return done[0]
+    return results[0]
 
 
-def _said(uri: str, error: BaseException) -> str:
-    """Return what an error and its causes say, the innermost first."""
-    # Libraries soften the store's own words; these stand at the bottom of the chain.
+def _messages(uri: str, error: BaseException) -> str:
+    """Return the messages of an error and its causes, the innermost first, without the names in the URI."""
+    # Libraries paraphrase the store's error; the store's own words are at the bottom of the chain.
     chain = [error]
     while (cause := chain[-1].__cause__) is not None and len(chain) < 10:
         chain.append(cause)
-    said = " | ".join(f"{type(one).__name__}: {one}" for one in reversed(chain))
-    # What a user has called a file is no word of the store's.
+    text = " | ".join(f"{type(one).__name__}: {one}" for one in reversed(chain))
+    # A user's file may be called NoSuchBucket.
     path = uri.partition("://")[2].partition("?")[0]
     for name in (path, path.partition("/")[2]):
-        said = said.replace(name, "") if name else said
-    return said
+        text = text.replace(name, "") if name else text
+    return text
 
 
-def _raise_if_hopeless(uri: str, error: Exception, said: str) -> None:
-    meaning = _meaning(said)
-    if meaning is None and isinstance(error, PermissionError):
-        meaning = _REFUSED
-    if isinstance(error, FileNotFoundError) and meaning is None:
+def _permanent_error(uri: str, error: Exception, messages: str) -> StorageError | None:
+    """Return the error to raise if no retry mends a failure."""
+    cause = _cause(messages)
+    if cause is None and isinstance(error, FileNotFoundError):
         require_bucket(uri)
-        raise AbsentError(f"{redact(uri)} does not exist") from None
-    if meaning == _REFUSED and uri.startswith("s3://"):
-        meaning = _meaning(store_says(uri)) or _REFUSED
-    if meaning is not None:
-        raise StorageError(f"{redact(uri)}: {meaning}") from None
+        return AbsentError(f"{redact(uri)} does not exist")
+    if cause is None and isinstance(error, PermissionError):
+        cause = _REFUSED
+    if cause is _REFUSED and uri.startswith("s3://"):
+        cause = _cause(refusal_code(uri)) or _REFUSED
+    return None if cause is None else StorageError(f"{redact(uri)}: {cause.what}", cause.remedy)
 
 
-def _meaning(said: str) -> str | None:
-    return next((meaning for words, meaning in _HOPELESS if re.search(words, said)), None)
+def _cause(messages: str) -> _Cause | None:
+    return next((cause for cause in _PERMANENT if re.search(cause.pattern, messages)), None)

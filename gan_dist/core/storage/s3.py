@@ -1,26 +1,20 @@
-"""What is asked of an S3 store itself, where the backends do not: its own words, a folder's marker."""
+"""Requests to S3 stores that the backends do not make: error codes, trial uploads, plain deletions."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qsl
 
-from gan_dist.core.errors import StorageError
-from gan_dist.core.storage.filesystems import configured
-from gan_dist.core.storage.redaction import reason, redact
+from gan_dist.core.storage.filesystems import endpoint_and_region
 
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 
 
-def store_says(uri: str) -> str:
-    """Return the code with which the store refuses to list a bucket, or an empty text.
+def refusal_code(uri: str) -> str:
+    """Return the error code with which a store refuses to list the bucket of a URI, or an empty text.
 
-    The answer to a HEAD request, which reading begins with, has no body: an unknown key, a wrong secret and a
+    The answer to a HEAD request, with which reading begins, has no body: an unknown key, a wrong secret and a
     missing right look alike in it, and so do a missing bucket and a missing object.
-
-    Args:
-        uri: Something in the bucket.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -34,26 +28,12 @@ def store_says(uri: str) -> str:
     return ""
 
 
-def forget_folder(uri: str) -> None:
-    """Delete the empty object that pyarrow leaves where a folder's last file was deleted, if there is one."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        client, bucket, key = _client(uri)
-        if key:
-            client.delete_object(Bucket=bucket, Key=f"{key}/")
-    except (ClientError, BotoCoreError) as error:
-        raise StorageError(f"{redact(uri)}: an empty folder stays behind: {reason(error)}") from None
-
-
-def begin_upload(uri: str) -> None:
-    """Begin to write an object and give it up: whether it may be written is known then, and nobody sees it.
-
-    Both backends write large objects in the same way, and pyarrow all of them.
+def check_upload(uri: str) -> None:
+    """Begin and abort an upload, which the store refuses if the object may not be written.
 
     Raises:
-        ClientError: botocore's, with what the store says.
-        BotoCoreError: it could not be asked.
+        ClientError: botocore's, with the store's error code.
+        BotoCoreError: the store did not answer.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -63,16 +43,22 @@ def begin_upload(uri: str) -> None:
         client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
 
 
+def delete_object(uri: str) -> None:
+    """Delete an object; an absent one is no error. Errors are those of `check_upload`."""
+    client, bucket, key = _client(uri)
+    client.delete_object(Bucket=bucket, Key=key)
+
+
 def _client(uri: str) -> tuple[Any, str, str]:
-    """Return a client for the store of a URI, the bucket, and what stands behind it."""
+    """Return a client for the store of a URI, the bucket, and the key in it."""
     import botocore.session
     from botocore.config import Config
 
     path, _, query = uri.removeprefix("s3://").partition("?")
-    endpoint, region = configured(dict(parse_qsl(query)))
+    endpoint, region = endpoint_and_region(query)
     config = Config(
-        connect_timeout=_PATIENCE_S,
-        read_timeout=_PATIENCE_S,
+        connect_timeout=_TIMEOUT_S,
+        read_timeout=_TIMEOUT_S,
         retries={"max_attempts": 0},
         s3={"addressing_style": "path"} if endpoint else None,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from gan_dist.core.threads import ahead
+from gan_dist.core.threads import prefetch
 from gan_dist.data.batches.loader import Batch
 
 
@@ -27,7 +27,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 
     copies = torch.cuda.Stream(device)
     on_its_way: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in ahead(map(pinned, batches)):
+    for batch in prefetch(map(pinned, batches)):
         with torch.cuda.stream(copies):
             sent = _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
             arrived = copies.record_event()

@@ -45,7 +45,7 @@ def finished_set(dest: str, plan: Plan) -> Manifest | None:
     Raises:
         DataError: there is something else at `dest`.
     """
-    present = storage.names(dest)
+    present = storage.list_names(dest)
     if PLAN not in present:
         others = [name for name in present if name == MANIFEST or name.endswith(".parquet")]
         if others:
@@ -93,10 +93,10 @@ def begin(dest: str, plan: Plan) -> dict[int, ShardRecord]:
 
     A finished shard counts only where its file still has the recorded hash.
     """
-    if PLAN not in storage.names(dest):
+    if PLAN not in storage.list_names(dest):
         storage.write_bytes(storage.join(dest, PLAN), _json(plan))
     state = storage.join(dest, STATE)
-    present = set(storage.names(state))
+    present = set(storage.list_names(state))
 
     def read(job: Job) -> tuple[int, ShardRecord | None]:
         name = _record_name(job)
@@ -164,7 +164,7 @@ def finish(dest: str, plan: Plan, source: Source, records: dict[int, ShardRecord
 def tidy(dest: str) -> None:
     """Remove what only a continued run needs, and the parts of files that a killed one left."""
     storage.delete_tree(storage.join(dest, STATE))
-    for name in storage.names(dest):
+    for name in storage.list_names(dest):
         if name.startswith(".") and name.endswith(".partial"):
             storage.delete_file(storage.join(dest, name))
 

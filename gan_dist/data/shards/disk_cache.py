@@ -120,7 +120,7 @@ class DiskCached:
             origin = _origin(entry)
         except _GARBLED:
             return True
-        place = storage.place(origin)
+        place = storage.bucket_of(origin)
         if time.monotonic() < self._ask_at.get(place, 0.0):
             return False
         try:

@@ -163,7 +163,7 @@ def test_other_folders_among_the_trials_are_no_trials(tmp_path: Path) -> None:
 
 
 def test_trials_are_read_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri, names, together = str(tmp_path), storage.names, threading.Barrier(8)
+    uri, names, together = str(tmp_path), storage.list_names, threading.Barrier(8)
     write_search(uri)
     for number in range(8):
         write_run(trial_uri(uri, number), [record(64, 8.0 - number)], record(64, 8.0 - number))
@@ -173,12 +173,12 @@ def test_trials_are_read_side_by_side(tmp_path: Path, monkeypatch: pytest.Monkey
             together.wait(timeout=30)
         return names(at)
 
-    monkeypatch.setattr(storage, "names", meeting)
+    monkeypatch.setattr(storage, "list_names", meeting)
     assert find_best(uri).trial == 7
 
 
 def test_a_store_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    uri, names, read = str(tmp_path), storage.names, storage.read_bytes
+    uri, names, read = str(tmp_path), storage.list_names, storage.read_bytes
     write_search(uri)
     for number, value in enumerate([1.0, 2.0]):
         write_run(trial_uri(uri, number), [record(64, value)], record(64, value))
@@ -191,7 +191,7 @@ def test_a_store_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: 
 
         return act
 
-    monkeypatch.setattr(storage, "names", unless_away(names))
+    monkeypatch.setattr(storage, "list_names", unless_away(names))
     monkeypatch.setattr(storage, "read_bytes", unless_away(read))
     with pytest.raises(StorageError, match="within 60 s"):
         find_best(uri)

@@ -51,7 +51,7 @@ def test_memory_is_the_least_that_a_group_or_one_above_it_allows(tmp_path: Path,
 
 def test_a_process_that_is_kept_to_one_core_counts_one() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    code += "from gan_dist import machine; print(host.cores())"
+    code += "from gan_dist.core import host; print(host.cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
 

@@ -17,14 +17,14 @@ import pytest
 from gan_dist.core import storage
 from gan_dist.core.errors import BusyError, StorageError
 from gan_dist.core.storage import lock
-from gan_dist.core.storage.lock import LEASE, alone, holder
+from gan_dist.core.storage.lock import LOCK_FILE, folder_lock, lock_holder
 
 CODE = """
 import sys, time
-from gan_dist.errors import BusyError, StorageError
-from gan_dist.lease import alone
+from gan_dist.core.errors import BusyError, StorageError
+from gan_dist.core.storage.lock import folder_lock
 try:
-    with alone(sys.argv[1]):
+    with folder_lock(sys.argv[1]):
         print("in", flush=True)
         time.sleep(float(sys.argv[2]))
 except BusyError:
@@ -50,21 +50,21 @@ def test_a_folder_is_refused_while_its_process_lives_and_free_at_once_when_it_is
     assert first_word(process) == "in"
     with (
         pytest.raises(BusyError, match=rf"run is being worked on by process {process.pid} on"),
-        alone(folder),
+        folder_lock(folder),
     ):
         pass
-    assert (holder(folder) or "").startswith(f"process {process.pid} on ")
-    assert (holder(folder) or "").endswith(": at work")
+    assert (lock_holder(folder) or "").startswith(f"process {process.pid} on ")
+    assert (lock_holder(folder) or "").endswith(": at work")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (tmp_path / "run" / LEASE).exists()
-    assert (holder(folder) or "").endswith(": killed")
-    assert holder(str(tmp_path / "other")) is None
+    assert (tmp_path / "run" / LOCK_FILE).exists()
+    assert (lock_holder(folder) or "").endswith(": killed")
+    assert lock_holder(str(tmp_path / "other")) is None
     waits: list[str] = []
     with (
-        alone(folder, waits.append),
+        folder_lock(folder, waits.append),
         pytest.raises(BusyError, match=f"process {os.getpid()} "),
-        alone(folder),
+        folder_lock(folder),
     ):
         pass
     assert waits == []
@@ -80,35 +80,35 @@ def test_of_several_that_begin_at_once_one_works(tmp_path: Path) -> None:
 
 def left_elsewhere(folder: str, number: int = 0) -> None:
     told = {"id": "other", "host": "far", "machine": "other", "pid": 1, "since": "noon", "renewed": number}
-    storage.write_bytes(storage.join(folder, LEASE), json.dumps(told).encode())
+    storage.write_bytes(storage.join(folder, LOCK_FILE), json.dumps(told).encode())
 
 
 def test_what_a_process_of_another_machine_left_is_taken_over_when_nobody_renews_it(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "GONE_S", 1.0)
+    monkeypatch.setattr(lock, "STALE_S", 1.0)
     folder = storage.join(bucket, "runs", "one")
     for content in (None, b"{half"):
         left_elsewhere(folder)
         if content is not None:
-            storage.write_bytes(storage.join(folder, LEASE), content)
+            storage.write_bytes(storage.join(folder, LOCK_FILE), content)
         waits: list[str] = []
-        with alone(folder, waits.append):
-            assert json.loads(storage.read_bytes(storage.join(folder, LEASE)))["pid"] == os.getpid()
+        with folder_lock(folder, waits.append):
+            assert json.loads(storage.read_bytes(storage.join(folder, LOCK_FILE)))["pid"] == os.getpid()
         assert ["was left by" in one for one in waits] == [True]
-        assert storage.names(folder) == []
+        assert storage.list_names(folder) == []
 
 
 def test_a_process_of_another_machine_that_renews_is_not_disturbed(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "GONE_S", 30.0)
+    monkeypatch.setattr(lock, "STALE_S", 30.0)
     left_elsewhere(bucket)
     renewal = threading.Timer(0.5, left_elsewhere, [bucket, 1])
     renewal.start()
-    with pytest.raises(BusyError, match="process 1 on far, since noon"), alone(bucket):
+    with pytest.raises(BusyError, match="process 1 on far, since noon"), folder_lock(bucket):
         pass
-    assert json.loads(storage.read_bytes(storage.join(bucket, LEASE)))["renewed"] == 1
+    assert json.loads(storage.read_bytes(storage.join(bucket, LOCK_FILE)))["renewed"] == 1
 
 
 @pytest.fixture(params=["in front", "in the background of a script"])
@@ -133,10 +133,10 @@ def test_a_process_whose_folder_another_has_taken_over_is_interrupted(
         except KeyboardInterrupt:
             ends.append("interrupted")
 
-    with pytest.raises(BusyError, match="process 1 on far"), alone(str(tmp_path)):
+    with pytest.raises(BusyError, match="process 1 on far"), folder_lock(str(tmp_path)):
         work()
     assert ends == ["interrupted"]
-    assert json.loads((tmp_path / LEASE).read_text())["id"] == "other"
+    assert json.loads((tmp_path / LOCK_FILE).read_text())["id"] == "other"
 
 
 def test_a_folder_that_cannot_be_made_is_named_as_the_user_has_named_it(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_folder_that_cannot_be_made_is_named_as_the_user_has_named_it(tmp_path
         pytest.raises(
             StorageError, match=f"^{tmp_path}/file/run cannot be written, .*; give another"
         ) as told,
-        alone(f"{tmp_path}/file/run"),
+        folder_lock(f"{tmp_path}/file/run"),
     ):
         pass
-    assert f".{LEASE}" not in str(told.value)
+    assert f".{LOCK_FILE}" not in str(told.value)
     assert (tmp_path / "file").read_bytes() == b""

@@ -11,7 +11,7 @@ import pytest
 CODE = """
 import resource, sys
 import numpy as np
-from gan_dist.memory import keep_freed_memory
+from gan_dist.core.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 for number in range(12):

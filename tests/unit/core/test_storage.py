@@ -73,16 +73,16 @@ def test_what_is_written_is_read(root: str) -> None:
 
 @everywhere
 def test_folders_are_listed_copied_and_deleted(root: str, tmp_path: Path) -> None:
-    assert storage.names(storage.join(root, "absent")) == []
+    assert storage.list_names(storage.join(root, "absent")) == []
     for name in ("b", "a", "c/d"):
         storage.write_bytes(storage.join(root, "folder", name), name.encode())
-    assert storage.names(storage.join(root, "folder")) == ["a", "b", "c"]
+    assert storage.list_names(storage.join(root, "folder")) == ["a", "b", "c"]
     storage.copy_tree(storage.join(root, "folder"), str(tmp_path / "copy"))
     assert (tmp_path / "copy" / "c" / "d").read_bytes() == b"c/d"
     storage.copy_tree(str(tmp_path / "copy"), storage.join(root, "again"))
     assert storage.read_bytes(storage.join(root, "again", "c", "d")) == b"c/d"
     storage.delete_tree(storage.join(root, "folder"))
-    assert storage.names(storage.join(root, "folder")) == []
+    assert storage.list_names(storage.join(root, "folder")) == []
 
 
 @everywhere
@@ -102,7 +102,7 @@ def test_what_another_process_has_written_is_listed(bucket: str, backend: str) -
         storage.configure(others)
         storage.write_bytes(f"{bucket}/run/{number}", b"x")
         storage.configure(StorageOptions(backend))  # type: ignore[arg-type]
-        assert storage.names(f"{bucket}/run") == [str(one) for one in range(number + 1)]
+        assert storage.list_names(f"{bucket}/run") == [str(one) for one in range(number + 1)]
 
 
 def test_a_copy_that_fails_has_no_manifest(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_copy_that_fails_has_no_manifest(tmp_path: Path) -> None:
     (copy / "state.json").mkdir(parents=True)  # in its way
     with pytest.raises(StorageError, match=r"state\.json is a folder"):
         storage.copy_tree(str(source), str(copy))
-    assert storage.names(str(copy)) == ["a.json", "state.json"]
+    assert storage.list_names(str(copy)) == ["a.json", "state.json"]
 
 
 def test_a_reader_never_sees_a_part_of_a_local_file(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_reader_never_sees_a_part_of_a_local_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("uri", ["s3://", "s3:///photos", "s3://?region=eu-north-1"])
 def test_a_uri_without_a_bucket_is_told_without_asking_a_store(uri: str) -> None:
     with pytest.raises(StorageError, match=r"it names no bucket\); use .* such as s3://bucket/prefix"):
-        storage.names(uri)
+        storage.list_names(uri)
 
 
 def test_a_file_for_a_folder_and_a_folder_for_a_file_are_called_that(tmp_path: Path) -> None:
@@ -145,10 +145,10 @@ def test_a_file_for_a_folder_and_a_folder_for_a_file_are_called_that(tmp_path: P
         with pytest.raises(StorageError, match=f"{place} is a file, or in one, where there should be a fol"):
             storage.write_bytes(str(tmp_path / place), b"")
     with pytest.raises(StorageError, match="file is a file, or in one"):
-        storage.names(str(tmp_path / "file"))
+        storage.list_names(str(tmp_path / "file"))
     with pytest.raises(StorageError, match="folder is a folder, where there should be a file"):
         storage.write_bytes(str(tmp_path / "folder"), b"")
-    assert storage.names(str(tmp_path)) == ["file", "folder"]
+    assert storage.list_names(str(tmp_path)) == ["file", "folder"]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])
@@ -430,8 +430,9 @@ def test_verification_names_what_a_store_lacks_and_ends_where_it_fails(
 STUCK = """
 import time
 import pyarrow
-from gan_dist import cli, storage
-from gan_dist.storage.retry import retrying
+from gan_dist import cli
+from gan_dist.core import storage
+from gan_dist.core.storage.retry import retrying
 
 class Silent:
     closed = False

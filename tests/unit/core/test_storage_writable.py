@@ -33,8 +33,8 @@ def test_a_trial_leaves_nothing(tmp_path: Path, bucket: str) -> None:
     storage.write_bytes(f"{bucket}/a/there.png", b"an earlier one")
     for name in ("a/there.png", "new.png", "some/folder/new.png"):
         storage.require_writable(f"{bucket}/{name}")
-    assert storage.names(bucket) == ["a"]
-    assert storage.names(f"{bucket}/a") == ["there.png"]
+    assert storage.list_names(bucket) == ["a"]
+    assert storage.list_names(f"{bucket}/a") == ["there.png"]
     assert storage.read_bytes(f"{bucket}/a/there.png") == b"an earlier one"
 
 

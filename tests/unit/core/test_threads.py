@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from gan_dist.core.threads import ahead, map_ahead
+from gan_dist.core.threads import map_ahead, prefetch
 
 
 def test_the_next_value_is_made_while_the_last_is_used() -> None:
@@ -21,7 +21,7 @@ def test_the_next_value_is_made_while_the_last_is_used() -> None:
             yield number
 
     used = []
-    for number in ahead(values()):
+    for number in prefetch(values()):
         deadline = time.monotonic() + 10
         while len(made) < min(number + 2, 5) and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -36,7 +36,7 @@ def test_an_error_comes_where_its_value_would_have() -> None:
         yield 1
         raise OSError("gone")
 
-    coming = ahead(values())
+    coming = prefetch(values())
     assert next(coming) == 1
     with pytest.raises(OSError, match="gone"):
         next(coming)
@@ -50,7 +50,7 @@ def test_who_has_had_enough_does_not_wait() -> None:
         release.wait(60)
         yield 2
 
-    coming = ahead(values())
+    coming = prefetch(values())
     assert next(coming) == 1
     began = time.monotonic()
     coming.close()  # type: ignore[attr-defined]  # it is a generator

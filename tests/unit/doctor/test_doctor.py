@@ -20,7 +20,7 @@ from gan_dist.core import host, storage
 from gan_dist.core.errors import StorageError
 from gan_dist.core.findings import Finding, examine
 from gan_dist.core.storage import StorageOptions
-from gan_dist.core.threads import left_behind
+from gan_dist.core.threads import abandoned_threads
 from gan_dist.doctor import machine_checks, run_checks
 from tests.faults import proxy
 from tests.s3 import KEYS, refusing_server
@@ -53,7 +53,7 @@ def test_a_check_that_raises_or_hangs_is_a_finding(monkeypatch: pytest.MonkeyPat
 
     found = examine({"hangs": (hangs, 0.3), "raises": (raises, 5.0), "refuses": (refuses, 5.0)})
     assert [one.level for one in found] == ["ok", "error", "error", "error"]
-    assert "hangs" in {thread.name for thread in left_behind()}
+    assert "hangs" in {thread.name for thread in abandoned_threads()}
     assert "no answer within 0.3 s" in found[1].what
     assert found[2].what == "it could not be checked: RuntimeError: signed with ..."
     assert (found[3].what, found[3].remedy) == (
@@ -155,7 +155,7 @@ def test_a_folder_that_is_mounted_for_reading_is_an_error(tmp_path: Path) -> Non
 
 def test_rights_in_a_bucket(bucket: str) -> None:
     assert only(run_checks.rights(digits(f"storage={bucket}/runs"))).level == "ok"
-    assert storage.names(bucket) == []
+    assert storage.list_names(bucket) == []
     found = only(run_checks.rights(digits("storage=s3://no-such-bucket-here/runs", "storage.timeout_s=30")))
     assert (found.level, found.remedy) == ("error", "create it, or correct its name")
 

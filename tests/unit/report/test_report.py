@@ -538,7 +538,7 @@ def test_pages_are_written_from_a_bucket_into_a_bucket(bucket: str, trained: str
     )
     storage.copy_tree(search_with(plan_of(tmp_path), trials=2), f"{bucket}/runs/hunt")
     storage.copy_tree(str(few), f"{bucket}/runs/faces")
-    before = {name: storage.names(f"{bucket}/runs/{name}") for name in ("hunt", "faces")}
+    before = {name: storage.list_names(f"{bucket}/runs/{name}") for name in ("hunt", "faces")}
     for name, fact in (("hunt", "2 of 9 begun = 1 complete"), ("faces", "finished")):
         out = f"{bucket}/pages/{name}.html"
         command = ["report", f"{bucket}/runs/{name}", "--out", out]
@@ -546,7 +546,7 @@ def test_pages_are_written_from_a_bucket_into_a_bucket(bucket: str, trained: str
         assert result.exit_code == 0
         assert f"runs/{name} is in {out}" in result.stdout
         assert fact in storage.read_text(out)
-        assert storage.names(f"{bucket}/runs/{name}") == before[name]
+        assert storage.list_names(f"{bucket}/runs/{name}") == before[name]
 
 
 def test_what_is_neither_a_run_nor_a_search_is_refused(trained: str, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_bucket_keeps_a_journal_in_parts(
     trials = search(folder, 5)
     assert trials[:3] == first
     assert [trial.state for trial in trials].count(TrialState.RUNNING) == 0
-    parts = [name for name in storage.names(folder) if name.startswith("study.journal")]
+    parts = [name for name in storage.list_names(folder) if name.startswith("study.journal")]
     assert (len(parts) > 1) == (part_bytes == 2_000)
     joined = b"".join(storage.read_bytes(storage.join(folder, name)) for name in parts)
     (tmp_path / "joined").write_bytes(joined)

@@ -10,7 +10,7 @@ from typing import Any
 
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
-from gan_dist.core.storage.redaction import cut
+from gan_dist.core.storage.redaction import split_query
 
 SHOWN = 3
 LONGEST_NUMBER = 100
@@ -61,7 +61,7 @@ def read_labels(uri: str) -> dict[str, str]:
         StorageError: it cannot be read.
     """
     text = storage.read_text(uri).removeprefix("\ufeff")
-    file = cut(uri)[0]
+    file = split_query(uri)[0]
     rows = _json_lines(uri, text) if file.endswith((".jsonl", ".ndjson")) else _csv_rows(uri, text)
     labels: dict[str, str] = {}
     for line, path, label in rows:

@@ -1,0 +1,207 @@
+"""Reading, writing, listing and deleting files, on local disks and in object stores alike."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gan_dist.core.errors import StorageError
+from gan_dist.core.storage.filesystems import open_uri
+from gan_dist.core.storage.redaction import redact, split_query
+from gan_dist.core.storage.retry import retrying
+from gan_dist.core.storage.s3 import check_upload, delete_object
+
+
+def join(uri: str, *parts: str) -> str:
+    """Return the URI of something inside a folder; a query such as `?region=...` stays at the end."""
+    base, mark, query = split_query(uri)
+    return "/".join([base.rstrip("/"), *parts]) + mark + query
+
+
+def exists(uri: str) -> bool:
+    """Return whether there is a file or folder at `uri`."""
+    from pyarrow import fs
+
+    filesystem, path = open_uri(uri)
+    return bool(retrying(uri, lambda: filesystem.get_file_info(path).type != fs.FileType.NotFound))
+
+
+def list_names(uri: str) -> list[str]:
+    """Return the sorted names of the entries of a folder; an absent folder has none."""
+    from pyarrow import fs
+
+    filesystem, path = open_uri(uri)
+    selector = fs.FileSelector(path, allow_not_found=True)
+    found = retrying(uri, lambda: filesystem.get_file_info(selector))
+    return sorted(info.base_name for info in found)
+
+
+def read_bytes(uri: str, start: int = 0) -> bytes:
+    """Return the content of a file from byte `start` to its end; nothing if it ends before that byte.
+
+    Raises:
+        AbsentError: there is no such file.
+        StorageError: it cannot be read.
+    """
+    filesystem, path = open_uri(uri)
+
+    def read_local() -> bytes:
+        with Path(path).open("rb") as stream:
+            stream.seek(start)
+            return stream.read()
+
+    if filesystem.type_name == "local":
+        return retrying(uri, read_local)
+
+    def open_file() -> Any:
+        return filesystem.open_input_file(path)
+
+    file = retrying(uri, open_file)
+
+    def read() -> bytes:
+        nonlocal file
+        opened, file = file or open_file(), None  # another try begins with the object's present size
+        size = max(0, opened.size() - start)
+        content: bytes = opened.read_at(size, min(start, opened.size()))
+        if len(content) != size:
+            raise OSError(f"{len(content)} of {size} bytes arrived")
+        if filesystem.type_name == "s3":
+            # pyarrow asks for the size before the content. An object that is overwritten in between would be
+            # returned in part; s3fs refuses to read it.
+            file = open_file()
+            if file.metadata().get("ETag") != opened.metadata().get("ETag"):
+                raise OSError("it was overwritten while it was read")
+        return content
+
+    return retrying(uri, read, max(0, file.size() - start))
+
+
+def read_text(uri: str) -> str:
+    """Return the content of a UTF-8 file.
+
+    Raises:
+        StorageError: the file does not exist, cannot be read, or is not UTF-8.
+    """
+    try:
+        return read_bytes(uri).decode()
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{redact(uri)} is not UTF-8 text (byte {error.start})") from None
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write a file and the folders above it; readers see the old content or the new, never a part."""
+    filesystem, path = open_uri(uri)
+
+    def write() -> None:
+        if filesystem.type_name != "local":
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+        try:
+            partial.write_bytes(content)
+            partial.replace(target)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+
+    retrying(uri, write, len(content))
+
+
+def require_writable(uri: str) -> None:
+    """Raise an error if a file cannot be written; the test itself leaves nothing behind.
+
+    Only local disks and S3 are tested.
+
+    Raises:
+        StorageError: the bucket is missing, a file or folder is in the way, or access is refused.
+    """
+    filesystem, path = open_uri(uri)
+
+    def create() -> None:
+        target = Path(path)
+        if target.is_dir():
+            raise IsADirectoryError
+        with remove_created_folders(str(target.parent)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=target.parent).close()
+
+    if filesystem.type_name == "local":
+        retrying(uri, create)
+    elif uri.startswith("s3://"):
+        if "/" not in path:
+            raise StorageError(f"{redact(uri)} is a bucket, where there should be a file in one")
+        retrying(uri, lambda: check_upload(uri))
+
+
+@contextmanager
+def remove_created_folders(folder: str) -> Iterator[None]:
+    """Afterwards, remove a local folder and those above it that did not exist before, if they are empty."""
+    path = Path(folder).expanduser().absolute()
+    absent = [] if "://" in folder else [one for one in (path, *path.parents) if not one.exists()]
+    try:
+        yield
+    finally:
+        for one in absent:
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
+
+
+def append_text(uri: str, text: str) -> None:
+    """Append text to a file; in object stores, which cannot append, the file is written anew."""
+    filesystem, path = open_uri(uri)
+    if filesystem.type_name != "local":
+        earlier = read_bytes(uri) if exists(uri) else b""
+        write_bytes(uri, earlier + text.encode())
+        return
+
+    def append() -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+    retrying(uri, append)
+
+
+def copy_tree(source: str, destination: str) -> None:
+    """Copy the files of a folder to another folder, on any filesystem; `manifest.json` files come last."""
+    from pyarrow import fs
+
+    filesystem, root = open_uri(source)
+    selector = fs.FileSelector(root, recursive=True)
+    infos = retrying(source, lambda: filesystem.get_file_info(selector))
+    files = [info.path[len(root) + 1 :] for info in infos if info.type == fs.FileType.File]
+    for name in sorted(files, key=lambda name: (name.endswith("manifest.json"), name)):
+        write_bytes(join(destination, name), read_bytes(join(source, name)))
+
+
+def delete_file(uri: str) -> None:
+    """Delete a file; an absent one is no error."""
+    filesystem, path = open_uri(uri)
+    if uri.startswith("s3://"):
+        # pyarrow would leave an empty object in place of a folder that has no files any more.
+        retrying(uri, lambda: delete_object(uri))
+    elif exists(uri):
+        retrying(uri, lambda: filesystem.delete_file(path))
+
+
+def delete_empty_folder(uri: str) -> None:
+    """Delete a local folder if it is empty; object stores have no empty folders."""
+    filesystem, path = open_uri(uri)
+    if filesystem.type_name == "local":
+        with suppress(OSError):
+            Path(path).rmdir()
+
+
+def delete_tree(uri: str) -> None:
+    """Delete a folder and its contents; an absent one is no error."""
+    filesystem, path = open_uri(uri)
+    if exists(uri):
+        retrying(uri, lambda: filesystem.delete_dir(path))
