@@ -67,6 +67,9 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
         problems = list(findings_of("config", error.problems, "gan-dist refuses to begin it"))
     local = cluster_address() is None
     wanted = config.scale.gpus_per_worker if config and local else 0.0
+    planned = None
+    if config is not None:
+        planned = doctor_checks.PlannedRun(config.scale, config.storage.path, config.data, config.search)
     workers, cpus = (config.scale.workers, config.scale.cpus_per_worker) if config else (1, 1.0)
     checks: dict[str, Check] = {
         "packages": machine_checks.packages,
@@ -78,10 +81,9 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
         "name": machine_checks.name,
         "ports": doctor_checks.ports,
         "token": doctor_checks.token,
-        "cluster": lambda: doctor_checks.cluster(config, most, timeout_s),
+        "cluster": lambda: doctor_checks.cluster(planned, timeout_s),
         "config": lambda: problems,
     }
-    most = config.search.concurrent if config and config.search else None
     if config is not None:
         from gan_dist.doctor import run_checks
 

@@ -150,10 +150,10 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
             do: Workers = here
         else:
             progress.note("starting workers")
-            from gan_dist.cluster.connect import cluster
+            from gan_dist.cluster.connect import connect_for
             from gan_dist.cluster.evaluation_pool import ray_workers
 
-            connected.enter_context(cluster(scale, evaluating=True))
+            connected.enter_context(connect_for(scale, evaluating=True))
             do = connected.enter_context(ray_workers(scale))
         try:
             found = assess(request, do, progress.update)
@@ -172,6 +172,6 @@ def _require_here(scale: ScaleConfig) -> None:
         CapacityError: it has not what was asked for.
     """
     if scale.cpus_per_worker > 1 or scale.gpus_per_worker:
-        from gan_dist.cluster.nodes.resources import require_room, this_machine  # brings Ray
+        from gan_dist.cluster.nodes.resources import local_node, require_capacity  # brings Ray
 
-        require_room(scale, [this_machine()], "this machine", evaluating=True)
+        require_capacity(scale, [local_node()], "this machine", evaluating=True)

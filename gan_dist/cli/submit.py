@@ -22,7 +22,7 @@ from gan_dist.core.errors import GanDistError, nearest
 
 if TYPE_CHECKING:
     from gan_dist.cluster.jobs.archive import Upload
-    from gan_dist.cluster.jobs.client import Cluster, Ended, Entrypoint
+    from gan_dist.cluster.jobs.client import Entrypoint, JobClient, JobResult
 
 CHECKS: dict[str, Callable[..., None]] = {
     "best": best.check,
@@ -61,8 +61,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a verb as a job on a cluster. It has the files of this folder; options come before the verb."""
-    from gan_dist.cluster.jobs.archive import gather, write_zip
-    from gan_dist.cluster.jobs.client import ADDRESSES, Cluster, Entrypoint, parse_resources
+    from gan_dist.cluster.jobs.archive import collect_files, write_zip
+    from gan_dist.cluster.jobs.client import ADDRESSES, Entrypoint, JobClient, parse_resources
     from gan_dist.cluster.jobs.secrets import require_no_secrets, secrets_here
 
     given = arguments or []
@@ -74,24 +74,24 @@ def submit(
     again = _again(address, entrypoint_num_cpus, entrypoint_resources)
     command = shlex.join(["python", "-m", "gan_dist", verb, *given])
     entrypoint = Entrypoint(command, entrypoint_num_cpus, parse_resources(entrypoint_resources))
-    upload = gather(Path.cwd(), wanted)
+    upload = collect_files(Path.cwd(), wanted)
     if dry_run:
         _show(entrypoint, upload, as_json=as_json)
         return
     if address and (winning := next((name for name in ADDRESSES if os.environ.get(name)), None)):
         typer.echo(f"note: {winning} is set and wins over --address, as for all of Ray's clients", err=True)
-    cluster = Cluster(address)
+    client = JobClient(address)
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "working_dir.zip")
         write_zip(upload, archive, known)
         called_as = {CALLED_AS: shlex.join(again)}
-        job = cluster.submit(entrypoint, archive, called_as, lambda text: typer.echo(text, err=True))
-    _print_begin(cluster, job, upload, [*again, verb, *given])
-    ended = None if no_wait else _follow(cluster, job)
-    code = 0 if no_wait else INTERRUPTED if ended is None else _exit_code(ended)
+        job = client.submit(entrypoint, archive, called_as, lambda text: typer.echo(text, err=True))
+    _print_begin(client, job, upload, [*again, verb, *given])
+    result = None if no_wait else _follow(client, job)
+    code = 0 if no_wait else INTERRUPTED if result is None else _exit_code(result)
     if as_json:
-        record = {"job": job, "address": cluster.url, "dashboard": cluster.dashboard(job)}
-        came = {"status": ended and ended.status, "exit_code": ended and ended.exit_code}
+        record = {"job": job, "address": client.url, "dashboard": client.dashboard(job)}
+        came = {"status": result and result.status, "exit_code": result and result.exit_code}
         typer.echo(json.dumps({**record, **came}))
     raise typer.Exit(code)
 
@@ -167,11 +167,11 @@ def _again(address: str | None, cpus: float, resources: str | None) -> list[str]
 
 
 def _show(entrypoint: Entrypoint, upload: Upload, *, as_json: bool) -> None:
-    from gan_dist.cluster.jobs.client import GRACEFUL
+    from gan_dist.cluster.jobs.client import GRACEFUL_STOP
 
     shown = {
         "entrypoint": entrypoint.command,
-        "variables": GRACEFUL,
+        "variables": GRACEFUL_STOP,
         "files": len(upload.files),
         "bytes": upload.bytes,
     }
@@ -183,38 +183,38 @@ def _show(entrypoint: Entrypoint, upload: Upload, *, as_json: bool) -> None:
         typer.echo(json.dumps(shown))
 
 
-def _print_begin(cluster: Cluster, job: str, upload: Upload, command: list[str]) -> None:
+def _print_begin(client: JobClient, job: str, upload: Upload, command: list[str]) -> None:
     typer.echo(
-        f"submitted {job} to {cluster.url}: {len(upload.files)} files, {upload.bytes / 1024**2:.1f} MiB"
+        f"submitted {job} to {client.url}: {len(upload.files)} files, {upload.bytes / 1024**2:.1f} MiB"
     )
-    typer.echo(f"  dashboard  {cluster.dashboard(job)}")
-    typer.echo(f"  log        {_ray(cluster, 'logs', '--follow', job)}")
-    typer.echo(f"  stop       {_ray(cluster, 'stop', job)}")
+    typer.echo(f"  dashboard  {client.dashboard(job)}")
+    typer.echo(f"  log        {_ray(client, 'logs', '--follow', job)}")
+    typer.echo(f"  stop       {_ray(client, 'stop', job)}")
     typer.echo(f"  continue   {shlex.join(command)}")
 
 
-def _ray(cluster: Cluster, verb: str, *words: str) -> str:
-    return shlex.join(["ray", "job", verb, "--address", cluster.url, *words])
+def _ray(client: JobClient, verb: str, *words: str) -> str:
+    return shlex.join(["ray", "job", verb, "--address", client.url, *words])
 
 
-def _follow(cluster: Cluster, job: str) -> Ended | None:
+def _follow(client: JobClient, job: str) -> JobResult | None:
     """Show a job's log until it ends; None if the user has had enough of it."""
     try:
-        asyncio.run(cluster.follow(job, lambda text: typer.echo(text, nl=False)))
+        asyncio.run(client.follow(job, lambda text: typer.echo(text, nl=False)))
     except KeyboardInterrupt:
-        typer.echo(f"\n{job} goes on; follow it with\n  {_ray(cluster, 'logs', '--follow', job)}", err=True)
-        typer.echo(f"stop it with\n  {_ray(cluster, 'stop', job)}", err=True)
+        typer.echo(f"\n{job} goes on; follow it with\n  {_ray(client, 'logs', '--follow', job)}", err=True)
+        typer.echo(f"stop it with\n  {_ray(client, 'stop', job)}", err=True)
         return None
-    ended = cluster.ended(job)
-    why = f": {ended.message}" if ended.status == "FAILED" and ended.exit_code is None else ""
-    typer.echo(f"{job} {ended.status.lower()}{why}", err=True)
-    return ended
+    result = client.result(job)
+    why = f": {result.message}" if result.status == "FAILED" and result.exit_code is None else ""
+    typer.echo(f"{job} {result.status.lower()}{why}", err=True)
+    return result
 
 
-def _exit_code(ended: Ended) -> int:
+def _exit_code(result: JobResult) -> int:
     """Return what the same verb without submit would exit with."""
-    if ended.status == "SUCCEEDED":
+    if result.status == "SUCCEEDED":
         return 0
-    if ended.status == "STOPPED":
+    if result.status == "STOPPED":
         return INTERRUPTED
-    return ended.exit_code or 1
+    return result.exit_code or 1

@@ -109,15 +109,15 @@ def _train(config: RunConfig) -> Outcome:
         line.status("starting workers")
         warned = 0
 
-        def show(news: RunStatus) -> None:
+        def show(status: RunStatus) -> None:
             nonlocal warned
-            for sentence in news.warnings[warned:]:
+            for sentence in status.warnings[warned:]:
                 line.note(f"warning: {sentence}")
-            warned = len(news.warnings)
-            if news.progress is None:
+            warned = len(status.warnings)
+            if status.progress is None:
                 line.restart()
             else:
-                line.update(news.progress)
+                line.update(status.progress)
 
         with folder_lock(config.run_uri, line.note):
             return driver.run(config, show)

@@ -1,4 +1,4 @@
-"""Joining a cluster or starting a local one, with room for what is asked of it."""
+"""The connection to a cluster, or to a local one that is started, and its capacity for a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ray.exceptions import RayError
 
 from gan_dist.cluster.nodes.head_probe import cluster_address, require_reachable
 from gan_dist.cluster.nodes.resources import (
-    idle_gpus,
-    nodes_up,
-    require_room,
-    short_of_memory,
-    this_machine,
-    trials_at_once,
+    cluster_nodes,
+    concurrent_trials,
+    idle_gpu_warning,
+    local_node,
+    memory_warning,
+    require_capacity,
 )
 from gan_dist.config import ScaleConfig, SearchConfig
 from gan_dist.core import host
@@ -28,19 +28,16 @@ from gan_dist.core.errors import ClusterError
 from gan_dist.core.storage.redaction import reason
 
 LOG = logging.getLogger("gan_dist")
-"""Warnings of it stand on standard error, above what is shown there."""
-Handler = Callable[[int, FrameType | None], object]
 
 
 @contextmanager
 def connect() -> Iterator[None]:
-    """Be connected to a cluster.
+    """Connect to the cluster in RAY_ADDRESS, or start a local one that ends with the context.
 
-    It is the one that this process is connected to already, or the one in RAY_ADDRESS, or else a local one
-    that is started now and ends with the context.
+    A process that is connected already stays with its cluster.
 
     Raises:
-        ClusterError: there is no cluster at RAY_ADDRESS, or it does not take this process; or none could be
+        ClusterError: there is no cluster at RAY_ADDRESS, or it refuses this process; or none could be
             started.
     """
     if ray.is_initialized():
@@ -50,40 +47,35 @@ def connect() -> Iterator[None]:
     if address is not None:
         join(address)
     else:
-        _start()
+        _start_local()
     try:
-        with interrupts_to(signal.default_int_handler):
+        with handle_interrupts(signal.default_int_handler):
             yield
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def interrupts_to(handle: Handler) -> Iterator[None]:
-    """Let SIGINT and SIGTERM call a handler: at SIGTERM, Ray would end the process with a dump of its stack.
+def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM, at which Ray would end the process with a dump of its stack.
 
-    SIGINT does so even in what a script starts in the background, which is born ignoring it. Python has
-    handlers in the main thread only; elsewhere nothing is changed.
+    This includes SIGINT of a process that a script has started in the background, which ignores it by
+    default. Python handles signals in the main thread only; in others nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in previous.items():
+            signal.signal(number, earlier)
 
 
-def _start() -> None:
-    """Start a cluster of this machine alone.
-
-    Raises:
-        ClusterError: Ray could not start it.
-    """
+def _start_local() -> None:
     try:
-        # Ray's own chatter stays in its log files; what a user must know comes from here.
+        # Ray's own messages stay in its log files.
         ray.init(
             address="local",
             num_cpus=host.cores(),
@@ -91,7 +83,7 @@ def _start() -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except Exception as error:  # Ray has no class of its own for a node that does not come up in time
+    except Exception as error:  # Ray 2.60 has no class of its own for a node that does not start in time
         ray.shutdown()
         raise ClusterError(
             f"Ray could not be started on this machine ({reason(error).rstrip('.')})",
@@ -103,57 +95,57 @@ def join(address: str) -> None:
     """Connect to the cluster at an address.
 
     Raises:
-        ClusterError: there is none, or it does not take this process.
+        ClusterError: there is none, or it refuses this process.
     """
     require_reachable(address)
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         ray.shutdown()
-        raise ClusterError(_refusal(address, error)) from error
+        raise _refusal(address, error) from error
 
 
-def _refusal(address: str, error: Exception) -> str:
-    """Return what keeps this process out of a cluster, from Ray's error."""
+def _refusal(address: str, error: Exception) -> ClusterError:
+    # Ray 2.60 raises a RuntimeError whose text alone has the versions.
     versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
     if len(versions) == 2:
-        theirs, ours = (f"Ray {one} and Python {python}" for one, python in versions)
-        return (
-            f"the cluster at RAY_ADDRESS={address} has {theirs}, this process {ours}; install the same on "
-            "both, or submit a job, which runs with what the cluster has"
+        theirs, ours = (f"Ray {ray_version} and Python {python}" for ray_version, python in versions)
+        return ClusterError(
+            f"the cluster at RAY_ADDRESS={address} has {theirs}, this process {ours}",
+            "install the same on both, or submit a job, which runs with what the cluster has",
         )
-    return (
-        f"the cluster at RAY_ADDRESS={address} could not be joined ({reason(error)}); look at it with ray "
-        "status, or unset RAY_ADDRESS to use this machine alone"
+    return ClusterError(
+        f"the cluster at RAY_ADDRESS={address} could not be joined ({reason(error)})",
+        "look at it with ray status, or unset RAY_ADDRESS to use this machine alone",
     )
 
 
 @contextmanager
-def cluster(
+def connect_for(
     scale: ScaleConfig, search: SearchConfig | None = None, *, evaluating: bool = False
 ) -> Iterator[None]:
-    """Be connected to a cluster that has room for a run, as `connect` finds one.
+    """Connect to a cluster, as `connect` does, that has the capacity for a run, a search or an evaluation.
 
     Args:
-        scale: What the run asks for.
-        search: Whose trials such runs are, if they are.
-        evaluating: Whether it is an evaluation that asks, as `require_room` has it.
+        scale: Resources of the run, or of each trial.
+        search: The search, if there is one.
+        evaluating: Whether this is for an evaluation; see `require_capacity`.
 
     Raises:
         CapacityError: the workers can never be placed.
-        ClusterError: as of `connect`.
+        ClusterError: see `connect`.
     """
     if not ray.is_initialized() and cluster_address() is None:
-        # Known at once, so that nothing has to be started for it.
-        require_room(scale, [this_machine()], "this machine", evaluating=evaluating)
+        # This needs no Ray, so a refusal comes at once.
+        require_capacity(scale, [local_node()], "this machine", evaluating=evaluating)
     with connect():
-        nodes = nodes_up()
+        nodes = cluster_nodes()
         where = f"the cluster at {ray.get_runtime_context().gcs_address}"
-        require_room(scale, nodes, where, evaluating=evaluating)
-        trials = trials_at_once(scale, nodes, search.concurrent) if search else None
+        require_capacity(scale, nodes, where, evaluating=evaluating)
+        trials = concurrent_trials(scale, nodes, search.concurrent) if search else None
         for warning in (
-            short_of_memory(scale, nodes, trials, evaluating=evaluating),
-            idle_gpus(scale, nodes, evaluating=evaluating),
+            memory_warning(scale, nodes, trials, evaluating=evaluating),
+            idle_gpu_warning(scale, nodes, evaluating=evaluating),
         ):
             if warning:
                 LOG.warning("warning: %s", warning)

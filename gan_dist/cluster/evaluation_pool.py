@@ -1,4 +1,4 @@
-"""Parts of an evaluation done by a cluster's processes."""
+"""A pool of Ray actors that evaluates a release in parts."""
 
 from __future__ import annotations
 
@@ -22,124 +22,121 @@ RETRIES = 3
 
 @contextmanager
 def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
-    """Give workers that do up to `scale.workers` parts at a time; what is lost with one is done again.
+    """Start up to `scale.workers` actors, which compute parts at the same time and repeat lost ones.
 
-    They are Ray's actors: a process keeps its GPU and its networks from part to part. (Ray ends a process
-    after each task that had a GPU.) Where there is room for some of them only, these do all parts: from the
-    start, or after a node has gone.
+    An actor keeps its GPU and its networks from part to part. (Ray ends the process of a task with a GPU.)
+    Where only some of the actors can be placed, from the start or after a node has gone, these compute all
+    parts.
 
     The workers raise:
-        CapacityError: a GPU's memory does not hold a part; nobody tries it again.
-        WorkerError: a part was lost with its process more than RETRIES times, or no process is left.
+        CapacityError: a GPU's memory does not hold a part; it is not repeated.
+        WorkerError: a part was lost with its actor more than RETRIES times, or no actor is left.
     """
-    process = ray.remote(
+    actor = ray.remote(
         num_cpus=scale.cpus_per_worker,
         num_gpus=scale.gpus_per_worker,
         max_restarts=RETRIES,
         scheduling_strategy="SPREAD",
-    )(_Process)
-    processes: list[Any] = []
+    )(_Actor)
+    actors: list[Any] = []
 
     def workers(request: Request, parts: Sequence[Part]) -> Iterator[object]:
-        while len(processes) < min(scale.workers, len(parts)):
-            processes.append(process.remote(scale.threads))
-        return iter(_Done(processes, ray.put(request), parts))
+        while len(actors) < min(scale.workers, len(parts)):
+            actors.append(actor.remote(scale.threads))
+        return iter(_Results(actors, ray.put(request), parts))
 
     try:
         yield workers
     finally:
-        for one in processes:
+        for one in actors:
             ray.kill(one)
 
 
-class _Process:
-    """What an actor is."""
-
+class _Actor:
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
 
     @ray.method(max_task_retries=-1)
     def started(self) -> None:
-        """Return as soon as there is such a process, be it started again."""
+        """Return once the actor has started, or restarted."""
 
-    def do(self, request: Request, part: Part) -> object:
+    def compute(self, request: Request, part: Part) -> object:
         # A process that has reserved no GPU sees those of its node all the same.
         with memory_explained(request):
             return part(studio(request, gpu=bool(ray.get_gpu_ids())))
 
 
-class _Done:
-    """Iterates over the results of parts, in their order; whoever is free does the next part.
+class _Results:
+    """Iterates over the results of parts, in their order; an idle actor gets the next part.
 
     Args:
-        processes: Actors that are there or will be; those that are gone for good are taken out.
-        request: What the parts belong to, as Ray keeps it.
+        actors: Handles, also of actors that are not placed yet; those that are gone for good are removed.
+        request: Reference to the request in Ray's object store.
         parts: The parts.
     """
 
-    def __init__(self, processes: list[Any], request: Any, parts: Sequence[Part]) -> None:
-        self._processes, self._request, self._parts = processes, request, parts
+    def __init__(self, actors: list[Any], request: Any, parts: Sequence[Part]) -> None:
+        self._actors, self._request, self._parts = actors, request, parts
         self._busy: dict[Any, tuple[Any, int | None]] = {}
-        """By what they will return: processes, each with the number of its part, or None while it starts."""
+        """By pending result: the actor and the number of its part, or None while the actor starts."""
         self._idle: deque[Any] = deque()
-        self._to_do = list(range(len(parts)))
-        """A heap: what was lost comes first again."""
-        self._lost: Counter[int] = Counter()
+        self._pending = list(range(len(parts)))
+        """A heap of the numbers of parts: a lost part comes first again."""
+        self._losses: Counter[int] = Counter()
 
     def __iter__(self) -> Iterator[object]:
-        self._await(self._processes)
+        self._await_start(self._actors)
         results: dict[int, object] = {}
         for number in range(len(self._parts)):
             while number not in results:
-                # No more results than this wait for an earlier one.
-                self._give_out(number + len(self._processes))
+                # This bounds the results that wait for an earlier one.
+                self._assign(number + len(self._actors))
                 (ended,), _ = ray.wait(list(self._busy), num_returns=1)
-                one, part = self._busy.pop(ended)
+                actor, part = self._busy.pop(ended)
                 try:
                     result = _result(ended)
                 except (RayActorError, ObjectLostError) as error:
-                    self._do_without(one, part, error)
+                    self._handle_loss(actor, part, error)
                 else:
-                    self._idle.append(one)
+                    self._idle.append(actor)
                     if part is not None:
                         results[part] = result
             yield results.pop(number)
 
-    def _await(self, processes: Iterable[Any]) -> None:
-        self._busy |= {one.started.remote(): (one, None) for one in processes}
+    def _await_start(self, actors: Iterable[Any]) -> None:
+        self._busy |= {actor.started.remote(): (actor, None) for actor in actors}
 
-    def _give_out(self, last: int) -> None:
-        """Give parts up to the number `last` to those that are idle."""
-        while self._idle and self._to_do and self._to_do[0] <= last:
-            one, part = self._idle.popleft(), heapq.heappop(self._to_do)
-            self._busy[one.do.remote(self._request, self._parts[part])] = one, part
+    def _assign(self, last: int) -> None:
+        """Assign parts up to the number `last` to idle actors."""
+        while self._idle and self._pending and self._pending[0] <= last:
+            actor, part = self._idle.popleft(), heapq.heappop(self._pending)
+            self._busy[actor.compute.remote(self._request, self._parts[part])] = actor, part
 
-    def _do_without(self, one: Any, part: int | None, error: Exception) -> None:
-        """Go on after a process has gone.
+    def _handle_loss(self, actor: Any, part: int | None, error: Exception) -> None:
+        """Go on after an actor has died.
 
         Raises:
-            WorkerError: it does not come back, and was the last; or its part was lost too often.
+            WorkerError: the last actor is gone for good, or the part was lost too often.
         """
         if part is None:
-            self._processes.remove(one)
+            self._actors.remove(actor)
             if not (self._busy or self._idle):
-                said = f"the processes of the evaluation died, each more than {RETRIES} times"
-                raise WorkerError(f"{said}: {error}") from error
+                what = f"the processes of the evaluation died, each more than {RETRIES} times"
+                raise WorkerError(f"{what}: {error}") from error
             return
-        self._lost[part] += 1
-        if self._lost[part] > RETRIES:
-            said = f"a part of the evaluation was lost {self._lost[part]} times, with whoever did it"
-            raise WorkerError(f"{said}: {error}") from error
-        heapq.heappush(self._to_do, part)
-        # Those that are idle may be gone too. Who waits for a place to start again holds up nobody.
-        self._await((one, *self._idle))
+        self._losses[part] += 1
+        if self._losses[part] > RETRIES:
+            what = f"a part of the evaluation was lost {self._losses[part]} times, with whoever did it"
+            raise WorkerError(f"{what}: {error}") from error
+        heapq.heappush(self._pending, part)
+        # Idle actors may be gone, too. One that waits to be placed again delays no other.
+        self._await_start((actor, *self._idle))
         self._idle.clear()
 
 
 def _result(reference: Any) -> object:
-    from gan_dist.data.batches.ray_reader import (
-        plain_errors,  # brings Ray Data, which the processes do without
-    )
+    # This imports Ray Data, which the actors do without.
+    from gan_dist.data.batches.ray_reader import plain_errors
 
     with plain_errors():
         return ray.get(reference)

@@ -1,6 +1,6 @@
-"""What a worker shows on Ray's dashboard: gauges, which every node's metrics endpoint exports to Prometheus.
+"""Gauges of a worker, which every node's metrics endpoint exports to Prometheus.
 
-There their names begin with `ray_`, and a gauge that is no longer set is gone after two of Ray's report
+There their names begin with `ray_`, and a gauge that is no longer set disappears after two of Ray's report
 intervals. `jobs/cluster/grafana.json` draws them.
 """
 
@@ -24,7 +24,7 @@ OF_RUN = {
     "gan_dist_distance": "The last measured Frechet distance.",
     "gan_dist_best_distance": "The lowest that was measured.",
 }
-"""Told by rank 0 alone: they are the same for all."""
+"""Set by rank 0 only: they are the same on all ranks."""
 OF_RANK = {
     "gan_dist_data_wait_ratio": "The share of time in which the worker waited for images.",
     "gan_dist_gpu_memory_bytes": "GPU memory that the worker holds; 0 on a CPU.",
@@ -35,10 +35,10 @@ class Gauges:
     """A worker's gauges.
 
     Args:
-        run_uri: The run's folder. Of a trial's, in `<search>/trials/<number>`, the tag `run` is the search
-            and `trial` the number; of another run `trial` is empty.
+        run_uri: The run's folder. For a trial, `<search>/trials/<number>`, the tag `run` is the search and
+            `trial` the number; for another run `trial` is empty.
         rank: The worker's rank.
-        device: Where it computes.
+        device: The worker's device.
     """
 
     def __init__(self, run_uri: str, rank: int, device: torch.device) -> None:
@@ -47,16 +47,16 @@ class Gauges:
         self._gauges = {name: Gauge(name, text, TAGS).set_default_tags(tags) for name, text in names.items()}
         self._device = device
         self._rate = Rate()
-        self._told_at, self._waited_s = time.monotonic(), 0.0
+        self._updated_at, self._waited_s = time.monotonic(), 0.0
 
-    def tell(self, progress: Progress) -> None:
-        """Take note of how far the run is; called at every step, and does something once a second."""
+    def update(self, progress: Progress) -> None:
+        """Set the gauges, at most once a second; called at every step."""
         now = time.monotonic()
-        passed = now - self._told_at
+        passed = now - self._updated_at
         if passed < EVERY_S:
             return
         waited_s = progress.waited_s - self._waited_s
-        self._told_at, self._waited_s = now, progress.waited_s
+        self._updated_at, self._waited_s = now, progress.waited_s
         values = {
             "gan_dist_images": progress.images,
             "gan_dist_images_per_second": self._rate(progress.images),
@@ -65,19 +65,19 @@ class Gauges:
             "gan_dist_distance": progress.value,
             "gan_dist_best_distance": progress.best,
             "gan_dist_data_wait_ratio": min(1.0, waited_s / passed),
-            "gan_dist_gpu_memory_bytes": _held(self._device),
+            "gan_dist_gpu_memory_bytes": _gpu_memory(self._device),
         }
         for name, gauge in self._gauges.items():
             if (value := values[name]) is not None:
                 gauge.set(value)
 
 
-def _held(device: torch.device) -> int:
+def _gpu_memory(device: torch.device) -> int:
     return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
 
 
 def tags_of(run_uri: str) -> dict[str, str]:
-    """Return a run's name, and of a trial that of its search and its number."""
+    """Return the tags of a run: its name, or for a trial its search and its number."""
     *_, search, kind, name = ("", "", *run_uri.partition("?")[0].rstrip("/").split("/"))
     if kind in (TRIALS, REPLICATES):
         return {"run": search, "trial": name}

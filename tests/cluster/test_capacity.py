@@ -11,12 +11,12 @@ import pytest
 
 from gan_dist.cluster.nodes.resources import (
     Node,
-    idle_gpus,
-    processes,
-    require_room,
-    short_of_memory,
-    trials_at_once,
-    workers_held,
+    concurrent_trials,
+    idle_gpu_warning,
+    memory_warning,
+    process_count,
+    require_capacity,
+    worker_capacity,
 )
 from gan_dist.config import ScaleConfig
 from gan_dist.core.errors import CapacityError
@@ -25,67 +25,71 @@ GPU_NODES = [Node(8, 2, 64e9, 20e9), Node(8, 1, 64e9, 20e9), Node(16, 0, 64e9, 2
 
 
 def test_workers_are_held_node_by_node() -> None:
-    assert workers_held(ScaleConfig(cpus_per_worker=3), GPU_NODES) == 2 + 2 + 5
-    assert workers_held(ScaleConfig(cpus_per_worker=3, gpus_per_worker=1), GPU_NODES) == 2 + 1
-    assert workers_held(ScaleConfig(gpus_per_worker=0.25), GPU_NODES) == 8 + 4
+    assert worker_capacity(ScaleConfig(cpus_per_worker=3), GPU_NODES) == 2 + 2 + 5
+    assert worker_capacity(ScaleConfig(cpus_per_worker=3, gpus_per_worker=1), GPU_NODES) == 2 + 1
+    assert worker_capacity(ScaleConfig(gpus_per_worker=0.25), GPU_NODES) == 8 + 4
 
 
 def test_what_no_node_can_hold_is_refused_with_what_fits() -> None:
-    with pytest.raises(CapacityError, match=r"4 x 1 = 4 GPUs.*hold 3 such workers: use scale.workers=3"):
-        require_room(ScaleConfig(workers=4, gpus_per_worker=1), GPU_NODES, "it")
+    with pytest.raises(CapacityError, match=r"4 x 1 = 4 GPUs.*hold 3 such workers; use scale.workers=3"):
+        require_capacity(ScaleConfig(workers=4, gpus_per_worker=1), GPU_NODES, "it")
     with pytest.raises(CapacityError, match="ask for less per worker"):
-        require_room(ScaleConfig(cpus_per_worker=17), GPU_NODES, "it")
-    require_room(ScaleConfig(workers=3, gpus_per_worker=1), GPU_NODES, "it")
+        require_capacity(ScaleConfig(cpus_per_worker=17), GPU_NODES, "it")
+    require_capacity(ScaleConfig(workers=3, gpus_per_worker=1), GPU_NODES, "it")
 
 
 def test_processes_that_are_more_than_all_memory_are_refused() -> None:
     small = [Node(64, 0, 8e9, 2e9)]
     with pytest.raises(CapacityError, match=r"17 processes of 0.7 GB.*11.9 GB.*8.0 GB.*scale.workers=10"):
-        require_room(ScaleConfig(workers=16), small, "it")
-    require_room(ScaleConfig(workers=10), small, "it")
+        require_capacity(ScaleConfig(workers=16), small, "it")
+    require_capacity(ScaleConfig(workers=10), small, "it")
     # Memory that nobody tells is not missing.
-    require_room(ScaleConfig(workers=16), [Node(64, 0)], "it")
+    require_capacity(ScaleConfig(workers=16), [Node(64, 0)], "it")
 
 
 def test_trials_count_their_drivers() -> None:
     one, two = ScaleConfig(), ScaleConfig(workers=2)
-    assert (processes(one, trial=True), processes(two, trial=True), processes(two, trial=False)) == (1, 4, 3)
-    assert trials_at_once(two, GPU_NODES, None) == 16
-    assert trials_at_once(two, GPU_NODES, 5) == 5
+    assert (
+        process_count(one, trial=True),
+        process_count(two, trial=True),
+        process_count(two, trial=False),
+    ) == (1, 4, 3)
+    assert concurrent_trials(two, GPU_NODES, None) == 16
+    assert concurrent_trials(two, GPU_NODES, 5) == 5
     # Two workers, the trial's actor and the trainer's controller: 2.8 GB a trial, of 6 GB beside objects.
     room = [Node(16, 0, 8e9, 2e9)]
-    warning = short_of_memory(two, room, trials_at_once(two, room, None))
+    warning = memory_warning(two, room, concurrent_trials(two, room, None))
     assert warning is not None
     assert "32 processes of 0.7 GB" in warning.what
     assert "search.concurrent=2" in warning.remedy
-    assert short_of_memory(two, room, 2) is None
-    assert short_of_memory(one, room, 8) is None
-    assert short_of_memory(ScaleConfig(workers=8), room) is not None
+    assert memory_warning(two, room, 2) is None
+    assert memory_warning(one, room, 8) is None
+    assert memory_warning(ScaleConfig(workers=8), room) is not None
 
 
 def test_gpus_that_nobody_asks_for_are_told() -> None:
-    assert str(idle_gpus(ScaleConfig(), GPU_NODES)) == (
+    assert str(idle_gpu_warning(ScaleConfig(), GPU_NODES)) == (
         "3 GPUs are there and none is asked for: this runs on CPUs; use scale.gpus_per_worker=1"
     )
-    assert idle_gpus(ScaleConfig(gpus_per_worker=0.5), GPU_NODES) is None
-    assert idle_gpus(ScaleConfig(), GPU_NODES[2:]) is None
+    assert idle_gpu_warning(ScaleConfig(gpus_per_worker=0.5), GPU_NODES) is None
+    assert idle_gpu_warning(ScaleConfig(), GPU_NODES[2:]) is None
 
 
 def test_only_workers_that_exchange_gradients_need_a_gpu_each() -> None:
     quarters = ScaleConfig(workers=4, gpus_per_worker=0.25)
     with pytest.raises(CapacityError, match="which NCCL refuses"):
-        require_room(quarters, GPU_NODES, "it")
-    require_room(quarters, GPU_NODES, "it", evaluating=True)
+        require_capacity(quarters, GPU_NODES, "it")
+    require_capacity(quarters, GPU_NODES, "it", evaluating=True)
 
 
 @pytest.mark.parametrize(
     ("scale", "nodes", "told"),
     [
-        (ScaleConfig(workers=4, gpus_per_worker=1), GPU_NODES, r"^--workers 4 needs .*: use --workers 3, or"),
+        (ScaleConfig(workers=4, gpus_per_worker=1), GPU_NODES, r"^--workers 4 needs .*; use --workers 3, or"),
         (
             ScaleConfig(workers=16),
             [Node(64, 0, 8e9, 2e9)],
-            r"^--workers 16 and .*: use --workers 10 or fewer",
+            r"^--workers 16 and .*; use --workers 10 or fewer",
         ),
         (
             ScaleConfig(gpus_per_worker=1.5),
@@ -96,15 +100,15 @@ def test_only_workers_that_exchange_gradients_need_a_gpu_each() -> None:
 )
 def test_an_evaluation_is_told_by_its_verbs_options(scale: ScaleConfig, nodes: list[Node], told: str) -> None:
     with pytest.raises(CapacityError, match=told) as caught:
-        require_room(scale, nodes, "it", evaluating=True)
+        require_capacity(scale, nodes, "it", evaluating=True)
     assert "scale." not in str(caught.value)
 
 
 def test_warnings_of_an_evaluation_name_its_verbs_options() -> None:
-    idle = idle_gpus(ScaleConfig(), GPU_NODES, evaluating=True)
+    idle = idle_gpu_warning(ScaleConfig(), GPU_NODES, evaluating=True)
     assert idle is not None
     assert idle.remedy == "use --gpus-per-worker 1"
-    short = short_of_memory(ScaleConfig(workers=8), [Node(16, 0, 8e9, 2e9)], evaluating=True)
+    short = memory_warning(ScaleConfig(workers=8), [Node(16, 0, 8e9, 2e9)], evaluating=True)
     assert short is not None
     assert short.remedy == "use fewer --workers, or add memory"
 

@@ -13,7 +13,7 @@ SCRIPT = """
 import json, logging, sys
 import ray
 from gan_dist.cluster import search
-from gan_dist.cluster.capacity import nodes_up, workers_held
+from gan_dist.cluster.capacity import cluster_nodes, worker_capacity
 from gan_dist.search.ledger import SearchStudy
 from gan_dist.search.plan import begin, make_plan
 from gan_dist.search.studies import study_storage
@@ -28,7 +28,7 @@ ledger = SearchStudy(study_storage(plan.uri, None), "search", plan.space, plan.s
 free = []
 search.run(plan, ledger, "fd_digits", lambda: free.append(ray.available_resources()))
 print(json.dumps({
-    "room": workers_held(plan.config.scale, nodes_up()),
+    "room": worker_capacity(plan.config.scale, cluster_nodes()),
     "states": [trial.state.name for trial in ledger.trials()],
     "least": {key: min(one.get(key, 0.0) for one in free) for key in ("CPU", "GPU")},
 }))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist.cluster.nodes.node_checks import Facts, NodeAnswer, node_problems, small_shm
+from gan_dist.cluster.nodes.node_checks import NodeFacts, NodeReport, node_problems, shm_warning
 from gan_dist.core import host
 from gan_dist.core.errors import Problem
 from tests.heads import printed_apart
@@ -33,8 +33,8 @@ except ClusterError as error:
 from gan_dist.cluster import capacity, connect
 from gan_dist.config import ScaleConfig
 wanted = ScaleConfig(gpus_per_worker=1)
-with connect.cluster(wanted):
-    print("trials at once:", capacity.trials_at_once(wanted, capacity.nodes_up(), None))
+with connect.connect_for(wanted):
+    print("trials at once:", capacity.concurrent_trials(wanted, capacity.cluster_nodes(), None))
 ray.shutdown()
 cluster.shutdown()
 """
@@ -44,9 +44,9 @@ def test_what_differs_is_named_with_the_remedy() -> None:
     here = {"python": "3.12.1", "gan-dist": "0.1.0", "torch": "2.15.0", "ray": "2.60.0"}
     unseen = "it does not see what the driver writes there"
     answers = [
-        NodeAnswer("10.0.0.1", 0.0, Facts(here)),
-        NodeAnswer("10.0.0.2", 0.0, Facts({**here, "torch": "2.11.0"}, {"storage.path": unseen})),
-        NodeAnswer("10.0.0.3", 0.0, Problem("did not answer within 60 s", "look at it, or take it out")),
+        NodeReport("10.0.0.1", 0.0, NodeFacts(here)),
+        NodeReport("10.0.0.2", 0.0, NodeFacts({**here, "torch": "2.11.0"}, {"storage.path": unseen})),
+        NodeReport("10.0.0.3", 0.0, Problem("did not answer within 60 s", "look at it, or take it out")),
     ]
     problems = node_problems(here, answers, {"storage.path": "/home/me/runs/x"})
     assert [str(problem) for problem in problems] == [
@@ -56,26 +56,28 @@ def test_what_differs_is_named_with_the_remedy() -> None:
         "10.0.0.3 did not answer within 60 s; look at it, or take it out",
     ]
     mine = host.versions()
-    assert node_problems(mine, [NodeAnswer("10.0.0.1", 0.0, Facts(mine))], {}) == []
+    assert node_problems(mine, [NodeReport("10.0.0.1", 0.0, NodeFacts(mine))], {}) == []
 
 
 def test_nodes_may_have_torch_in_builds_of_their_own() -> None:
     here = {"gan-dist": "0.1.0+local", "torch": "2.15.0+cu132"}
     for torch in ("2.15.0", "2.15.0+cpu", "2.15.0+cu128"):
-        assert node_problems(here, [NodeAnswer("10.0.0.2", 0.0, Facts({**here, "torch": torch}))], {}) == []
+        assert (
+            node_problems(here, [NodeReport("10.0.0.2", 0.0, NodeFacts({**here, "torch": torch}))], {}) == []
+        )
     without = {"gan-dist": here["gan-dist"]}
     for other in ({**here, "torch": "2.15.1+cu132"}, {**here, "gan-dist": "0.1.0"}, without):
-        (problem,) = node_problems(here, [NodeAnswer("10.0.0.2", 0.0, Facts(other))], {})
+        (problem,) = node_problems(here, [NodeReport("10.0.0.2", 0.0, NodeFacts(other))], {})
         assert problem.remedy == "install the same on all"
 
 
 def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
-    told = Facts({}, shm=(64 * 2**20, 2**20))  # a store that runs holds most of it
-    assert small_shm(NodeAnswer("10.0.0.1", 50e6, told)) is None
-    warning = small_shm(NodeAnswer("10.0.0.1", 6.8e9, told))
+    told = NodeFacts({}, shm=(64 * 2**20, 2**20))  # a store that runs holds most of it
+    assert shm_warning(NodeReport("10.0.0.1", 50e6, told)) is None
+    warning = shm_warning(NodeReport("10.0.0.1", 6.8e9, told))
     assert warning is not None
     assert "--shm-size=7g" in warning.remedy
-    assert small_shm(NodeAnswer("10.0.0.1", 6.8e9, Problem("did not answer"))) is None
+    assert shm_warning(NodeReport("10.0.0.1", 6.8e9, Problem("did not answer"))) is None
 
 
 @pytest.mark.ray

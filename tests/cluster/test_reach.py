@@ -10,7 +10,7 @@ import pytest
 
 from gan_dist.cluster.connect import join
 from gan_dist.cluster.nodes import doctor_checks, head_probe
-from gan_dist.cluster.nodes.head_probe import Answer, ask, require_reachable
+from gan_dist.cluster.nodes.head_probe import HeadState, probe_head, require_reachable
 from gan_dist.core.errors import ClusterError
 from tests.ports import free_port
 from tests.web import serving
@@ -33,10 +33,10 @@ def test_nobody_and_strangers_are_told_apart(
     listener: tuple[socket.socket, int], web: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_probe, "WAIT_S", 1.0)
-    assert ask(f"127.0.0.1:{free_port()}")[0] is Answer.NOBODY
-    assert ask("no-such-host.invalid:6379")[0] is Answer.NOBODY
-    assert ask(f"127.0.0.1:{listener[1]}")[0] is Answer.STRANGER
-    assert ask(web)[0] is Answer.STRANGER
+    assert probe_head(f"127.0.0.1:{free_port()}").state is HeadState.UNREACHABLE
+    assert probe_head("no-such-host.invalid:6379").state is HeadState.UNREACHABLE
+    assert probe_head(f"127.0.0.1:{listener[1]}").state is HeadState.NOT_RAY
+    assert probe_head(web).state is HeadState.NOT_RAY
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from ray._private.runtime_env.packaging import create_package
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
-from gan_dist.cluster.jobs import http
-from gan_dist.cluster.jobs.archive import gather
+from gan_dist.cluster.jobs import client
+from gan_dist.cluster.jobs.archive import collect_files
 from gan_dist.core.errors import ClusterError, GanDistError
 from tests.heads import ROOT
 from tests.web import serving
@@ -62,7 +62,7 @@ def test_ray_would_send_the_same_files(tmp_path: Path) -> None:
     create_package(str(ROOT), tmp_path / "ray.zip", True, excludes=[".venv", ".git", "__pycache__"])
     with ZipFile(tmp_path / "ray.zip") as archive:
         theirs = {name for name in archive.namelist() if not name.endswith("/")}
-    assert gather(ROOT).files.keys() == theirs
+    assert collect_files(ROOT).files.keys() == theirs
 
 
 def test_an_unknown_verb_is_told_with_the_nearest() -> None:
@@ -171,16 +171,16 @@ def test_an_address_where_no_cluster_listens(address: str, monkeypatch: pytest.M
 
 
 def test_what_listens_may_be_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(client, "TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match=r"no cluster answers at .*timed out"):
-            http.require_listening(url)
+            client.require_listening(url)
     with answering({}) as url, pytest.raises(ClusterError, match="is no dashboard of Ray's"):
-        http.require_listening(url)
+        client.require_listening(url)
     for address in ("head", "http://", "http://head:x", "http://[::1", "http://me:s3cr3t@head:x"):
         with pytest.raises(ClusterError, match="is no address of a cluster") as caught:
-            http.require_listening(address)
+            client.require_listening(address)
         assert "s3cr3t" not in str(caught.value)
 
 
@@ -195,7 +195,7 @@ def test_a_cluster_of_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
         with answering(pages) as url:
             monkeypatch.setenv("RAY_API_SERVER_ADDRESS", url)
             assert said in refusal("train", "digits")
-    http.require_same_versions("it", {"rayVersion": here, "pythonVersion": python})
+    client.require_same_versions("it", {"rayVersion": here, "pythonVersion": python})
 
 
 def test_resources_are_json() -> None:

@@ -15,9 +15,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 import gan_dist
 from gan_dist.artifacts.records import read_records
-from gan_dist.cluster.nodes.placement import placeable
+from gan_dist.cluster.nodes.placement import placeable_workers
 from gan_dist.cluster.train import driver
-from gan_dist.cluster.train.status import RunStatus, StatusClient, new_board
+from gan_dist.cluster.train.status import RunStatus, StatusClient, start_status_actor
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import CapacityError, DataError, NonFiniteError, StorageError, WorkerError
@@ -137,7 +137,7 @@ class _Failing:
         if group == 1:
             storage.write_bytes(storage.join(settings.run_uri, "checkpoint_000000000064", "state.json"), b"")
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return False
 
 
@@ -176,23 +176,23 @@ def test_a_run_without_room_says_what_it_waits_for_and_ends_to_be_continued(tmp_
 @pytest.mark.usefixtures("a_busy_cpu")
 def test_a_run_that_waits_for_room_can_be_stopped(tmp_path: Path) -> None:
     news: list[RunStatus] = []
-    outcome = driver.run(config(tmp_path, "scale.workers=2"), news.append, stop=lambda: len(news) > 2)
+    outcome = driver.run(config(tmp_path, "scale.workers=2"), news.append, should_stop=lambda: len(news) > 2)
     assert (outcome.finished, outcome.images) == (False, 0)
 
 
 @pytest.mark.usefixtures("a_busy_cpu")
 def test_room_is_the_largest_number_of_workers_that_can_be_placed() -> None:
     half = ScaleConfig(cpus_per_worker=0.5)
-    assert placeable(half, (4, 2, 1)) == 2
-    assert placeable(half, (4, 3)) is None
-    assert placeable(half, (4, 3), held=1) == 3
+    assert placeable_workers(half, (4, 2, 1)) == 2
+    assert placeable_workers(half, (4, 3)) is None
+    assert placeable_workers(half, (4, 3), placed=1) == 3
 
 
 def test_workers_that_others_have_replaced_are_not_heard_and_may_not_write() -> None:
-    board = new_board()
-    first = StatusClient(board, ray.get(board.begin.remote()))
+    board = start_status_actor()
+    first = StatusClient(board, ray.get(board.start_group.remote()))
     first.require_latest()
-    second = StatusClient(board, ray.get(board.begin.remote()))
+    second = StatusClient(board, ray.get(board.start_group.remote()))
     first.progress = Progress(1, 2, 0.0, 0.0, "fd", None, None)
     with pytest.raises(WorkerError, match="other workers have taken over this run"):
         first.require_latest()

@@ -1,1 +1,1 @@
-"""Jobs of a cluster: the client, the uploaded archive and the checks before it is sent."""
+"""Jobs of a cluster: the client, the uploaded archive, and the search for secrets in it."""

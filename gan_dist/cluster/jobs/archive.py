@@ -1,8 +1,8 @@
-"""What a submitted job gets: the working directory without what is ignored, and this package.
+"""The archive of a submitted job: the working directory without ignored files, and this package.
 
-`.gitignore` and `.rayignore` count as they do for `ray job submit --working-dir .`, in every folder. A job
-that is submitted from a folder without `gan_dist/` gets the package that submits it, so that the code that
-runs is the code that was tried here; the nodes need what the package depends on.
+`.gitignore` and `.rayignore` apply as for `ray job submit --working-dir .`, in every folder. A job that is
+submitted from a folder without `gan_dist/` gets the package that submits it, so that it runs the code that
+was tried here; the nodes need the package's dependencies.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathspec import GitIgnoreSpec
 from gan_dist.core.errors import ClusterError
 
 MAX_BYTES = 100 * 1024**2
-"""What Ray's dashboard takes (`DASHBOARD_CLIENT_MAX_SIZE` of Ray 2.60)."""
+"""Limit of Ray's dashboard (`DASHBOARD_CLIENT_MAX_SIZE` of Ray 2.60)."""
 MAX_FILES = 20_000
 IGNORE_FILES = (".gitignore", ".rayignore")
-NEVER = (".git", ".venv", "venv", "__pycache__", ".env", "/runs/")
-"""Ray's own, secrets, and where runs are kept."""
-PACKAGE = Path(__file__).parents[1]
+ALWAYS_IGNORED = (".git", ".venv", "venv", "__pycache__", ".env", "/runs/")
+"""Ray's own list, secrets, and the folder of runs."""
+IGNORE_REMEDY = "name in .rayignore what the job does not need, or submit from another folder"
+PACKAGE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Upload:
         return sum(_size(path) for path in self.files.values())
 
 
-def gather(folder: Path, wanted: Sequence[str] = ()) -> Upload:
-    """Return what a job that is submitted from `folder` gets.
+def collect_files(folder: Path, required: Sequence[str] = ()) -> Upload:
+    """Return the files of a job that is submitted from `folder`.
 
     Args:
         folder: The working directory.
-        wanted: Files in it, by relative path, that are sent even if they are ignored.
+        required: Relative paths of files in it that are sent even if they are ignored.
 
     Raises:
-        ClusterError: it is too much, with the largest files.
+        ClusterError: they are too many or too large, with the largest.
     """
     files: dict[str, Path] = {}
     if not (folder / PACKAGE.name / "__init__.py").exists():
@@ -55,21 +56,20 @@ def gather(folder: Path, wanted: Sequence[str] = ()) -> Upload:
     for name, path in _files(folder):
         files[name] = path
         if len(files) > MAX_FILES:
-            raise ClusterError(_too_many(folder, files))
-    files |= {name: folder / name for name in wanted}
-    upload = Upload(files)
+            raise _too_many(folder, files)
+    upload = Upload(files | {name: folder / name for name in required})
     if upload.bytes > MAX_BYTES:
-        raise ClusterError(_too_large(folder, upload))
+        raise _too_large(folder, upload)
     return upload
 
 
 def write_zip(upload: Upload, to: Path, secrets: Mapping[str, str]) -> None:
-    """Write the files as an archive that is the same for the same files, so that it is uploaded once.
+    """Write the files as an archive; equal files make equal bytes, so that Ray uploads them once.
 
     Args:
         upload: The files.
         to: The archive.
-        secrets: What none of them may hold, by the name to say instead.
+        secrets: Values that no file may hold, by the name for the message.
 
     Raises:
         ClusterError: a file cannot be read, or it holds a secret.
@@ -80,30 +80,26 @@ def write_zip(upload: Upload, to: Path, secrets: Mapping[str, str]) -> None:
                 content = path.read_bytes()
                 mode = path.stat().st_mode
             except OSError as error:
-                raise ClusterError(
-                    f"{path} cannot be read ({error.strerror}), and the job would miss it: name it in "
-                    ".rayignore"
-                ) from None
-            for what, secret in secrets.items():
-                if secret.encode() in content:
-                    raise ClusterError(
-                        f"{path} holds the value of {what}, and would be kept on the cluster: name it in "
-                        ".rayignore"
-                    )
-            entry = ZipInfo(name)  # the time in it is a fixed one
+                what = f"{path} cannot be read ({error.strerror}), and the job would miss it"
+                raise ClusterError(what, "name it in .rayignore") from None
+            for secret, value in secrets.items():
+                if value.encode() in content:
+                    what = f"{path} holds the value of {secret}, and would be kept on the cluster"
+                    raise ClusterError(what, "name it in .rayignore")
+            entry = ZipInfo(name)  # its time is a constant
             entry.compress_type = ZIP_DEFLATED
             entry.external_attr = mode << 16
             archive.writestr(entry, content)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files below a folder that are sent, each with its path in it."""
-    for path in _walk(folder, [(folder, GitIgnoreSpec.from_lines(NEVER))]):
+    """Yield the files below a folder that are sent, each with its relative path."""
+    for path in _walk(folder, [(folder, GitIgnoreSpec.from_lines(ALWAYS_IGNORED))]):
         yield path.relative_to(folder).as_posix(), path
 
 
 def _walk(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[Path]:
-    """Yield the files below a folder; each ignore file counts for what is below its own folder."""
+    """Yield the files below a folder; each ignore file applies to its own folder."""
     for name in IGNORE_FILES:
         if (folder / name).is_file():
             lines = (folder / name).read_text(errors="replace").splitlines()
@@ -115,7 +111,7 @@ def _walk(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[P
         if any(spec.match_file(_relative(path, base, is_folder)) for base, spec in ignored):
             continue
         if is_folder:
-            # A link to a folder is followed, except to one that it lies in.
+            # A link to a folder is followed, unless it leads to a parent.
             if not (entry.is_symlink() and folder.resolve().is_relative_to(path.resolve())):
                 yield from _walk(path, ignored)
         elif entry.is_file():
@@ -130,22 +126,22 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _too_large(folder: Path, upload: Upload) -> str:
+def _too_large(folder: Path, upload: Upload) -> ClusterError:
     largest = sorted(upload.files, key=lambda name: -_size(upload.files[name]))[:5]
     named = ", ".join(f"{name} ({_mib(_size(upload.files[name]))})" for name in largest)
-    return (
+    return ClusterError(
         f"the working directory {folder} is {_mib(upload.bytes)}, and a job's may be {_mib(MAX_BYTES)}; the "
-        f"largest files are {named}: name in .rayignore what the job does not need, or submit from another "
-        "folder"
+        f"largest files are {named}",
+        IGNORE_REMEDY,
     )
 
 
-def _too_many(folder: Path, files: Mapping[str, Path]) -> str:
+def _too_many(folder: Path, files: Mapping[str, Path]) -> ClusterError:
     counts = Counter(PurePosixPath(name).parts[0] for name in files)
     named = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(3))
-    return (
-        f"the working directory {folder} has more than {MAX_FILES:,} files, most of them in {named}: name in "
-        ".rayignore what the job does not need, or submit from another folder"
+    return ClusterError(
+        f"the working directory {folder} has more than {MAX_FILES:,} files, most of them in {named}",
+        IGNORE_REMEDY,
     )
 
 

@@ -1,44 +1,51 @@
-"""A job on a cluster, through Ray's jobs API: handed in, followed, and what came of it."""
+"""Jobs of a cluster, by Ray's jobs API: its dashboard is checked, a job submitted and followed to its end."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import platform
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import BadStatusLine
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import ray
+import requests
 from aiohttp import ClientError
 from ray.dashboard.modules import dashboard_sdk
 from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from gan_dist.cluster.jobs import http
+from gan_dist.cluster.nodes.head_probe import TOKEN_REMEDY
 from gan_dist.core.errors import ClusterError
 from gan_dist.core.storage.redaction import reason, redact
 
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Variables that win over an address, the first before the second."""
+PORTS = {"http": 80, "https": 443, "ray": 10001}
+TIMEOUT_S = 15.0
+"""How long a dashboard that accepts connections may be too busy to answer."""
 AGENT_S = 90.0
-"""How long a head that has just been started is waited for."""
+"""How long a head that has just been started may be without an agent that takes jobs."""
 END_S = 5.0
-"""How long after its log's end it is known how a job ended."""
-GRACEFUL = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
-"""A stopped job gets the time to write a checkpoint; Ray's own 3 s after SIGTERM are too few."""
-_NO_AGENT = "No available agent"
+"""How long Ray may take after the end of a job's log to set its status."""
+GRACEFUL_STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+"""A stopped job gets the time to write a checkpoint; Ray's default of 3 s after SIGTERM is too short."""
 
 
 @dataclass(frozen=True)
 class Entrypoint:
-    """What a job runs, and what is reserved for it.
+    """Command of a job and the resources reserved for it.
 
-    With nothing reserved it runs on the head, even on one that was started with no CPUs. With something
-    reserved it runs where that is free.
+    Without any it runs on the head, even on one that was started with no CPUs; otherwise where they are free.
     """
 
     command: str
@@ -47,65 +54,72 @@ class Entrypoint:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What came of a job: Ray's word for it, and what its program exited with."""
+class JobResult:
+    """Ray's status of a job, its message, and the exit code of its program."""
 
     status: str
     exit_code: int | None
     message: str
 
 
-class Cluster:
-    """The jobs of a cluster, at an address that `JobSubmissionClient` understands.
+class JobClient:
+    """A client of a cluster's jobs API.
 
-    As for all of Ray's clients, RAY_API_SERVER_ADDRESS and then RAY_ADDRESS win over `address`, and without
-    any the cluster is one that runs on this machine.
+    As for all of Ray's clients, RAY_API_SERVER_ADDRESS and then RAY_ADDRESS win over `address`; without any
+    the client uses a cluster that runs on this machine.
+
+    Args:
+        address: Any address that `JobSubmissionClient` accepts, such as `http://HEAD:8265`.
 
     Raises:
         ClusterError: nothing listens there, it wants another token, or it has other versions; at once.
     """
 
     def __init__(self, address: str | None) -> None:
-        for chatty in (dashboard_sdk.logger, sdk.logger):
-            chatty.setLevel(logging.ERROR)
-        asked = next((os.environ[name] for name in ADDRESSES if os.environ.get(name)), address)
-        where = redact(asked) if asked else "this machine"
-        http.require_listening(asked)
+        for verbose in (dashboard_sdk.logger, sdk.logger):
+            verbose.setLevel(logging.ERROR)
+        given = next((os.environ[name] for name in ADDRESSES if os.environ.get(name)), address)
+        where = redact(given) if given else "this machine"
+        require_listening(given)
         try:
             self._client = JobSubmissionClient(address)
-            # Ray tells this to its own pages only.
+            # The versions are on a page that Ray's client has no method for.
             answer = self._client._do_request("GET", "/api/v0/cluster_metadata")
-            http.require_same_versions(where, answer.json()["data"])
+            require_same_versions(where, answer.json()["data"])
         except AuthenticationError as error:
-            raise http.refused(where, error) from None
+            raise _unauthorized(where, error) from None
         except (OSError, RuntimeError, ValueError, LookupError) as error:
             raise ClusterError(f"no cluster takes jobs at {where}: {reason(error)}") from None
 
     @property
     def url(self) -> str:
-        """Where the dashboard and the jobs API are; without a password."""
+        """URL of the dashboard and the jobs API, without a password."""
         return redact(self._client.get_address())
 
     def dashboard(self, job: str) -> str:
-        """Return a job's page."""
+        """Return the URL of a job's page."""
         return f"{self.url}/#/jobs/{job}"
 
     def submit(
-        self, entrypoint: Entrypoint, archive: Path, variables: Mapping[str, str], note: Callable[[str], None]
+        self,
+        entrypoint: Entrypoint,
+        archive: Path,
+        variables: Mapping[str, str],
+        on_retry: Callable[[str], None],
     ) -> str:
-        """Hand in a job and return its id.
+        """Submit a job and return its id.
 
         Args:
-            entrypoint: What it runs.
-            archive: A ZIP file that becomes its working directory.
-            variables: What is set for it and its tasks, besides what makes a stop graceful. No secrets: this
-                is shown to all who may list jobs.
-            note: Shows a sentence.
+            entrypoint: Command and resources.
+            archive: A ZIP file with the job's working directory.
+            variables: Environment variables of the job and its tasks, besides `GRACEFUL_STOP`. No secrets:
+                all who may list jobs see them.
+            on_retry: Called with the reason before each retry.
 
         Raises:
-            ClusterError: the cluster does not take it.
+            ClusterError: the cluster refuses the job.
         """
-        runtime_env = {"working_dir": str(archive), "env_vars": {**GRACEFUL, **variables}}
+        runtime_env = {"working_dir": str(archive), "env_vars": {**GRACEFUL_STOP, **variables}}
         deadline = time.monotonic() + AGENT_S
         while True:
             try:
@@ -116,15 +130,16 @@ class Cluster:
                     entrypoint_resources=dict(entrypoint.resources or {}),
                 )
             except AuthenticationError as error:
-                raise http.refused(self.url, error) from None
+                raise _unauthorized(self.url, error) from None
             except (OSError, RuntimeError, ValueError) as error:
-                if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                # Ray 2.60 has no other mark of a head that is still starting than this text.
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
                     raise ClusterError(f"{self.url} does not take the job: {reason(error)}") from None
-                note("the head has no agent yet that takes jobs; trying again")
+                on_retry("the head has no agent yet that takes jobs; trying again")
                 time.sleep(1)
 
     async def follow(self, job: str, write: Callable[[str], None]) -> None:
-        """Pass on what a job prints until it ends.
+        """Write a job's output until it ends.
 
         Raises:
             ClusterError: the connection is lost; the job goes on where the cluster does.
@@ -133,11 +148,13 @@ class Cluster:
             async for text in self._client.tail_job_logs(job):
                 write(text)
         except (OSError, RuntimeError, ClientError) as error:
-            said = f"the connection to {self.url} was lost ({reason(error)})"
-            raise ClusterError(f"{said}", "the job goes on where the cluster does") from None
+            raise ClusterError(
+                f"the connection to {self.url} was lost ({reason(error)})",
+                "the job goes on where the cluster does",
+            ) from None
 
-    def ended(self, job: str) -> Ended:
-        """Return what has come of a job so far.
+    def result(self, job: str) -> JobResult:
+        """Return the result of a job whose log has ended.
 
         Raises:
             ClusterError: the cluster does not answer.
@@ -150,19 +167,115 @@ class Cluster:
                 details = self._client.get_job_info(job)
         except (OSError, RuntimeError) as error:
             raise ClusterError(f"{self.url} does not say what came of {job}: {reason(error)}") from None
-        return Ended(details.status.value, details.driver_exit_code, details.message or "")
+        return JobResult(details.status.value, details.driver_exit_code, details.message or "")
 
 
 def parse_resources(text: str | None) -> dict[str, float] | None:
     """Return resources to reserve, from JSON as `ray job submit` takes them.
 
     Raises:
-        ClusterError: it is no such JSON.
+        ClusterError: the text is no such JSON.
     """
     if text is None:
         return None
     with suppress(ValueError):
-        found: Any = json.loads(text)
-        if isinstance(found, dict) and all(isinstance(one, int | float) for one in found.values()):
-            return {str(name): float(value) for name, value in found.items()}
+        parsed: Any = json.loads(text)
+        if isinstance(parsed, dict) and all(isinstance(value, int | float) for value in parsed.values()):
+            return {str(name): float(value) for name, value in parsed.items()}
     raise ClusterError(f"--entrypoint-resources {text} is no JSON like '{{\"driver\": 1}}'")
+
+
+def require_listening(address: str | None) -> None:
+    """Refuse at once an address for which Ray's client would wait, or end the process.
+
+    Raises:
+        ClusterError: it is no address, nothing listens there, or what does is no dashboard of Ray's.
+    """
+    if not address or address in ("auto", "local"):
+        return
+    scheme, _, rest = address.rpartition("://")
+    if scheme and scheme not in PORTS:
+        return
+    with suppress(ValueError):
+        place = urlsplit(f"//{rest}")
+        if place.hostname and (port := place.port or PORTS.get(scheme)):
+            if scheme.startswith("http"):
+                dashboard_status(address)
+            else:
+                try:
+                    socket.create_connection((place.hostname, port), TIMEOUT_S).close()
+                except OSError as error:
+                    raise _unreachable(address, error) from None
+            return
+    raise ClusterError(f"{redact(address)} is no address of a cluster", "write one like http://HEAD:8265")
+
+
+def dashboard_status(url: str, headers: Mapping[str, str] | None = None) -> int:
+    """Return the HTTP status of a dashboard's answer: 200, 401 without a token, or 403 for a wrong one.
+
+    Args:
+        url: Where the dashboard may be.
+        headers: Authentication headers, if any.
+
+    Raises:
+        ClusterError: nothing answers there, or what does is no dashboard of Ray's.
+    """
+    try:
+        answer = requests.get(f"{url.rstrip('/')}/api/version", headers=headers, timeout=TIMEOUT_S)
+        is_ray = answer.status_code in (401, 403) or "ray_version" in answer.text
+    except (OSError, ValueError) as error:
+        if type(_root_cause(error)) is not BadStatusLine:
+            raise _unreachable(url, error) from None
+        is_ray = False
+    if not is_ray:
+        raise ClusterError(
+            f"what answers at {redact(url)} is no dashboard of Ray's",
+            "its port is 8265 unless `ray start` was told another",
+        )
+    return answer.status_code
+
+
+def _unreachable(address: str, error: Exception) -> ClusterError:
+    return ClusterError(
+        f"no cluster answers at {redact(address)} ({reason(_root_cause(error))})",
+        "start one with `ray start --head`, correct the address (RAY_API_SERVER_ADDRESS wins over "
+        "RAY_ADDRESS, and both over --address), or forward the port of its head's dashboard: "
+        "ssh -L 8265:localhost:8265 HEAD",
+    )
+
+
+def _unauthorized(where: str, error: AuthenticationError) -> ClusterError:
+    # Ray 2.60 drops the HTTP status of the answer; 403 is for a wrong token.
+    wanted = "another token than is set here" if "Forbidden" in str(error) else "a token"
+    return ClusterError(f"the cluster at {where} wants {wanted}", TOKEN_REMEDY)
+
+
+def require_same_versions(where: str, metadata: Mapping[str, Any]) -> None:
+    """Refuse a cluster that has another Ray than this process, or another minor version of Python.
+
+    Args:
+        where: The cluster's address, for the message.
+        metadata: The dashboard's `cluster_metadata`.
+
+    Raises:
+        ClusterError: with both versions.
+    """
+    there = {"Ray": metadata["rayVersion"], "Python": _minor(metadata["pythonVersion"])}
+    here = {"Ray": ray.__version__, "Python": _minor(platform.python_version())}
+    differing = [
+        f"{name} is {there[name]} there and {here[name]} here" for name in here if there[name] != here[name]
+    ]
+    if differing:
+        raise ClusterError(
+            f"the cluster at {where} has other versions: {'; '.join(differing)}. What was tried here may not "
+            "run there",
+            "install the same on both, as requirements.lock has it",
+        )
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    return _root_cause(error.__context__) if error.__context__ else error
+
+
+def _minor(version: object) -> str:
+    return ".".join(str(version).split(".")[:2])

@@ -1,4 +1,4 @@
-"""Secrets that would travel with a job, into what Ray logs and shows to everyone who has the token."""
+"""Secrets that must not travel with a job: Ray logs its command and shows it to all who have the token."""
 
 from __future__ import annotations
 
@@ -14,39 +14,40 @@ _VARIABLE = re.compile(rf"(?i)(?:^|_)(?:{_WORDS})(?:_id)?$")
 _SETTING = re.compile(rf"(?i)://[^\s]*[?&][^=&]*(?:{_WORDS}|signature)[^=&]*=[^&\s]")
 _AWS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 _SHORTEST = 8
-"""Characters; a shorter value says nothing where it is found."""
+"""Characters; a shorter value may occur anywhere by chance."""
 
 
 def secrets_here() -> dict[str, str]:
-    """Return this process's variables that hold secrets, going by their names."""
-    held = os.environ.items()
-    return {name: value for name, value in held if _VARIABLE.search(name) and len(value) >= _SHORTEST}
+    """Return this process's environment variables whose names are those of secrets."""
+    variables = os.environ.items()
+    return {name: value for name, value in variables if _VARIABLE.search(name) and len(value) >= _SHORTEST}
 
 
 def require_no_secrets(texts: Iterable[tuple[str, str]], known: Mapping[str, str]) -> None:
     """Refuse texts that hold a secret.
 
     Args:
-        texts: A name to say and the text, of each.
-        known: Values of secrets, by the name to say instead.
+        texts: Name and text of each.
+        known: Values of secrets, by the name for the message.
 
     Raises:
-        ClusterError: naming the text, and never what is in it.
+        ClusterError: with the name of the text, without its contents.
     """
     for name, text in texts:
-        if what := _secret_in(text, known):
+        if secret := _secret_in(text, known):
             raise ClusterError(
-                f"{name} holds {what}: what a job is called with is shown to all who may list jobs, and kept "
-                "in Ray's files. Set it as a variable of the nodes instead, before `ray start`: the usual "
-                "AWS variables for a store, and any, with search.optuna_storage=env:NAME, for a database"
+                f"{name} holds {secret}: what a job is called with is shown to all who may list jobs, and "
+                "kept in Ray's files",
+                "set it as a variable of the nodes instead, before `ray start`: the usual AWS variables for "
+                "a store, and any, with search.optuna_storage=env:NAME, for a database",
             )
 
 
 def keep_credentials_from_trials() -> None:
-    """Let Ray Tune not copy this process's AWS credentials into the runtime environment of every trial.
+    """Stop Ray Tune from copying this process's AWS credentials into every trial's runtime environment.
 
-    Ray 2.60 does that; it logs runtime environments (`runtime_env_agent.log`) and its dashboard shows them.
-    Nodes have credentials of their own.
+    Ray 2.60 logs runtime environments (`runtime_env_agent.log`) and shows them on its dashboard. Nodes have
+    credentials of their own.
     """
     from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 

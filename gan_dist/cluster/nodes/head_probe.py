@@ -1,6 +1,6 @@
-"""Whether a Ray cluster answers at an address, and whom it lets in, asked without joining it.
+"""A probe of a cluster's head: whether it answers at an address and accepts this process, without joining.
 
-Ray itself tries for minutes where nobody listens, and then ends the process.
+Ray itself tries for minutes where nothing listens, and then ends the process.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gan_dist.core.errors import ClusterError
 from gan_dist.core.host import is_local
 
 WAIT_S = 15.0
-"""How long a head that takes connections may be too busy to answer; where nobody listens is known at once."""
+"""How long a head that accepts connections may be too busy to answer; an unused port is known at once."""
 CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 ALL_NODES = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 TOKEN_REMEDY = (
@@ -32,25 +33,36 @@ def cluster_address() -> str | None:
     return None if address in (None, "", "local") else address
 
 
-class Answer(Enum):
-    """What is at an address."""
+class HeadState(Enum):
+    """What was found at an address."""
 
-    SERVED = "a Ray cluster that answers"
-    LOCKED = "a Ray cluster that wants another token"
-    NOBODY = "nothing that answers"
-    STRANGER = "something that is no Ray cluster"
+    READY = "a Ray cluster that answers"
+    UNAUTHORIZED = "a Ray cluster that requires another token"
+    UNREACHABLE = "nothing that listens"
+    NOT_RAY = "something that is no Ray cluster"
 
 
-def ask(address: str, headers: Mapping[str, str] | None = None) -> tuple[Answer, bytes, str]:
-    """Return what is at `host:port`, its list of nodes where it answers, and what went wrong otherwise.
+@dataclass(frozen=True)
+class HeadProbe:
+    """Result of a probe."""
+
+    state: HeadState
+    nodes: bytes = b""
+    """The cluster's list of nodes, a serialised GetAllNodeInfoReply, if it is ready."""
+    details: str = ""
+    """The error, if it is not ready."""
+
+
+def probe_head(address: str, headers: Mapping[str, str] | None = None) -> HeadProbe:
+    """Ask the head (its GCS) at `host:port` for its list of nodes.
 
     Args:
-        address: Where a cluster's head (its GCS) may listen.
-        headers: What to authenticate with; nothing when absent.
+        address: Where the head may listen.
+        headers: Authentication headers, if any.
     """
     metadata = [(name.lower(), value) for name, value in (headers or {}).items()]
     deadline = time.monotonic() + WAIT_S
-    # Ray's own connections do not go through a proxy either.
+    # Ray's own connections bypass proxies, too.
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             for method in (CLUSTER_ID, ALL_NODES):
@@ -58,59 +70,60 @@ def ask(address: str, headers: Mapping[str, str] | None = None) -> tuple[Answer,
                 left_s = max(0.0, deadline - time.monotonic())
                 nodes: bytes = call(b"", timeout=left_s, metadata=metadata)
         except grpc.RpcError as error:
-            code, details = error.code(), " ".join(str(error.details()).split())
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                details = f"{details} after {WAIT_S:g} s"
-            if code is grpc.StatusCode.UNAUTHENTICATED:
-                return Answer.LOCKED, b"", details
-            refused = (
-                "Connection refused" in details or "resol" in details or "Connection timed out" in details
-            )
-            silent = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            return (Answer.NOBODY if silent and refused else Answer.STRANGER), b"", details
-    return Answer.SERVED, nodes, ""
+            return _failed_probe(error.code(), " ".join(str(error.details()).split()))
+    return HeadProbe(HeadState.READY, nodes)
+
+
+def _failed_probe(code: grpc.StatusCode, details: str) -> HeadProbe:
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return HeadProbe(HeadState.UNAUTHORIZED, details=details)
+    # The code is the same for an unused port and for a listener that does not speak gRPC (grpcio 1.85).
+    unreached = any(text in details for text in ("Connection refused", "resol", "Connection timed out"))
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        details = f"{details} after {WAIT_S:g} s"
+    silent = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return HeadProbe(HeadState.UNREACHABLE if silent and unreached else HeadState.NOT_RAY, details=details)
 
 
 def require_reachable(address: str) -> None:
     """Refuse the address of a cluster that this process cannot join.
 
     Raises:
-        ClusterError: nobody answers there, or not with this token, or this machine is none of its nodes.
+        ClusterError: no cluster answers there or accepts the token, or this machine is none of its nodes.
     """
     if "://" in address:
         raise ClusterError(
-            f"RAY_ADDRESS={_shown(address)} is not the address of a head, by which its nodes start runs",
+            f"RAY_ADDRESS={_without_user(address)} is not the address of a head, by which its nodes start "
+            "runs",
             "use host:6379 on one of them, or from elsewhere gan-dist submit with RAY_API_SERVER_ADDRESS",
         )
     if address == "auto" or os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
-        return  # Ray finds it itself, or speaks to it in another way
+        return  # Ray finds the head itself, or uses another protocol
     if not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:
         raise ClusterError(
-            f"RAY_ADDRESS={_shown(address)} is not an address", "use host:port, such as host:6379"
+            f"RAY_ADDRESS={_without_user(address)} is not an address", "use host:port, such as host:6379"
         )
     headers = auth_headers()
-    answer, nodes, details = ask(address, headers)
-    if answer is Answer.LOCKED:
+    probe = probe_head(address, headers)
+    if probe.state is HeadState.UNAUTHORIZED:
+        refusal = "refuses this token" if headers else "wants a token"
+        raise ClusterError(f"the cluster at RAY_ADDRESS={address} {refusal}", TOKEN_REMEDY)
+    if probe.state is not HeadState.READY:
+        what = "nobody answers" if probe.state is HeadState.UNREACHABLE else "no Ray cluster answers"
         raise ClusterError(
-            f"the cluster at RAY_ADDRESS={address} {'refuses this token' if headers else 'wants a token'}",
-            f"{TOKEN_REMEDY}",
+            f"RAY_ADDRESS={address}: {what} there ({probe.details[:160]})",
+            "start one with ray start --head, correct the address, or unset RAY_ADDRESS to use this machine "
+            "alone",
         )
-    if answer is not Answer.SERVED:
-        what = "nobody answers" if answer is Answer.NOBODY else "no Ray cluster answers"
-        raise ClusterError(
-            f"RAY_ADDRESS={address}: {what} there ({details[:160]})",
-            "start one with ray start "
-            "--head, correct the address, or unset RAY_ADDRESS to use this machine alone",
-        )
-    _require_own_node(address, nodes)
+    _require_own_node(address, probe.nodes)
 
 
-def _require_own_node(address: str, listed: bytes) -> None:
-    """Refuse a machine that is no node: Ray looks for one here for a minute."""
+def _require_own_node(address: str, reply: bytes) -> None:
+    """Refuse a machine that is no node; Ray would look for a node here for a minute."""
     from ray._private.services import find_node_ids
     from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply  # type: ignore[attr-defined]
 
-    nodes = GetAllNodeInfoReply.FromString(listed).node_info_list
+    nodes = GetAllNodeInfoReply.FromString(reply).node_info_list
     # ALIVE is the first of a node's states, 0.
     alive = {node.node_id.hex(): node.node_manager_address for node in nodes if node.state == 0}
     here = any(map(is_local, alive.values())) or alive.keys() & find_node_ids()
@@ -118,13 +131,13 @@ def _require_own_node(address: str, listed: bytes) -> None:
         raise ClusterError(
             f"RAY_ADDRESS={address}: this machine is none of its nodes ({', '.join(alive.values())}), "
             "and only a node can start runs",
-            "submit a job (ray job submit --working-dir . -- python "
-            f"jobs/train.py ...), or run ray start --address={address} here",
+            "submit a job (ray job submit --working-dir . -- python jobs/train.py ...), or run ray start "
+            f"--address={address} here",
         )
 
 
 def auth_headers() -> dict[str, str]:
-    """Return what Ray's clients of this process authenticate with; empty without RAY_AUTH_MODE=token.
+    """Return the authentication headers of this process's Ray clients; none without RAY_AUTH_MODE=token.
 
     Raises:
         ClusterError: the token's file cannot be read.
@@ -138,7 +151,7 @@ def auth_headers() -> dict[str, str]:
     return dict(get_auth_headers_if_auth_enabled({}))
 
 
-def _shown(address: str) -> str:
-    """Return an address without a password in it."""
+def _without_user(address: str) -> str:
+    """Return an address without user and password."""
     scheme, mark, rest = address.rpartition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"

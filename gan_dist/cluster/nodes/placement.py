@@ -1,4 +1,4 @@
-"""Which nodes a run can have now: asked of Ray's own scheduler, which knows what others hold."""
+"""Placement of workers on nodes now, by Ray's own scheduler, which knows the reservations of others."""
 
 from __future__ import annotations
 
@@ -9,99 +9,100 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from gan_dist.cluster.nodes.resources import nodes_up, workers_held
+from gan_dist.cluster.nodes.resources import cluster_nodes, worker_capacity
 from gan_dist.config import ScaleConfig
 
 PLACED_S = 5.0
-"""Seconds within which the scheduler places what there is room for."""
+"""Seconds within which the scheduler places what fits."""
 AT_ONCE_S = 0.1
 
 
-def placeable(scale: ScaleConfig, counts: Sequence[int], held: int = 0) -> int | None:
-    """Return the first of some numbers of workers that can be placed now.
+def placeable_workers(scale: ScaleConfig, counts: Sequence[int], placed: int = 0) -> int | None:
+    """Return the first of several numbers of workers that can be placed now, or None.
 
     Args:
-        scale: What a worker reserves.
+        scale: Resources of a worker.
         counts: The numbers, the most wanted first.
-        held: Workers that are placed already, and count.
+        placed: Workers of these that are placed already.
     """
-    most = workers_held(scale, nodes_up(without=leaving()))
+    capacity = worker_capacity(scale, cluster_nodes(without=draining_nodes()))
     for count in counts:
-        if count <= most:
-            with reserved(scale, count - held) as group:
-                if is_placed(group, PLACED_S):
+        if count <= capacity:
+            with reserved(scale, count - placed) as reservation:
+                if is_placed(reservation, PLACED_S):
                     return count
     return None
 
 
-class More:
-    """Room for more workers than a group has, asked for while it trains: an autoscaler sees that.
+class GrowthRequest:
+    """A request for more workers than a group has, pending while it trains, so that an autoscaler sees it.
 
     Args:
-        scale: What a worker reserves.
-        counts: The numbers of workers that there may be, the most wanted first.
-        workers: How many there are.
+        scale: Resources of a worker.
+        counts: The numbers of workers that the run may have, the most wanted first.
+        workers: Workers of the group.
     """
 
     def __init__(self, scale: ScaleConfig, counts: Sequence[int], workers: int) -> None:
         self._scale, self._workers = scale, workers
         self._larger = [count for count in counts if count > workers]
-        self._asked: PlacementGroup | None = None
+        self._reservation: PlacementGroup | None = None
 
-    def ask(self) -> bool:
-        """Tell whether there is such room; called when the workers that there are have been placed."""
+    def is_placeable(self) -> bool:
+        """Return whether more workers can be placed; called after the group's workers have been placed."""
         if not self._larger:
             return False
-        if self._asked is None:
-            self._asked = _request(self._scale, self._larger[0] - self._workers)
-        if is_placed(self._asked):
+        if self._reservation is None:
+            self._reservation = _reserve(self._scale, self._larger[0] - self._workers)
+        if is_placed(self._reservation):
             return True
-        return placeable(self._scale, self._larger, held=self._workers) is not None
+        return placeable_workers(self._scale, self._larger, placed=self._workers) is not None
 
     def close(self) -> None:
-        """Ask no longer."""
-        if self._asked is not None:
-            remove_placement_group(self._asked)
+        """Withdraw the request."""
+        if self._reservation is not None:
+            remove_placement_group(self._reservation)
 
 
 @contextmanager
 def reserved(scale: ScaleConfig, count: int) -> Iterator[PlacementGroup]:
-    """Ask for room for some workers; while there is none, an autoscaler sees that it is wanted."""
-    group = _request(scale, count)
+    """Request resources for `count` workers; while they are missing, an autoscaler sees the request."""
+    reservation = _reserve(scale, count)
     try:
-        yield group
+        yield reservation
     finally:
-        remove_placement_group(group)
+        remove_placement_group(reservation)
 
 
-def _request(scale: ScaleConfig, count: int) -> PlacementGroup:
-    group: PlacementGroup = placement_group([resources(scale)] * count, strategy="PACK")
-    return group
+def _reserve(scale: ScaleConfig, count: int) -> PlacementGroup:
+    reservation: PlacementGroup = placement_group([worker_resources(scale)] * count, strategy="PACK")
+    return reservation
 
 
-def is_placed(group: PlacementGroup, within_s: float = AT_ONCE_S) -> bool:
-    """Tell whether what was asked for is there."""
-    return bool(group.wait(within_s))
+def is_placed(reservation: PlacementGroup, within_s: float = AT_ONCE_S) -> bool:
+    """Return whether the requested resources are reserved."""
+    return bool(reservation.wait(within_s))
 
 
-def resources(scale: ScaleConfig) -> dict[str, float]:
-    """Return what a worker reserves."""
+def worker_resources(scale: ScaleConfig) -> dict[str, float]:
+    """Return the resources that a worker reserves."""
     wanted = {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
     return {key: value for key, value in wanted.items() if value}
 
 
-def said(scale: ScaleConfig, count: int) -> str:
-    """Return in words what some workers need."""
-    wanted = " and ".join(f"{value:g} {key}{'s' * (value != 1)}" for key, value in resources(scale).items())
-    return f"{count} worker{'s' * (count != 1)} of {wanted}"
+def describe_workers(scale: ScaleConfig, count: int) -> str:
+    """Return a number of workers and their resources in words."""
+    wanted = worker_resources(scale).items()
+    each = " and ".join(f"{value:g} {key}{'s' * (value != 1)}" for key, value in wanted)
+    return f"{count} worker{'s' * (count != 1)} of {each}"
 
 
-def leaving() -> frozenset[str]:
+def draining_nodes() -> frozenset[str]:
     """Return the ids of the nodes that are being drained: preempted, or by `ray drain-node`."""
     return frozenset(cluster_state.get_draining_nodes())
 
 
-def addresses(nodes: frozenset[str], *, alive: bool = True) -> list[str]:
-    """Return the addresses of those of some nodes that are alive, or of those that are not."""
+def node_addresses(nodes: frozenset[str], *, alive: bool = True) -> list[str]:
+    """Return the addresses of those of `nodes` that are alive, or of those that are not."""
     found = [node for node in ray.nodes() if node["NodeID"] in nodes and node["Alive"] is alive]
     return sorted(node["NodeManagerAddress"] for node in found)

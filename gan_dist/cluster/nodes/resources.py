@@ -1,10 +1,11 @@
-"""What a cluster can ever hold: workers by CPUs and GPUs, processes by memory."""
+"""Capacity of a cluster: workers by CPUs and GPUs, processes by memory."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import ray
 
@@ -13,7 +14,7 @@ from gan_dist.core import host
 from gan_dist.core.errors import CapacityError, Problem
 
 NODE_GROUP = "ray.io/node-group"
-"""Ray's label of a node's kind."""
+"""Ray's label of the node type."""
 PROCESS_BYTES = 0.7e9
 """Memory of a process that has imported Ray and torch, before it does anything."""
 
@@ -25,42 +26,47 @@ class Node:
     cpus: float
     gpus: float
     memory: float = 0.0
-    """Bytes that processes and objects may take; 0 where that is unknown."""
-    objects: float = 0.0
-    """Bytes of these that Ray's object store keeps for itself."""
+    """Bytes for processes and the object store; 0 where that is unknown."""
+    object_store: float = 0.0
+    """Bytes of `memory` that Ray's object store reserves."""
     group: str = ""
-    """Its kind in the cluster's description, where `ray up` or Kubernetes started it; else empty."""
+    """Node type in the cluster's description; empty unless `ray up` or Kubernetes started the node."""
 
 
-def this_machine() -> Node:
-    """Return what a Ray that is started here holds."""
+def local_node() -> Node:
+    """Return the node of a Ray that is started on this machine."""
     import torch
 
     shm = host.shm_bytes()
-    objects = host.object_store_bytes(host.free_memory_bytes(), shm[1] if shm else 0)
-    return Node(host.cores(), torch.cuda.device_count(), host.memory_bytes(), objects)
+    object_store = host.object_store_bytes(host.free_memory_bytes(), shm[1] if shm else 0)
+    return Node(host.cores(), torch.cuda.device_count(), host.memory_bytes(), object_store)
 
 
-def nodes_up(without: frozenset[str] = frozenset()) -> list[Node]:
-    """Return the nodes of the cluster that this process is connected to, some left out by their ids."""
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return Ray's records of the nodes that are alive in the cluster that this process is connected to."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def cluster_nodes(without: frozenset[str] = frozenset()) -> list[Node]:
+    """Return the nodes that are alive, except those with the ids `without`."""
     found = []
-    for node in ray.nodes():
-        if node["Alive"] and node["NodeID"] not in without:
-            has = node["Resources"]
-            objects = has.get("object_store_memory", 0.0)
-            memory = has.get("memory", 0.0) + objects
-            group = node["Labels"].get(NODE_GROUP, "")
-            found.append(Node(has.get("CPU", 0.0), has.get("GPU", 0.0), memory, objects, group))
+    for node in alive_nodes():
+        if node["NodeID"] not in without:
+            resources = node["Resources"]
+            object_store = resources.get("object_store_memory", 0.0)
+            memory = resources.get("memory", 0.0) + object_store
+            cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+            found.append(Node(cpus, gpus, memory, object_store, node["Labels"].get(NODE_GROUP, "")))
     return found
 
 
-def may_grow(nodes: list[Node]) -> bool:
-    """Tell whether nodes may be added when they are wanted: by whoever started those that there are."""
+def autoscales(nodes: list[Node]) -> bool:
+    """Return whether a launcher started the nodes, which adds more on demand."""
     return any(node.group for node in nodes)
 
 
-def workers_held(scale: ScaleConfig, nodes: list[Node]) -> int:
-    """Return how many workers the nodes hold at a time."""
+def worker_capacity(scale: ScaleConfig, nodes: list[Node]) -> int:
+    """Return how many workers fit on the nodes at a time."""
     return sum(_workers_on(scale, node) for node in nodes)
 
 
@@ -68,78 +74,78 @@ def _workers_on(scale: ScaleConfig, node: Node) -> int:
     fits, each = math.floor(node.cpus / scale.cpus_per_worker), scale.gpus_per_worker
     if not each:
         return fits
-    # A worker's part is of one GPU: what is left of two does not make up for it.
+    # A worker's share is of one GPU: remainders of two GPUs do not add up.
     return min(fits, int(node.gpus) * math.floor(1 / each) if each < 1 else math.floor(node.gpus / each))
 
 
-def processes(scale: ScaleConfig, *, trial: bool) -> int:
-    """Return the processes of a run: workers, their controller, and the actor of a trial that starts them.
+def process_count(scale: ScaleConfig, *, trial: bool) -> int:
+    """Return the number of processes of a run: workers, their controller, and the actor of a trial.
 
-    A trial of one worker is that one process.
+    A trial with one worker is one process.
     """
     if trial:
         return 1 if scale.workers == 1 else scale.workers + 2
     return scale.workers + 1
 
 
-def trials_at_once(scale: ScaleConfig, nodes: list[Node], most: int | None) -> int:
-    """Return how many trials run at a time: what can be placed, and `most` at most.
+def concurrent_trials(scale: ScaleConfig, nodes: list[Node], limit: int | None) -> int:
+    """Return the number of trials that run at a time: as many as fit, up to `limit`.
 
-    On a cluster that adds nodes it is `most` if given, otherwise what fits now, and at least 1.
+    On a cluster that adds nodes it is `limit` if given, otherwise as many as fit now, and at least 1.
     """
-    fits = workers_held(scale, nodes) // scale.workers
-    return most or max(1, fits) if may_grow(nodes) else min(most or fits, fits)
+    fits = worker_capacity(scale, nodes) // scale.workers
+    return limit or max(1, fits) if autoscales(nodes) else min(limit or fits, fits)
 
 
-def require_room(scale: ScaleConfig, nodes: list[Node], where: str, *, evaluating: bool = False) -> None:
-    """Refuse what can never be placed, or whose processes alone are more than all memory.
+def require_capacity(scale: ScaleConfig, nodes: list[Node], where: str, *, evaluating: bool = False) -> None:
+    """Refuse workers that can never be placed, or whose bare processes exceed the memory of all nodes.
 
-    Where nodes are added when they are wanted, only what no node can give is refused.
+    On a cluster that adds nodes only shares of GPUs that no node can give are refused.
 
     Args:
-        scale: What the run asks for.
-        nodes: Every node.
-        where: What the nodes are, for the message.
-        evaluating: Whether an evaluation asks: its workers exchange no gradients, and the message names the
-            options of its verb instead of configuration keys.
+        scale: Resources of the run.
+        nodes: All nodes.
+        where: Name of the machine or cluster, for the message.
+        evaluating: Whether this is for an evaluation, whose workers exchange no gradients; the message then
+            names the options of the verb instead of configuration keys.
 
     Raises:
-        CapacityError: with the arithmetic and the most that fits.
+        CapacityError: with the arithmetic and the number of workers that fits.
     """
     _require_divisible(scale, evaluating=evaluating)
-    if may_grow(nodes):
+    if autoscales(nodes):
         return
-    fits = workers_held(scale, nodes)
-    if fits < scale.fewest:
-        raise CapacityError(_too_many(scale, nodes, where, fits, evaluating=evaluating))
+    _require_cpus_and_gpus(scale, nodes, where, evaluating=evaluating)
     total = sum(node.memory for node in nodes)
-    count = processes(scale, trial=False)
+    count = process_count(scale, trial=False)
     if all(node.memory for node in nodes) and count * PROCESS_BYTES > total:
         most = max(1, math.floor(total / PROCESS_BYTES) - 1)
         given = partial(_given, "workers", evaluating=evaluating)
         raise CapacityError(
             f"{given(scale.workers)} and their controller are {count} processes of "
-            f"{PROCESS_BYTES / 1e9:g} GB before their networks, {count * PROCESS_BYTES / 1e9:.1f} GB",
-            f"{where} has {total / 1e9:.1f} GB of memory: use {given(most)} or fewer, or add memory",
+            f"{PROCESS_BYTES / 1e9:g} GB before their networks, {count * PROCESS_BYTES / 1e9:.1f} GB; "
+            f"{where} has {total / 1e9:.1f} GB of memory",
+            f"use {given(most)} or fewer, or add memory",
+            keys=("scale.workers",),
         )
 
 
-def short_of_memory(
+def memory_warning(
     scale: ScaleConfig, nodes: list[Node], trials: int | None = None, *, evaluating: bool = False
 ) -> Problem | None:
-    """Return a warning where processes alone take what the object stores leave of the nodes' memory.
+    """Return a warning where bare processes exceed the memory that the nodes' object stores leave, else None.
 
     Args:
-        scale: What a run asks for.
-        nodes: Every node.
-        trials: Runs at a time, each the trial of a search; None for one run that is no trial.
-        evaluating: As of `require_room`.
+        scale: Resources of a run.
+        nodes: All nodes.
+        trials: Trials that run at a time; None for a run that is no trial.
+        evaluating: See `require_capacity`.
     """
-    count = processes(scale, trial=trials is not None) * (trials or 1)
-    left = sum(node.memory - node.objects for node in nodes)
-    if may_grow(nodes) or not all(node.memory for node in nodes) or count * PROCESS_BYTES <= left:
+    count = process_count(scale, trial=trials is not None) * (trials or 1)
+    left = sum(node.memory - node.object_store for node in nodes)
+    if autoscales(nodes) or not all(node.memory for node in nodes) or count * PROCESS_BYTES <= left:
         return None
-    each = processes(scale, trial=True)
+    each = process_count(scale, trial=True)
     remedy = f"use fewer {'--workers' if evaluating else 'scale.workers'}"
     if trials:
         remedy = f"set search.concurrent={max(1, math.floor(left / PROCESS_BYTES / each))}"
@@ -151,8 +157,8 @@ def short_of_memory(
     )
 
 
-def idle_gpus(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool = False) -> Problem | None:
-    """Return a warning where nodes have GPUs and a run or evaluation asks for none."""
+def idle_gpu_warning(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool = False) -> Problem | None:
+    """Return a warning where nodes have GPUs and a run or evaluation requests none, else None."""
     gpus = sum(node.gpus for node in nodes)
     if scale.gpus_per_worker or not gpus:
         return None
@@ -161,36 +167,43 @@ def idle_gpus(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool = False
 
 
 def _given(key: str, value: float, *, evaluating: bool) -> str:
-    """Return a setting as who asks would type it."""
+    """Return a setting as a user of `evaluate`, or of a configuration, types it."""
     return f"--{key.replace('_', '-')} {value:g}" if evaluating else f"scale.{key}={value:g}"
 
 
 def _require_divisible(scale: ScaleConfig, *, evaluating: bool) -> None:
-    """Refuse parts of GPUs that no cluster gives."""
+    """Refuse shares of GPUs that no cluster can give."""
     each = scale.gpus_per_worker
     given = _given("gpus_per_worker", each, evaluating=evaluating)
     if each > 1 and not each.is_integer():
         raise CapacityError(
             f"{given}: Ray reserves a part of one GPU, or whole ones",
             f"use {math.floor(each)} or {math.ceil(each)}",
+            keys=("scale.gpus_per_worker",),
         )
     if not evaluating and scale.workers > 1 and 0 < each <= 0.5:
         together = min(scale.workers, math.floor(1 / each))
         raise CapacityError(
             f"{given}: {together} of the {scale.workers} workers could share a GPU, which NCCL refuses",
             "use 1, or scale.workers=1",
+            keys=("scale.gpus_per_worker", "scale.workers"),
         )
 
 
-def _too_many(scale: ScaleConfig, nodes: list[Node], where: str, fits: int, *, evaluating: bool) -> str:
+def _require_cpus_and_gpus(scale: ScaleConfig, nodes: list[Node], where: str, *, evaluating: bool) -> None:
+    count, fits = scale.fewest, worker_capacity(scale, nodes)
+    if fits >= count:
+        return
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    key, count = "workers" if scale.min_workers is None else "min_workers", scale.fewest
+    key = "workers" if scale.min_workers is None else "min_workers"
     given = partial(_given, key, evaluating=evaluating)
     need = f"{count} x {scale.cpus_per_worker:g} = {count * scale.cpus_per_worker:g} CPUs"
     if scale.gpus_per_worker:
         need += f" and {count} x {scale.gpus_per_worker:g} = {count * scale.gpus_per_worker:g} GPUs"
     remedy = f"use {given(fits)}" if fits else "ask for less per worker"
-    return (
+    raise CapacityError(
         f"{given(count)} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
-        f"{len(nodes)} node{'s' * (len(nodes) != 1)}, which hold {fits} such workers: {remedy}, or add nodes"
+        f"{len(nodes)} node{'s' * (len(nodes) != 1)}, which hold {fits} such workers",
+        f"{remedy}, or add nodes",
+        keys=(f"scale.{key}",),
     )

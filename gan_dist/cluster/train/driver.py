@@ -1,4 +1,4 @@
-"""A run on a cluster: worker groups one after another, each from the last checkpoint, until it has ended."""
+"""A run on a cluster: worker groups one after another, each from the last checkpoint, until the run ends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from types import FrameType
 
 import ray
 
-from gan_dist.cluster.connect import cluster, interrupts_to
+from gan_dist.cluster.connect import connect_for, handle_interrupts
 from gan_dist.cluster.nodes.node_checks import check_nodes
-from gan_dist.cluster.nodes.placement import More, addresses, is_placed, leaving, placeable, reserved, said
-from gan_dist.cluster.train.status import RunStatus, new_board
-from gan_dist.cluster.train.worker_group import WorkerGroup, reason
+from gan_dist.cluster.nodes.placement import (
+    GrowthRequest,
+    describe_workers,
+    draining_nodes,
+    is_placed,
+    node_addresses,
+    placeable_workers,
+    reserved,
+)
+from gan_dist.cluster.train.status import RunStatus, start_status_actor
+from gan_dist.cluster.train.worker_group import WorkerGroup, failure_reason
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import StorageError, WorkerError
@@ -26,153 +34,166 @@ RETRIES = 3
 """Worker groups that may fail one after another without a checkpoint that is newer than their start."""
 POLL_S = 0.5
 GROW_S = 60.0
-"""Seconds that fewer workers than are wanted train before it is looked whether there is room for more."""
+"""Seconds that a worker group trains with fewer workers than wanted before the driver tries to place more."""
 
 
 def run(
-    config: RunConfig, show: Callable[[RunStatus], None], stop: Callable[[], bool] = lambda: False
+    config: RunConfig, on_status: Callable[[RunStatus], None], should_stop: Callable[[], bool] = lambda: False
 ) -> Outcome:
     """Train a run on a cluster and return where it ended.
 
-    An interrupt (SIGINT or SIGTERM) lets it write a checkpoint and end; a second one ends it at once. Before
-    a node leaves the cluster it writes a checkpoint and goes on with what is left; after the loss of a worker
-    or a node it goes on from its last checkpoint.
+    The first interrupt (SIGINT or SIGTERM) makes the run write a checkpoint and end; a second one ends it at
+    once. Before a node leaves the cluster the run writes a checkpoint and goes on with the nodes that are
+    left; after the loss of a worker or a node it goes on from its last checkpoint.
 
     Args:
         config: The run; its `storage` is a URI or an absolute path.
-        show: Called a few times a second with the workers' news.
-        stop: Asked as often whether the run should write a checkpoint and end.
+        on_status: Called a few times a second with the status of the run.
+        should_stop: Called as often; true makes the run write a checkpoint and end.
 
     Raises:
         CapacityError: the workers can never be placed.
-        GanDistError: whatever the loop raises.
-        WorkerError: the workers kept failing for another reason, there was no room for them for
-            `scale.wait_s`, or the node of this process leaves the cluster.
+        GanDistError: any error of the loop.
+        WorkerError: the workers kept failing for another reason, could not be placed within `scale.wait_s`,
+            or the node of this process leaves the cluster.
     """
     storage.configure(config.storage.options)
-    with cluster(config.scale), _interrupts() as interrupted:
+    with connect_for(config.scale), _interrupts() as interrupted:
         check_nodes(config.run_uri, config.data.path)
-        return _Run(config, show, lambda: interrupted.is_set() or stop()).to_its_end()
+        return _Driver(config, on_status, lambda: interrupted.is_set() or should_stop()).run()
 
 
-class _Run:
-    """The driver's side of a run: what it decides while worker groups come and go."""
+class _Driver:
+    """Starts worker groups, and decides when one ends and what follows."""
 
     def __init__(
-        self, config: RunConfig, show: Callable[[RunStatus], None], stop: Callable[[], bool]
+        self, config: RunConfig, on_status: Callable[[RunStatus], None], should_stop: Callable[[], bool]
     ) -> None:
         self._config = config
         self._counts = config.worker_counts
-        self._show, self._stop = show, stop
-        self._board = new_board()
-        self._here = ray.get_runtime_context().get_node_id()
-        self._noted: frozenset[str] = frozenset()
+        self._on_status, self._should_stop = on_status, should_stop
+        self._actor = start_status_actor()
+        self._own_node = ray.get_runtime_context().get_node_id()
+        self._announced: frozenset[str] = frozenset()
         self._grow_s = GROW_S
 
-    def to_its_end(self) -> Outcome:
-        """Start worker groups until one has finished, or the run is asked to stop."""
-        failures = 0
-        before = self._counts[0]
-        while (workers := self._room()) is not None:
-            begun_at = self._images()
-            if workers != before:
-                self._note(f"from {begun_at / 1000:g} kimg on with {workers} of {self._counts[0]} workers")
-            if workers > before:
+    def run(self) -> Outcome:
+        """Start worker groups until one has finished the run or a stop is requested."""
+        failures, previous = 0, self._counts[0]
+        while (workers := self._wait_for_room()) is not None:
+            first_image = self._images()
+            if workers != previous:
+                self._warn(f"from {first_image / 1000:g} kimg on with {workers} of {self._counts[0]} workers")
+            if workers > previous:
                 self._grow_s = GROW_S
-            before = workers
-            group = ray.get(self._board.begin.remote())
-            attempt = WorkerGroup(self._config, workers, self._board, group)
-            stopped = self._follow(attempt)
-            news = self._shown()
-            if isinstance(news.failure, StorageError):
-                raise StorageError(f"{news.failure}\nthe run is kept as its last checkpoint has it") from None
-            if news.failure is not None:
-                raise news.failure
-            if news.outcome is not None and (news.outcome.finished or stopped):
-                return news.outcome
+            previous = workers
+            number = ray.get(self._actor.start_group.remote())
+            group = WorkerGroup(self._config, workers, self._actor, number)
+            stopped = self._follow(group)
+            status = self._read_status()
+            if isinstance(status.failure, StorageError):
+                raise StorageError(
+                    f"{status.failure}\nthe run is kept as its last checkpoint has it"
+                ) from None
+            if status.failure is not None:
+                raise status.failure
+            if status.outcome is not None and (status.outcome.finished or stopped):
+                return status.outcome
             if stopped:
-                if attempt.error is not None:
-                    self._note(f"{reason(attempt.error)} while it was stopped; {self._kept()}")
+                if group.error is not None:
+                    self._warn(f"{failure_reason(group.error)} while it was stopped; {self._kept()}")
                 break
-            if self._here in leaving():
-                raise WorkerError("the node that this command runs on leaves the cluster", f"{self._kept()}")
-            if attempt.error is not None:
-                failures = 0 if self._images() > begun_at else failures + 1
-                self._go_on_after(attempt.error, news, failures)
+            if self._own_node in draining_nodes():
+                raise WorkerError("the node that this command runs on leaves the cluster", self._kept())
+            if group.error is not None:
+                failures = 0 if self._images() > first_image else failures + 1
+                self._handle_failure(group.error, status.nodes, failures)
         return Outcome(self._images(), finished=False, images_per_second=None, value=None)
 
-    def _room(self) -> int | None:
-        """Return how many workers there is room for, once there is; None when asked to stop meanwhile."""
-        scale = self._config.scale
-        if (count := placeable(scale, self._counts)) is not None:
-            return count
-        missing = f"no room for {said(scale, self._counts[-1])}"
-        self._note(f"{missing}: the run waits for nodes, {scale.wait_s:g} s at most (scale.wait_s)")
-        deadline = time.monotonic() + scale.wait_s
-        with reserved(scale, self._counts[0]) as whole:
-            while time.monotonic() < deadline:
-                self._shown()
-                if self._stop():
-                    return None
-                if is_placed(whole):
-                    return self._counts[0]
-                if (count := placeable(scale, self._counts[1:])) is not None:
-                    return count
-                time.sleep(POLL_S)
-        raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s)", f"{self._kept()}")
-
-    def _follow(self, attempt: WorkerGroup) -> bool:
-        """Show a worker group until it ends, and end it where it should; return whether the user asked."""
-        ending = stopped = False
-        look = math.inf
-        with closing(More(self._config.scale, self._counts, attempt.workers)) as more:
-            while attempt.running():
-                news = self._shown()
-                now = time.monotonic()
-                if news.nodes and look == math.inf:
-                    more.ask()
-                    look = now + self._grow_s
-                stopped = stopped or self._stop()
-                should_end = stopped or self._loses(news.nodes)
-                if now > look and not ending:
-                    look = now + self._grow_s
-                    should_end = should_end or self._can_grow(attempt.workers, more)
-                if should_end and not ending:
-                    self._board.request_stop.remote()
-                    ending = True
-                time.sleep(POLL_S)
-        return stopped
-
-    def _loses(self, nodes: frozenset[str]) -> bool:
-        """Tell whether one of the run's nodes is about to leave."""
-        lost = leaving() & (nodes | {self._here})
-        if lost - self._noted:
-            self._noted |= lost
-            self._note(f"{', '.join(addresses(lost))} leaves the cluster: writing a checkpoint")
-        return bool(lost)
-
-    def _can_grow(self, workers: int, more: More) -> bool:
-        """Tell whether there is room for more workers now; where others always take it, look less often."""
-        if not more.ask():
-            return False
-        self._grow_s *= 2
-        self._note(f"there is room for more than {said(self._config.scale, workers)}: writing a checkpoint")
-        return True
-
-    def _go_on_after(self, error: Exception, news: RunStatus, failures: int) -> None:
-        """Say that the run goes on after a failure.
+    def _wait_for_room(self) -> int | None:
+        """Return the number of workers that can be placed, once there is one; None if a stop is requested.
 
         Raises:
-            WorkerError: it has failed too often without progress.
+            WorkerError: none can be placed within `scale.wait_s`.
+        """
+        scale = self._config.scale
+        if (count := placeable_workers(scale, self._counts)) is not None:
+            return count
+        missing = f"no room for {describe_workers(scale, self._counts[-1])}"
+        self._warn(f"{missing}: the run waits for nodes, {scale.wait_s:g} s at most (scale.wait_s)")
+        deadline = time.monotonic() + scale.wait_s
+        with reserved(scale, self._counts[0]) as reservation:
+            while time.monotonic() < deadline:
+                self._read_status()
+                if self._should_stop():
+                    return None
+                if is_placed(reservation):
+                    return self._counts[0]
+                if (count := placeable_workers(scale, self._counts[1:])) is not None:
+                    return count
+                time.sleep(POLL_S)
+        raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s)", self._kept())
+
+    def _follow(self, group: WorkerGroup) -> bool:
+        """Wait until a worker group ends, stopping it where it should; return whether a stop was requested.
+
+        It is also stopped when one of its nodes drains, or when more workers can be placed.
+        """
+        stopping = stop_requested = False
+        next_try = math.inf
+        with closing(GrowthRequest(self._config.scale, self._counts, group.workers)) as growth:
+            while group.is_running():
+                nodes = self._read_status().nodes
+                now = time.monotonic()
+                if nodes and next_try == math.inf:
+                    growth.is_placeable()  # an autoscaler sees the request from now on
+                    next_try = now + self._grow_s
+                stop_requested = stop_requested or self._should_stop()
+                should_stop = stop_requested or self._loses_node(nodes)
+                if now > next_try and not stopping:
+                    next_try = now + self._grow_s
+                    should_stop = should_stop or self._can_grow(group.workers, growth)
+                if should_stop and not stopping:
+                    self._actor.request_stop.remote()
+                    stopping = True
+                time.sleep(POLL_S)
+        return stop_requested
+
+    def _loses_node(self, nodes: frozenset[str]) -> bool:
+        """Return whether the driver's node or one of `nodes` drains; warn of each once."""
+        draining = draining_nodes() & (nodes | {self._own_node})
+        if draining - self._announced:
+            self._announced |= draining
+            addresses = ", ".join(node_addresses(draining))
+            self._warn(f"{addresses} leaves the cluster: writing a checkpoint")
+        return bool(draining)
+
+    def _can_grow(self, workers: int, growth: GrowthRequest) -> bool:
+        """Return whether more workers can be placed.
+
+        If so, the interval doubles: another run may use the resources first, again and again.
+        """
+        if not growth.is_placeable():
+            return False
+        self._grow_s *= 2
+        wanted = describe_workers(self._config.scale, workers)
+        self._warn(f"there is room for more than {wanted}: writing a checkpoint")
+        return True
+
+    def _handle_failure(self, error: Exception, nodes: frozenset[str], failures: int) -> None:
+        """Warn that the run goes on after a failure on `nodes`.
+
+        Raises:
+            WorkerError: more than RETRIES failures in a row without progress.
         """
         if failures > RETRIES:
             raise WorkerError(
                 f"the workers failed {failures} times without a new checkpoint, the last time with: {error}\n"
                 f"{self._kept()}"
             ) from error
-        lost = addresses(news.nodes, alive=False)
-        what = f"lost {', '.join(lost)}" if lost else reason(error)
-        self._note(f"{what}; the run goes on from {self._images() / 1000:g} kimg")
+        lost = node_addresses(nodes, alive=False)
+        what = f"lost {', '.join(lost)}" if lost else failure_reason(error)
+        self._warn(f"{what}; the run goes on from {self._images() / 1000:g} kimg")
 
     def _images(self) -> int:
         return states.newest_images(self._config.run_uri)
@@ -180,19 +201,20 @@ class _Run:
     def _kept(self) -> str:
         return f"the run is kept as it was at {self._images() / 1000:g} kimg"
 
-    def _note(self, sentence: str) -> None:
-        ray.get(self._board.note.remote(sentence))
-        self._shown()
+    def _warn(self, sentence: str) -> None:
+        ray.get(self._actor.warn.remote(sentence, repeat=True))
+        self._read_status()
 
-    def _shown(self) -> RunStatus:
-        news: RunStatus = ray.get(self._board.read.remote())
-        self._show(news)
-        return news
+    def _read_status(self) -> RunStatus:
+        """Return the status, after `on_status` was called with it."""
+        status: RunStatus = ray.get(self._actor.read.remote())
+        self._on_status(status)
+        return status
 
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event; a second one raises KeyboardInterrupt."""
+    """Set the event at the first SIGINT or SIGTERM; raise KeyboardInterrupt at the second."""
     interrupted = threading.Event()
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
@@ -200,5 +222,5 @@ def _interrupts() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         interrupted.set()
 
-    with interrupts_to(handle):
+    with handle_interrupts(handle):
         yield interrupted

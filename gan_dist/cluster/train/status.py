@@ -1,4 +1,4 @@
-"""A small actor between driver and workers: progress, warnings, outcome one way, a stop the other."""
+"""The status of a run, held by a small actor: workers update it; the driver reads it and requests a stop."""
 
 from __future__ import annotations
 
@@ -16,111 +16,107 @@ EXCHANGE_S = 1.0
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What the workers have told so far."""
+    """What the workers have reported so far."""
 
     progress: Progress | None = None
-    """Where the latest worker group is; None until it trains."""
+    """Progress of the latest worker group; None until it trains."""
     warnings: tuple[str, ...] = ()
     failure: GanDistError | None = None
     outcome: Outcome | None = None
-    """Where the latest worker group ended, if it ended in order."""
+    """Outcome of the latest worker group; None unless it ended in order."""
     nodes: frozenset[str] = frozenset()
-    """Ids of the nodes on which the latest worker group is."""
+    """Ids of the nodes on which the latest worker group runs."""
 
 
 @dataclass
 class StatusActor:
-    """The actor; it reserves nothing and does nothing but keep what it is told.
+    """The actor; it reserves no resources.
 
-    Worker groups have numbers. One that the driver has given up may live on, on a host that is cut off from
-    the driver: nothing is taken from it.
+    Worker groups are numbered. One that the driver has given up may live on, on a host that is cut off from
+    the driver: its updates are ignored.
     """
 
-    news: RunStatus = field(default_factory=RunStatus)
+    status: RunStatus = field(default_factory=RunStatus)
     stop: bool = False
     group: int = 0
-    """The latest worker group."""
+    """Number of the latest worker group."""
 
-    def begin(self) -> int:
-        """Make ready for another worker group, and return its number."""
-        self.news = replace(self.news, progress=None, outcome=None, nodes=frozenset())
+    def start_group(self) -> int:
+        """Reset what belongs to a single worker group, and return the number of the next one."""
+        self.status = replace(self.status, progress=None, outcome=None, nodes=frozenset())
         self.stop = False
         self.group += 1
         return self.group
 
     def is_latest(self, group: int) -> bool:
-        """Tell whether no other worker group has taken over."""
+        """Return whether no other worker group has taken over."""
         return group == self.group
 
-    def join(self, group: int, node: str) -> None:
-        """Note that a worker is on a node."""
+    def add_node(self, group: int, node: str) -> None:
+        """Add the node of a worker."""
         if self.is_latest(group):
-            self.news = replace(self.news, nodes=self.news.nodes | {node})
+            self.status = replace(self.status, nodes=self.status.nodes | {node})
 
-    def tell(self, group: int, **changes: Any) -> bool:
-        """Replace some of the news; return whether the worker group is asked to stop."""
+    def update(self, group: int, **changes: Any) -> bool:
+        """Replace fields of the status; return whether the worker group should stop."""
         if not self.is_latest(group):
             return True
-        self.news = replace(self.news, **changes)
+        self.status = replace(self.status, **changes)
         return self.stop
 
-    def warn(self, sentence: str) -> None:
-        """Add a warning, unless it is one that an earlier worker group gave."""
-        if sentence not in self.news.warnings:
-            self.note(sentence)
-
-    def note(self, sentence: str) -> None:
-        """Add what the driver has to say."""
-        self.news = replace(self.news, warnings=(*self.news.warnings, sentence))
+    def warn(self, sentence: str, *, repeat: bool = False) -> None:
+        """Add a warning; one that is there already only if `repeat`."""
+        if repeat or sentence not in self.status.warnings:
+            self.status = replace(self.status, warnings=(*self.status.warnings, sentence))
 
     def request_stop(self) -> None:
-        """Ask the run to write a checkpoint and end."""
+        """Ask the worker group to write a checkpoint and end."""
         self.stop = True
 
     def read(self) -> RunStatus:
-        """Return the news."""
-        return self.news
+        """Return the status."""
+        return self.status
 
 
-def new_board() -> Any:
-    """Start the actor, where it lives as long as the driver's node does, and return its handle."""
+def start_status_actor() -> Any:
+    """Start the actor on the driver's node, so that it lives as long as that node; return its handle."""
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     return ray.remote(num_cpus=0, label_selector=here)(StatusActor).remote()
 
 
 class StatusClient:
-    """Rank 0's side: sends the latest progress and learns of a stop, from a thread of its own.
+    """Rank 0's connection to the actor: a thread sends the latest progress and receives a requested stop.
 
     Args:
-        board: The actor's handle.
-        group: The worker group's number.
+        actor: Handle of the `StatusActor`.
+        group: Number of the worker group.
     """
 
-    def __init__(self, board: Any, group: int) -> None:
+    def __init__(self, actor: Any, group: int) -> None:
         self.progress: Progress | None = None
-        self._board, self._group = board, group
-        self.stop: bool = ray.get(board.tell.remote(group))
+        self._actor, self._group = actor, group
+        self.stop: bool = ray.get(actor.update.remote(group))
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._exchange, name="board", daemon=True)
+        self._thread = threading.Thread(target=self._exchange, name="status", daemon=True)
         self._thread.start()
 
     def _exchange(self) -> None:
         while not self._closed.wait(EXCHANGE_S):
-            told = {} if self.progress is None else {"progress": self.progress}
-            self.stop = ray.get(self._board.tell.remote(self._group, **told))
+            changes = {} if self.progress is None else {"progress": self.progress}
+            self.stop = ray.get(self._actor.update.remote(self._group, **changes))
 
     def require_latest(self) -> None:
-        """Wait until the driver's node answers, and see that no other worker group has taken over.
+        """Wait until the driver's node answers.
 
         Raises:
-            WorkerError: one has.
+            WorkerError: another worker group has taken over.
         """
-        if not ray.get(self._board.is_latest.remote(self._group)):
+        if not ray.get(self._actor.is_latest.remote(self._group)):
             raise WorkerError("other workers have taken over this run, which these were cut off from")
 
     def close(self) -> None:
-        """Send the last progress, and stop exchanging."""
+        """Send the last progress, and end the thread."""
         self._closed.set()
         self._thread.join()
         if self.progress is not None:
-            ray.get(self._board.tell.remote(self._group, progress=self.progress))
+            ray.get(self._actor.update.remote(self._group, progress=self.progress))

@@ -1,21 +1,23 @@
-"""What a worker of Ray Train does: the loop, in a context that reports to Ray and to the board."""
+"""The process of a worker: its environment, the interface by which it reaches others, and the loop."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train.torch import get_device
+from ray.train.torch import TorchConfig, get_device
 
 from gan_dist.cluster.prometheus import Gauges
 from gan_dist.cluster.train.status import StatusClient
-from gan_dist.config import RunConfig
-from gan_dist.core import storage
+from gan_dist.config import RunConfig, ScaleConfig
+from gan_dist.core import host, storage
 from gan_dist.core.distributed import broadcast_from_rank0
 from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.core.progress import Progress
@@ -23,88 +25,150 @@ from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.training import checkpoint as states
 from gan_dist.training.loop import train
 
+COLLECTIVE_S = 600
+"""Seconds after which a worker that waits for another gives up. One of them may be writing files or comparing
+features meanwhile; Ray notices the loss of a node sooner."""
 
-def work(settings: dict[str, Any]) -> None:
-    """Train; run in every worker."""
-    board, group = settings["board"], settings["group"]
-    board.join.remote(group, ray.get_runtime_context().get_node_id())
+_TorchBackend: Any = TorchConfig().backend_cls
+
+
+def environment(scale: ScaleConfig) -> dict[str, str]:
+    """Return the environment variables of a worker's process."""
+    return {
+        # Ray runs the loop in a thread, and glibc returns the memory of a thread's own arena to the kernel
+        # whatever `keep_freed_memory` sets.
+        "MALLOC_ARENA_MAX": "1",
+        # Ray's own choice for actors is 1.
+        "OMP_NUM_THREADS": str(scale.threads),
+    }
+
+
+@dataclass
+class ReachableTorch(TorchConfig):
+    """Ray Train's set-up of torch.distributed, with interfaces by which the workers reach each other."""
+
+    timeout_s: int = COLLECTIVE_S
+
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
+class _Backend(_TorchBackend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
+            worker_group.execute(use_reachable_interface)
+        super().on_start(worker_group, backend_config)
+
+
+def use_reachable_interface() -> None:
+    """Point gloo and NCCL to the interface by which other nodes reach this one; keep a user's choice."""
+    address = ray.util.get_node_ip_address()
+    for variable, interface in interface_variables(address, host.own_address(), host.interfaces()).items():
+        os.environ.setdefault(variable, interface)
+
+
+def interface_variables(
+    address: str, name_address: str | None, interfaces: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variables that name gloo's and NCCL's interface; none that they find by themselves.
+
+    gloo uses the address that the host's name resolves to, on many machines that of the loopback. NCCL uses
+    the first interfaces in an order of its own, which may be virtual bridges.
+
+    Args:
+        address: The address by which the other nodes reach this one.
+        name_address: The address that the host's name resolves to, if any.
+        interfaces: Address of every interface, by its name.
+    """
+    interface = next((name for name, its in interfaces.items() if its == address), None)
+    if interface is None:
+        return {}
+    nccl = {"NCCL_SOCKET_IFNAME": f"={interface}"}
+    return nccl if name_address == address else {"GLOO_SOCKET_IFNAME": interface, **nccl}
+
+
+def run_worker(settings: dict[str, Any]) -> None:
+    """Train; run in every worker, with the configuration, the status actor and the worker group's number."""
+    actor, group = settings["actor"], settings["group"]
+    actor.add_node.remote(group, ray.get_runtime_context().get_node_id())
     config = RunConfig.model_validate(settings["config"])
     torch.set_num_threads(config.scale.threads)
-    context = TrainContext(board, group, config.run_uri)
+    context = TrainContext(actor, group, config.run_uri)
     try:
-        # Asked to stop before it has begun, it has nothing to write.
-        outcome = None if broadcast_from_rank0(context, context.stop_requested()) else train(config, context)
+        # A stop requested before the first step: there is nothing to write.
+        stopped = broadcast_from_rank0(context, context.stop_requested())
+        outcome = None if stopped else train(config, context)
     except GanDistError as error:
-        ray.get(board.tell.remote(group, failure=error))
+        ray.get(actor.update.remote(group, failure=error))
         raise
     finally:
         context.close()
     if context.rank == 0:
-        ray.get(board.tell.remote(group, outcome=outcome))
+        ray.get(actor.update.remote(group, outcome=outcome))
 
 
 class TrainContext:
-    """A Ray Train worker, as the loop sees it.
+    """A Ray Train worker as the loop's `Context`.
 
     Args:
-        board: The handle of the actor that the driver reads.
-        group: The number of the worker group.
+        actor: Handle of the `StatusActor`.
+        group: Number of the worker group.
         run_uri: The run's folder.
     """
 
     with_ray = True
 
-    def __init__(self, board: Any, group: int, run_uri: str) -> None:
+    def __init__(self, actor: Any, group: int, run_uri: str) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = get_device()
-        self._board, self._run_uri = board, run_uri
+        self._actor, self._run_uri = actor, run_uri
         self._earlier = frozenset(checkpoint_names(run_uri)) if self.rank == 0 else frozenset()
-        self._link = StatusClient(board, group) if self.rank == 0 else None
+        self._client = StatusClient(actor, group) if self.rank == 0 else None
         self._gauges = Gauges(run_uri, self.rank, self.device)
 
     def progress(self, progress: Progress) -> None:
-        self._gauges.tell(progress)
-        if self._link:
-            self._link.progress = progress
+        self._gauges.update(progress)
+        if self._client:
+            self._client.progress = progress
 
     def stop_requested(self) -> bool:
-        return self._link is not None and self._link.stop
+        return self._client is not None and self._client.stop
 
     def warn(self, sentence: str) -> None:
-        self._board.warn.remote(sentence)
+        self._actor.warn.remote(sentence)
 
     def before_writing(self) -> None:
-        if self._link:
-            self._link.require_latest()
+        if self._client:
+            self._client.require_latest()
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
-        kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint)
         try:
             ray.train.report(
                 dict(metrics),
-                checkpoint=kept,
+                checkpoint=None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint),
                 checkpoint_dir_name=name or None,
-                checkpoint_upload_fn=self._send if "://" in self._run_uri else None,
+                checkpoint_upload_fn=self._upload if "://" in self._run_uri else None,
             )
         except OSError as error:
             raise StorageError(f"{self._run_uri}/{name} cannot be written: {error}") from error
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
-            # Ray deletes those that this worker group has written, and knows of no others.
+            # Ray deletes the checkpoints of this worker group, and knows of no others.
             states.prune(self._run_uri, self._earlier)
 
-    def _send(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        """Copy a checkpoint to a store, for which `storage.timeout_s` counts as for all else that is written.
+    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Copy a checkpoint to an object store, with retries for `storage.timeout_s`.
 
-        Ray would try for some seconds, and by words that pyarrow says and s3fs does not.
+        Ray would retry for a few seconds, and only on messages of pyarrow, not of s3fs.
         """
         storage.copy_tree(checkpoint.path, storage.join(self._run_uri, name))
-        kept_in = ray.train.get_context().get_storage()
-        return ray.train.Checkpoint(kept_in.build_checkpoint_path_from_name(name), kept_in.storage_filesystem)
+        context = ray.train.get_context().get_storage()
+        return ray.train.Checkpoint(context.build_checkpoint_path_from_name(name), context.storage_filesystem)
 
     def close(self) -> None:
-        """Send the last progress and stop exchanging."""
-        if self._link:
-            self._link.close()
+        """Send the last progress and close the connection to the status actor."""
+        if self._client:
+            self._client.close()

@@ -15,10 +15,10 @@ from ray.tune.search import Searcher
 from gan_dist.artifacts.best import is_figure
 from gan_dist.artifacts.records import METRICS, read_records
 from gan_dist.artifacts.search_folder import trial_folder
-from gan_dist.cluster.connect import cluster
+from gan_dist.cluster.connect import connect_for
 from gan_dist.cluster.jobs.secrets import keep_credentials_from_trials
 from gan_dist.cluster.nodes.node_checks import check_nodes
-from gan_dist.cluster.nodes.resources import nodes_up, trials_at_once
+from gan_dist.cluster.nodes.resources import cluster_nodes, concurrent_trials
 from gan_dist.cluster.tune.trial import Trial
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
@@ -57,7 +57,7 @@ def run(plan: Plan, ledger: SearchStudy, metric: str, changed: Callable[[], None
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     keep_credentials_from_trials()
-    with cluster(plan.config.scale, plan.search):
+    with connect_for(plan.config.scale, plan.search):
         check_nodes(plan.uri, plan.config.data.path)
         if ledger.unfinished:
             _fit(plan, _Trials(plan, ledger, metric, changed), ledger.unfinished)
@@ -79,7 +79,9 @@ def _fit(plan: Plan, book: TrialSource, count: int) -> None:
             scheduler=_Stops(book),
             num_samples=count,
             # Never more than can be placed: what waits for its place may keep it after its end.
-            max_concurrent_trials=trials_at_once(plan.config.scale, nodes_up(), plan.search.concurrent),
+            max_concurrent_trials=concurrent_trials(
+                plan.config.scale, cluster_nodes(), plan.search.concurrent
+            ),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),

@@ -114,7 +114,7 @@ class _Running:
             if self.stop.is_set():
                 return
             if config.scale.workers > 1:
-                driver.run(config, self._shown, stop=self.stop.is_set)
+                driver.run(config, self._on_status, should_stop=self.stop.is_set)
             else:
                 torch.set_num_threads(config.scale.threads)
                 train(config, _TrialContext(self, config))
@@ -129,8 +129,8 @@ class _Running:
         finally:
             leave_nothing()
 
-    def _shown(self, news: RunStatus) -> None:
-        if news.progress is not None and not self.stop.is_set():
+    def _on_status(self, status: RunStatus) -> None:
+        if status.progress is not None and not self.stop.is_set():
             self.tell_new()
 
 
@@ -174,7 +174,7 @@ class _TrialContext(LocalContext):
         self._running = running
 
     def progress(self, progress: Progress) -> None:
-        self._gauges.tell(progress)
+        self._gauges.update(progress)
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         super().report(metrics, checkpoint, name)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 import torch
 
-from gan_dist.config import RunConfig
+from gan_dist.config import DataConfig, RunConfig
 from gan_dist.data.batches.buffer import BatchBuffer, WindowWriter
 from gan_dist.data.batches.readers import InMemoryReader, ThreadedReader
 from gan_dist.data.builtin import PREFIX, open_builtin
@@ -96,7 +96,7 @@ def choose_fetch(config: RunConfig, images: ImageSet, *, with_ray: bool) -> Read
         images: Its set.
         with_ray: Let Ray Data's tasks do the streaming, rather than threads of this process.
     """
-    if held_bytes(config, images):
+    if held_bytes(config.data, images):
         return InMemoryReader(images)
     if with_ray:
         from gan_dist.data.batches.ray_reader import RayDataReader
@@ -105,11 +105,11 @@ def choose_fetch(config: RunConfig, images: ImageSet, *, with_ray: bool) -> Read
     return ThreadedReader(images)
 
 
-def held_bytes(config: RunConfig, images: ImageSet) -> int:
+def held_bytes(data: DataConfig, images: ImageSet) -> int:
     """Return the bytes of images that each worker holds in memory; 0 where they are streamed."""
     manifest = images.manifest
     size = manifest.count * manifest.image_bytes
-    held = config.data.cache == "memory" or (config.data.cache == "auto" and size <= MEMORY_LIMIT)
+    held = data.cache == "memory" or (data.cache == "auto" and size <= MEMORY_LIMIT)
     return size if held else 0
 
 

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 import pytest
 
 from gan_dist.cluster.jobs import archive
-from gan_dist.cluster.jobs.archive import gather, write_zip
+from gan_dist.cluster.jobs.archive import collect_files, write_zip
 from gan_dist.cluster.jobs.secrets import require_no_secrets, secrets_here
 from gan_dist.core.errors import ClusterError
 from tests.heads import ROOT
@@ -25,7 +25,7 @@ def write(folder: Path, *names: str, text: str = "x") -> None:
 
 def own(folder: Path, *wanted: str) -> set[str]:
     """Return what is sent of a folder, besides the package."""
-    return {name for name in gather(folder, wanted).files if not name.startswith("gan_dist/")}
+    return {name for name in collect_files(folder, wanted).files if not name.startswith("gan_dist/")}
 
 
 def test_what_is_ignored_is_not_sent(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_a_job_gets_the_package_that_submits_it(tmp_path: Path) -> None:
-    sent = gather(tmp_path).files
+    sent = collect_files(tmp_path).files
     assert {
         "gan_dist/cli/__main__.py",
         "gan_dist/report/page.html",
@@ -59,11 +59,11 @@ def test_a_job_gets_the_package_that_submits_it(tmp_path: Path) -> None:
     assert not any("__pycache__" in name for name in sent)
     # A checkout has its own, which is the one that runs.
     write(tmp_path, "gan_dist/__init__.py")
-    assert gather(tmp_path).files == {"gan_dist/__init__.py": tmp_path / "gan_dist/__init__.py"}
+    assert collect_files(tmp_path).files == {"gan_dist/__init__.py": tmp_path / "gan_dist/__init__.py"}
 
 
 def test_of_this_repository_a_few_files_are_sent() -> None:
-    sent = gather(ROOT)
+    sent = collect_files(ROOT)
     assert {name.split("/")[0] for name in sent.files} >= {"gan_dist", "jobs"}
     assert not any(name.startswith(("tests/", "benchmarks/", ".venv/")) for name in sent.files)
     assert sent.bytes < 4 * 1024**2
@@ -75,7 +75,7 @@ def test_too_much_is_refused_with_the_largest_files(tmp_path: Path, monkeypatch:
         with (tmp_path / name).open("wb") as file:
             file.truncate(size * 1024**2)
     with pytest.raises(ClusterError) as caught:
-        gather(tmp_path)
+        collect_files(tmp_path)
     said = rf"the working directory {tmp_path} is 12\d\.\d MiB, and a job's may be 100\.0 MiB"
     assert re.match(said, str(caught.value))
     assert "the largest files are faces/b.tar (90.0 MiB), weights.pth (30.0 MiB)" in str(caught.value)
@@ -84,15 +84,15 @@ def test_too_much_is_refused_with_the_largest_files(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(archive, "MAX_FILES", 200)
     write(tmp_path, *(f"images/{number}.png" for number in range(200)))
     with pytest.raises(ClusterError, match=r"more than 200 files, most of them in gan_dist \(\d+\)"):
-        gather(tmp_path)
+        collect_files(tmp_path)
 
 
 def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
     write(tmp_path / "a", "z.py", "job.sh", text="echo\n")
     (tmp_path / "a/job.sh").chmod(0o755)
-    write_zip(gather(tmp_path / "a"), tmp_path / "1.zip", {})
+    write_zip(collect_files(tmp_path / "a"), tmp_path / "1.zip", {})
     os.utime(tmp_path / "a/z.py", (0, 0))
-    write_zip(gather(tmp_path / "a"), tmp_path / "2.zip", {})
+    write_zip(collect_files(tmp_path / "a"), tmp_path / "2.zip", {})
     assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
     with ZipFile(tmp_path / "1.zip") as archive:
         assert archive.read("z.py") == b"echo\n"
@@ -103,7 +103,7 @@ def test_a_file_that_holds_a_secret_is_not_sent(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-canary")
     write(tmp_path, "notes.txt", text="the key is canary-canary.")
     with pytest.raises(ClusterError, match=r"notes.txt holds the value of AWS_SECRET_ACCESS_KEY") as caught:
-        write_zip(gather(tmp_path), tmp_path / "x.zip", secrets_here())
+        write_zip(collect_files(tmp_path), tmp_path / "x.zip", secrets_here())
     assert "canary-canary" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""What workers are told of their surroundings; interfaces as `ip addr` shows them on real machines."""
+"""The environment of workers; interfaces as `ip addr` shows them on real machines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import pytest
 import ray
 
-from gan_dist.cluster.train import torch_backend
-from gan_dist.cluster.train.torch_backend import interface_variables, variables
+from gan_dist.cluster.train import worker
+from gan_dist.cluster.train.worker import environment, interface_variables
 from gan_dist.config import ScaleConfig
 from gan_dist.core import host
 
@@ -38,11 +38,11 @@ def test_what_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "own_address", lambda: None)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ens7")
     monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
-    torch_backend.use_reachable_interface()
+    worker.use_reachable_interface()
     assert os.environ["GLOO_SOCKET_IFNAME"] == "ens7"
     assert os.environ["NCCL_SOCKET_IFNAME"] == "=lo"
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, "1"), (1, "1"), (7.5, "7"), (8, "8")])
 def test_threads_follow_the_cpus(cpus: float, threads: str) -> None:
-    assert variables(ScaleConfig(cpus_per_worker=cpus))["OMP_NUM_THREADS"] == threads
+    assert environment(ScaleConfig(cpus_per_worker=cpus))["OMP_NUM_THREADS"] == threads

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gan_dist.cluster.nodes.resources import Node, require_room, workers_held
+from gan_dist.cluster.nodes.resources import Node, require_capacity, worker_capacity
 from gan_dist.config import ScaleConfig
 from gan_dist.core.errors import CapacityError
 
@@ -23,13 +23,13 @@ from gan_dist.core.errors import CapacityError
 )
 def test_what_nodes_hold(gpus_per_worker: float, nodes: list[tuple[float, float]], fits: int) -> None:
     scale = ScaleConfig(gpus_per_worker=gpus_per_worker)
-    assert workers_held(scale, [Node(cpus, gpus) for cpus, gpus in nodes]) == fits
+    assert worker_capacity(scale, [Node(cpus, gpus) for cpus, gpus in nodes]) == fits
 
 
 def test_what_does_not_fit_is_refused_with_what_does() -> None:
     scale = ScaleConfig(workers=3, gpus_per_worker=0.6)
     with pytest.raises(CapacityError, match=r"3 x 0.6 = 1.8 GPUs; here has 8 CPUs .* use scale.workers=2"):
-        require_room(scale, [Node(8.0, 2.0)], "here")
+        require_capacity(scale, [Node(8.0, 2.0)], "here")
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_what_does_not_fit_is_refused_with_what_does() -> None:
 def test_parts_of_gpus_that_no_cluster_gives(workers: int, gpus_per_worker: float, message: str) -> None:
     scale = ScaleConfig(workers=workers, gpus_per_worker=gpus_per_worker)
     with pytest.raises(CapacityError, match=message):
-        require_room(scale, [Node(64.0, 8.0)], "here")
+        require_capacity(scale, [Node(64.0, 8.0)], "here")
