@@ -107,7 +107,7 @@ def _checked(
     """
     from gan_dist.config import flatten, load_config
 
-    names = [name for name in verbs if name != "submit"]
+    names = [name for name, command in verbs.items() if name != "submit" and not command.hidden]
     if verb not in names:
         raise GanDistError(
             f"there is no verb {verb} to submit", f"there are {', '.join(names)}{nearest(verb, names)}"

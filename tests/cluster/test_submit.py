@@ -68,6 +68,7 @@ def test_ray_would_send_the_same_files(tmp_path: Path) -> None:
 def test_an_unknown_verb_is_told_with_the_nearest() -> None:
     assert "the nearest is train" in refusal("trian", "digits")
     assert "there is no verb submit to submit" in refusal("submit", "train", "digits")
+    assert "there is no verb bench to submit" in refusal("bench", "step")
 
 
 def test_a_wrong_configuration_is_told_before_anything_is_submitted() -> None:
@@ -96,7 +97,6 @@ def test_a_wrong_configuration_is_told_before_anything_is_submitted() -> None:
         ("pack photos shards --resolution 0", "--resolution must be from 1 to 16384"),
         ("pack photos shards --resolution 8 --max-bad few", "--max-bad must be a number"),
         ("pack --verify shards more", "--verify takes one folder"),
-        ("bench steps", "there is no benchmark steps"),
     ],
 )
 def test_what_a_verb_would_refuse_by_its_arguments_is_refused_here(command: str, told: str) -> None:
@@ -116,7 +116,6 @@ def test_right_arguments_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "best runs/faces --retrain --to best kimg=3",
         "pack photos shards --resolution 8 --max-bad 5%",
         "pack --verify shards",
-        "bench step --quick",
         "doctor",
     ):
         done = CliRunner().invoke(app, ["submit", "--dry-run", *command.split()], catch_exceptions=False)

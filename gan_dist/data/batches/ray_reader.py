@@ -161,8 +161,6 @@ def _cause(error: BaseException) -> BaseException:
     while found is not None:
         inner = getattr(found, "cause", None) or found.__cause__
         if isinstance(inner, GanDistError) and not isinstance(inner, RayTaskError):
-            # Ray Data adds advice for its own callers to the message.
-            inner.args = (str(inner).partition("\nFailed to apply")[0],)
             return inner
         found = inner
     return error

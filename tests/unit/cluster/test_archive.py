@@ -51,7 +51,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 def test_a_job_gets_the_package_that_submits_it(tmp_path: Path) -> None:
     sent = collect_files(tmp_path).files
     assert {
-        "gan_dist/cli/__main__.py",
+        "gan_dist/__main__.py",
         "gan_dist/report/page.html",
         "gan_dist/presets/digits.yaml",
         "gan_dist/assets/lenet.safetensors",
