@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.record import environment
 from gan_dist.config import RunConfig, load_config
-from gan_dist.config.loss_defaults import PAPERS
+from gan_dist.config.loss_defaults import LOSS_DEFAULTS
 from gan_dist.core.errors import NonFiniteError
 from gan_dist.core.host import cores
 from gan_dist.core.progress import ProgressLine
@@ -45,7 +45,7 @@ def main() -> None:
     halves = [torch.randperm(len(reals), generator=torch.Generator().manual_seed(n)) for n in range(HALVES)]
     floor = _mean_distance(reals, reals, halves)
     figures: dict[str, object] = {"floor": floor}
-    for loss in PAPERS:
+    for loss in LOSS_DEFAULTS:
         try:
             samples = _trained([f"loss.name={loss}"]).sample(len(reals), SEED)
         except NonFiniteError as error:

@@ -1,6 +1,7 @@
-"""The whole run as frozen models (`schema.py`), and how files and overrides become one (`load.py`)."""
+"""A run's configuration: frozen models (`schema.py`), loaded from files and overrides (`load.py`)."""
 
-from gan_dist.config.load import config_schema, differing_keys, flatten, load_config, preset_names, to_yaml
+from gan_dist.config.fields import config_schema, differing_keys, flatten
+from gan_dist.config.load import load_config, preset_names, to_yaml
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, RateConfig
 from gan_dist.config.scale import ScaleConfig
 from gan_dist.config.schema import (

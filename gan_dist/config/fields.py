@@ -1,6 +1,6 @@
-"""The configuration's keys, what each may hold, and how to say so.
+"""Keys of a configuration: their types, their values as text, and the values of two configurations compared.
 
-All of it is read off the JSON schema, so a field added to `schema.py` needs nothing here.
+Types are read from the JSON schema, so a field added to `schema.py` needs nothing here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
-from gan_dist.config.schema import RunConfig
+from pydantic import BaseModel
+
+from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
 
 BOUNDS = {
     "exclusiveMinimum": "greater than",
@@ -22,19 +24,58 @@ BOUNDS = {
 }
 
 
-class Section(NamedTuple):
-    """The names directly inside a section, and whether the section may be null or must be there."""
+class SectionKeys(NamedTuple):
+    """Names directly inside a section, and whether the section may be null or must be given."""
 
     names: tuple[str, ...]
     nullable: bool
     required: bool
 
 
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a configuration file, for editors and documentation."""
+    schema = RunConfig.model_json_schema()
+    # A file may leave its name to the file's own name.
+    schema["required"] = [key for key in schema["required"] if key != "name"]
+    for section in SECTION_SHORTCUTS:
+        whole = schema["properties"][section]
+        schema["properties"][section] = {"anyOf": [{"type": "string"}, whole]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def flatten(config: BaseModel) -> dict[str, object]:
+    """Return dotted key to value of every leaf, in the order of the fields; lists and mappings stay whole."""
+    flat: dict[str, object] = {}
+    for key in type(config).model_fields:
+        value = getattr(config, key)
+        if isinstance(value, BaseModel):
+            flat |= {f"{key}.{below}": leaf for below, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def differing_keys(
+    a: BaseModel, b: BaseModel, ignore: frozenset[str] = frozenset()
+) -> list[tuple[str, str, str]]:
+    """Return (dotted key, `a`'s value, `b`'s value) of keys that differ and are not in `ignore`."""
+    in_a, in_b = flatten(a), flatten(b)
+
+    def written(value: object) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return [
+        (key, written(in_a.get(key)), written(in_b.get(key)))
+        for key in in_a | in_b
+        if key not in ignore and in_a.get(key) != in_b.get(key)
+    ]
+
+
 @cache
-def _shape() -> tuple[dict[str, dict[str, Any]], dict[str, Section]]:
+def _walk_schema() -> tuple[dict[str, dict[str, Any]], dict[str, SectionKeys]]:
     root = RunConfig.model_json_schema()
     found_leaves: dict[str, dict[str, Any]] = {}
-    found_sections: dict[str, Section] = {}
+    found_sections: dict[str, SectionKeys] = {}
 
     def resolve(schema: dict[str, Any]) -> dict[str, Any]:
         target = schema.get("$ref")
@@ -50,7 +91,7 @@ def _shape() -> tuple[dict[str, dict[str, Any]], dict[str, Section]]:
         if not inner:
             found_leaves[key] = schema | ({"anyOf": options} if len(options) > 1 else options[0])
             return
-        found_sections[key] = Section(
+        found_sections[key] = SectionKeys(
             tuple(inner), any(o.get("type") == "null" for o in options), required and key != ""
         )
         for name, (below, is_required) in inner.items():
@@ -61,81 +102,84 @@ def _shape() -> tuple[dict[str, dict[str, Any]], dict[str, Section]]:
 
 
 def leaves() -> dict[str, dict[str, Any]]:
-    """Return dotted key to JSON schema of everything that holds a value."""
-    return _shape()[0]
+    """Return dotted key to JSON schema of every key that holds a value."""
+    return _walk_schema()[0]
 
 
-def sections() -> dict[str, Section]:
-    """Return dotted key to section; the empty key is the whole configuration."""
-    return _shape()[1]
+def sections() -> dict[str, SectionKeys]:
+    """Return dotted key to names of every section; the empty key is the whole configuration."""
+    return _walk_schema()[1]
 
 
 def nearest_key(key: str, is_section: bool = False) -> str | None:
-    """Return the key that was probably meant: alike as a whole, or of the same last name elsewhere."""
+    """Return the key that was probably meant: similar as a whole, or with the same last name elsewhere."""
 
-    def likeness(known: str) -> tuple[float, float]:
+    def similarity(known: str) -> tuple[float, float]:
         whole = difflib.SequenceMatcher(None, key, known).ratio()
         last = difflib.SequenceMatcher(None, key.rpartition(".")[2], known.rpartition(".")[2]).ratio()
         return max(whole, 0.98 * last), whole
 
     known: Iterable[str] = [*leaves(), *(key for key in sections() if key)] if is_section else leaves()
-    best = max(known, key=likeness)
-    return best if likeness(best)[0] >= 0.6 else None
+    best = max(known, key=similarity)
+    return best if similarity(best)[0] >= 0.6 else None
 
 
 def choices(schema: dict[str, Any]) -> list[str]:
-    """Return the words that a key, or an item of its list, may be; empty if it is no choice of words."""
+    """Return the words that a value, or an item of a list, can be; empty if it is not one of a few words."""
     within = [*schema.get("anyOf", []), *([schema["items"]] if "items" in schema else [])]
     own = schema.get("enum", [schema["const"]] if "const" in schema else [])
     return [str(word) for word in own] + [word for option in within for word in choices(option)]
 
 
-def expectation(schema: dict[str, Any]) -> str:
-    """Return what a key may hold, as it stands after "must be"."""
+def describe_allowed(schema: dict[str, Any]) -> str:
+    """Return the allowed values in words that follow "must be"."""
     if "anyOf" in schema:
-        return " or ".join(expectation(option) for option in schema["anyOf"])
+        return " or ".join(describe_allowed(option) for option in schema["anyOf"])
     words = choices(schema)
     kind = schema.get("type")
     if words and kind != "array":
         return words[0] if len(words) == 1 else f"one of {', '.join(words)}"
     if kind in ("integer", "number"):
-        limits = [f"{said} {schema[bound]:.15g}" for bound, said in BOUNDS.items() if bound in schema]
+        limits = [f"{words} {schema[bound]:.15g}" for bound, words in BOUNDS.items() if bound in schema]
         return f"{'a whole number' if kind == 'integer' else 'a number'} {' and '.join(limits)}".rstrip()
     if kind == "string" and "pattern" in schema:
         return f"text that matches {schema['pattern']}"
     if kind == "array":
         count = f" of at least {schema['minItems']}" if "minItems" in schema else ""
-        each = f", each item {expectation(schema['items'])}" if "items" in schema else ""
+        each = f", each item {describe_allowed(schema['items'])}" if "items" in schema else ""
         return f"a list{count}{each}"
     names = {"string": "text", "boolean": "true or false", "object": "a mapping", "null": "null"}
     return names.get(str(kind), "another value") + (" that is not empty" if schema.get("minLength") else "")
 
 
-def brief(text: str) -> str:
+def shorten(text: str) -> str:
     """Return `text` on one line, cut to 80 characters, without what UTF-8 cannot hold."""
     line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
     return line if len(line) <= 80 else f"{line[:79]}…"
 
 
-def shown(value: object) -> str:
-    """Return a value as a user would write it, text in quotes, lists and mappings by kind."""
+def format_value(value: object) -> str:
+    """Return a value as a user would write it: text in quotes, a list or mapping only by its kind."""
     if isinstance(value, list | dict):
         kind = "list" if isinstance(value, list) else "mapping"
         return f"a {kind}" if value else f"an empty {kind}"
     if isinstance(value, str):
-        return repr(brief(value))
+        return repr(shorten(value))
     if isinstance(value, float) and not math.isfinite(value):
         return str(value).replace("inf", ".inf").replace("nan", ".nan")
-    return brief(json.dumps(value))
+    return shorten(json.dumps(value))
 
 
-def fit(value: Any, schema: dict[str, Any]) -> Any:
-    """Return 64.0 as 64 where only whole numbers fit, inside lists too."""
+def convert_integers(value: Any, schema: dict[str, Any]) -> Any:
+    """Return 64.0 as 64 where the schema has whole numbers only, inside lists too."""
     options = schema.get("anyOf", [schema])
     kinds = {option.get("type") for option in options}
     if isinstance(value, list):
         items: dict[str, Any] = next((option["items"] for option in options if "items" in option), {})
-        return [fit(item, items) for item in value]
+        return [convert_integers(item, items) for item in value]
     if isinstance(value, float) and value.is_integer() and "integer" in kinds and "number" not in kinds:
         return int(value)
     return value
+
+
+shown, brief, fit = format_value, shorten, convert_integers  # until gan_dist/search has the new names

@@ -1,19 +1,24 @@
-"""From a preset, a YAML file or a URI, and `key=value` overrides, to a checked `RunConfig`, and back."""
+"""From a preset, a YAML file or a URI, and `key=value` overrides to a checked `RunConfig`, and back."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
+import yaml
 
-from gan_dist.config.builder import ConfigBuilder, Origin, Rank
-from gan_dist.config.schema import SHORTHAND, RunConfig
-from gan_dist.config.yaml12 import dump
-from gan_dist.core.errors import ConfigError, StorageError, nearest
+from gan_dist.config.fields import SectionKeys, convert_integers, format_value, leaves, sections, shorten
+from gan_dist.config.loss_defaults import LOSS_DEFAULTS
+from gan_dist.config.loss_optim import LossConfig
+from gan_dist.config.messages import check, unknown_key
+from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
+from gan_dist.config.section import Section
+from gan_dist.config.yaml12 import UnreadableYaml, check_tag, compose, dump, plain_value
+from gan_dist.core.errors import ConfigError, Problem, StorageError, nearest
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MAX_BYTES = 1024 * 1024
@@ -28,79 +33,215 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     the later wins, as in a shell. Where nothing sets `name`, it is the preset's or the file's name without
     its suffix.
 
-    Types are not bent: text is no number, a number is no text and a bool is neither; `1` may stand for
-    `1.0` and `64.0` for `64`. Rules that relate several keys are checked once every key by itself is right.
+    Types are not converted: text is no number, a number is no text and a bool is neither; `1` may stand for
+    `1.0` and `64.0` for `64`. Rules between several keys are checked once every key by itself is right.
 
     Raises:
         ConfigError: with all problems, in the order of the file's lines and then of the overrides.
     """
     label = f"preset {source}" if source in preset_names() else _printable(source) or "''"
-    draft = ConfigBuilder()
-    text = None
+    builder = ConfigBuilder()
     try:
-        text = _read(source)
-    except _UnreadableSource as error:
-        draft.refuse(Origin(Rank.FILE, 0, label), str(error))
-    readable = text is not None and draft.read_file(label, text)
+        readable = builder.read_file(label, _read(source, label))
+    except (ConfigError, StorageError) as error:
+        builder.problems += [(Origin(Layer.FILE, 0, ""), problem) for problem in error.problems]
+        readable = False
     for index, override in enumerate(overrides):
-        draft.read_override(index, override)
-    config = draft.finish(label, _stem(source)) if readable else None
+        builder.read_override(index, override)
+    config = builder.finish(label, _stem(source)) if readable else None
     if config is None:
-        raise ConfigError(draft.sentences())
+        in_order = sorted(builder.problems, key=lambda found: found[0])
+        raise ConfigError([problem for _, problem in in_order])
     return config
 
 
 def preset_names() -> tuple[str, ...]:
-    """Return the names of the presets that travel with the package, sorted."""
+    """Return the names of the presets in the package, sorted."""
     return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
-def to_yaml(config: RunConfig) -> str:
-    """Return every key of `config` as YAML, in the order of `schema.py`; `load_config` gives it back."""
+def to_yaml(config: Section) -> str:
+    """Return every key of a configuration as YAML, in the order of `schema.py`, as `load_config` reads it."""
     return dump(config.model_dump(mode="json"))
 
 
-def config_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a configuration file, for editors and documentation."""
-    schema = RunConfig.model_json_schema()
-    # A file may leave its name to the file's own name.
-    schema["required"] = [key for key in schema["required"] if key != "name"]
-    for section in SHORTHAND:
-        whole = schema["properties"][section]
-        schema["properties"][section] = {"anyOf": [{"type": "string"}, whole]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+class Layer(IntEnum):
+    """What sets a key; a later layer replaces what an earlier one set."""
+
+    FILE = 0
+    OVERRIDE = 1
+    WHOLE = 2
+    """No layer: origin of the problems of the whole configuration, which come last."""
 
 
-def flatten(config: BaseModel) -> dict[str, object]:
-    """Return dotted key to value of every leaf, in the order of the fields; lists and mappings stay whole."""
-    flat: dict[str, object] = {}
-    for key in type(config).model_fields:
-        value = getattr(config, key)
-        if isinstance(value, BaseModel):
-            flat |= {f"{key}.{below}": leaf for below, leaf in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat
+class Origin(NamedTuple):
+    """Place where a key was set; origins are ordered as a user wrote them."""
+
+    layer: Layer
+    position: int
+    """Line in the file, or number of the override."""
+    text: str
+    """The place in a message, such as `my.yaml:5`."""
 
 
-def differing_keys(
-    a: RunConfig, b: RunConfig, ignore: frozenset[str] = frozenset()
-) -> list[tuple[str, str, str]]:
-    """Return the dotted keys not in `ignore` whose values differ: (key, `a`'s value, `b`'s), as set."""
-    in_a, in_b = flatten(a), flatten(b)
-    return [
-        (key, _as_set(in_a.get(key)), _as_set(in_b.get(key)))
-        for key in in_a | in_b
-        if key not in ignore and in_a.get(key) != in_b.get(key)
-    ]
+@dataclass
+class _Source:
+    """The file or the override that is being read."""
+
+    origin_of: Callable[[yaml.Node], Origin]
+    keys: dict[str, Origin] = field(default_factory=dict)
+    """Keys and sections that it has set so far."""
 
 
-def _as_set(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+@dataclass
+class ConfigBuilder:
+    """Values that a file and overrides have set so far, and their problems.
 
+    Reading goes on after a problem, so that a user sees all of them at once.
+    """
 
-class _UnreadableSource(Exception):  # noqa: N818 - it is always turned into a ConfigError
-    pass
+    values: dict[str, object] = field(default_factory=dict)
+    """Values by dotted key, without sections and without keys that nothing sets."""
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """Where each key was set last; values that came with a loss have no origin."""
+    problems: list[tuple[Origin, Problem]] = field(default_factory=list)
+    """Problems in the order of reading. A key of a problem counts as meant: it is not reported as missing."""
+    loss: object = LossConfig().name
+    """The loss whose defaults are among `values`."""
+
+    def refuse(self, origin: Origin, problem: Problem) -> None:
+        """Add a problem."""
+        self.problems.append((origin, replace(problem, where=origin.text)))
+
+    def read_file(self, label: str, text: str) -> bool:
+        """Read a file's text; return False if it is no mapping at all."""
+
+        def at_line(line: int) -> Origin:
+            return Origin(Layer.FILE, line, f"{label}:{line}")
+
+        try:
+            node = compose(text)
+        except UnreadableYaml as error:
+            self.refuse(at_line(error.line), Problem(str(error), error.remedy))
+            return False
+        if node is None:
+            return True
+        source = _Source(lambda node: at_line(node.start_mark.line + 1))
+        if not isinstance(node, yaml.MappingNode):
+            kind = "a list" if isinstance(node, yaml.SequenceNode) else format_value(node.value)
+            what = f"a configuration is a mapping of keys to values, not {kind}"
+            self.refuse(source.origin_of(node), Problem(what))
+            return False
+        self._read_mapping("", node, source)
+        self._apply_loss_defaults()
+        return True
+
+    def read_override(self, index: int, override: str) -> None:
+        """Read one `key=value`, which replaces what was set before."""
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        origin = Origin(Layer.OVERRIDE, index, f"override {shorten(override)}")
+        if not key or not equals:
+            self.refuse(origin, Problem("an override is written key=value"))
+            return
+        try:
+            node = compose(text if text.strip() else "null")
+        except UnreadableYaml as error:
+            self.refuse(origin, Problem(f"the value is {error}", "text with such characters needs quotes"))
+            return
+        if node is None or text[node.end_mark.index :].strip():
+            what = "what follows # is a comment in YAML"
+            self.refuse(origin, Problem(what, "text that holds # needs quotes"))
+            return
+        self._read_key(key, node, origin, _Source(lambda _: origin))
+
+    def finish(self, label: str, stem: str) -> RunConfig | None:
+        """Return the finished configuration; None if there are problems, which are then all in `problems`.
+
+        Args:
+            label: Origin of what nothing sets.
+            stem: The run's name where nothing sets it.
+        """
+        self._apply_loss_defaults()
+        config, refused = check({"name": stem} | self.values)
+        wrong = bool(self.problems)
+        meant = {key for _, problem in self.problems for key in problem.keys}
+        for problem in refused:
+            set_at = [self.origins[key] for key in problem.keys if key in self.origins]
+            is_rule, key = len(problem.keys) > 1, problem.keys[0]
+            excused = not set_at and any(f"{key}.".startswith(f"{above}.") for above in meant)
+            if excused or (is_rule and wrong):
+                continue
+            if key == "name" and not set_at:
+                problem = replace(
+                    problem, what=f"{problem.what}, which is the file's name", remedy="set name"
+                )
+            self.refuse(max(set_at, default=Origin(Layer.WHOLE, 0, label)), problem)
+        return None if self.problems else config
+
+    def _apply_loss_defaults(self) -> None:
+        """Where the loss has changed, replace what was set before by the defaults of the new loss.
+
+        A file comes before the overrides, which count as one however they are ordered; what is set where
+        the loss is named, or later, stays.
+        """
+        before, loss = self.loss, self.values.get("loss.name", LossConfig().name)
+        self.loss = loss
+        if loss == before or not isinstance(loss, str):
+            return
+        layer = self.origins["loss.name"].layer
+        for key, value in LOSS_DEFAULTS.get(loss, {}).items():
+            if key not in self.origins or self.origins[key].layer < layer:
+                self.values[key] = value
+
+    def _read_mapping(self, prefix: str, node: yaml.MappingNode, source: _Source) -> None:
+        """Read the keys of a section; `prefix` is its key and a dot, or empty."""
+        for key, value in node.value:
+            origin = source.origin_of(key)
+            if isinstance(key, yaml.ScalarNode):
+                self._read_key(f"{prefix}{key.value}", value, origin, source)
+            else:
+                self.refuse(origin, Problem("a key must be plain text"))
+
+    def _read_key(self, key: str, node: yaml.Node, origin: Origin, source: _Source) -> None:
+        if key in SECTION_SHORTCUTS and isinstance(node, yaml.ScalarNode) and (node.value or node.style):
+            key = SECTION_SHORTCUTS[key]
+        section = sections().get(key) if key else None
+        if section is None and key not in leaves():
+            self.refuse(origin, unknown_key(key, isinstance(node, yaml.MappingNode)))
+            return
+        if key in source.keys:
+            first = f", first on line {source.keys[key].position}" if origin.layer is Layer.FILE else ""
+            self.refuse(origin, Problem(f"{key} is set twice{first}"))
+        source.keys.setdefault(key, origin)
+        try:
+            if section is None:
+                self.values[key] = convert_integers(plain_value(node), leaves()[key])
+                self.origins[key] = origin
+            else:
+                self._read_section(key, section, node, origin, source)
+        except UnreadableYaml as error:
+            self.refuse(origin, Problem(f"{key} {error}", error.remedy, keys=(key,)))
+
+    def _read_section(
+        self, key: str, section: SectionKeys, node: yaml.Node, origin: Origin, source: _Source
+    ) -> None:
+        """Read the node of a section: a mapping, or null for a section that may be absent.
+
+        Raises:
+            UnreadableYaml: it has a tag.
+        """
+        check_tag(node)
+        if isinstance(node, yaml.MappingNode):
+            self._read_mapping(f"{key}.", node, source)
+            return
+        value = plain_value(node)
+        if value is None and section.nullable:
+            self.values = {at: kept for at, kept in self.values.items() if not at.startswith(f"{key}.")}
+        elif value is not None or node.value:  # a heading with nothing under it yet sets nothing
+            such_as = next(leaf for leaf in leaves() if leaf.startswith(f"{key}."))
+            what = f"{key} must be a section with keys such as {such_as}, not {format_value(value)}"
+            self.refuse(origin, Problem(what, keys=(key,)))
 
 
 def _stem(source: str) -> str:
@@ -112,47 +253,44 @@ def _printable(name: str) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)
 
 
-def _read(source: str) -> str:
-    if "://" in source:
-        # The storage layer brings pyarrow, which presets and local files should not wait for.
-        from gan_dist.core import storage
+def _read(source: str, label: str) -> str:
+    """Return the text of a preset, file or URI.
 
-        try:
-            text = storage.read_text(source)
-        except StorageError as error:
-            raise _UnreadableSource(str(error).removeprefix(source).lstrip(" :")) from error
-        _check_size(len(text.encode()))
-        return text
-    if not source:
-        raise _UnreadableSource(_not_found(source))
-    path = PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
+    Raises:
+        ConfigError: there is no such file, or it is no text of at most MAX_BYTES.
+        StorageError: the URI cannot be read.
+    """
+
+    def refusal(what: str, remedy: str = "") -> ConfigError:
+        return ConfigError([Problem(what, remedy, where=label)])
+
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except IsADirectoryError as error:
-        raise _UnreadableSource("this is a directory, not a YAML file") from error
-    except FileNotFoundError as error:
-        raise _UnreadableSource(_not_found(source)) from error
-    except (OSError, ValueError) as error:
-        said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise _UnreadableSource(f"this file cannot be read: {said}") from error
-    _check_size(len(content))
-    try:
+        if "://" in source:
+            # The storage layer brings pyarrow, which presets and local files should not wait for.
+            from gan_dist.core import storage
+
+            content = storage.read_bytes(source)
+        elif not source:
+            raise FileNotFoundError
+        else:
+            path = PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise refusal(f"this is larger than {MAX_BYTES} bytes, which no configuration is")
         return content.decode()
     except UnicodeDecodeError as error:
-        raise _UnreadableSource(f"this is not UTF-8 text (byte {error.start})") from error
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_BYTES:
-        raise _UnreadableSource(f"this is larger than {MAX_BYTES} bytes, which no configuration is")
-
-
-def _not_found(source: str) -> str:
-    presets = preset_names()
-    if _stem(source) in presets:
-        return f"there is no such file; the preset is called {_stem(source)}"
-    if "/" in source or source.endswith((".yaml", ".yml")):
-        return "there is no such file"
-    listed = f"the presets are {', '.join(presets)}{nearest(source, presets)}"
-    return f"there is no preset or file of this name; {listed}"
+        raise refusal(f"this is not UTF-8 text (byte {error.start})") from error
+    except IsADirectoryError as error:
+        raise refusal("this is a directory, not a YAML file") from error
+    except FileNotFoundError as error:
+        presets = preset_names()
+        if _stem(source) in presets:
+            raise refusal("there is no such file", f"the preset is called {_stem(source)}") from error
+        if "/" in source or source.endswith((".yaml", ".yml")):
+            raise refusal("there is no such file") from error
+        remedy = f"the presets are {', '.join(presets)}{nearest(source, presets)}"
+        raise refusal("there is no preset or file of this name", remedy) from error
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise refusal(f"this file cannot be read: {reason}") from error

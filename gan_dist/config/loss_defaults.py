@@ -1,4 +1,4 @@
-"""What goes with each loss, from its paper or from DCGAN's; `draft.py` fills it in where a loss is chosen."""
+"""Settings that come with each loss, from its paper or from DCGAN's; `load.py` sets them with `loss.name`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _with(*, lr: float, betas: tuple[float, float] | None = None, **others: obje
     return {**_ADVERSARIAL, **rates, **{key.replace("__", "."): value for key, value in others.items()}}
 
 
-PAPERS: dict[str, dict[str, object]] = {
+LOSS_DEFAULTS: dict[str, dict[str, object]] = {
     "minimax": _ADVERSARIAL,
     "nonsaturating": _ADVERSARIAL,
     "lsgan": _ADVERSARIAL,
@@ -48,5 +48,5 @@ PAPERS: dict[str, dict[str, object]] = {
     # Huang et al. 2024, CIFAR-10, where training begins.
     "rpgan": _with(lr=2e-4, betas=(0.0, 0.9), loss__r1=0.05, loss__r2=0.05),
 }
-"""By `loss.name`: dotted keys and values. All losses set the same keys, so that changing the loss leaves
+"""Values by dotted key, by `loss.name`. All losses set the same keys, so that changing the loss leaves
 nothing of the one before."""

@@ -1,4 +1,4 @@
-"""The parts of a configuration that say what the networks learn by: the loss, and how they are updated."""
+"""Sections of the loss and of the optimizers, and the rules between them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gan_dist.config.section import Beta, NotNegative, Positive, PositiveFloat, Section
+from gan_dist.config.section import Beta, ConflictError, NotNegative, Positive, PositiveFloat, Section
 
 SMOOTHED = ("minimax", "nonsaturating", "lsgan")
 """Losses that compare with labels."""
@@ -89,58 +89,67 @@ class OptimConfig(Section):
 
 
 def require_agreement(loss: LossConfig, optim: OptimConfig, kimg: float) -> None:
-    """Refuse settings that contradict or lack one another.
-
-    Args:
-        loss: The objective.
-        optim: How it is optimised.
-        kimg: Thousands of images that the run takes.
+    """Refuse settings that contradict or lack one another; `kimg` is the run's length.
 
     Raises:
-        ValueError: names the keys, and what to set.
+        ConflictError: with the keys, and what to set.
     """
     for penalty in ("gp", "dragan"):
         if loss.clip and (weight := getattr(loss, penalty)):
-            raise ValueError(
+            raise ConflictError(
                 f"loss.clip={loss.clip:g} contradicts loss.{penalty}={weight:g}: both bound the "
-                f"discriminator's slope, and clipped weights cannot give it norm 1; set one of them to 0"
+                "discriminator's slope, and clipped weights cannot give it norm 1",
+                "set one of them to 0",
+                "loss.clip",
+                f"loss.{penalty}",
             )
     if loss.label_smoothing and loss.name not in SMOOTHED:
-        raise ValueError(
-            f"loss.label_smoothing={loss.label_smoothing:g}: loss.name={loss.name} has no labels to "
-            f"smooth; set it to 0, or use {', '.join(SMOOTHED)}"
+        raise ConflictError(
+            f"loss.label_smoothing={loss.label_smoothing:g}: loss.name={loss.name} has no labels to smooth",
+            f"set it to 0, or use {', '.join(SMOOTHED)}",
+            "loss.label_smoothing",
+            "loss.name",
         )
     if loss.name == "wgan-gp" and not loss.gp:
-        raise ValueError("loss.gp=0: loss.name=wgan-gp is defined by its penalty; its authors use 10")
+        raise ConflictError(
+            "loss.gp=0: loss.name=wgan-gp is defined by its penalty",
+            "its authors use 10",
+            "loss.gp",
+            "loss.name",
+        )
     _require_schedule(loss, optim, kimg)
 
 
 def _require_schedule(loss: LossConfig, optim: OptimConfig, kimg: float) -> None:
-    """Refuse a schedule without a length, and ends and starts that do nothing."""
     if optim.schedule == "constant":
         _require_no_end(loss, optim)
     elif optim.decay_kimg is None:
-        raise ValueError(
+        raise ConflictError(
             f"optim.schedule={optim.schedule} needs optim.decay_kimg, the thousands of images in which "
-            f"it comes to its end; for the whole run optim.decay_kimg={kimg:g}"
+            "it comes to its end",
+            f"for the whole run optim.decay_kimg={kimg:g}",
+            "optim.schedule",
+            "optim.decay_kimg",
         )
     if loss.penalty_end_factor != 1 and not loss.penalised:
-        raise ValueError(
+        raise ConflictError(
             f"loss.penalty_end_factor={loss.penalty_end_factor:g}: loss.gp, loss.dragan, loss.r1 and loss.r2 "
-            f"are 0, so there is no penalty that it could change; set one of them, or "
-            f"loss.penalty_end_factor=1"
+            "are 0, so there is no penalty that it could change",
+            "set one of them, or loss.penalty_end_factor=1",
+            *("loss.penalty_end_factor", "loss.gp", "loss.dragan", "loss.r1", "loss.r2"),
         )
     for network in ("g", "d"):
         start = getattr(optim, network).beta2_start
         if optim.name != "adam" and start is not None:
-            raise ValueError(
-                f"optim.{network}.beta2_start={start:g}: only adam's decays are scheduled; set "
-                f"optim.{network}.beta2_start=null, or optim.name=adam instead of {optim.name}"
+            raise ConflictError(
+                f"optim.{network}.beta2_start={start:g}: only adam's decays are scheduled",
+                f"set optim.{network}.beta2_start=null, or optim.name=adam instead of {optim.name}",
+                f"optim.{network}.beta2_start",
+                "optim.name",
             )
 
 
 def _require_no_end(loss: LossConfig, optim: OptimConfig) -> None:
-    """Refuse values that a constant schedule never moves from or to; all of them are named."""
     ends = {
         "optim.end_factor": (optim.end_factor, 0.0),
         "loss.penalty_end_factor": (loss.penalty_end_factor, 1.0),
@@ -153,7 +162,9 @@ def _require_no_end(loss: LossConfig, optim: OptimConfig) -> None:
         without = " ".join(
             f"{key}={'null' if none is None else f'{none:g}'}" for key, (_, none) in idle.items()
         )
-        raise ValueError(
-            f"{listed}: optim.schedule=constant has no end; set optim.schedule to linear or cosine, "
-            f"or {without}"
+        raise ConflictError(
+            f"{listed}: optim.schedule=constant has no end",
+            f"set optim.schedule to linear or cosine, or {without}",
+            "optim.schedule",
+            *idle,
         )

@@ -1,67 +1,36 @@
-"""What is wrong with keys and values, in sentences: keys that do not exist, and pydantic's errors."""
+"""Problems of keys and values: keys that do not exist, and pydantic's errors in words of a configuration."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from gan_dist.config.fields import brief, choices, expectation, leaves, nearest_key, sections, shown
+from gan_dist.config.fields import (
+    choices,
+    describe_allowed,
+    format_value,
+    leaves,
+    nearest_key,
+    sections,
+    shorten,
+)
 from gan_dist.config.schema import RunConfig
 from gan_dist.config.yaml12 import is_number
-from gan_dist.core.errors import nearest
+from gan_dist.core.errors import Problem, closest
 
 SPACE = "search.space"
 
 
-class Objection(NamedTuple):
-    """What the schema has against a configuration's values."""
+def check(values: Mapping[str, object]) -> tuple[RunConfig | None, list[Problem]]:
+    """Return the configuration with these values, by dotted key, or else the problems that the schema finds.
 
-    key: str | None
-    """The key whose value it is about; None of a rule that relates several, which its sentence names."""
-    missing: bool
-    """Whether that key has no value, and must have one."""
-    sentence: str
-
-
-def check(values: Mapping[str, object]) -> tuple[RunConfig | None, list[Objection]]:
-    """Return the configuration with these values, by dotted key, or else what the schema has against them.
-
-    A key has one objection at most. Rules that relate several keys wait until every key by itself is right.
+    A key has one problem at most. Rules between several keys are checked once every key by itself is right;
+    their problems have all these keys.
     """
-    try:
-        # Strict, and as JSON: lists may then stand for tuples, while text still cannot stand for numbers.
-        return RunConfig.model_validate_json(json.dumps(_nested(values)), strict=True), []
-    except ValidationError as error:
-        return None, _objections(error.errors(), values)
-
-
-def unknown_key(key: str, is_section: bool) -> tuple[str, str | None]:
-    """Return what to say of a key that does not exist, and the key that was probably meant.
-
-    Args:
-        key: As it is written; it may be empty, or hold anything.
-        is_section: Whether a mapping stands under it.
-    """
-    written = brief(key) or "''"
-    if key.startswith(f"{SPACE}."):
-        varied = f"search={{space: {{{written.removeprefix(f'{SPACE}.')}: ...}}}}"
-        return f"{written} is not a key; what varies is given as a whole, as in {varied}", SPACE
-    meant = nearest_key(written, is_section)
-    if meant is not None:
-        return f"{written} is not a key; the nearest is {meant}", meant
-    parent = key
-    while parent and parent not in sections():
-        parent = parent.rpartition(".")[0]
-    there_are = f"{parent or 'a configuration'} has {', '.join(sections()[parent].names)}"
-    return f"{written} is not a key; {there_are}", None
-
-
-def _nested(values: Mapping[str, object]) -> dict[str, Any]:
-    """Return values by dotted key as sections within sections, with those that must be there."""
     tree: dict[str, Any] = {name: {} for name, section in sections().items() if section.required}
     for key, value in values.items():
         *parents, name = key.split(".")
@@ -69,61 +38,78 @@ def _nested(values: Mapping[str, object]) -> dict[str, Any]:
         for parent in parents:
             inner = inner.setdefault(parent, {})
         inner[name] = value
-    return tree
+    try:
+        # Strict, and as JSON: lists may then stand for tuples, while text still cannot stand for numbers.
+        return RunConfig.model_validate_json(json.dumps(tree), strict=True), []
+    except ValidationError as error:
+        return None, _problems(error.errors(), values)
 
 
-def _objections(errors: Sequence[ErrorDetails], values: Mapping[str, object]) -> list[Objection]:
-    by_key: dict[str, Objection] = {}
+def unknown_key(written: str, is_section: bool) -> Problem:
+    """Return the problem of a key that does not exist; its `keys` hold the one that was probably meant.
+
+    Args:
+        written: The key; it may be empty, or hold anything.
+        is_section: Whether its value is a mapping.
+    """
+    key = shorten(written) or "''"
+    if written.startswith(f"{SPACE}."):
+        example = f"search={{space: {{{key.removeprefix(f'{SPACE}.')}: ...}}}}"
+        return Problem(
+            f"{key} is not a key", f"what varies is given as a whole, as in {example}", keys=(SPACE,)
+        )
+    meant = nearest_key(key, is_section)
+    if meant is not None:
+        return Problem(f"{key} is not a key", f"the nearest is {meant}", keys=(meant,))
+    parent = written
+    while parent and parent not in sections():
+        parent = parent.rpartition(".")[0]
+    names = ", ".join(sections()[parent].names)
+    return Problem(f"{key} is not a key", f"{parent or 'a configuration'} has {names}")
+
+
+def _problems(errors: Sequence[ErrorDetails], values: Mapping[str, object]) -> list[Problem]:
+    by_key: dict[str, Problem] = {}
     rules = []
     for error in errors:
-        key = _key_of(error)
+        path = [str(part) for part in error["loc"]]
+        above = (".".join(path[:end]) for end in range(1, len(path) + 1))
+        key = next((key for key in above if key in leaves()), None)
         if key is None:
-            rules.append(Objection(None, False, str(error["ctx"]["error"])))
+            rules.append(error["ctx"]["error"].problem)
         elif key in by_key:
             pass  # each item of a list, and each type that a value may have, is an error of its own
         elif error["type"] == "missing":
-            by_key[key] = Objection(key, True, _missing(key))
+            about = " ".join(leaves()[key].get("description", "").split()).rstrip(".")
+            by_key[key] = Problem(f"{key} is missing" + (f" ({about})" if about else ""), keys=(key,))
         else:
-            by_key[key] = Objection(key, False, _misfit(key, values[key], error))
+            by_key[key] = _wrong_value(key, values[key], error)
     return list(by_key.values()) or rules
 
 
-def _key_of(error: ErrorDetails) -> str | None:
-    """Return the key whose value an error is about or in; None of a rule that relates several."""
-    path = [str(part) for part in error["loc"]]
-    above = (".".join(path[:end]) for end in range(1, len(path) + 1))
-    return next((key for key in above if key in leaves()), None)
-
-
-def _missing(key: str) -> str:
-    about = " ".join(leaves()[key].get("description", "").split()).rstrip(".")
-    return f"{key} is missing" + (f" ({about})" if about else "")
-
-
-def _misfit(key: str, value: object, error: ErrorDetails) -> str:
-    """Return what the value of a key, or what an error finds inside it, should be and is not."""
-    schema = leaves()[key]
+def _wrong_value(key: str, value: object, error: ErrorDetails) -> Problem:
+    """Return the problem of a key's value, or of an item inside it."""
+    schema, name = leaves()[key], key
     inside = error["loc"][len(key.split(".")) :]
-    refused = f", not {shown(value)}"
+    found = f", not {format_value(value)}"
     if inside and isinstance(value, dict):
         item = str(inside[0])
-        key, value, schema = f"{key}.{item}", value.get(item), schema.get("additionalProperties", {})
-        refused = f", not {shown(value)}"
+        name, value, schema = f"{key}.{item}", value.get(item), schema.get("additionalProperties", {})
+        found = f", not {format_value(value)}"
     elif inside and isinstance(value, list):
         value = error["input"]
-        refused = f"; {shown(value)} is not"
-    expected = expectation(schema)
+        found = f"; {format_value(value)} is not"
+    allowed = describe_allowed(schema)
     if error["type"] == "finite_number":
-        expected = expected.replace("number", "finite number", 1)
-    return f"{key} must be {expected}{refused}{_hint(value, error['type'], choices(schema))}"
+        allowed = allowed.replace("number", "finite number", 1)
+    return Problem(f"{name} must be {allowed}{found}", _remedy(value, error["type"], choices(schema)), (key,))
 
 
-def _hint(value: object, kind: str, words: Sequence[str]) -> str:
-    """Return how a value of the wrong kind might be mended, as it stands at the end of a sentence."""
-    if isinstance(value, str) and len(words) > 1 and (near := nearest(value, words)):
-        return near
+def _remedy(value: object, kind: str, words: Sequence[str]) -> str:
+    if isinstance(value, str) and len(words) > 1 and (near := closest(value, words)):
+        return f"the nearest is {near}"
     if isinstance(value, str) and kind in ("int_type", "float_type") and is_number(value):
-        return "; leave out the quotes"
+        return "leave out the quotes"
     if kind == "string_type" and isinstance(value, bool | int | float):
-        return "; in quotes it is text"
+        return "in quotes it is text"
     return ""

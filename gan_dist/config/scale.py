@@ -1,4 +1,4 @@
-"""The part of a configuration that says what a run occupies; which numbers of workers divide a batch."""
+"""The section of a run's workers, CPUs and GPUs; the numbers of workers that divide a batch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gan_dist.config.section import Positive, PositiveFloat, Section
+from gan_dist.config.section import ConflictError, Positive, PositiveFloat, Section
 
 
 class ScaleConfig(Section):
-    """What the run occupies."""
+    """Resources of the run: workers, CPUs and GPUs."""
 
     workers: Positive = 1
     """DDP processes."""
@@ -27,7 +27,7 @@ class ScaleConfig(Section):
 
     @property
     def fewest(self) -> int:
-        """The fewest workers with which the run goes on."""
+        """`min_workers`, or `workers` when absent."""
         return self.min_workers or self.workers
 
     @property
@@ -37,45 +37,53 @@ class ScaleConfig(Section):
 
 
 def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) -> tuple[int, ...]:
-    """Return the numbers of workers that a run may have, the largest first: those that divide its batch.
+    """Return the numbers of workers from `scale.workers` down to `scale.fewest` that divide a batch.
 
     Args:
-        scale: What the run asks for.
+        scale: Resources of the run.
         batch: Images in a batch over all workers.
-        accumulate: Portions of a worker's part of it.
-        pack: Images that are judged together, which one portion must hold.
+        accumulate: Portions in which a worker computes its part of the batch.
+        pack: Images that the discriminator judges together; a portion holds a multiple of it.
 
     Raises:
-        ValueError: `scale.workers` or `scale.min_workers` is none of them.
+        ConflictError: `scale.workers` or `scale.min_workers` does not divide the batch.
     """
     workers, fewest = scale.workers, scale.fewest
     if batch % workers:
         below, above = batch - batch % workers, batch + workers - batch % workers
         nearest = f"{above}" if below == 0 else f"{below} or {above}"
-        raise ValueError(
+        raise ConflictError(
             f"train.batch_size={batch} is the batch over all workers and must divide by "
-            f"scale.workers={workers}: {batch} / {workers} = {batch / workers:g}; use {nearest}"
+            f"scale.workers={workers}: {batch} / {workers} = {batch / workers:g}",
+            f"use {nearest}",
+            *("train.batch_size", "scale.workers"),
         )
     portions = accumulate * pack
     if batch % (workers * portions):
         portions *= workers
-        raise ValueError(
+        raise ConflictError(
             f"train.batch_size={batch} must divide by scale.workers={workers} times "
             f"train.accumulate={accumulate} times model.pack={pack}: {batch} / "
-            f"{portions} = {batch / portions:g}; use {batch - batch % portions + portions}"
+            f"{portions} = {batch / portions:g}",
+            f"use {batch - batch % portions + portions}",
+            *("train.batch_size", "scale.workers", "train.accumulate", "model.pack"),
         )
     if fewest > workers:
-        raise ValueError(
+        raise ConflictError(
             f"scale.min_workers={fewest} is more than scale.workers={workers}, of which it is the least that "
-            f"the run goes on with; use {workers} or less"
+            "the run goes on with",
+            f"use {workers} or less",
+            *("scale.min_workers", "scale.workers"),
         )
     every = [count for count in range(workers, 0, -1) if batch % (count * portions) == 0]
     if fewest not in every:
         above = min(count for count in every if count > fewest)
         below = max(count for count in every if count < fewest)
-        raise ValueError(
+        raise ConflictError(
             f"scale.min_workers={fewest}: a run goes on with numbers of workers that divide its batch, and "
             f"train.batch_size={batch} / ({fewest} x train.accumulate={accumulate} x model.pack={pack}) = "
-            f"{batch / (fewest * portions):g}; use {below} or {above}"
+            f"{batch / (fewest * portions):g}",
+            f"use {below} or {above}",
+            *("scale.min_workers", "train.batch_size", "train.accumulate", "model.pack"),
         )
     return tuple(count for count in every if count >= fewest)

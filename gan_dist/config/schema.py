@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
-from gan_dist.config.section import Positive, PositiveFloat, Section
+from gan_dist.config.section import ConflictError, Positive, PositiveFloat, Section
 from gan_dist.core.storage import BACKENDS, StorageOptions, join
 
 
@@ -81,16 +81,22 @@ class DataConfig(Section):
         if self.augment_p is None:
             return self
         if self.augment != "ada":
-            raise ValueError(
+            raise ConflictError(
                 f"data.augment_p={self.augment_p:g} is a probability of ada's changes, which "
-                f"data.augment={self.augment} does not make; set data.augment=ada, or data.augment_p=null"
+                f"data.augment={self.augment} does not make",
+                "set data.augment=ada, or data.augment_p=null",
+                "data.augment_p",
+                "data.augment",
             )
         for key in ("augment_target", "augment_kimg"):
             value, usual = getattr(self, key), type(self).model_fields[key].default
             if value != usual:
-                raise ValueError(
+                raise ConflictError(
                     f"data.{key}={value:g} contradicts data.augment_p={self.augment_p:g}: a probability that "
-                    f"is given is not adapted; set data.{key}={usual:g}, or data.augment_p=null"
+                    "is given is not adapted",
+                    f"set data.{key}={usual:g}, or data.augment_p=null",
+                    f"data.{key}",
+                    "data.augment_p",
                 )
         return self
 
@@ -199,7 +205,7 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     """How the averaged generator is measured."""
     scale: ScaleConfig = ScaleConfig()
-    """What the run occupies."""
+    """Resources of the run: workers, CPUs and GPUs."""
     log: LogConfig = LogConfig()
     """What is shown while the run goes on."""
     search: SearchConfig | None = None
@@ -212,16 +218,12 @@ class RunConfig(Section):
 
     @property
     def worker_counts(self) -> tuple[int, ...]:
-        """The numbers of workers that the run may have, the largest first."""
+        """Numbers of workers that the run can have, the largest first."""
         return worker_counts(self.scale, self.train.batch_size, self.train.accumulate, self.model.pack)
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> RunConfig:
-        assert self.worker_counts
-        return self
-
-    @model_validator(mode="after")
-    def _loss_agrees(self) -> RunConfig:
+    def _sections_agree(self) -> RunConfig:
+        worker_counts(self.scale, self.train.batch_size, self.train.accumulate, self.model.pack)
         require_agreement(self.loss, self.optim, self.train.kimg)
         return self
 
@@ -251,5 +253,5 @@ FREE_ON_RESUME = frozenset(
 )
 """Keys that may change when a run continues: they say how far and where it runs, not what it computes."""
 
-SHORTHAND = {"storage": "storage.path"}
-"""Sections that a plain value may stand for, and the key that it then sets."""
+SECTION_SHORTCUTS = {"storage": "storage.path"}
+"""Sections that may be given as a plain value, and the key that this value sets."""

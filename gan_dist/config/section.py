@@ -1,10 +1,12 @@
-"""What all parts of a configuration are made of."""
+"""The base class of all sections, the number types of their keys, and the error of keys that disagree."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from gan_dist.core.errors import Problem
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -13,6 +15,20 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and with no key that is not written here."""
+    """A part of the configuration: immutable, and with no key that is not declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ConflictError(ValueError):
+    """Values that contradict or lack one another. Validators raise it, and `load_config` reports it.
+
+    Args:
+        what: What is wrong.
+        remedy: What to set.
+        keys: The dotted keys whose values disagree.
+    """
+
+    def __init__(self, what: str, remedy: str, *keys: str) -> None:
+        self.problem = Problem(what, remedy, keys)
+        super().__init__(str(self.problem))

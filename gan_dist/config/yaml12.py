@@ -24,28 +24,32 @@ _RESOLVERS = (
 
 
 class UnreadableYaml(ValueError):  # noqa: N818 - it is always turned into a ConfigError
-    """What is wrong, and on which line (from 1)."""
+    """Text that is no plain YAML, and the line of the problem, from 1."""
 
-    def __init__(self, line: int, problem: str) -> None:
-        self.line = line
-        super().__init__(problem)
+    def __init__(self, line: int, what: str, remedy: str = "") -> None:
+        self.line, self.remedy = line, remedy
+        super().__init__(what)
 
 
 class _Loader(yaml.SafeLoader):
+    """Reads nodes, without aliases and down to MAX_DEPTH."""
+
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                problem="aliases (*name) are refused; write the value out", problem_mark=mark
-            )
+            raise _unreadable(mark, "aliases (*name) are refused", "write the value out")
         if self.depth == MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=mark)
+            raise _unreadable(mark, f"more than {MAX_DEPTH} levels of nesting")
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+
+def _unreadable(mark: yaml.Mark, what: str, remedy: str = "") -> UnreadableYaml:
+    return UnreadableYaml(mark.line + 1, f"not readable as YAML at column {mark.column + 1}: {what}", remedy)
 
 
 # Not in the class's body, because PyYAML's stubs take it for a variable of instances.
@@ -70,32 +74,31 @@ for _name, _pattern, _first in _RESOLVERS:
 
 
 def is_number(text: str) -> bool:
-    """Tell whether `text` without quotes is a number in YAML 1.2."""
+    """Return whether `text` without quotes is a number in YAML 1.2."""
     return re.fullmatch(f"{_INT}|{_FLOAT}", text) is not None
 
 
 def dump(value: object) -> str:
-    """Return plain values as YAML in their own order; `compose` and `plain_value` give them back."""
+    """Return plain values as YAML in their own order; `compose` and `plain_value` read them back."""
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9))
 
 
 def compose(text: str) -> yaml.Node | None:
-    """Return the nodes of one document, each with its line; None if there is nothing in it.
+    """Return the nodes of one document, each with its line; None if it is empty.
 
     Raises:
         UnreadableYaml: `text` is not YAML, uses an alias or nests more than MAX_DEPTH levels.
     """
-    loader = None
+    loader = _Loader("")
     try:
         loader = _Loader(text)
         node: yaml.Node | None = loader.get_single_node()
         return node
+    except UnreadableYaml:
+        raise
     except (ValueError, OverflowError) as error:
         # PyYAML lets these through, for instance for the escape "\\UFFFFFFFF".
-        line, column = (loader.line + 1, loader.column + 1) if loader else (1, 1)
-        raise UnreadableYaml(
-            line, f"not readable as YAML at column {column}: a number or escape is out of range"
-        ) from error
+        raise _unreadable(loader.get_mark(), "a number or escape is out of range") from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -104,13 +107,12 @@ def compose(text: str) -> yaml.Node | None:
             line, f"not readable as YAML at column {column}: U+{code:04X} is not allowed"
         ) from error
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         context = None if error.context == "while scanning for the next token" else error.context
         said = ", ".join(part for part in (context, error.problem) if part)
         if "'\\t'" in said:
             said += " (YAML is indented with spaces)"
-        raise UnreadableYaml(line, f"not readable as YAML at column {column}: {said}") from error
+        mark = error.problem_mark or error.context_mark or loader.get_mark()
+        raise _unreadable(mark, said) from error
 
 
 def check_tag(node: yaml.Node) -> None:

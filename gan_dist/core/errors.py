@@ -1,4 +1,4 @@
-"""Every error that a user can cause. Each says what is wrong, where, and how to mend it.
+"""Errors that a user can cause. Each says what is wrong, where, and how to fix it.
 
 GanDistError                what the command line prints without a traceback; exit code 2 but for the last two
 ├── ConfigError             a configuration's problems, all of them at once
@@ -18,29 +18,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that a user has to mend."""
+    """One thing that a user has to fix."""
 
     what: str
     """What is wrong, with the field, its value and the arithmetic."""
     remedy: str = ""
-    """The command, key or value that mends it."""
+    """The command, key or value that fixes it."""
     keys: tuple[str, ...] = ()
     """Configuration keys that it concerns, dotted."""
     where: str = ""
-    """Origin of the key: `file:line`, or the override; empty where the text says it."""
+    """Origin of the key: `file:line`, or the override; empty where `what` names it."""
 
     def __str__(self) -> str:
         start = f"{self.where}: " if self.where else ""
         return f"{start}{self.what}; {self.remedy}" if self.remedy else f"{start}{self.what}"
-
-    def under(self, where: str) -> Problem:
-        """Return the same problem with another origin."""
-        return replace(self, where=where)
 
 
 class GanDistError(Exception):
@@ -48,7 +44,7 @@ class GanDistError(Exception):
 
     Args:
         what: What is wrong, with the field, its value and the arithmetic.
-        remedy: The command, key or value that mends it.
+        remedy: The command, key or value that fixes it.
         keys: Configuration keys that it concerns, dotted.
     """
 
@@ -63,7 +59,7 @@ class GanDistError(Exception):
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """All that is wrong; more than one only in a `ConfigError`."""
+        """All problems; more than one only in a `ConfigError`."""
         return (Problem(self.what, self.remedy, self.keys),)
 
 
@@ -128,7 +124,12 @@ class WorkerError(GanDistError):
     exit_code = 1
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like an unknown one, None if no name is like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what a sentence about an unknown name ends with: the known one most like it, if any is."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; the nearest is {near[0]}" if near else ""
+    """Return the end of a message about an unknown name: its closest known name, or nothing."""
+    near = closest(name, known)
+    return f"; the nearest is {near}" if near else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from gan_dist.config import DataConfig, RunConfig, flatten
-from gan_dist.config.loss_defaults import PAPERS
+from gan_dist.config.loss_defaults import LOSS_DEFAULTS
 from gan_dist.core import storage
 from gan_dist.report.blocks import Section, Table
 
@@ -21,7 +21,7 @@ def settings(config: RunConfig, varied: frozenset[str] = frozenset()) -> list[Se
     left_out = varied | {"search"}
     values = {key: value for key, value in flatten(config).items() if key not in left_out}
     bare = RunConfig(name=config.name, data=DataConfig(path=config.data.path))
-    defaults = flatten(bare) | PAPERS.get(config.loss.name, {})
+    defaults = flatten(bare) | LOSS_DEFAULTS.get(config.loss.name, {})
     set_here = [key for key in values if key not in defaults or values[key] != defaults[key]]
     set_here = ["data.path", *(key for key in set_here if key != "data.path")]
     others = [[key, _written(values[key])] for key in values if key not in set_here]

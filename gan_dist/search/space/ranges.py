@@ -69,8 +69,8 @@ def misfit(key: str, value: object) -> str | None:
     Rules that relate several keys are not asked: `load_config` applies them to whole trials.
     """
     # Other keys that must be there are missing, and so such rules wait.
-    _, objections = check({key: fit(value, leaves()[key])})
-    return next((objection.sentence for objection in objections if objection.key == key), None)
+    _, problems = check({key: fit(value, leaves()[key])})
+    return next((str(problem) for problem in problems if problem.keys == (key,)), None)
 
 
 def refusal(key: str, distribution: Distribution, value: Any) -> str | None:

@@ -40,7 +40,7 @@ from gan_dist.config import (
     to_yaml,
 )
 from gan_dist.config.load import MAX_BYTES
-from gan_dist.config.loss_defaults import PAPERS
+from gan_dist.config.loss_defaults import LOSS_DEFAULTS
 from gan_dist.core import storage
 from gan_dist.core.errors import ConfigError, StorageError
 
@@ -274,15 +274,15 @@ def test_uri_is_read_through_storage() -> None:
 
 
 def test_storage_errors_arrive_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(uri: str) -> str:
+    def refuse(uri: str) -> bytes:
         raise StorageError(f"{uri} does not exist")
 
-    monkeypatch.setattr(storage, "read_text", refuse)
+    monkeypatch.setattr(storage, "read_bytes", refuse)
     assert problems("s3://b/run.yaml?region=x", ["kimg=3"]).splitlines() == [
-        "s3://b/run.yaml?region=x: does not exist",
+        "s3://b/run.yaml?region=x does not exist",
         "override kimg=3: kimg is not a key; the nearest is train.kimg",
     ]
-    monkeypatch.setattr(storage, "read_text", lambda _: GOOD)
+    monkeypatch.setattr(storage, "read_bytes", lambda _: GOOD.encode())
     assert load_config("s3://b/run.yaml?region=x").name == "run"
 
 
@@ -318,9 +318,9 @@ class FutureConfig(RunConfig):
 def _future(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(fields, "RunConfig", FutureConfig)
     monkeypatch.setattr(messages, "RunConfig", FutureConfig)
-    fields._shape.cache_clear()
+    fields._walk_schema.cache_clear()
     yield
-    fields._shape.cache_clear()
+    fields._walk_schema.cache_clear()
 
 
 @pytest.mark.usefixtures("_future")
@@ -444,11 +444,11 @@ def test_these_are_the_papers_settings(
         assert config.loss == LossConfig.model_validate({"name": loss, **others})
 
 
-@pytest.mark.parametrize("loss", PAPERS)
+@pytest.mark.parametrize("loss", LOSS_DEFAULTS)
 def test_papers_set_the_same_keys_and_values_that_fit(loss: str) -> None:
-    assert PAPERS[loss].keys() == PAPERS["minimax"].keys()
+    assert LOSS_DEFAULTS[loss].keys() == LOSS_DEFAULTS["minimax"].keys()
     found = resolved(GOOD, f"loss.name={loss}")
-    assert {key: found[key] for key in PAPERS[loss]} == PAPERS[loss]
+    assert {key: found[key] for key in LOSS_DEFAULTS[loss]} == LOSS_DEFAULTS[loss]
     if loss in ("minimax", "nonsaturating"):
         assert found == resolved(GOOD) | {"loss.name": loss}
 

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from gan_dist.config import RunConfig, load_config
-from gan_dist.config.loss_defaults import PAPERS
+from gan_dist.config.loss_defaults import LOSS_DEFAULTS
 from gan_dist.core.errors import ConfigError
 from gan_dist.data.batches.loader import Batch
 from gan_dist.models.generator import ImageShape
@@ -78,7 +78,7 @@ def settings(*overrides: str) -> RunConfig:
 def combinations() -> dict[str, RunConfig]:
     """Every loss x penalty x augmentation that is no contradiction, and what else a step can do."""
     found = {}
-    for loss, penalty, kind in itertools.product(PAPERS, PENALTIES, ("none", "diffaugment", "ada")):
+    for loss, penalty, kind in itertools.product(LOSS_DEFAULTS, PENALTIES, ("none", "diffaugment", "ada")):
         if loss == "wgan" and ("gp" in penalty or "dragan" in penalty or "all" in penalty):
             continue  # its clipping contradicts them
         if loss == "wgan-gp" and penalty == "none":
