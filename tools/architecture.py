@@ -1,7 +1,7 @@
 """Draw the rooms of the package and the imports between them: `python -m tools.architecture`.
 
-Writes `docs/architecture.svg` from the imports in `gan_dist/` and the first sentence of each room's docstring; a test
-compares the two. Where a room reaches another through a third one, the direct arrow is left out of the picture.
+Writes `docs/architecture.svg` from the imports in `gan_dist/` and the first sentence of each room's docstring;
+a test compares the two. Where a room reaches another through a third one, the direct arrow is not drawn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ FLOORS = (
     ("core",),
 )
 """The rooms, the top floor first; a room imports from lower floors only."""
-WIDTH, BOX_WIDTH, BOX_HEIGHT, STEP = 1000, 300, 72, 118
+WIDTH, BOX_WIDTH, BOX_HEIGHT = 1000, 300, 72
+STRIDE, STEP = BOX_WIDTH + 30, 118
+"""Distance between two boxes of one floor, and between two floors."""
 LINE = 46
 """Characters in a line of text within a box."""
 
@@ -73,15 +75,15 @@ def sentence(room: str) -> str:
 def draw() -> str:
     """Return the picture as SVG."""
     corners = {
-        room: ((WIDTH - len(floor) * (BOX_WIDTH + 30) + 30) // 2 + number * (BOX_WIDTH + 30), 16 + level * STEP)
+        room: ((WIDTH + 30 - len(floor) * STRIDE) // 2 + number * STRIDE, 16 + level * STEP)
         for level, floor in enumerate(FLOORS)
         for number, room in enumerate(floor)
     }
     height = 16 + (len(FLOORS) - 1) * STEP + BOX_HEIGHT + 16
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0 L8 4 L0 8 z" fill="#5b7083"/></marker></defs>',
+        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+        'orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#5b7083"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
     ]
     for room, other in sorted(direct(arrows())):
@@ -94,16 +96,17 @@ def draw() -> str:
         )
     for room, (x, y) in corners.items():
         parts.append(
-            f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" fill="#eef3f7" stroke="#9fb2c3"/>'
+            f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="8" '
+            'fill="#eef3f7" stroke="#9fb2c3"/>'
         )
-        parts.append(
-            f'<text x="{x + 12}" y="{y + 22}" font-size="16" font-weight="bold" fill="#1d2b36">{room}/</text>'
-        )
+        parts.append(_text(x + 12, y + 22, f"{room}/", 'font-size="16" font-weight="bold"'))
         for number, line in enumerate(_wrapped(sentence(room))):
-            parts.append(
-                f'<text x="{x + 12}" y="{y + 42 + 16 * number}" font-size="12" fill="#33444f">{escape(line)}</text>'
-            )
+            parts.append(_text(x + 12, y + 42 + 16 * number, line, 'font-size="12"'))
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _text(x: int, y: int, text: str, style: str) -> str:
+    return f'<text x="{x}" y="{y}" fill="#24343f" {style}>{escape(text)}</text>'
 
 
 def _wrapped(text: str) -> list[str]:
