@@ -1,6 +1,6 @@
 """Draw the rooms of the package and the imports between them: `python -m tools.architecture`.
 
-Writes `docs/architecture.svg` from the imports in `gan_dist/` and the first sentence of each room's docstring;
+Writes `docs/architecture.svg` from the imports in `gan_dist/` and the first sentence of every room's docs;
 a test compares the two. Where a room reaches another through a third one, the direct arrow is not drawn.
 """
 
@@ -22,10 +22,10 @@ FLOORS = (
     ("core",),
 )
 """The rooms, the top floor first; a room imports from lower floors only."""
-WIDTH, BOX_WIDTH, BOX_HEIGHT = 1000, 300, 72
-STRIDE, STEP = BOX_WIDTH + 30, 118
+WIDTH, BOX_WIDTH, BOX_HEIGHT = 1000, 300, 88
+STRIDE, STEP = BOX_WIDTH + 30, 134
 """Distance between two boxes of one floor, and between two floors."""
-LINE = 46
+LINE = 42
 """Characters in a line of text within a box."""
 
 
@@ -110,14 +110,14 @@ def _text(x: int, y: int, text: str, style: str) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    """Return a text in at most two lines of `LINE` characters."""
+    """Return a text in at most three lines of `LINE` characters."""
     lines = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + 1 + len(word) > LINE:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines[:2]
+    return lines[:3]
 
 
 if __name__ == "__main__":
