@@ -20,7 +20,6 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.config.loss_defaults import LOSS_DEFAULTS
 from gan_dist.core.errors import NonFiniteError
 from gan_dist.core.host import cores
-from gan_dist.core.progress import ProgressLine
 from gan_dist.data.batches.readers import read_all
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.shards.shard_set import ShardSet
@@ -31,6 +30,7 @@ from gan_dist.models import release
 from gan_dist.models.generator import Release
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
+from gan_dist.training.progress import ProgressLine
 
 HALVES = 10
 SEED = 1  # of latents that training has not seen
@@ -81,7 +81,7 @@ def _trained(overrides: list[str]) -> Release:
             "digits", ["name=run", f"storage={folder}", "scale.workers=1", "data.cache=memory", *overrides]
         )
         with ProgressLine(config.log.every_s) as line:
-            line.note(" ".join(overrides))
+            line.print(" ".join(overrides))
             train(config, LocalContext(config.run_uri, on_progress=line.update))
         return release.load(config.run_uri)
 

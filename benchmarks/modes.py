@@ -14,7 +14,6 @@ import torch
 
 from gan_dist.config import RunConfig, load_config
 from gan_dist.core.host import cores
-from gan_dist.core.progress import ProgressLine
 from gan_dist.data.batches.readers import read_all
 from gan_dist.data.builtin import DIGITS, StackedDigits
 from gan_dist.data.shards.shard_set import ShardSet
@@ -23,6 +22,7 @@ from gan_dist.evaluation.metrics.modes import Modes
 from gan_dist.models import release
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
+from gan_dist.training.progress import ProgressLine
 
 PRESET = "stacked-digits"
 SAMPLES = 26_000

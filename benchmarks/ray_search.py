@@ -135,7 +135,7 @@ def _searched(
         begin(plan, "fd_digits")
         ledger = _Until(plan, enough)
         with SearchView(ledger, trials, total_images(plan.config), "fd_digits") as view:
-            view.note(f"{plan.search.algorithm}, {plan.search.scheduler}, seed {plan.search.seed}")
+            view.print(f"{plan.search.algorithm}, {plan.search.scheduler}, seed {plan.search.seed}")
             driver.run(plan, ledger, "fd_digits", view.update)
         return ledger.spent()
 

@@ -21,8 +21,8 @@ from ray.cluster_utils import Cluster
 
 from gan_dist.cluster.train import driver
 from gan_dist.cluster.train.status import RunStatus
-from gan_dist.core.progress import Outcome
 from gan_dist.training.checkpoint import newest_images
+from gan_dist.training.progress import RunResult
 from tests.heads import BIN
 from tests.unit.training.test_training import config
 
@@ -42,7 +42,7 @@ class Seen:
     groups: int = 0
     nodes: frozenset[str] = frozenset()
     error: str | None = None
-    outcome: Outcome | None = None
+    outcome: RunResult | None = None
 
 
 class Watched:

@@ -11,7 +11,7 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
 from gan_dist.cli.places import absolute, program, short, with_absolute_paths
-from gan_dist.cli.train import train_and_tell
+from gan_dist.cli.train import train_run
 from gan_dist.core.errors import GanDistError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def best(
     retrained = None
     if retrain:
         config, arguments = retraining(found, folder, overrides or [])
-        result["retrained"] = retrained = train_and_tell(config, arguments)
+        result["retrained"] = retrained = train_run(config, arguments)
     else:
         _print_next(found, folder, copied=to is not None)
     if as_json:

@@ -140,7 +140,7 @@ def _chosen(metrics: str) -> tuple[str, ...]:
 
 def _assess(request: Request, scale: ScaleConfig) -> Assessment:
     """Measure in this process where one is enough, otherwise on the cluster; show how far it is."""
-    from gan_dist.core.progress import CountProgress
+    from gan_dist.core.console import CountProgress
     from gan_dist.evaluation.assess import assess
     from gan_dist.evaluation.tasks import Workers, here
 
@@ -149,7 +149,7 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
             _require_here(scale)
             do: Workers = here
         else:
-            progress.note("starting workers")
+            progress.print("starting workers")
             from gan_dist.cluster.connect import connect_for
             from gan_dist.cluster.evaluation_pool import ray_workers
 
@@ -161,7 +161,7 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
             typer.echo("stopped; what was computed of the set is kept", err=True)
             raise typer.Exit(INTERRUPTED) from None
         for warning in found.warnings:
-            progress.note(f"warning: {warning}")
+            progress.print(f"warning: {warning}")
     return found
 
 

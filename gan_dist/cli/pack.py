@@ -225,7 +225,7 @@ def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest,
     """Pack on the cluster; returns the set and the images decoded a second."""
     from gan_dist.cluster.connect import connect
     from gan_dist.core import storage
-    from gan_dist.core.progress import CountProgress
+    from gan_dist.core.console import CountProgress
     from gan_dist.data.packing.progress import PLAN
     from gan_dist.data.packing.ray_pack import pack as run
     from gan_dist.data.packing.sources.labels import counted
@@ -233,7 +233,7 @@ def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest,
     storage.require_writable(storage.join(dest, PLAN))
     try:
         with CountProgress(plan.images, "images") as progress:
-            progress.note(f"packing {counted(plan.images, 'image')} of {plan.source}")
+            progress.print(f"packing {counted(plan.images, 'image')} of {plan.source}")
             with connect():
                 manifest = run(source, dest, plan, max_bad, progress.update)
     except KeyboardInterrupt:

@@ -140,7 +140,7 @@ def _same(label: int | None, count: int) -> list[int] | None:
 def _write_single(generator: Release, folder: str, n: int, seed: int, label: int | None) -> None:
     """Write single images and show how far it is; an interrupt says how to go on."""
     from gan_dist.artifacts import sampling
-    from gan_dist.core.progress import CountProgress
+    from gan_dist.core.console import CountProgress
 
     with CountProgress(n, "images") as progress:
         try:

@@ -14,7 +14,8 @@ from gan_dist.core.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
-    from gan_dist.core.progress import Outcome
+    from gan_dist.training.preflight import RunSummary
+    from gan_dist.training.progress import RunResult
 
 
 def train(
@@ -44,14 +45,14 @@ def train(
     if dry_run:
         from gan_dist.training.preflight import summarise
 
-        summary = summarise(resolved)
+        summary = format_summary(summarise(resolved))
         typer.echo(
             to_yaml(resolved) + "\n" + "\n".join(f"# {key}: {value}" for key, value in summary.items())
         )
         if as_json:
             typer.echo(json.dumps(summary))
         return
-    result = train_and_tell(resolved, [config, *(overrides or [])])
+    result = train_run(resolved, [config, *(overrides or [])])
     if as_json:
         typer.echo(json.dumps(result))
     if not result["finished"]:
@@ -71,8 +72,25 @@ def require_configuration(config: str | None) -> str:
     return config
 
 
-def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]:
-    """Train a run, print where it ended and how it is continued, and return that as `--json` shows it.
+def format_summary(summary: RunSummary) -> dict[str, object]:
+    """Return the sizes of a run as a dry run shows them."""
+    fewest, workers = summary.fewest_workers, summary.workers
+    return {
+        "run": summary.run,
+        "images": f"{summary.image_count} of {'x'.join(map(str, summary.image_shape))}, "
+        f"read at {summary.resolution}x{summary.resolution}",
+        "generator_parameters": summary.generator_parameters,
+        "discriminator_parameters": summary.discriminator_parameters,
+        "length": f"{summary.images} images, {summary.epochs:.1f} epochs",
+        "metric": f"{summary.metric} of {summary.samples} images every {summary.every_kimg:g} kimg",
+        "placement": f"{workers if fewest == workers else f'{fewest} to {workers}'} workers of "
+        f"{summary.cpus_per_worker:g} CPUs and {summary.gpus_per_worker:g} GPUs, "
+        f"{summary.batch_per_worker} images each a batch",
+    }
+
+
+def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
+    """Train a run, print its result and the command that continues it, and return what `--json` prints.
 
     Args:
         config: The run, with absolute paths.
@@ -92,11 +110,11 @@ def train_and_tell(config: RunConfig, arguments: list[str]) -> dict[str, object]
     return result
 
 
-def _train(config: RunConfig) -> Outcome:
+def _train(config: RunConfig) -> RunResult:
     """Check what can be checked without a cluster, then train and show it."""
-    from gan_dist.core.progress import ProgressLine
     from gan_dist.core.storage.lock import folder_lock
     from gan_dist.training.preflight import prepare
+    from gan_dist.training.progress import ProgressLine
 
     with ProgressLine(config.log.every_s) as line:
         line.status("loading")
@@ -112,18 +130,18 @@ def _train(config: RunConfig) -> Outcome:
         def show(status: RunStatus) -> None:
             nonlocal warned
             for sentence in status.warnings[warned:]:
-                line.note(f"warning: {sentence}")
+                line.print(f"warning: {sentence}")
             warned = len(status.warnings)
             if status.progress is None:
                 line.restart()
             else:
                 line.update(status.progress)
 
-        with folder_lock(config.run_uri, line.note):
+        with folder_lock(config.run_uri, line.print):
             return driver.run(config, show)
 
 
-def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
+def _result(config: RunConfig, outcome: RunResult) -> dict[str, object]:
     from gan_dist.core import storage
     from gan_dist.core.storage.hashed_folder import checkpoint_names
     from gan_dist.models import release
@@ -143,7 +161,9 @@ def _result(config: RunConfig, outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _print_end(config: RunConfig, outcome: Outcome, result: dict[str, object], arguments: list[str]) -> None:
+def _print_end(
+    config: RunConfig, outcome: RunResult, result: dict[str, object], arguments: list[str]
+) -> None:
     from gan_dist.core import storage
 
     run = short(str(result["run"]))

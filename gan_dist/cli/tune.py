@@ -10,10 +10,12 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson
 from gan_dist.cli.places import absolute, as_overrides, program, short, with_absolute_paths
+from gan_dist.cli.train import format_summary
 
 if TYPE_CHECKING:
     from gan_dist.search.plan import Plan
     from gan_dist.search.study import SearchStudy
+    from gan_dist.training.preflight import RunSummary
 
 
 def tune(
@@ -41,26 +43,25 @@ def tune(
 
     plan = make_plan(config, [*given, *places])
     summary = summarise(plan.config)
-    metric = str(summary["metric"]).split()[0]
     if dry_run:
         _show(plan, summary, as_json=as_json)
         return
-    ledger, interrupted = _run(plan, metric)
-    _print_end(plan, ledger, metric, [config, *given], interrupted=interrupted, as_json=as_json)
+    ledger, interrupted = _run(plan, summary.metric)
+    _print_end(plan, ledger, summary.metric, [config, *given], interrupted=interrupted, as_json=as_json)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
 
 
-def _show(plan: Plan, summary: dict[str, object], *, as_json: bool) -> None:
-    search = plan.search
+def _show(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
+    search, sizes = plan.search, format_summary(summary)
     shown: dict[str, object] = {
         "search": plan.uri,
         "keys": list(plan.space.distributions),
         "trials": search.trials,
         "scheduler": f"{search.scheduler}, from {plan.grace / 1000:g} kimg on",
-        "each": summary["length"],
-        "metric": summary["metric"],
-        "placement": summary["placement"],
+        "each": sizes["length"],
+        "metric": sizes["metric"],
+        "placement": sizes["placement"],
     }
     for key, value in shown.items():
         typer.echo(f"{key}: {value}")
@@ -70,10 +71,10 @@ def _show(plan: Plan, summary: dict[str, object], *, as_json: bool) -> None:
 
 def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     """Run what is left of a search; tells whether it was interrupted."""
-    from gan_dist.core.console import Screen
+    from gan_dist.core.console import LiveConsole
     from gan_dist.core.storage.lock import folder_lock
 
-    with folder_lock(plan.uri, Screen().note):
+    with folder_lock(plan.uri, LiveConsole().print):
         return _run_alone(plan, metric)
 
 
@@ -98,9 +99,9 @@ def _run_alone(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     from gan_dist.cluster.tune import driver
 
     with SearchView(ledger, plan.search.trials, length, metric) as view:
-        view.note(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
+        view.print(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
         if plan.search.scheduler != "none" and plan.grace >= length:
-            view.note(
+            view.print(
                 f"no trial is stopped early: the first measurement is that at its end, "
                 f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
             )

@@ -14,7 +14,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from gan_dist.config import ScaleConfig
 from gan_dist.core.errors import WorkerError
-from gan_dist.evaluation.shortage import memory_explained
+from gan_dist.core.memory import explain_out_of_memory
 from gan_dist.evaluation.tasks import Part, Request, Workers, studio
 
 RETRIES = 3
@@ -62,7 +62,7 @@ class _Actor:
 
     def compute(self, request: Request, part: Part) -> object:
         # A process that has reserved no GPU sees those of its node all the same.
-        with memory_explained(request):
+        with explain_out_of_memory(request.out_of_memory):
             return part(studio(request, gpu=bool(ray.get_gpu_ids())))
 
 

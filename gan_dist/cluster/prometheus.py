@@ -12,7 +12,8 @@ import torch
 from ray.util.metrics import Gauge
 
 from gan_dist.artifacts.search_folder import REPLICATES, TRIALS
-from gan_dist.core.progress import Progress, Rate
+from gan_dist.core.console import Rate
+from gan_dist.training.progress import Progress
 
 EVERY_S = 1.0
 TAGS = ("run", "trial", "rank")

@@ -1,4 +1,4 @@
-"""What the C allocator does with freed memory, and what is said where a GPU has none left."""
+"""Settings of the C allocator for freed memory, and the error for a GPU without memory left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gan_dist.core.errors import CapacityError
+from gan_dist.core.errors import CapacityError, Problem
 
 # Parameters of mallopt(3) in the GNU C library.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -14,44 +14,39 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees for its next allocations.
+    """Keep freed memory in this process for its next allocations; return whether the allocator supports it.
 
     By default glibc returns large blocks to the kernel at once, which then clears and maps the same pages for
     the next step's activations: on a CPU some 4 % of a training step (`benchmarks/`).
-
-    Returns:
-        Whether the allocator is one that can be told so.
     """
     return _set(_M_MMAP_THRESHOLD, _LARGEST) and _set(_M_TRIM_THRESHOLD, _LARGEST)
 
 
 def use_one_arena() -> bool:
-    """Let threads that this process starts from now on share one pool of memory.
+    """Let new threads allocate from one arena; return whether the allocator supports it.
 
-    glibc returns the memory of a thread's own arena to the kernel whatever `keep_freed_memory` says.
-
-    Returns:
-        Whether the allocator is one that can be told so.
+    glibc returns the memory of a thread's own arena to the kernel in spite of `keep_freed_memory`.
     """
     return _set(_M_ARENA_MAX, 1)
 
 
 @contextmanager
-def shortage_explained(remedies: Callable[[], str]) -> Iterator[None]:
-    """Tell what lessens the memory of what is done, where a GPU runs out of it.
+def explain_out_of_memory(problem: Callable[[], Problem]) -> Iterator[None]:
+    """Turn torch's out-of-memory error into one that names what needs less memory.
 
     Args:
-        remedies: What does not fit, and what to lower; asked only where it is needed.
+        problem: Called after the error: what the GPU cannot hold, and the settings to lower.
 
     Raises:
-        CapacityError: it does.
+        CapacityError: the GPU ran out of memory.
     """
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise CapacityError(f"{remedies()}. torch says: {error}") from None
+        found = problem()
+        raise CapacityError(f"{found.what} (torch says: {error})", found.remedy, keys=found.keys) from None
 
 
 def _set(parameter: int, value: int) -> bool:

@@ -160,5 +160,6 @@ def _beginning(config: RunConfig) -> Iterator[Finding]:
     except GanDistError as error:
         yield from findings_of("run", error.problems, "gan-dist refuses to begin it")
         return
-    networks = f"{sizes['generator_parameters']} and {sizes['discriminator_parameters']} parameters"
-    yield Finding("run", "ok", f"networks of {networks}; {sizes['length']}")
+    networks = f"{sizes.generator_parameters} and {sizes.discriminator_parameters} parameters"
+    length = f"{sizes.images} images, {sizes.epochs:.1f} epochs"
+    yield Finding("run", "ok", f"networks of {networks}; {length}")

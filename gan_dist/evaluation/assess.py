@@ -10,12 +10,12 @@ from typing import cast
 from PIL.Image import Image
 
 from gan_dist.core.images import image_grid
+from gan_dist.core.memory import explain_out_of_memory
 from gan_dist.evaluation.copying import find_copies
 from gan_dist.evaluation.images import BLOCK, Reals
 from gan_dist.evaluation.metrics.frechet import bias_warning, extrapolate, frechet_distance
 from gan_dist.evaluation.reference import Cache, Reference, statistics_key
 from gan_dist.evaluation.scores import require_possible, scores
-from gan_dist.evaluation.shortage import memory_explained
 from gan_dist.evaluation.statistics import FeatureStatistics, kept
 from gan_dist.evaluation.tasks import (
     CountedWorkers,
@@ -57,7 +57,7 @@ def assess(request: Request, workers: Workers, progress: Callable[[int, int], No
         DataError: the set, the release and the metrics do not go together.
         GanDistError: something of them cannot be loaded.
     """
-    with memory_explained(request):
+    with explain_out_of_memory(request.out_of_memory):
         return _assess(request, workers, progress)
 
 

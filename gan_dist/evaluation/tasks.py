@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.core import storage
-from gan_dist.core.errors import DataError
+from gan_dist.core.errors import DataError, Problem
 from gan_dist.core.memory import keep_freed_memory
 from gan_dist.core.storage import StorageOptions
 from gan_dist.data.batches.loader import open_images
@@ -45,6 +45,16 @@ class Request:
     inception_weights: str | None
     seed: int
     storage: StorageOptions
+
+    def out_of_memory(self) -> Problem:
+        """Return the problem of a GPU that cannot hold this evaluation."""
+        names = ",".join(("fid", *self.metrics))
+        fewer = f"fewer of --metrics {names}, --samples below {self.samples}, " if self.metrics else ""
+        return Problem(
+            f"a GPU's memory does not hold the evaluation of --metrics {names} with --samples {self.samples}",
+            f"use {fewer}--gpus-per-worker 1 where workers share a GPU, or GPUs with more memory; or end "
+            "what else runs on them",
+        )
 
 
 class EvaluationWorker:

@@ -6,7 +6,6 @@ import math
 import time
 from bisect import insort
 from collections import Counter
-from datetime import datetime, timedelta
 from typing import TextIO
 
 from optuna.trial import FrozenTrial, TrialState
@@ -14,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from gan_dist.core.console import Screen
+from gan_dist.core.console import LiveConsole, time_left
 from gan_dist.search.study import REASON, SearchStudy
 
 ROWS = 11
@@ -22,7 +21,7 @@ QUIET_S = 60.0
 """Seconds after which a log in which no trial has ended is told how things stand; then twice as many."""
 
 
-class SearchView(Screen):
+class SearchView(LiveConsole):
     """Shows a search's state whenever it changes, at a cost that does not grow with the number of trials.
 
     Args:
@@ -50,15 +49,15 @@ class SearchView(Screen):
         """Show what has changed."""
         ended, running = self._note_ended(), self._ledger.running()
         if self.is_live:
-            self.show(Group(Text("\n".join(self._summary(running))), self._table(running)))
+            self.display(Group(Text("\n".join(self._summary(running))), self._table(running)))
             return
         now = time.monotonic()
         for trial in ended:
             self._said_at, self._quiet_s = now, QUIET_S
-            self.note(f"{_line(trial)}  [{'  '.join(self._summary(running))}]")
+            self.print(f"{_line(trial)}  [{'  '.join(self._summary(running))}]")
         if now - self._said_at >= self._quiet_s:
             self._said_at, self._quiet_s = now, 2 * self._quiet_s
-            self.note("  ".join(self._summary(running)))
+            self.print("  ".join(self._summary(running)))
 
     @property
     def _ended(self) -> int:
@@ -89,8 +88,8 @@ class SearchView(Screen):
             found += f"  best {self._metric} {lowest(best):.3f} (trial {best.number})"
         done = ended - self._before
         if done > 0 and ended < self._trials:
-            left = timedelta(seconds=round((time.monotonic() - self._began) / done * (self._trials - ended)))
-            trained += f"  {left} left, until {datetime.now().astimezone() + left:%H:%M:%S}"
+            seconds = (time.monotonic() - self._began) / done * (self._trials - ended)
+            trained += f"  {', '.join(time_left(seconds))}"
         return [found, state, trained]
 
     def _table(self, running: list[FrozenTrial]) -> Table:

@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from gan_dist.core import storage
 from gan_dist.core.distributed import Process
-from gan_dist.core.progress import Progress
 from gan_dist.training import checkpoint as states
+from gan_dist.training.progress import Progress
 
 logger = logging.getLogger("gan_dist")
 

@@ -7,8 +7,8 @@ import time
 from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config
 from gan_dist.core import storage
 from gan_dist.core.distributed import broadcast_from_rank0
-from gan_dist.core.errors import ResumeError
-from gan_dist.core.progress import Outcome
+from gan_dist.core.errors import Problem, ResumeError
+from gan_dist.core.memory import explain_out_of_memory
 from gan_dist.data.batches.device import on_device
 from gan_dist.data.batches.loader import (
     batches,
@@ -28,8 +28,8 @@ from gan_dist.training.damaged_groups import usable
 from gan_dist.training.early_stopping import should_stop, warm_up_images
 from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.precision import tune_process
+from gan_dist.training.progress import RunResult
 from gan_dist.training.recorder import Recorder
-from gan_dist.training.shortage import memory_explained
 from gan_dist.training.step import Step
 
 
@@ -65,7 +65,7 @@ def image_shape(config: RunConfig, images: ImageSet) -> ImageShape:
     return ImageShape(image_resolution(config, images), images.manifest.channels, classes)
 
 
-def train(config: RunConfig, context: Context) -> Outcome:
+def train(config: RunConfig, context: Context) -> RunResult:
     """Train a run from where its folder says it is, to its end or until it is asked to stop.
 
     Every rank calls it. The folder `<storage>/<name>/` is written by rank 0.
@@ -91,7 +91,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
     total = total_images(config)
     ended = _without_progress(config, state)
     if state.images >= total or ended:
-        return Outcome(state.images, finished=True, images_per_second=None, value=None, stopped_early=ended)
+        return RunResult(state.images, finished=True, images_per_second=None, value=None, stopped_early=ended)
 
     # What it needs on the way.
     images, quarantined = usable(config, images, context)
@@ -114,7 +114,7 @@ def train(config: RunConfig, context: Context) -> Outcome:
     stop = False
     while state.images < total and not stop and not ended:
         before, waited_s = state.images, 0.0
-        with memory_explained(config, context):
+        with explain_out_of_memory(lambda: _out_of_memory(config, context.world_size)):
             for _ in range(config.optim.d_steps):
                 asked = time.perf_counter()
                 batch = next(mine)
@@ -135,12 +135,30 @@ def train(config: RunConfig, context: Context) -> Outcome:
         elif stop:
             recorder.checkpoint({})
     recorder.close()
-    return Outcome(
+    return RunResult(
         images=state.images,
         finished=state.images >= total or ended,
         images_per_second=recorder.images_per_second,
         value=recorder.value,
         stopped_early=ended and state.images < total,
+    )
+
+
+def _out_of_memory(config: RunConfig, world_size: int) -> Problem:
+    """Return the problem of a GPU that cannot hold a training step."""
+    train, model = config.train, config.model
+    batch, accumulate, images = train.batch_size, train.accumulate, train.batch_size // world_size
+    smaller = [f"a model.width below {model.width}", f"a train.batch_size below {batch}"]
+    possible = range(accumulate + 1, images + 1)
+    if finer := [n for n in possible if batch % (config.scale.workers * n * model.pack) == 0]:
+        smaller.insert(0, f"train.accumulate={finer[0]}")
+    return Problem(
+        f"a GPU's memory does not hold a step: a worker's part of a batch is train.batch_size={batch} / "
+        f"{world_size} = {images} images, and train.accumulate={accumulate} computes {images // accumulate} "
+        "at a time",
+        "use more scale.workers, or GPUs with more memory, and the run goes on; or give it another name "
+        f"(name=...) with {', '.join(smaller[:-1])} or {smaller[-1]}",
+        ("train.batch_size", "train.accumulate", "model.width", "scale.workers"),
     )
 
 

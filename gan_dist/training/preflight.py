@@ -1,28 +1,64 @@
-"""What a run is going to be: sizes for a dry run, and the checks that need no cluster."""
+"""Checks of a run that need no cluster, and its sizes for a dry run."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
 from gan_dist import models
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
-from gan_dist.core.progress import Outcome
 from gan_dist.data.batches.loader import open_images
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.scores import require_possible
 from gan_dist.training import checkpoint as states
 from gan_dist.training.loop import image_shape, require_same_run, total_images
 from gan_dist.training.precision import PrecisionPolicy
+from gan_dist.training.progress import RunResult
 
 
-def summarise(config: RunConfig) -> dict[str, object]:
-    """Return a run's sizes; nothing is written, and the networks take no memory.
+@dataclass(frozen=True)
+class RunSummary:
+    """Sizes and resources of a run."""
+
+    run: str
+    """URI of its folder."""
+    image_count: int
+    """Images in the training set."""
+    image_shape: tuple[int, int, int]
+    """Height, width and channels of the images in the set."""
+    resolution: int
+    """Edge in pixels of the images that the networks see."""
+    generator_parameters: int
+    discriminator_parameters: int
+    images: int
+    """Images of the whole run."""
+    metric: str
+    samples: int
+    """Generated images of an evaluation."""
+    every_kimg: float
+    """Thousands of images between evaluations."""
+    workers: int
+    fewest_workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    batch_per_worker: int
+    """Images of a batch for each worker, if all workers are there."""
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training set in the whole run."""
+        return self.images / self.image_count
+
+
+def summarise(config: RunConfig) -> RunSummary:
+    """Return the sizes of a run; nothing is written, and the networks take no memory.
 
     Raises:
-        DataError: the image set is missing, or its extractor, or its size, does not do for a metric.
-        ConfigError: the networks cannot be built for these images, or not computed as configured; or there
-            is no such extractor.
+        DataError: the image set or the extractor is missing, or the set is too small for a metric.
+        ConfigError: the networks cannot be built for these images, the precision cannot be used, or there is
+            no such extractor.
     """
     storage.configure(config.storage.options)
     images = open_images(config.data.path)
@@ -40,22 +76,27 @@ def summarise(config: RunConfig) -> dict[str, object]:
     require_possible(extractor, config.eval.metrics, min(config.eval.samples, manifest.count))
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
     scale = config.scale
-    workers = f"{scale.workers}" if scale.fewest == scale.workers else f"{scale.fewest} to {scale.workers}"
-    return {
-        "run": config.run_uri,
-        "images": f"{manifest.count} of {manifest.height}x{manifest.width}x{manifest.channels}, "
-        f"read at {shape.resolution}x{shape.resolution}",
-        "generator_parameters": generator,
-        "discriminator_parameters": discriminator,
-        "length": f"{total_images(config)} images, {total_images(config) / manifest.count:.1f} epochs",
-        "metric": f"{extractor.metric} of {config.eval.samples} images every {config.eval.every_kimg:g} kimg",
-        "placement": f"{workers} workers of {scale.cpus_per_worker:g} CPUs and "
-        f"{scale.gpus_per_worker:g} GPUs, {config.train.batch_size // scale.workers} images each a batch",
-    }
+    return RunSummary(
+        run=config.run_uri,
+        image_count=manifest.count,
+        image_shape=(manifest.height, manifest.width, manifest.channels),
+        resolution=shape.resolution,
+        generator_parameters=generator,
+        discriminator_parameters=discriminator,
+        images=total_images(config),
+        metric=extractor.metric,
+        samples=config.eval.samples,
+        every_kimg=config.eval.every_kimg,
+        workers=scale.workers,
+        fewest_workers=scale.fewest,
+        cpus_per_worker=scale.cpus_per_worker,
+        gpus_per_worker=scale.gpus_per_worker,
+        batch_per_worker=config.train.batch_size // scale.workers,
+    )
 
 
-def prepare(config: RunConfig) -> Outcome | None:
-    """Refuse a run that cannot succeed, before any cluster work; return its outcome if it has ended already.
+def prepare(config: RunConfig) -> RunResult | None:
+    """Raise an error if a run cannot succeed; return its result if it has ended already.
 
     Raises:
         DataError: the image set is missing.
@@ -67,5 +108,5 @@ def prepare(config: RunConfig) -> Outcome | None:
     require_same_run(config, run_uri)
     images = states.newest_images(run_uri)
     if images >= total_images(config):
-        return Outcome(images, finished=True, images_per_second=None, value=None)
+        return RunResult(images, finished=True, images_per_second=None, value=None)
     return None

@@ -11,7 +11,6 @@ from gan_dist.artifacts import records
 from gan_dist.config import RunConfig, to_yaml
 from gan_dist.core import rng, storage
 from gan_dist.core.images import image_grid, write_png
-from gan_dist.core.progress import Progress
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.models import release
 from gan_dist.models.generator import to_uint8
@@ -19,6 +18,7 @@ from gan_dist.training import checkpoint as states
 from gan_dist.training.checkpoint import Best, TrainingState
 from gan_dist.training.context import Context
 from gan_dist.training.evaluator import Evaluator, Measurement
+from gan_dist.training.progress import Progress
 from gan_dist.training.schedule import augment_p
 
 GRID = 64

@@ -21,9 +21,9 @@ from gan_dist.cluster.train.status import RunStatus, StatusClient, start_status_
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import CapacityError, DataError, NonFiniteError, StorageError, WorkerError
-from gan_dist.core.progress import Progress
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.data.builtin import DIGITS
+from gan_dist.training.progress import Progress
 from tests.faults import proxy
 from tests.gloo import run_gloo
 from tests.unit.training.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless

@@ -27,8 +27,8 @@ from gan_dist.cluster.train.worker_group import WorkerGroup, failure_reason
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import StorageError, WorkerError
-from gan_dist.core.progress import Outcome
 from gan_dist.training import checkpoint as states
+from gan_dist.training.progress import RunResult
 
 RETRIES = 3
 """Worker groups that may fail one after another without a checkpoint that is newer than their start."""
@@ -39,7 +39,7 @@ GROW_S = 60.0
 
 def run(
     config: RunConfig, on_status: Callable[[RunStatus], None], should_stop: Callable[[], bool] = lambda: False
-) -> Outcome:
+) -> RunResult:
     """Train a run on a cluster and return where it ended.
 
     The first interrupt (SIGINT or SIGTERM) makes the run write a checkpoint and end; a second one ends it at
@@ -77,7 +77,7 @@ class _Driver:
         self._announced: frozenset[str] = frozenset()
         self._grow_s = GROW_S
 
-    def run(self) -> Outcome:
+    def run(self) -> RunResult:
         """Start worker groups until one has finished the run or a stop is requested."""
         failures, previous = 0, self._counts[0]
         while (workers := self._wait_for_room()) is not None:
@@ -108,7 +108,7 @@ class _Driver:
             if group.error is not None:
                 failures = 0 if self._images() > first_image else failures + 1
                 self._handle_failure(group.error, status.nodes, failures)
-        return Outcome(self._images(), finished=False, images_per_second=None, value=None)
+        return RunResult(self._images(), finished=False, images_per_second=None, value=None)
 
     def _wait_for_room(self) -> int | None:
         """Return the number of workers that can be placed, once there is one; None if a stop is requested.

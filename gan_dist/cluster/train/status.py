@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from gan_dist.core.errors import GanDistError, WorkerError
-from gan_dist.core.progress import Outcome, Progress
+from gan_dist.training.progress import Progress, RunResult
 
 EXCHANGE_S = 1.0
 
@@ -22,8 +22,8 @@ class RunStatus:
     """Progress of the latest worker group; None until it trains."""
     warnings: tuple[str, ...] = ()
     failure: GanDistError | None = None
-    outcome: Outcome | None = None
-    """Outcome of the latest worker group; None unless it ended in order."""
+    outcome: RunResult | None = None
+    """Result of the latest worker group; None unless it ended in order."""
     nodes: frozenset[str] = frozenset()
     """Ids of the nodes on which the latest worker group runs."""
 

@@ -20,10 +20,10 @@ from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import host, storage
 from gan_dist.core.distributed import broadcast_from_rank0
 from gan_dist.core.errors import GanDistError, StorageError
-from gan_dist.core.progress import Progress
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.training import checkpoint as states
 from gan_dist.training.loop import train
+from gan_dist.training.progress import Progress
 
 COLLECTIVE_S = 600
 """Seconds after which a worker that waits for another gives up. One of them may be writing files or comparing

@@ -21,9 +21,9 @@ from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import CapacityError, GanDistError, StorageError, WorkerError
 from gan_dist.core.memory import use_one_arena
-from gan_dist.core.progress import Progress
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
+from gan_dist.training.progress import Progress
 
 END_S = 120.0
 """Seconds within which a trial that is told to stop has written its checkpoint."""

@@ -12,13 +12,13 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
-from gan_dist.cli.train import train_and_tell
+from gan_dist.cli.train import train_run
 from gan_dist.config import RunConfig, load_config, to_yaml
 from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
-from gan_dist.core.progress import Outcome
 from gan_dist.models import release
 from gan_dist.models.generator import ImageShape
 from gan_dist.training import checkpoint as states
+from gan_dist.training.progress import RunResult
 from tests.releases import untrained
 
 
@@ -128,10 +128,10 @@ def test_a_picture_is_what_its_name_says(
 def test_samples_are_told_of_where_there_are_any(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = Outcome(64, finished=False, images_per_second=None, value=None)
+    stopped = RunResult(64, finished=False, images_per_second=None, value=None)
     monkeypatch.setattr("gan_dist.cluster.train.driver.run", lambda *_: stopped)
-    train_and_tell(config, ["digits"])
+    train_run(config, ["digits"])
     assert "  samples" not in capsys.readouterr().out
     Path(config.run_uri, "samples").mkdir(parents=True)
-    train_and_tell(config, ["digits"])
+    train_run(config, ["digits"])
     assert f"  samples     {config.run_uri}/samples" in capsys.readouterr().out

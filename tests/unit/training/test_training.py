@@ -29,7 +29,6 @@ from gan_dist.core.errors import (
     StorageError,
     WorkerError,
 )
-from gan_dist.core.progress import Outcome, Progress
 from gan_dist.core.storage import StorageOptions
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.data.batches.loader import (
@@ -50,6 +49,7 @@ from gan_dist.training.context import LocalContext
 from gan_dist.training.damaged_groups import usable
 from gan_dist.training.loop import train
 from gan_dist.training.preflight import prepare
+from gan_dist.training.progress import Progress, RunResult
 from gan_dist.training.step import Step
 from tests.extractors import Slow
 from tests.faults import proxy
@@ -66,7 +66,7 @@ def config(storage_path: Path | str, *overrides: str) -> RunConfig:
     return load_config("digits", [*settings, *overrides])
 
 
-def run(settings: RunConfig, **hooks: object) -> Outcome:
+def run(settings: RunConfig, **hooks: object) -> RunResult:
     torch.set_num_threads(1)
     uri = settings.run_uri
     return train(settings, LocalContext(uri, **hooks))  # type: ignore[arg-type]

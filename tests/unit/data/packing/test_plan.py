@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tarfile
@@ -13,7 +12,6 @@ from PIL import Image
 
 from gan_dist import cli
 from gan_dist.core.errors import DataError
-from gan_dist.core.progress import CountProgress
 from gan_dist.data.packing import progress
 from gan_dist.data.packing.decode import Decoding
 from gan_dist.data.packing.plan import Job, Plan, make_plan, parse_max_bad, require_few_bad
@@ -254,14 +252,3 @@ def test_a_dry_run_shows_sizes_and_writes_nothing(
     shown = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (shown["images"], shown["shards"], shown["bytes"]) == (3, 1, 3 * 8 * 8 * 3)
     assert not dest.exists()
-
-
-def test_progress_elsewhere_than_on_a_terminal_is_a_line_at_times_and_at_the_end() -> None:
-    stream = io.StringIO()
-    with CountProgress(1000, "images", stream) as progress:
-        for count in (400, 500, 600, 1000):
-            progress.update(count)
-    first, last = stream.getvalue().splitlines()
-    assert re.fullmatch(r"500/1,000 images  [\d,]+ images/s  0:00:0\d left, until \d\d:\d\d:\d\d", first)
-    assert last.startswith("1,000/1,000 images")
-    assert progress.rate > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-from gan_dist.core.progress import Progress, ProgressLine
+from gan_dist.training.progress import Progress, ProgressLine
 
 PROGRESS = Progress(
     images=1000, total_images=5000, loss_d=1.25, loss_g=0.5, metric="fd_digits", value=20.5, best=None
