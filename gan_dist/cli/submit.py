@@ -22,7 +22,7 @@ from gan_dist.core.errors import GanDistError, nearest
 
 if TYPE_CHECKING:
     from gan_dist.cluster.jobs.archive import Upload
-    from gan_dist.cluster.jobs.client import Entrypoint, JobClient, JobResult
+    from gan_dist.cluster.jobs.client import JobClient, JobDetails
 
 CHECKS: dict[str, Callable[..., None]] = {
     "best": best.check,
@@ -62,7 +62,7 @@ def submit(
 ) -> None:
     """Run a verb as a job on a cluster. It has the files of this folder; options come before the verb."""
     from gan_dist.cluster.jobs.archive import collect_files, write_zip
-    from gan_dist.cluster.jobs.client import ADDRESSES, Entrypoint, JobClient, parse_resources
+    from gan_dist.cluster.jobs.client import ADDRESSES, JobClient, parse_resources
     from gan_dist.cluster.jobs.secrets import require_no_secrets, secrets_here
 
     given = arguments or []
@@ -73,10 +73,10 @@ def submit(
     require_no_secrets(values, known)
     again = _again(address, entrypoint_num_cpus, entrypoint_resources)
     command = shlex.join(["python", "-m", "gan_dist", verb, *given])
-    entrypoint = Entrypoint(command, entrypoint_num_cpus, parse_resources(entrypoint_resources))
+    resources = {} if entrypoint_resources is None else parse_resources(entrypoint_resources)
     upload = collect_files(Path.cwd(), wanted)
     if dry_run:
-        _show(entrypoint, upload, as_json=as_json)
+        _show(command, upload, as_json=as_json)
         return
     if address and (winning := next((name for name in ADDRESSES if os.environ.get(name)), None)):
         typer.echo(f"note: {winning} is set and wins over --address, as for all of Ray's clients", err=True)
@@ -85,13 +85,20 @@ def submit(
         archive = Path(folder, "working_dir.zip")
         write_zip(upload, archive, known)
         called_as = {CALLED_AS: shlex.join(again)}
-        job = client.submit(entrypoint, archive, called_as, lambda text: typer.echo(text, err=True))
+        job = client.submit(
+            command,
+            archive,
+            called_as,
+            cpus=entrypoint_num_cpus,
+            resources=resources,
+            on_retry=lambda text: typer.echo(text, err=True),
+        )
     _print_begin(client, job, upload, [*again, verb, *given])
     result = None if no_wait else _follow(client, job)
     code = 0 if no_wait else INTERRUPTED if result is None else _exit_code(result)
     if as_json:
         record = {"job": job, "address": client.url, "dashboard": client.dashboard(job)}
-        came = {"status": result and result.status, "exit_code": result and result.exit_code}
+        came = {"status": result and result.status, "exit_code": result and result.driver_exit_code}
         typer.echo(json.dumps({**record, **came}))
     raise typer.Exit(code)
 
@@ -166,11 +173,11 @@ def _again(address: str | None, cpus: float, resources: str | None) -> list[str]
     return ["gan-dist", "submit", *options]
 
 
-def _show(entrypoint: Entrypoint, upload: Upload, *, as_json: bool) -> None:
+def _show(command: str, upload: Upload, *, as_json: bool) -> None:
     from gan_dist.cluster.jobs.client import GRACEFUL_STOP
 
     shown = {
-        "entrypoint": entrypoint.command,
+        "entrypoint": command,
         "variables": GRACEFUL_STOP,
         "files": len(upload.files),
         "bytes": upload.bytes,
@@ -197,7 +204,7 @@ def _ray(client: JobClient, verb: str, *words: str) -> str:
     return shlex.join(["ray", "job", verb, "--address", client.url, *words])
 
 
-def _follow(client: JobClient, job: str) -> JobResult | None:
+def _follow(client: JobClient, job: str) -> JobDetails | None:
     """Show a job's log until it ends; None if the user has had enough of it."""
     try:
         asyncio.run(client.follow(job, lambda text: typer.echo(text, nl=False)))
@@ -206,15 +213,15 @@ def _follow(client: JobClient, job: str) -> JobResult | None:
         typer.echo(f"stop it with\n  {_ray(client, 'stop', job)}", err=True)
         return None
     result = client.result(job)
-    why = f": {result.message}" if result.status == "FAILED" and result.exit_code is None else ""
+    why = f": {result.message or ''}" if result.status == "FAILED" and result.driver_exit_code is None else ""
     typer.echo(f"{job} {result.status.lower()}{why}", err=True)
     return result
 
 
-def _exit_code(result: JobResult) -> int:
+def _exit_code(result: JobDetails) -> int:
     """Return what the same verb without submit would exit with."""
     if result.status == "SUCCEEDED":
         return 0
     if result.status == "STOPPED":
         return INTERRUPTED
-    return result.exit_code or 1
+    return result.driver_exit_code or 1

@@ -13,15 +13,8 @@ from types import FrameType
 import ray
 from ray.exceptions import RayError
 
+from gan_dist.cluster.nodes import resources
 from gan_dist.cluster.nodes.head_probe import cluster_address, require_reachable
-from gan_dist.cluster.nodes.resources import (
-    cluster_nodes,
-    concurrent_trials,
-    idle_gpu_warning,
-    local_node,
-    memory_warning,
-    require_capacity,
-)
 from gan_dist.config import ScaleConfig, SearchConfig
 from gan_dist.core import host
 from gan_dist.core.errors import ClusterError
@@ -126,10 +119,7 @@ def connect_for(
 ) -> Iterator[None]:
     """Connect to a cluster, as `connect` does, that has the capacity for a run, a search or an evaluation.
 
-    Args:
-        scale: Resources of the run, or of each trial.
-        search: The search, if there is one.
-        evaluating: Whether this is for an evaluation; see `require_capacity`.
+    `scale` has the resources of the run or of each trial; for `evaluating` see `require_capacity`.
 
     Raises:
         CapacityError: the workers can never be placed.
@@ -137,16 +127,14 @@ def connect_for(
     """
     if not ray.is_initialized() and cluster_address() is None:
         # This needs no Ray, so a refusal comes at once.
-        require_capacity(scale, [local_node()], "this machine", evaluating=evaluating)
+        resources.require_capacity(scale, [resources.local_node()], "this machine", evaluating=evaluating)
     with connect():
-        nodes = cluster_nodes()
+        nodes = resources.cluster_nodes()
         where = f"the cluster at {ray.get_runtime_context().gcs_address}"
-        require_capacity(scale, nodes, where, evaluating=evaluating)
-        trials = concurrent_trials(scale, nodes, search.concurrent) if search else None
-        for warning in (
-            memory_warning(scale, nodes, trials, evaluating=evaluating),
-            idle_gpu_warning(scale, nodes, evaluating=evaluating),
-        ):
-            if warning:
-                LOG.warning("warning: %s", warning)
+        resources.require_capacity(scale, nodes, where, evaluating=evaluating)
+        trials = resources.concurrent_trials(scale, nodes, search.concurrent) if search else None
+        memory = resources.memory_warning(scale, nodes, trials, evaluating=evaluating)
+        idle = resources.idle_gpu_warning(scale, nodes, evaluating=evaluating)
+        for warning in filter(None, (memory, idle)):
+            LOG.warning("warning: %s", warning)
         yield

@@ -24,9 +24,8 @@ RETRIES = 3
 def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
     """Start up to `scale.workers` actors, which compute parts at the same time and repeat lost ones.
 
-    An actor keeps its GPU and its networks from part to part. (Ray ends the process of a task with a GPU.)
-    Where only some of the actors can be placed, from the start or after a node has gone, these compute all
-    parts.
+    An actor keeps its GPU and its networks from part to part, unlike a Ray task. Where only some actors can
+    be placed, from the start or after a node has gone, these compute all parts.
 
     The workers raise:
         CapacityError: a GPU's memory does not hold a part; it is not repeated.
@@ -69,10 +68,7 @@ class _Actor:
 class _Results:
     """Iterates over the results of parts, in their order; an idle actor gets the next part.
 
-    Args:
-        actors: Handles, also of actors that are not placed yet; those that are gone for good are removed.
-        request: Reference to the request in Ray's object store.
-        parts: The parts.
+    Some of the actors may not be placed yet; those that are gone for good are removed from the list.
     """
 
     def __init__(self, actors: list[Any], request: Any, parts: Sequence[Part]) -> None:
@@ -85,6 +81,9 @@ class _Results:
         self._losses: Counter[int] = Counter()
 
     def __iter__(self) -> Iterator[object]:
+        # This imports Ray Data, which the actors do without.
+        from gan_dist.data.batches.ray_reader import plain_errors
+
         self._await_start(self._actors)
         results: dict[int, object] = {}
         for number in range(len(self._parts)):
@@ -94,7 +93,8 @@ class _Results:
                 (ended,), _ = ray.wait(list(self._busy), num_returns=1)
                 actor, part = self._busy.pop(ended)
                 try:
-                    result = _result(ended)
+                    with plain_errors():
+                        result = ray.get(ended)
                 except (RayActorError, ObjectLostError) as error:
                     self._handle_loss(actor, part, error)
                 else:
@@ -113,11 +113,7 @@ class _Results:
             self._busy[actor.compute.remote(self._request, self._parts[part])] = actor, part
 
     def _handle_loss(self, actor: Any, part: int | None, error: Exception) -> None:
-        """Go on after an actor has died.
-
-        Raises:
-            WorkerError: the last actor is gone for good, or the part was lost too often.
-        """
+        """Repeat the part of a dead actor; raise a WorkerError if all are gone or it was lost too often."""
         if part is None:
             self._actors.remove(actor)
             if not (self._busy or self._idle):
@@ -132,11 +128,3 @@ class _Results:
         # Idle actors may be gone, too. One that waits to be placed again delays no other.
         self._await_start((actor, *self._idle))
         self._idle.clear()
-
-
-def _result(reference: Any) -> object:
-    # This imports Ray Data, which the actors do without.
-    from gan_dist.data.batches.ray_reader import plain_errors
-
-    with plain_errors():
-        return ray.get(reference)

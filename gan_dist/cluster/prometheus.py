@@ -33,14 +33,7 @@ OF_RANK = {
 
 
 class Gauges:
-    """A worker's gauges.
-
-    Args:
-        run_uri: The run's folder. For a trial, `<search>/trials/<number>`, the tag `run` is the search and
-            `trial` the number; for another run `trial` is empty.
-        rank: The worker's rank.
-        device: The worker's device.
-    """
+    """A worker's gauges, tagged with its rank and what `tags_of` returns."""
 
     def __init__(self, run_uri: str, rank: int, device: torch.device) -> None:
         names = {**OF_RUN, **OF_RANK} if rank == 0 else OF_RANK
@@ -78,7 +71,7 @@ def _gpu_memory(device: torch.device) -> int:
 
 
 def tags_of(run_uri: str) -> dict[str, str]:
-    """Return the tags of a run: its name, or for a trial its search and its number."""
+    """Return the tags of a run: its name, or for a trial (`<search>/trials/<number>`) search and number."""
     *_, search, kind, name = ("", "", *run_uri.partition("?")[0].rstrip("/").split("/"))
     if kind in (TRIALS, REPLICATES):
         return {"run": search, "trial": name}

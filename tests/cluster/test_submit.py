@@ -6,7 +6,9 @@ import json
 import platform
 import re
 import socket
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from zipfile import ZipFile
@@ -56,6 +58,21 @@ class Answering(BaseHTTPRequestHandler):
 
 def answering(pages: dict[str, object]) -> AbstractContextManager[str]:
     return serving(type("Handler", (Answering,), {"pages": pages}))
+
+
+@contextmanager
+def saying(reply: bytes) -> Iterator[str]:
+    """A program that gives each caller the same reply, whatever it was asked."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def answer() -> None:
+            with server.accept()[0] as caller:
+                caller.recv(1000)
+                caller.sendall(reply)
+
+        answered = pool.submit(answer)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        answered.result()
 
 
 def test_ray_would_send_the_same_files(tmp_path: Path) -> None:
@@ -176,6 +193,8 @@ def test_what_listens_may_be_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(ClusterError, match=r"no cluster answers at .*timed out"):
             client.require_listening(url)
     with answering({}) as url, pytest.raises(ClusterError, match="is no dashboard of Ray's"):
+        client.require_listening(url)
+    with saying(b"no HTTP\n") as url, pytest.raises(ClusterError, match="is no dashboard of Ray's"):
         client.require_listening(url)
     for address in ("head", "http://", "http://head:x", "http://[::1", "http://me:s3cr3t@head:x"):
         with pytest.raises(ClusterError, match="is no address of a cluster") as caught:

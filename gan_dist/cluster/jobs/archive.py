@@ -41,11 +41,7 @@ class Upload:
 
 
 def collect_files(folder: Path, required: Sequence[str] = ()) -> Upload:
-    """Return the files of a job that is submitted from `folder`.
-
-    Args:
-        folder: The working directory.
-        required: Relative paths of files in it that are sent even if they are ignored.
+    """Return the files of a job that is submitted from `folder`; those in `required` even if ignored.
 
     Raises:
         ClusterError: they are too many or too large, with the largest.
@@ -66,13 +62,8 @@ def collect_files(folder: Path, required: Sequence[str] = ()) -> Upload:
 def write_zip(upload: Upload, to: Path, secrets: Mapping[str, str]) -> None:
     """Write the files as an archive; equal files make equal bytes, so that Ray uploads them once.
 
-    Args:
-        upload: The files.
-        to: The archive.
-        secrets: Values that no file may hold, by the name for the message.
-
     Raises:
-        ClusterError: a file cannot be read, or it holds a secret.
+        ClusterError: a file cannot be read, or it holds one of the values of `secrets`.
     """
     with ZipFile(to, "w", ZIP_DEFLATED) as archive:
         for name, path in sorted(upload.files.items()):

@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from http.client import BadStatusLine
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from aiohttp import ClientError
 from ray.dashboard.modules import dashboard_sdk
 from ray.dashboard.modules.job import sdk
 from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails as JobDetails
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from gan_dist.cluster.nodes.head_probe import TOKEN_REMEDY
@@ -41,35 +41,11 @@ GRACEFUL_STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "3
 """A stopped job gets the time to write a checkpoint; Ray's default of 3 s after SIGTERM is too short."""
 
 
-@dataclass(frozen=True)
-class Entrypoint:
-    """Command of a job and the resources reserved for it.
-
-    Without any it runs on the head, even on one that was started with no CPUs; otherwise where they are free.
-    """
-
-    command: str
-    cpus: float = 0.0
-    resources: Mapping[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """Ray's status of a job, its message, and the exit code of its program."""
-
-    status: str
-    exit_code: int | None
-    message: str
-
-
 class JobClient:
     """A client of a cluster's jobs API.
 
-    As for all of Ray's clients, RAY_API_SERVER_ADDRESS and then RAY_ADDRESS win over `address`; without any
-    the client uses a cluster that runs on this machine.
-
-    Args:
-        address: Any address that `JobSubmissionClient` accepts, such as `http://HEAD:8265`.
+    Its address is any that `JobSubmissionClient` accepts, such as `http://HEAD:8265`. As for all of Ray's
+    clients RAY_API_SERVER_ADDRESS and then RAY_ADDRESS win over it; without any it is this machine's.
 
     Raises:
         ClusterError: nothing listens there, it wants another token, or it has other versions; at once.
@@ -102,18 +78,23 @@ class JobClient:
 
     def submit(
         self,
-        entrypoint: Entrypoint,
+        command: str,
         archive: Path,
         variables: Mapping[str, str],
+        *,
+        cpus: float,
+        resources: Mapping[str, float],
         on_retry: Callable[[str], None],
     ) -> str:
         """Submit a job and return its id.
 
         Args:
-            entrypoint: Command and resources.
+            command: The job's command.
             archive: A ZIP file with the job's working directory.
             variables: Environment variables of the job and its tasks, besides `GRACEFUL_STOP`. No secrets:
                 all who may list jobs see them.
+            cpus, resources: Reserved for the command, which then runs where they are free. Without any it
+                runs on the head, even on one that was started with no CPUs.
             on_retry: Called with the reason before each retry.
 
         Raises:
@@ -124,10 +105,10 @@ class JobClient:
         while True:
             try:
                 return self._client.submit_job(
-                    entrypoint=entrypoint.command,
+                    entrypoint=command,
                     runtime_env=runtime_env,
-                    entrypoint_num_cpus=entrypoint.cpus,
-                    entrypoint_resources=dict(entrypoint.resources or {}),
+                    entrypoint_num_cpus=cpus,
+                    entrypoint_resources=dict(resources),
                 )
             except AuthenticationError as error:
                 raise _unauthorized(self.url, error) from None
@@ -153,8 +134,8 @@ class JobClient:
                 "the job goes on where the cluster does",
             ) from None
 
-    def result(self, job: str) -> JobResult:
-        """Return the result of a job whose log has ended.
+    def result(self, job: str) -> JobDetails:
+        """Return Ray's record of a job whose log has ended.
 
         Raises:
             ClusterError: the cluster does not answer.
@@ -167,17 +148,15 @@ class JobClient:
                 details = self._client.get_job_info(job)
         except (OSError, RuntimeError) as error:
             raise ClusterError(f"{self.url} does not say what came of {job}: {reason(error)}") from None
-        return JobResult(details.status.value, details.driver_exit_code, details.message or "")
+        return details
 
 
-def parse_resources(text: str | None) -> dict[str, float] | None:
+def parse_resources(text: str) -> dict[str, float]:
     """Return resources to reserve, from JSON as `ray job submit` takes them.
 
     Raises:
         ClusterError: the text is no such JSON.
     """
-    if text is None:
-        return None
     with suppress(ValueError):
         parsed: Any = json.loads(text)
         if isinstance(parsed, dict) and all(isinstance(value, int | float) for value in parsed.values()):
@@ -213,10 +192,6 @@ def require_listening(address: str | None) -> None:
 def dashboard_status(url: str, headers: Mapping[str, str] | None = None) -> int:
     """Return the HTTP status of a dashboard's answer: 200, 401 without a token, or 403 for a wrong one.
 
-    Args:
-        url: Where the dashboard may be.
-        headers: Authentication headers, if any.
-
     Raises:
         ClusterError: nothing answers there, or what does is no dashboard of Ray's.
     """
@@ -251,11 +226,7 @@ def _unauthorized(where: str, error: AuthenticationError) -> ClusterError:
 
 
 def require_same_versions(where: str, metadata: Mapping[str, Any]) -> None:
-    """Refuse a cluster that has another Ray than this process, or another minor version of Python.
-
-    Args:
-        where: The cluster's address, for the message.
-        metadata: The dashboard's `cluster_metadata`.
+    """Refuse a cluster whose `cluster_metadata` name another Ray, or another minor version of Python.
 
     Raises:
         ClusterError: with both versions.

@@ -24,11 +24,7 @@ def secrets_here() -> dict[str, str]:
 
 
 def require_no_secrets(texts: Iterable[tuple[str, str]], known: Mapping[str, str]) -> None:
-    """Refuse texts that hold a secret.
-
-    Args:
-        texts: Name and text of each.
-        known: Values of secrets, by the name for the message.
+    """Refuse texts, each with its name, that hold a secret: a `known` value, or what looks like one.
 
     Raises:
         ClusterError: with the name of the text, without its contents.

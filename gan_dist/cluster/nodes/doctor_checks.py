@@ -11,21 +11,13 @@ import ray
 
 from gan_dist.cluster.connect import connect
 from gan_dist.cluster.jobs.client import dashboard_status
-from gan_dist.cluster.nodes import resources
+from gan_dist.cluster.nodes import node_checks, resources
 from gan_dist.cluster.nodes.head_probe import (
     TOKEN_REMEDY,
     HeadState,
     auth_headers,
     cluster_address,
     probe_head,
-)
-from gan_dist.cluster.nodes.node_checks import (
-    NodeFacts,
-    NodeReport,
-    node_problems,
-    query_nodes,
-    shared_paths,
-    shm_warning,
 )
 from gan_dist.config import DataConfig, ScaleConfig, SearchConfig
 from gan_dist.core import host
@@ -135,11 +127,9 @@ def _own_token(url: str, place: str) -> Iterator[Finding]:
 
 
 def cluster(run: PlannedRun | None, timeout_s: float) -> Iterator[Finding]:
-    """Check the connection to the cluster in RAY_ADDRESS, its nodes and its capacity; never start a cluster.
+    """Check the cluster in RAY_ADDRESS: the connection, its nodes and, for a run, its capacity.
 
-    Args:
-        run: The run or search; None checks the cluster only.
-        timeout_s: How long nodes may take to answer.
+    It never starts a cluster. The nodes have `timeout_s` to answer.
     """
     address = cluster_address()
     if address is None:
@@ -149,32 +139,28 @@ def cluster(run: PlannedRun | None, timeout_s: float) -> Iterator[Finding]:
         return
     try:
         with connect():
-            alive = resources.alive_nodes()
-            yield Finding("cluster", "ok", _summary(address, resources.cluster_nodes()))
+            nodes = resources.cluster_nodes()
+            cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+            hardware = f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"
+            yield Finding("cluster", "ok", f"{address}: {hardware}, Ray {ray.__version__}")
             paths = {}
-            if run is not None and len(alive) > 1:
-                paths = shared_paths(run.storage_path, run.data.path)
-            yield from _nodes(query_nodes(alive, paths, timeout_s), paths)
+            if run is not None and len(nodes) > 1:
+                paths = node_checks.shared_paths(run.storage_path, run.data.path)
+            yield from _nodes(node_checks.query_nodes(nodes, paths, timeout_s), paths)
             if run is not None:
-                yield from _capacity(run, resources.cluster_nodes(), f"the cluster at {address}")
+                yield from _capacity(run, nodes, f"the cluster at {address}")
     except ClusterError as error:
         yield from findings_of("cluster", error.problems, "no run can be started there")
 
 
-def _summary(address: str, nodes: list[resources.Node]) -> str:
-    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    many = f"{len(nodes)} node{'s' * (len(nodes) != 1)}"
-    return f"{address}: {many} with {cpus:g} CPUs and {gpus:g} GPUs, Ray {ray.__version__}"
-
-
-def _nodes(reports: Sequence[NodeReport], paths: Mapping[str, str]) -> Iterator[Finding]:
-    problems = node_problems(host.versions(), reports, paths)
+def _nodes(reports: Sequence[node_checks.NodeReport], paths: Mapping[str, str]) -> Iterator[Finding]:
+    problems = node_checks.node_problems(host.versions(), reports, paths)
     yield from findings_of("nodes", problems, "a run fails later, on such a node")
     for report in reports:
-        if warning := shm_warning(report):
+        if warning := node_checks.shm_warning(report):
             why = "streaming images waits for the disk"
             yield from findings_of("nodes", [warning], why, level="warning")
-        if isinstance(facts := report.facts, NodeFacts):
+        if isinstance(facts := report.facts, node_checks.NodeFacts):
             yield from wrong_interface("nodes", f"{report.node}: ", facts.gloo, facts.interfaces)
     if not problems:
         yield Finding("nodes", "ok", " and see ".join(["all have this process's versions", *paths]))

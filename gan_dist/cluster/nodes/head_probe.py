@@ -54,12 +54,7 @@ class HeadProbe:
 
 
 def probe_head(address: str, headers: Mapping[str, str] | None = None) -> HeadProbe:
-    """Ask the head (its GCS) at `host:port` for its list of nodes.
-
-    Args:
-        address: Where the head may listen.
-        headers: Authentication headers, if any.
-    """
+    """Ask the head (its GCS) that may listen at `host:port` for its list of nodes."""
     metadata = [(name.lower(), value) for name, value in (headers or {}).items()]
     deadline = time.monotonic() + WAIT_S
     # Ray's own connections bypass proxies, too.

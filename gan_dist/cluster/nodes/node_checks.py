@@ -8,13 +8,12 @@ import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gan_dist.cluster.nodes.resources import alive_nodes
+from gan_dist.cluster.nodes.resources import Node, cluster_nodes
 from gan_dist.core import host, storage
 from gan_dist.core.errors import ClusterError, GanDistError, Problem
 from gan_dist.core.storage import StorageOptions
@@ -59,20 +58,16 @@ class NodeReport:
 def check_nodes(folder: str, images: str) -> None:
     """Refuse a cluster of several nodes on which a run or search would fail later.
 
-    Every node must see the folder and the images as the driver does, and have the driver's versions; builds
-    of torch may differ. Warns of a node whose object store does not fit into its shared memory.
-
-    Args:
-        folder: Folder of the run or search.
-        images: The image set, `data.path`.
+    Every node must see the folder and the images (`data.path`) as the driver does, and have the driver's
+    versions; builds of torch may differ. Warns of a node whose shared memory is too small.
 
     Raises:
         ClusterError: with every node's problems.
     """
-    nodes = alive_nodes()
+    nodes = cluster_nodes()
     paths = shared_paths(folder, images)
     if len(nodes) == 1:
-        reports = [NodeReport("this machine", _object_store(nodes[0]), _collect_facts({}, storage.options()))]
+        reports = [NodeReport("this machine", nodes[0].object_store, _collect_facts({}, storage.options()))]
     else:
         reports = query_nodes(nodes, paths, TIMEOUT_S)
     problems = node_problems(host.versions(), reports, paths)
@@ -84,65 +79,42 @@ def check_nodes(folder: str, images: str) -> None:
 
 
 def shared_paths(folder: str, images: str) -> dict[str, str]:
-    """Return the paths that every node must see, by configuration key; built-in images are in the package.
-
-    Args:
-        folder: Folder of the run or search, to which the driver writes.
-        images: The image set, `data.path`.
-    """
+    """Return the paths that every node must see, by configuration key; built-in images are in the package."""
     return {STORAGE: folder} if images.startswith(PREFIX) else {STORAGE: folder, IMAGES: images}
 
 
-def query_nodes(
-    nodes: Sequence[dict[str, Any]], paths: Mapping[str, str], timeout_s: float
-) -> list[NodeReport]:
-    """Return a report of each node, made by a task that runs there.
+def query_nodes(nodes: Sequence[Node], paths: Mapping[str, str], timeout_s: float) -> list[NodeReport]:
+    """Return a report of each node, by a task that runs there; all of them have `timeout_s`.
 
-    Args:
-        nodes: Ray's records of the nodes.
-        paths: Paths that they must see, as `shared_paths` returns them; may be empty. In the folder of
-            `storage.path` they look for a file that is written there meanwhile.
-        timeout_s: How long to wait for all of them.
+    In the folder of `storage.path` they look for a file that this process writes there, in others for a
+    manifest.
     """
     files = {key: storage.join(path, MANIFEST) for key, path in paths.items()}
-    if STORAGE not in paths:
-        return _query(nodes, files, timeout_s)
-    marker = storage.join(paths[STORAGE], f".seen-by-all-{uuid.uuid4().hex}")
-    storage.write_bytes(marker, b"")
-    try:
-        return _query(nodes, {**files, STORAGE: marker}, timeout_s)
-    finally:
-        storage.delete_file(marker)
-
-
-def _query(nodes: Sequence[dict[str, Any]], files: Mapping[str, str], timeout_s: float) -> list[NodeReport]:
+    if STORAGE in paths:
+        files[STORAGE] = storage.join(paths[STORAGE], f".seen-by-all-{uuid.uuid4().hex}")
+        storage.write_bytes(files[STORAGE], b"")
     task = ray.remote(num_cpus=0, max_retries=0)(_collect_facts)
-    running = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            files, storage.options()
-        )
-        for node in nodes
+    places = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
+    try:
+        running = [task.options(scheduling_strategy=at).remote(files, storage.options()) for at in places]
+        ray.wait(running, num_returns=len(running), timeout=timeout_s)
+    finally:
+        if STORAGE in paths:
+            storage.delete_file(files[STORAGE])
+    return [
+        NodeReport(f"{node.address} (node {node.id[:8]})", node.object_store, _facts_of(result, timeout_s))
+        for node, result in zip(nodes, running, strict=True)
     ]
-    ray.wait(running, num_returns=len(running), timeout=timeout_s)
-    reports = []
-    for node, result in zip(nodes, running, strict=True):
-        facts: NodeFacts | Problem
-        try:
-            facts = ray.get(result, timeout=0)
-        except GetTimeoutError:
-            facts = Problem(f"did not answer within {timeout_s:g} s", "look at it, or take it out")
-        except RayError as error:
-            last = str(error).strip().splitlines()[-1]
-            facts = Problem(
-                f"could not say what it has ({last})", "install the project on all, or submit a job"
-            )
-        name = f"{node['NodeManagerAddress']} (node {node['NodeID'][:8]})"
-        reports.append(NodeReport(name, _object_store(node), facts))
-    return reports
 
 
-def _object_store(node: dict[str, Any]) -> float:
-    return float(node["Resources"].get("object_store_memory", 0.0))
+def _facts_of(result: ray.ObjectRef[NodeFacts], timeout_s: float) -> NodeFacts | Problem:
+    try:
+        return ray.get(result, timeout=0)
+    except GetTimeoutError:
+        return Problem(f"did not answer within {timeout_s:g} s", "look at it, or take it out")
+    except RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        return Problem(f"could not say what it has ({last})", "install the project on all, or submit a job")
 
 
 def _collect_facts(files: Mapping[str, str], options: StorageOptions) -> NodeFacts:
@@ -186,13 +158,7 @@ def _differ(name: str, one: str, other: str | None) -> bool:
 def node_problems(
     here: dict[str, str], reports: Sequence[NodeReport], paths: Mapping[str, str]
 ) -> list[Problem]:
-    """Return the problems that keep nodes from working together.
-
-    Args:
-        here: The driver's versions.
-        reports: Reports of the nodes.
-        paths: Paths that they were asked for, by configuration key.
-    """
+    """Return the problems that keep nodes from working with a driver that has the versions `here`."""
     problems = []
     for report in reports:
         facts = report.facts

@@ -14,18 +14,12 @@ from gan_dist.config import ScaleConfig
 
 PLACED_S = 5.0
 """Seconds within which the scheduler places what fits."""
-AT_ONCE_S = 0.1
 
 
 def placeable_workers(scale: ScaleConfig, counts: Sequence[int], placed: int = 0) -> int | None:
-    """Return the first of several numbers of workers that can be placed now, or None.
-
-    Args:
-        scale: Resources of a worker.
-        counts: The numbers, the most wanted first.
-        placed: Workers of these that are placed already.
-    """
-    capacity = worker_capacity(scale, cluster_nodes(without=draining_nodes()))
+    """Return the first of `counts` workers that can be placed now, `placed` of which already are, or None."""
+    draining = draining_nodes()
+    capacity = worker_capacity(scale, [node for node in cluster_nodes() if node.id not in draining])
     for count in counts:
         if count <= capacity:
             with reserved(scale, count - placed) as reservation:
@@ -35,13 +29,7 @@ def placeable_workers(scale: ScaleConfig, counts: Sequence[int], placed: int = 0
 
 
 class GrowthRequest:
-    """A request for more workers than a group has, pending while it trains, so that an autoscaler sees it.
-
-    Args:
-        scale: Resources of a worker.
-        counts: The numbers of workers that the run may have, the most wanted first.
-        workers: Workers of the group.
-    """
+    """A pending request for more `workers` than a group has, to one of `counts`; an autoscaler sees it."""
 
     def __init__(self, scale: ScaleConfig, counts: Sequence[int], workers: int) -> None:
         self._scale, self._workers = scale, workers
@@ -79,7 +67,7 @@ def _reserve(scale: ScaleConfig, count: int) -> PlacementGroup:
     return reservation
 
 
-def is_placed(reservation: PlacementGroup, within_s: float = AT_ONCE_S) -> bool:
+def is_placed(reservation: PlacementGroup, within_s: float = 0.1) -> bool:
     """Return whether the requested resources are reserved."""
     return bool(reservation.wait(within_s))
 

@@ -31,6 +31,8 @@ class Node:
     """Bytes of `memory` that Ray's object store reserves."""
     group: str = ""
     """Node type in the cluster's description; empty unless `ray up` or Kubernetes started the node."""
+    id: str = ""
+    address: str = ""
 
 
 def local_node() -> Node:
@@ -42,22 +44,18 @@ def local_node() -> Node:
     return Node(host.cores(), torch.cuda.device_count(), host.memory_bytes(), object_store)
 
 
-def alive_nodes() -> list[dict[str, Any]]:
-    """Return Ray's records of the nodes that are alive in the cluster that this process is connected to."""
-    return [node for node in ray.nodes() if node["Alive"]]
+def cluster_nodes() -> list[Node]:
+    """Return the nodes that are alive in the cluster that this process is connected to."""
+    return [_node(record) for record in ray.nodes() if record["Alive"]]
 
 
-def cluster_nodes(without: frozenset[str] = frozenset()) -> list[Node]:
-    """Return the nodes that are alive, except those with the ids `without`."""
-    found = []
-    for node in alive_nodes():
-        if node["NodeID"] not in without:
-            resources = node["Resources"]
-            object_store = resources.get("object_store_memory", 0.0)
-            memory = resources.get("memory", 0.0) + object_store
-            cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-            found.append(Node(cpus, gpus, memory, object_store, node["Labels"].get(NODE_GROUP, "")))
-    return found
+def _node(record: dict[str, Any]) -> Node:
+    resources, group = record["Resources"], record["Labels"].get(NODE_GROUP, "")
+    cpus, gpus, memory, object_store = (
+        resources.get(name, 0.0) for name in ("CPU", "GPU", "memory", "object_store_memory")
+    )
+    address = record["NodeManagerAddress"]
+    return Node(cpus, gpus, memory + object_store, object_store, group, record["NodeID"], address)
 
 
 def autoscales(nodes: list[Node]) -> bool:
@@ -135,11 +133,7 @@ def memory_warning(
 ) -> Problem | None:
     """Return a warning where bare processes exceed the memory that the nodes' object stores leave, else None.
 
-    Args:
-        scale: Resources of a run.
-        nodes: All nodes.
-        trials: Trials that run at a time; None for a run that is no trial.
-        evaluating: See `require_capacity`.
+    `trials` run at a time; None is for a run that is no trial.
     """
     count = process_count(scale, trial=trials is not None) * (trials or 1)
     left = sum(node.memory - node.object_store for node in nodes)

@@ -12,16 +12,8 @@ from types import FrameType
 import ray
 
 from gan_dist.cluster.connect import connect_for, handle_interrupts
+from gan_dist.cluster.nodes import placement
 from gan_dist.cluster.nodes.node_checks import check_nodes
-from gan_dist.cluster.nodes.placement import (
-    GrowthRequest,
-    describe_workers,
-    draining_nodes,
-    is_placed,
-    node_addresses,
-    placeable_workers,
-    reserved,
-)
 from gan_dist.cluster.train.status import RunStatus, start_status_actor
 from gan_dist.cluster.train.worker_group import WorkerGroup, failure_reason
 from gan_dist.config import RunConfig
@@ -103,7 +95,7 @@ class _Driver:
                 if group.error is not None:
                     self._warn(f"{failure_reason(group.error)} while it was stopped; {self._kept()}")
                 break
-            if self._own_node in draining_nodes():
+            if self._own_node in placement.draining_nodes():
                 raise WorkerError("the node that this command runs on leaves the cluster", self._kept())
             if group.error is not None:
                 failures = 0 if self._images() > first_image else failures + 1
@@ -111,25 +103,21 @@ class _Driver:
         return RunResult(self._images(), finished=False, images_per_second=None, value=None)
 
     def _wait_for_room(self) -> int | None:
-        """Return the number of workers that can be placed, once there is one; None if a stop is requested.
-
-        Raises:
-            WorkerError: none can be placed within `scale.wait_s`.
-        """
+        """Wait until workers can be placed and return their number; None if a stop is requested."""
         scale = self._config.scale
-        if (count := placeable_workers(scale, self._counts)) is not None:
+        if (count := placement.placeable_workers(scale, self._counts)) is not None:
             return count
-        missing = f"no room for {describe_workers(scale, self._counts[-1])}"
+        missing = f"no room for {placement.describe_workers(scale, self._counts[-1])}"
         self._warn(f"{missing}: the run waits for nodes, {scale.wait_s:g} s at most (scale.wait_s)")
         deadline = time.monotonic() + scale.wait_s
-        with reserved(scale, self._counts[0]) as reservation:
+        with placement.reserved(scale, self._counts[0]) as reservation:
             while time.monotonic() < deadline:
                 self._read_status()
                 if self._should_stop():
                     return None
-                if is_placed(reservation):
+                if placement.is_placed(reservation):
                     return self._counts[0]
-                if (count := placeable_workers(scale, self._counts[1:])) is not None:
+                if (count := placement.placeable_workers(scale, self._counts[1:])) is not None:
                     return count
                 time.sleep(POLL_S)
         raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s)", self._kept())
@@ -141,7 +129,7 @@ class _Driver:
         """
         stopping = stop_requested = False
         next_try = math.inf
-        with closing(GrowthRequest(self._config.scale, self._counts, group.workers)) as growth:
+        with closing(placement.GrowthRequest(self._config.scale, self._counts, group.workers)) as growth:
             while group.is_running():
                 nodes = self._read_status().nodes
                 now = time.monotonic()
@@ -161,37 +149,30 @@ class _Driver:
 
     def _loses_node(self, nodes: frozenset[str]) -> bool:
         """Return whether the driver's node or one of `nodes` drains; warn of each once."""
-        draining = draining_nodes() & (nodes | {self._own_node})
+        draining = placement.draining_nodes() & (nodes | {self._own_node})
         if draining - self._announced:
             self._announced |= draining
-            addresses = ", ".join(node_addresses(draining))
+            addresses = ", ".join(placement.node_addresses(draining))
             self._warn(f"{addresses} leaves the cluster: writing a checkpoint")
         return bool(draining)
 
-    def _can_grow(self, workers: int, growth: GrowthRequest) -> bool:
-        """Return whether more workers can be placed.
-
-        If so, the interval doubles: another run may use the resources first, again and again.
-        """
+    def _can_grow(self, workers: int, growth: placement.GrowthRequest) -> bool:
+        """Return whether more workers can be placed."""
         if not growth.is_placeable():
             return False
-        self._grow_s *= 2
-        wanted = describe_workers(self._config.scale, workers)
+        self._grow_s *= 2  # another run may use the resources first, again and again
+        wanted = placement.describe_workers(self._config.scale, workers)
         self._warn(f"there is room for more than {wanted}: writing a checkpoint")
         return True
 
     def _handle_failure(self, error: Exception, nodes: frozenset[str], failures: int) -> None:
-        """Warn that the run goes on after a failure on `nodes`.
-
-        Raises:
-            WorkerError: more than RETRIES failures in a row without progress.
-        """
+        """Warn that the run goes on, or raise a WorkerError after more than RETRIES failures in a row."""
         if failures > RETRIES:
             raise WorkerError(
                 f"the workers failed {failures} times without a new checkpoint, the last time with: {error}\n"
                 f"{self._kept()}"
             ) from error
-        lost = node_addresses(nodes, alive=False)
+        lost = placement.node_addresses(nodes, alive=False)
         what = f"lost {', '.join(lost)}" if lost else failure_reason(error)
         self._warn(f"{what}; the run goes on from {self._images() / 1000:g} kimg")
 

@@ -85,25 +85,23 @@ def start_status_actor() -> Any:
 
 
 class StatusClient:
-    """Rank 0's connection to the actor: a thread sends the latest progress and receives a requested stop.
-
-    Args:
-        actor: Handle of the `StatusActor`.
-        group: Number of the worker group.
-    """
+    """Connection of a worker group's rank 0 to the actor: a thread sends the progress and receives a stop."""
 
     def __init__(self, actor: Any, group: int) -> None:
         self.progress: Progress | None = None
         self._actor, self._group = actor, group
-        self.stop: bool = ray.get(actor.update.remote(group))
+        self._exchange()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._exchange, name="status", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
         self._thread.start()
 
-    def _exchange(self) -> None:
+    def _run(self) -> None:
         while not self._closed.wait(EXCHANGE_S):
-            changes = {} if self.progress is None else {"progress": self.progress}
-            self.stop = ray.get(self._actor.update.remote(self._group, **changes))
+            self._exchange()
+
+    def _exchange(self) -> None:
+        changes = {} if self.progress is None else {"progress": self.progress}
+        self.stop: bool = ray.get(self._actor.update.remote(self._group, **changes))
 
     def require_latest(self) -> None:
         """Wait until the driver's node answers.
@@ -118,5 +116,4 @@ class StatusClient:
         """Send the last progress, and end the thread."""
         self._closed.set()
         self._thread.join()
-        if self.progress is not None:
-            ray.get(self._actor.update.remote(self._group, progress=self.progress))
+        self._exchange()

@@ -71,15 +71,10 @@ def use_reachable_interface() -> None:
 def interface_variables(
     address: str, name_address: str | None, interfaces: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the variables that name gloo's and NCCL's interface; none that they find by themselves.
+    """Return the variables that name the interface of `address`, by which other nodes reach this one.
 
-    gloo uses the address that the host's name resolves to, on many machines that of the loopback. NCCL uses
-    the first interfaces in an order of its own, which may be virtual bridges.
-
-    Args:
-        address: The address by which the other nodes reach this one.
-        name_address: The address that the host's name resolves to, if any.
-        interfaces: Address of every interface, by its name.
+    gloo by itself uses `name_address`, to which the host's name resolves: on many machines the loopback. NCCL
+    uses the first of all interfaces in an order of its own, which may be a virtual bridge.
     """
     interface = next((name for name, its in interfaces.items() if its == address), None)
     if interface is None:
@@ -109,13 +104,7 @@ def run_worker(settings: dict[str, Any]) -> None:
 
 
 class TrainContext:
-    """A Ray Train worker as the loop's `Context`.
-
-    Args:
-        actor: Handle of the `StatusActor`.
-        group: Number of the worker group.
-        run_uri: The run's folder.
-    """
+    """A Ray Train worker as the loop's `Context`."""
 
     with_ray = True
 

@@ -31,12 +31,6 @@ class WorkerGroup:
 
     Ray restarts nothing: what follows an end is the driver's decision, which knows the progress, the nodes
     that are left and the numbers of workers that divide the batch.
-
-    Args:
-        config: The run.
-        workers: Number of workers.
-        actor: Handle of the `StatusActor`.
-        number: Number of the group.
     """
 
     def __init__(self, config: RunConfig, workers: int, actor: Any, number: int) -> None:
