@@ -50,55 +50,52 @@ def doctor(
 
 
 def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[str, tuple[Check, float]]:
-    """Return the checks by name, each with the seconds that it may take."""
+    """Return the checks by name, each with its time limit in seconds."""
     # Libraries are imported here, before any check's time runs, and by one thread.
     from gan_dist.cluster.nodes import doctor_checks
     from gan_dist.cluster.nodes.head_probe import cluster_address
+    from gan_dist.config import ScaleConfig
     from gan_dist.core.errors import ConfigError
     from gan_dist.core.findings import findings_of
     from gan_dist.core.storage import configure
-    from gan_dist.doctor import machine_checks
+    from gan_dist.doctor import checks as local
 
-    config: RunConfig | None = None
-    problems: list[Finding] = []
-    try:
-        config = _read(source, overrides, timeout_s) if source else None
-    except ConfigError as error:
-        problems = list(findings_of("config", error.problems, "gan-dist refuses to begin it"))
-    local = cluster_address() is None
-    wanted = config.scale.gpus_per_worker if config and local else 0.0
-    planned = None
-    if config is not None:
-        planned = doctor_checks.PlannedRun(config.scale, config.storage.path, config.data, config.search)
-    workers, cpus = (config.scale.workers, config.scale.cpus_per_worker) if config else (1, 1.0)
-    checks: dict[str, Check] = {
-        "packages": machine_checks.packages,
-        "gpus": lambda: machine_checks.gpus(wanted),
-        "cores": machine_checks.cores,
-        "memory": machine_checks.memory,
-        "shm": machine_checks.shm,
-        "threads": lambda: machine_checks.threads(workers, cpus),
-        "name": machine_checks.name,
+    checks: dict[str, Check] = {}
+    scale, planned = ScaleConfig(), None
+    if source:
+        try:
+            config = _load(source, overrides, timeout_s)
+        except ConfigError as error:
+            problems = list(findings_of("config", error.problems, "gan-dist refuses to begin it"))
+            checks["config"] = lambda: problems
+        else:
+            scale = config.scale
+            planned = doctor_checks.PlannedRun(scale, config.storage.path, config.data, config.search)
+            configure(config.storage.options)
+            checks = {
+                "storage": lambda: local.storage_access(config.storage.path),
+                "clock": lambda: local.clock(config.storage.path, config.data.path, timeout_s / 2),
+                "data": lambda: local.preflight(config),
+            }
+    gpus = scale.gpus_per_worker if cluster_address() is None else 0.0
+    checks = {
+        "packages": local.packages,
+        "gpus": lambda: local.gpus(gpus),
+        "cores": local.cores,
+        "memory": local.memory,
+        "shm": local.shm,
+        "threads": lambda: local.threads(scale.workers, scale.cpus_per_worker),
+        "name": local.host_name,
         "ports": doctor_checks.ports,
         "token": doctor_checks.token,
         "cluster": lambda: doctor_checks.cluster(planned, timeout_s),
-        "config": lambda: problems,
+        **checks,
     }
-    if config is not None:
-        from gan_dist.doctor import run_checks
-
-        known = config
-        configure(known.storage.options)
-        checks |= {
-            "storage": lambda: run_checks.rights(known),
-            "clock": lambda: run_checks.clock(known, timeout_s / 2),
-            "data": lambda: run_checks.contents(known),
-        }
     # A cluster is joined, and then its nodes are asked.
     return {name: (check, timeout_s * (2 if name == "cluster" else 1)) for name, check in checks.items()}
 
 
-def _read(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
+def _load(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
     """Return a configuration as `train` or `tune` would have it, but with a store's patience cut short.
 
     Raises:

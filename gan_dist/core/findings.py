@@ -1,4 +1,4 @@
-"""What a check finds, and how checks are run: all at once, each for a limited time, none able to raise."""
+"""Findings of checks, and a runner of checks: all at once, each with a time limit, none able to raise."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from gan_dist.core.storage.redaction import reason
 from gan_dist.core.threads import abandon
 
 SECRETS = ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-"""Environment variables whose values no finding holds."""
+"""Environment variables whose values no finding contains."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is as it should be, or what is not and what to do about it."""
+    """One result of a check: all is well, or what is wrong and how to fix it."""
 
     name: str
-    """What was looked at, in a word."""
+    """Subject of the check, in a word."""
     level: Literal["ok", "warning", "error"]
     """`error` is what makes a run or search fail, or a cluster unsafe."""
     what: str
     why: str = ""
     """Why it matters; empty where all is well."""
     remedy: str = ""
-    """The command or setting that mends it; empty where all is well."""
+    """The command or setting that fixes it; empty where all is well."""
 
 
 Check = Callable[[], Iterable[Finding]]
 
 
 def examine(checks: Mapping[str, tuple[Check, float]]) -> list[Finding]:
-    """Run checks side by side and return what they find, in their order.
+    """Run checks in parallel and return their findings, in the order of the checks.
 
     Args:
-        checks: By name, each with the seconds after which it is given up. What one raises, and that it is
-            given up, is an error among the findings; its thread is left behind.
+        checks: By name, each with its time limit in seconds. A check that raises or exceeds its limit adds a
+            finding of level `error`; the thread of one that exceeds it is abandoned.
     """
     began = time.monotonic()
     running = {name: _Running(name, check) for name, (check, _) in checks.items()}
@@ -67,7 +67,7 @@ class _Running:
             self._found.append(_failed(name, error))
 
     def result(self, seconds: float) -> tuple[list[Finding], bool]:
-        """Wait for at most so long; return what was found until then, and whether that is all."""
+        """Wait for at most `seconds`; return the findings until then, and whether the check has ended."""
         self._thread.join(seconds)
         if self._thread.is_alive():
             abandon(self._thread)
@@ -78,14 +78,14 @@ class _Running:
 def findings_of(
     name: str, problems: Iterable[Problem], why: str, level: Literal["warning", "error"] = "error"
 ) -> Iterator[Finding]:
-    """Yield one finding for each problem, without secrets; `why` says what it leads to."""
+    """Yield one finding for each problem, without secrets; `why` is its consequence."""
     for problem in problems:
         what = f"{problem.where}: {problem.what}" if problem.where else problem.what
         yield Finding(name, level, without_secrets(what), why, without_secrets(problem.remedy))
 
 
 def without_secrets(text: str) -> str:
-    """Return a text in which no value of `SECRETS` stands."""
+    """Return `text` with the values of `SECRETS` replaced by dots."""
     for value in filter(None, (os.environ.get(name) for name in SECRETS)):
         text = text.replace(value, "...")
     return text
@@ -107,7 +107,10 @@ def _given_up(name: str, limit_s: float) -> Finding:
 
 
 def wrong_interface(name: str, where: str, given: str | None, known: Sequence[str]) -> Iterator[Finding]:
-    """Yield a finding if GLOO_SOCKET_IFNAME, when it is `given`, is none of the `known` interfaces."""
+    """Yield a finding if GLOO_SOCKET_IFNAME is `given` and none of the `known` interfaces.
+
+    `where` is the node in the message, or empty.
+    """
     if given is not None and given.split(",")[0] not in known:
         yield Finding(
             name,

@@ -1,1 +1,1 @@
-"""What `gan-dist doctor` looks at that needs no Ray; the checks of a cluster are in `cluster/checkup.py`."""
+"""Checks of `gan-dist doctor` without Ray; those of a cluster are in `cluster/nodes/doctor_checks.py`."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.config import RunConfig
-from gan_dist.core.errors import ConfigError
+from gan_dist.core.errors import ConfigError, Problem
 from gan_dist.core.memory import keep_freed_memory
 
 
@@ -42,30 +42,27 @@ class PrecisionPolicy:
         train, penalised = config.train, config.loss.penalised
         possible = has_bf16(device)
         if train.precision == "bf16" and not possible:
-            raise ConfigError(
-                [
-                    f"train.precision=bf16: this machine's {device.type} does not compute in bfloat16; "
-                    "use train.precision=auto, which takes it only where it is to be had"
-                ]
-            )
+            what = f"train.precision=bf16: this machine's {device.type} does not compute in bfloat16"
+            remedy = "use train.precision=auto, which takes it only where it is to be had"
+            raise ConfigError([Problem(what, remedy, ("train.precision",))])
         # Compiled graphs cannot be differentiated twice, and end at each layer that asks other ranks; on CPUs
         # they gain nothing.
         automatic = not penalised and not synchronised and device.type == "cuda" and can_compile(device)
         if train.compile == "always" and penalised:
-            raise ConfigError(
-                [
-                    "train.compile=always: a compiled discriminator cannot be differentiated twice, as "
-                    "gradient penalties need; use train.compile=auto, or a loss without a penalty"
-                ]
+            what = (
+                "train.compile=always: a compiled discriminator cannot be differentiated twice, as gradient "
+                "penalties need"
             )
+            remedy = "use train.compile=auto, or a loss without a penalty"
+            raise ConfigError([Problem(what, remedy, ("train.compile", "loss.name"))])
         if train.compile == "always" and device.type == "cuda" and not can_compile(device):
-            raise ConfigError(
-                [
-                    "train.compile=always: torch.compile needs a GPU of compute capability 7.0 or more, a C "
-                    "compiler and Python's headers (apt-get install gcc python3-dev), and this machine lacks "
-                    "one of them; use train.compile=auto, which compiles only where all are to be had"
-                ]
+            what = (
+                "train.compile=always: torch.compile needs a GPU of compute capability 7.0 or more, a C "
+                "compiler and Python's headers (apt-get install gcc python3-dev), and this machine lacks one "
+                "of them"
             )
+            remedy = "use train.compile=auto, which compiles only where all are to be had"
+            raise ConfigError([Problem(what, remedy, ("train.compile",))])
         return cls(
             device=device,
             bf16=possible and train.precision != "fp32",

@@ -13,9 +13,8 @@ def remaining(optim: OptimConfig, images: int) -> float:
     `linear` is 1 - t and `cosine` (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017, equation 5, without
     restarts), t being the part of `optim.decay_kimg` that has passed, at most 1. `constant` stays at 1.
     """
-    if optim.schedule == "constant":
+    if optim.schedule == "constant" or optim.decay_kimg is None:
         return 1.0
-    assert optim.decay_kimg is not None
     passed = min(1.0, images / (1000 * optim.decay_kimg))
     return 1.0 - passed if optim.schedule == "linear" else (1.0 + math.cos(math.pi * passed)) / 2
 

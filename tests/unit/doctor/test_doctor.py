@@ -21,7 +21,7 @@ from gan_dist.core.errors import StorageError
 from gan_dist.core.findings import Finding, examine
 from gan_dist.core.storage import StorageOptions
 from gan_dist.core.threads import abandoned_threads
-from gan_dist.doctor import machine_checks, run_checks
+from gan_dist.doctor import checks
 from tests.faults import proxy
 from tests.s3 import KEYS, refusing_server
 
@@ -63,7 +63,7 @@ def test_a_check_that_raises_or_hangs_is_a_finding(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_package_below_the_projects_floor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "torch" in only(machine_checks.packages()).what
+    assert "torch" in only(checks.packages()).what
     told = tmp_path / "gan_dist-0.1.0.dist-info" / "METADATA"
     told.parent.mkdir()
     told.write_text(
@@ -72,7 +72,7 @@ def test_a_package_below_the_projects_floor_is_named(tmp_path: Path, monkeypatch
         "Requires-Dist: no-such-either; sys_platform == 'win32'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = only(machine_checks.packages())
+    found = only(checks.packages())
     assert found.level == "error"
     assert [part.split()[0] for part in found.what.split("; ")] == ["Python", "torch", "no-such-package"]
 
@@ -80,52 +80,55 @@ def test_a_package_below_the_projects_floor_is_named(tmp_path: Path, monkeypatch
 def test_gpus_that_are_asked_for_and_not_there_are_an_error() -> None:
     if Path("/proc/driver/nvidia/version").exists():
         pytest.skip("this machine has a GPU")
-    assert only(machine_checks.gpus(0)).level == "ok"
-    assert "scale.gpus_per_worker=0" in only(machine_checks.gpus(1)).remedy
+    assert only(checks.gpus(0)).level == "ok"
+    assert "scale.gpus_per_worker=0" in only(checks.gpus(1)).remedy
 
 
 def test_more_threads_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert only(machine_checks.threads(2, 1.0)).level == "ok"
-    assert only(machine_checks.threads(host.cores() + 1, 0.1)).level == "warning"
+    assert only(checks.threads(2, 1.0)).level == "ok"
+    assert only(checks.threads(host.cores() + 1, 0.1)).level == "warning"
     monkeypatch.setenv("OMP_NUM_THREADS", str(host.cores() + 1))
-    assert "unset OMP_NUM_THREADS" in only(machine_checks.threads(2, 1.0)).remedy
+    assert "unset OMP_NUM_THREADS" in only(checks.threads(2, 1.0)).remedy
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert only(machine_checks.threads(2, 1.0)).level == "warning"
+    assert only(checks.threads(2, 1.0)).level == "warning"
 
 
 def test_an_interface_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    assert only(machine_checks.name()).level in ("ok", "warning")
+    assert only(checks.host_name()).level in ("ok", "warning")
     monkeypatch.setattr(host, "own_address", lambda: "127.0.1.1")
-    assert "on several hosts meet at the interfaces" in only(machine_checks.name()).what
+    assert "on several hosts meet at the interfaces" in only(checks.host_name()).what
     monkeypatch.setattr(host, "own_address", lambda: "203.0.113.1")
-    assert "of another machine" in only(machine_checks.name()).what
+    assert "of another machine" in only(checks.host_name()).what
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    assert only(machine_checks.name()).level == "ok"
+    assert only(checks.host_name()).level == "ok"
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nosuch0")
-    assert "lo" in only(machine_checks.name()).remedy
+    assert "lo" in only(checks.host_name()).remedy
 
 
-def test_a_small_shm_says_what_docker_needs() -> None:
-    found = machine_checks.small_shm(64e6, 6.8e9, 64e6)
+def test_a_small_shm_says_what_docker_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(checks.shm()).name == "shm"
+    monkeypatch.setattr(host, "shm_bytes", lambda: (64e6, 64e6))
+    monkeypatch.setattr(host, "free_memory_bytes", lambda: 6.8e9 / 0.3)
+    found = only(checks.shm())
+    assert found.level == "warning"
     assert "--shm-size=7g" in found.remedy
     assert "0.06 GB" in found.what
-    assert only(machine_checks.shm()).name == "shm"
 
 
 def test_rights_leave_nothing_behind(tmp_path: Path) -> None:
-    assert only(run_checks.rights(digits(f"storage={tmp_path}/a/b"))).level == "ok"
+    assert only(checks.storage_access(f"{tmp_path}/a/b")).level == "ok"
     assert list(tmp_path.iterdir()) == []
     kept = tmp_path / "runs"
     kept.mkdir()
-    assert only(run_checks.rights(digits(f"storage={kept}"))).level == "ok"
+    assert only(checks.storage_access(str(kept))).level == "ok"
     assert list(kept.iterdir()) == []
 
 
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    found = only(run_checks.rights(digits(f"storage={tmp_path}/runs")))
+    found = only(checks.storage_access(f"{tmp_path}/runs"))
     assert found.level == "error"
     assert found.what.startswith(
         f"{tmp_path}/runs is a file, or in one, where there should be a folder (a file"
@@ -135,9 +138,8 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
 
 READ_ONLY = """
 mount --bind {0} {0} && mount -o remount,ro,bind {0} && exec {1} -c '
-from gan_dist.config import load_config
-from gan_dist.doctor import run_checks
-for one in run_checks.rights(load_config("digits", ["storage={0}"])):
+from gan_dist.doctor import checks
+for one in checks.storage_access("{0}"):
     print(one.level, one.what)'
 """
 
@@ -154,16 +156,18 @@ def test_a_folder_that_is_mounted_for_reading_is_an_error(tmp_path: Path) -> Non
 
 
 def test_rights_in_a_bucket(bucket: str) -> None:
-    assert only(run_checks.rights(digits(f"storage={bucket}/runs"))).level == "ok"
+    assert only(checks.storage_access(f"{bucket}/runs")).level == "ok"
     assert storage.list_names(bucket) == []
-    found = only(run_checks.rights(digits("storage=s3://no-such-bucket-here/runs", "storage.timeout_s=30")))
+    storage.configure(StorageOptions(timeout_s=30))
+    found = only(checks.storage_access("s3://no-such-bucket-here/runs"))
     assert (found.level, found.remedy) == ("error", "create it, or correct its name")
 
 
 def test_a_store_that_refuses_says_so_without_the_secret(bucket: str) -> None:
     with refusing_server("AccessDenied") as (url, _):
         place = f"{bucket}/runs?scheme=http&endpoint_override={url.removeprefix('http://')}"
-        found = only(run_checks.rights(digits(f"storage={place}", "storage.timeout_s=30")))
+        storage.configure(StorageOptions(timeout_s=30))
+        found = only(checks.storage_access(place))
     assert found.level == "error"
     assert "give these credentials the right to it" in found.remedy
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(found)
@@ -176,34 +180,34 @@ def test_a_clock_that_is_not_the_stores(
     with proxy(s3_url) as between:
         between.faults.clock_s = off_s
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{between.port}")
-        found = only(run_checks.clock(digits(f"storage={bucket}/runs"), 5.0))
+        found = only(checks.clock(f"{bucket}/runs", "builtin://digits", 5.0))
     assert found.level == level
     assert ("ahead of" in found.what, "behind" in found.what) == (off_s < 0, off_s > 0)
 
 
 def test_a_store_that_does_not_tell_the_time_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hidden@127.0.0.1:1")
-    found = only(run_checks.clock(digits("storage=s3://b/runs"), 2.0))
+    found = only(checks.clock("s3://b/runs", "builtin://digits", 2.0))
     assert found.level == "warning"
     assert "hidden" not in str(found)
-    assert only(run_checks.clock(digits(), 2.0)).level == "ok"
+    assert only(checks.clock("runs", "builtin://digits", 2.0)).level == "ok"
 
 
 def test_what_training_would_refuse_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GAN_DIST_INCEPTION_WEIGHTS", raising=False)
     place = f"storage={tmp_path}"
-    assert [one.name for one in run_checks.contents(digits(place))] == ["data", "extractor", "run"]
-    lost = list(run_checks.contents(digits(place, "data.path=nowhere", "eval.extractor=inception")))
+    assert [one.name for one in checks.preflight(digits(place))] == ["data", "extractor", "run"]
+    lost = list(checks.preflight(digits(place, "data.path=nowhere", "eval.extractor=inception")))
     assert [(one.name, one.level) for one in lost] == [("data", "error"), ("extractor", "error")]
     (tmp_path / "weights.pth").write_bytes(b"other")
     weights = f"eval.inception_weights={tmp_path}/weights.pth"
-    other = list(run_checks.contents(digits(place, "eval.extractor=inception", weights)))
+    other = list(checks.preflight(digits(place, "eval.extractor=inception", weights)))
     assert "SHA-256" in other[1].what
-    odd = list(run_checks.contents(digits(place, "data.resolution=9")))
+    odd = list(checks.preflight(digits(place, "data.resolution=9")))
     assert odd[-1].level == "error"
 
 
-def test_the_verb_tells_json_and_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verb_prints_json_and_has_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     arguments = [
@@ -216,10 +220,10 @@ def test_the_verb_tells_json_and_its_exit_code(tmp_path: Path, monkeypatch: pyte
         "--json",
     ]
     done = CliRunner().invoke(app, arguments)
-    checks = json.loads(done.output.splitlines()[-1])["checks"]
+    found = json.loads(done.output.splitlines()[-1])["checks"]
     assert done.exit_code == 0, done.output
-    assert {set(one) == {"name", "level", "what", "why", "remedy"} for one in checks} == {True}
-    names = {one["name"] for one in checks}
+    assert {set(one) == {"name", "level", "what", "why", "remedy"} for one in found} == {True}
+    names = {one["name"] for one in found}
     assert names >= {"packages", "gpus", "cores", "memory", "shm", "threads", "name", "ports", "cluster"}
     assert names >= {"room", "storage", "clock", "data", "extractor", "run"}
     assert list(tmp_path.iterdir()) == []
