@@ -16,7 +16,7 @@ from gan_dist.core.errors import CheckpointError, DataError, StorageError
 from gan_dist.core.storage.hashed_folder import read_folder, to_json, write_folder
 from gan_dist.data.builtin import PREFIX
 from gan_dist.data.shards.manifest import ImageSet
-from gan_dist.data.shards.subset import Without
+from gan_dist.data.shards.verify import Without
 from gan_dist.evaluation.extractors.features import Extractor
 from gan_dist.evaluation.images import Reals
 from gan_dist.evaluation.metrics.moments import Moments

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from gan_dist.config import RunConfig
 from gan_dist.core.errors import DataError
 from gan_dist.data.shards.manifest import ImageSet
-from gan_dist.data.shards.subset import Without, find_damage
+from gan_dist.data.shards.verify import Without, find_damage
 from gan_dist.training.context import Context
 
 

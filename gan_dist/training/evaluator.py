@@ -51,7 +51,7 @@ class Evaluator:
         )
         fewest = min(config.eval.samples, images.manifest.count)
         require_possible(self._extractor, config.eval.metrics, fewest)
-        self._resolution = image_resolution(config, images)
+        self._resolution = image_resolution(config.data, images)
         self._of_digits = _shows_digits(images.manifest)
         self._reals = Reals(images, self._resolution)
         self._keep = kept(config.eval.metrics, config.eval.samples)

@@ -9,12 +9,12 @@ from gan_dist.core import storage
 from gan_dist.core.distributed import broadcast_from_rank0
 from gan_dist.core.errors import Problem, ResumeError
 from gan_dist.core.memory import explain_out_of_memory
-from gan_dist.data.batches.device import on_device
 from gan_dist.data.batches.loader import (
     batches,
-    choose_fetch,
+    choose_reader,
     image_resolution,
     make_order,
+    on_device,
     open_configured,
     to_batch,
 )
@@ -62,7 +62,7 @@ def require_same_run(config: RunConfig, run_uri: str) -> None:
 def image_shape(config: RunConfig, images: ImageSet) -> ImageShape:
     """Return what the networks of a run make of an image set."""
     classes = len(images.manifest.classes or ()) if config.model.conditional else 0
-    return ImageShape(image_resolution(config, images), images.manifest.channels, classes)
+    return ImageShape(image_resolution(config.data, images), images.manifest.channels, classes)
 
 
 def train(config: RunConfig, context: Context) -> RunResult:
@@ -82,7 +82,7 @@ def train(config: RunConfig, context: Context) -> RunResult:
     storage.configure(config.storage.options)
     run_uri = config.run_uri
     require_same_run(config, run_uri)
-    images = open_configured(config)
+    images = open_configured(config.data)
     shape = image_shape(config, images)
     state = states.new_state(config, shape, context.device)
     for warning in states.load_latest(state, run_uri):
@@ -100,8 +100,8 @@ def train(config: RunConfig, context: Context) -> RunResult:
     _require_same_extractor(state, evaluator, run_uri)
     recorder = Recorder(config, state, context, evaluator, total=total, quarantined=quarantined)
     rows = batches(
-        make_order(config, images),
-        choose_fetch(config, images, with_ray=context.with_ray),
+        make_order(config.data, images, seed=config.seed, batch_size=config.train.batch_size),
+        choose_reader(images, config.data.cache, with_ray=context.with_ray),
         rank=context.rank,
         world_size=context.world_size,
         start=state.images,

@@ -24,7 +24,7 @@ from gan_dist.core import host
 from gan_dist.core.errors import CapacityError, ClusterError, GanDistError
 from gan_dist.core.findings import Finding, findings_of, wrong_interface
 from gan_dist.core.storage.redaction import redact
-from gan_dist.data.batches.loader import held_bytes, open_images
+from gan_dist.data.batches.loader import bytes_in_memory, open_images
 
 PORTS = {
     "port": 6379,
@@ -178,7 +178,8 @@ def _capacity(run: PlannedRun, nodes: list[resources.Node], where: str) -> Itera
         why = "Ray ends workers when a node's memory is 95 % full"
         yield from findings_of("room", [warning], why, level="warning")
     try:
-        held = held_bytes(run.data, open_images(run.data.path)) * scale.workers * (trials or 1)
+        held = bytes_in_memory(open_images(run.data.path), run.data.cache)
+        held *= scale.workers * (trials or 1)
     except GanDistError:
         held = 0  # another check reports what is wrong with the images
     total = sum(node.memory for node in nodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy.typing as npt
 import torch
 
-from gan_dist.config import DataConfig, RunConfig
+from gan_dist.config import DataConfig
+from gan_dist.core.threads import prefetch
 from gan_dist.data.batches.buffer import BatchBuffer, WindowWriter
 from gan_dist.data.batches.readers import InMemoryReader, ThreadedReader
 from gan_dist.data.builtin import PREFIX, open_builtin
@@ -59,44 +60,40 @@ def open_images(path: str) -> ImageSet:
     return open_builtin(path) if path.startswith(PREFIX) else ShardSet(path)
 
 
-def open_configured(config: RunConfig) -> ImageSet:
-    """Return a run's set, with the node's disk before it where that is asked for and the set is not local.
+def open_configured(data: DataConfig) -> ImageSet:
+    """Return a run's set, cached on the node's disk where that is configured and the set is not local.
 
     Raises:
         DataError: there is no such set, or its manifest cannot be understood.
     """
-    images = open_images(config.data.path)
-    if not config.data.disk_cache_gb or not isinstance(images, ShardSet) or "://" not in images.uri:
+    images = open_images(data.path)
+    if not data.disk_cache_gb or not isinstance(images, ShardSet) or "://" not in images.uri:
         return images
-    folder = str(Path(config.data.disk_cache_dir).expanduser())
-    return DiskCached(images, folder, round(config.data.disk_cache_gb * 1e9))
+    folder = str(Path(data.disk_cache_dir).expanduser())
+    return DiskCached(images, folder, round(data.disk_cache_gb * 1e9))
 
 
-def image_resolution(config: RunConfig, images: ImageSet) -> int:
+def image_resolution(data: DataConfig, images: ImageSet) -> int:
     """Return the edge length in pixels that the networks work at."""
-    return config.data.resolution or images.manifest.height
+    return data.resolution or images.manifest.height
 
 
-def make_order(config: RunConfig, images: ImageSet) -> Order:
+def make_order(data: DataConfig, images: ImageSet, *, seed: int, batch_size: int) -> Order:
     """Return the order of a run's images."""
     return Order(
-        images.group_rows,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        streams=config.data.streams,
-        window=config.data.window,
+        images.group_rows, seed=seed, batch_size=batch_size, streams=data.streams, window=data.window
     )
 
 
-def choose_fetch(config: RunConfig, images: ImageSet, *, with_ray: bool) -> Reader:
+def choose_reader(images: ImageSet, cache: str, *, with_ray: bool) -> Reader:
     """Return how windows are read; every way gives the same rows.
 
     Args:
-        config: The run.
-        images: Its set.
-        with_ray: Let Ray Data's tasks do the streaming, rather than threads of this process.
+        images: The set.
+        cache: `data.cache`.
+        with_ray: Stream by Ray Data's tasks rather than by threads of this process.
     """
-    if held_bytes(config.data, images):
+    if bytes_in_memory(images, cache):
         return InMemoryReader(images)
     if with_ray:
         from gan_dist.data.batches.ray_reader import RayDataReader
@@ -105,12 +102,10 @@ def choose_fetch(config: RunConfig, images: ImageSet, *, with_ray: bool) -> Read
     return ThreadedReader(images)
 
 
-def held_bytes(data: DataConfig, images: ImageSet) -> int:
+def bytes_in_memory(images: ImageSet, cache: str) -> int:
     """Return the bytes of images that each worker holds in memory; 0 where they are streamed."""
-    manifest = images.manifest
-    size = manifest.count * manifest.image_bytes
-    held = data.cache == "memory" or (data.cache == "auto" and size <= MEMORY_LIMIT)
-    return size if held else 0
+    size = images.manifest.count * images.manifest.image_bytes
+    return size if cache == "memory" or (cache == "auto" and size <= MEMORY_LIMIT) else 0
 
 
 def batches(
@@ -157,3 +152,44 @@ def resize(images: torch.Tensor, resolution: int) -> torch.Tensor:
     size = (resolution, resolution)
     scaled = torch.nn.functional.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield batches on `device`.
+
+    To a GPU they go as bytes, from pinned memory, on their own stream; a thread puts the next one together
+    while the GPU computes, whose results the caller waits for.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+
+    def pinned(batch: Batch) -> Batch:
+        with torch.cuda.device(device):  # a thread begins with the first GPU, whoever's that is
+            return _each(batch, torch.Tensor.pin_memory)
+
+    copies = torch.cuda.Stream(device)
+    on_its_way: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in prefetch(map(pinned, batches)):
+        with torch.cuda.stream(copies):
+            sent = _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
+            arrived = copies.record_event()
+        if on_its_way is not None:
+            yield _received(*on_its_way)
+        on_its_way = sent, arrived
+    if on_its_way is not None:
+        yield _received(*on_its_way)
+
+
+def _each(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    return Batch(change(batch.images), None if batch.labels is None else change(batch.labels))
+
+
+def _received(batch: Batch, arrived: torch.cuda.Event) -> Batch:
+    current = torch.cuda.current_stream()
+    current.wait_event(arrived)
+    for tensor in (batch.images, batch.labels):
+        if tensor is not None:
+            # The allocator must not hand the memory out again while this stream reads it.
+            tensor.record_stream(current)
+    return batch

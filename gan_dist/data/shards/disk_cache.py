@@ -1,4 +1,4 @@
-"""Row groups kept on a node's own disk: a set in object storage is fetched once, not once an epoch."""
+"""A cache of row groups on a node's own disk: a set in object storage is fetched once, not once an epoch."""
 
 from __future__ import annotations
 
@@ -7,34 +7,38 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
+import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError, StorageError
 from gan_dist.data.shards.manifest import Manifest
-from gan_dist.data.shards.rows import Rows, rows_table, table_rows
+from gan_dist.data.shards.row_group import LocalFile
+from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import ShardSet
 
-SUFFIX = ".arrow"
+SUFFIX = ".rows"
+_SUFFIXES = (SUFFIX, ".partial", ".arrow")  # the last is of earlier versions
+_MAGIC = b"gan-dist row group of "
+"""Begins a cached file's first line, which ends with the URI of the shard; pixels and labels follow."""
+_LONGEST_LINE = 2**14
 ASK_AGAIN_S = 600.0
 """Seconds for which a store that could not say whether it has a shard is not asked again."""
 
-# What reading a file may raise in which anything may stand.
-_GARBLED = (OSError, LookupError, TypeError, ValueError, pa.ArrowException)
-
 
 class DiskCached:
-    """A set whose row groups are read from a folder of this node, and put there when it lacks them.
+    """A set whose row groups are read from a folder of this node, and written there when they are fetched.
 
-    The folder never holds more than `limit` bytes: what was used longest ago makes room. A row group whose
-    shard is no longer in storage is kept, whatever its age, since nothing could bring it back; so is one
-    whose store does not say. Any number of processes may share a folder, and any number of sets.
+    The folder never holds more than `limit` bytes: the row groups used longest ago are deleted. One whose
+    shard is no longer in storage stays, whatever its age, since nothing could bring it back; so does one
+    whose store does not answer. Any number of processes may share a folder, and any number of sets.
 
     Args:
         images: The set.
-        folder: Where row groups are kept.
+        folder: The folder of the cache.
         limit: Bytes that the folder may hold.
     """
 
@@ -51,87 +55,95 @@ class DiskCached:
         """Return all rows of one group; a damaged copy is fetched again.
 
         Raises:
-            DataError: the group is neither here nor to be had whole from storage.
+            DataError: the group is neither here nor whole in storage.
         """
         path = self._folder / f"{self._prefix}-{group:08d}{SUFFIX}"
-        rows = self._kept(path, group)
+        rows = self._load(path, group)
         if rows is None:
             rows = self._images.read_group(group)
-            self._keep(path, rows, self._images.shard_uri(group))
+            self._save(path, rows, self._images.shard_uri(group))
         return rows
 
     def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
         """Yield all rows of one group, in one part."""
         yield 0, self.read_group(group)
 
-    def _kept(self, path: Path, group: int) -> Rows | None:
+    def _load(self, path: Path, group: int) -> Rows | None:
         try:
-            with pa.memory_map(str(path)) as source:
-                rows = table_rows(pa.ipc.open_file(source).read_all())
+            with LocalFile(str(path)) as file:
+                rows = self.manifest.empty(self.group_rows[group])
+                label_bytes = 0 if rows.labels is None else rows.labels.nbytes
+                file.read_into(file.size - label_bytes - rows.pixels.nbytes, rows.pixels)
+                if rows.labels is not None:
+                    file.read_into(file.size - label_bytes, rows.labels)
             self._images.check(group, rows)
         except FileNotFoundError:
             return None
-        except (*_GARBLED, DataError):
+        except (OSError, ValueError, DataError):
             with suppress(OSError):
                 path.unlink()
             return None
         with suppress(OSError):
-            os.utime(path)  # What is used is what is kept.
+            os.utime(path)
         return rows
 
-    def _keep(self, path: Path, rows: Rows, origin: str) -> None:
-        table = rows_table(rows).replace_schema_metadata({"origin": origin})
+    def _save(self, path: Path, rows: Rows, origin: str) -> None:
+        line = _MAGIC + origin.encode() + b"\n"
+        arrays: list[npt.NDArray[Any]] = [rows.pixels] if rows.labels is None else [rows.pixels, rows.labels]
         # A disk that is full, read-only or without locks makes training slower, not impossible.
         with suppress(OSError, NotImplementedError):
             self._folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self._folder / "lock"):
-                if path.exists() or not self._make_room(table.nbytes + 4096):
+                if path.exists() or not self._make_room(len(line) + sum(array.nbytes for array in arrays)):
                     return
                 partial = path.with_suffix(".partial")
-                with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-                    writer.write_table(table)
+                with partial.open("wb") as file:
+                    file.write(line)
+                    for array in arrays:
+                        file.write(np.ascontiguousarray(array).data)
                 partial.replace(path)
 
     def _make_room(self, size: int) -> bool:
-        """Delete what was used longest ago until `size` bytes more fit; tell whether they do."""
+        """Delete what was used longest ago until `size` bytes more fit; return whether they do."""
         entries = sorted(self._entries())
-        held = sum(count for _, count, _ in entries)
+        total = sum(count for _, count, _ in entries)
         for _, count, entry in entries:
-            if held + size <= self._limit:
+            if total + size <= self._limit:
                 break
-            if entry.suffix == SUFFIX and not self._may_go(entry):
+            if entry.suffix == SUFFIX and not self._is_evictable(entry):
                 continue
             entry.unlink(missing_ok=True)
-            held -= count
-        return held + size <= self._limit
+            total -= count
+        return total + size <= self._limit
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """Yield when each file was last used, its bytes, and where it is."""
+        """Yield the time of each file's last use, its bytes, and its path."""
         # What a killed process left half-written counts too, and goes first.
         for path in self._folder.iterdir():
             # Another process deletes what it finds damaged.
             with suppress(FileNotFoundError):
-                if path.suffix in (SUFFIX, ".partial"):
+                if path.suffix in _SUFFIXES:
                     yield (status := path.stat()).st_mtime, status.st_size, path
 
-    def _may_go(self, entry: Path) -> bool:
-        """Tell whether a file is no row group, or one that storage still has."""
-        try:
-            origin = _origin(entry)
-        except _GARBLED:
+    def _is_evictable(self, entry: Path) -> bool:
+        """Return whether a file is no row group, or one that storage still has."""
+        origin = _origin(entry)
+        if origin is None:
             return True
         place = storage.bucket_of(origin)
         if time.monotonic() < self._ask_at.get(place, 0.0):
             return False
         try:
             return storage.exists(origin)
-        except StorageError:
+        except (StorageError, ValueError):
             self._ask_at[place] = time.monotonic() + ASK_AGAIN_S
             return False
 
 
-def _origin(path: Path) -> str:
-    """Return the URI of the shard that a kept row group came from."""
-    with pa.memory_map(str(path)) as source:
-        metadata = pa.ipc.open_file(source).schema.metadata
-    return str(metadata[b"origin"].decode())
+def _origin(path: Path) -> str | None:
+    """Return the URI of the shard that a cached row group is from; None for what is no row group."""
+    with suppress(OSError, ValueError), path.open("rb") as file:
+        line = file.readline(_LONGEST_LINE)
+        if line.startswith(_MAGIC) and line.endswith(b"\n"):
+            return line[len(_MAGIC) : -1].decode()
+    return None

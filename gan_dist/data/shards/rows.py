@@ -71,11 +71,6 @@ def rows_table(rows: Rows) -> pa.Table:
     return pa.table(columns)
 
 
-def row_columns(size: int, *, labelled: bool) -> dict[str, pa.DataType]:
-    """Return the columns of a table of images of `size` bytes, by name."""
-    return {"pixels": pa.binary(size), **({"label": pa.int64()} if labelled else {})}
-
-
 def checksum(rows: Rows) -> str:
     """Return the XXH3-128 of rows' pixels and labels; a CRC32 would cost more than the reading."""
     state = xxhash.xxh3_128(np.ascontiguousarray(rows.pixels).data)

@@ -12,27 +12,35 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, DataError
 from gan_dist.core.storage.redaction import reason
-from gan_dist.data.shards import row_group
-from gan_dist.data.shards.files import ShardFiles
 from gan_dist.data.shards.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, unknown_label
-from gan_dist.data.shards.row_group import RowGroupExtent
-from gan_dist.data.shards.rows import Rows, checksum, row_columns, rows_table, table_rows
+from gan_dist.data.shards.parquet_layout import Footer, read_footer
+from gan_dist.data.shards.row_group import (
+    LABEL_BYTES,
+    LocalFile,
+    MemoryFile,
+    RowGroupExtent,
+    ShardFile,
+    StoreFile,
+    UnreadableError,
+    listed_extent,
+)
+from gan_dist.data.shards.rows import Rows, checksum, rows_table
 
 FETCHES = 3
 """Times that a row group is fetched from a store before it counts as damaged there."""
+LARGEST_PAGE = 2**30
+"""Bytes of a page; Parquet's own limit is twice that."""
 _REMEDY = "restore the file or pack the set again, or go on without it: data.verify=quarantine"
 
 
@@ -50,26 +58,23 @@ class ShardSet:
     def __init__(self, uri: str, *, verify: bool = True) -> None:
         self.uri = uri
         self.manifest = read_manifest(uri)
+        self.group_rows = tuple(rows for shard in self.manifest.shards for rows in shard.row_groups)
+        """Rows in each row group over all files, in the manifest's order."""
         self._verify = verify
         self._groups = [
-            (shard, number, rows)
-            for shard in self.manifest.shards
-            for number, rows in enumerate(shard.row_groups)
+            (shard, number) for shard in self.manifest.shards for number in range(len(shard.row_groups))
         ]
-
-    @property
-    def group_rows(self) -> tuple[int, ...]:
-        """Rows in each row group over all files, in the manifest's order."""
-        return tuple(rows for _, _, rows in self._groups)
+        self._footers: dict[str, Footer] = {}
 
     @cached_property
-    def _files(self) -> ShardFiles:
-        return ShardFiles(self.uri)
+    def _folder(self) -> tuple[Any, str]:
+        """The set's filesystem and its path there."""
+        return storage.open_uri(self.uri)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files and connections are each process's own; how stores are reached travels with the set.
-        state = {key: value for key, value in self.__dict__.items() if key != "_files"}
-        return {**state, "_options": storage.options()}
+        # Connections are each process's own; how stores are reached travels with the set.
+        state = {key: value for key, value in self.__dict__.items() if key != "_folder"}
+        return {**state, "_footers": {}, "_options": storage.options()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         storage.configure(state.pop("_options"))
@@ -82,13 +87,12 @@ class ShardSet:
             DataError: the file is missing, damaged, or not what the manifest says.
             StorageError: the store cannot be reached.
         """
-        place = self._place(group)
-        if not self._files.local:
-            return self._fetch(group, place)
-        if place is None:
-            return self._read(group)
-        rows = Rows.empty(place.rows, place.size, labelled=place.labels is not None)
-        for first, part in self.read_parts(group):
+        parts = self.read_parts(group)
+        # Memory is allocated when the first part has been read, so for no more rows than the file can hold.
+        first, part = next(parts)
+        rows = self.manifest.empty(self.group_rows[group])
+        rows.put(slice(first, first + len(part)), part)
+        for first, part in parts:
             rows.put(slice(first, first + len(part)), part)
         return rows
 
@@ -101,73 +105,61 @@ class ShardSet:
             DataError: the file is missing, damaged, or not what the manifest says.
             StorageError: the store cannot be reached.
         """
-        place = self._place(group)
-        if not self._files.local or place is None:
-            yield 0, self.read_group(group)
+        shard, number = self._groups[group]
+        listed = listed_extent(self.manifest, shard, number)
+        # What arrives damaged from a store may be whole there. The last try looks where the file itself says
+        # that the row group is, and so finds out what is wrong.
+        early = FETCHES - 1 if self._folder[0].type_name != "local" else int(listed is not None)
+        for _ in range(early):
+            try:
+                yield from self._read(group, listed)
+            except DataError:
+                continue
             return
-        try:
-            yield from self._read_plain(group, place)
-        except DataError:
-            yield 0, self._read(group)  # which tells what is wrong
+        yield from self._read(group, None)
 
-    def _fetch(self, group: int, place: RowGroupExtent | None) -> Rows:
-        """Return a row group from a store."""
-        # What arrives damaged from there may be whole there. The last reading tells what is wrong.
-        with suppress(AbsentError):
-            for _ in range(FETCHES - 1):
-                with suppress(DataError):
-                    return self._read(group) if place is None else self._fetch_plain(group, place)
-        return self._read(group)
-
-    def _place(self, group: int) -> RowGroupExtent | None:
-        """Return where the manifest says that a row group's values are, if it does and they can be there."""
-        shard, number, count = self._groups[group]
-        labelled = self.manifest.classes is not None
-        for places in (shard.pixels_at, *([shard.labels_at] if labelled else [])):
-            if len(places) != len(shard.row_groups):
-                return None
-        labels = shard.labels_at[number] if labelled else None
-        place = RowGroupExtent(count, self.manifest.image_bytes, shard.pixels_at[number], labels)
-        return place if place.is_within(shard.bytes) else None
-
-    def _read_plain(self, group: int, place: RowGroupExtent) -> Iterator[tuple[int, Rows]]:
-        """Yield the parts of a row group from its place in a local file."""
-        shard, _, _ = self._groups[group]
+    def _read(self, group: int, extent: RowGroupExtent | None) -> Iterator[tuple[int, Rows]]:
+        """Yield the parts of a row group from its place, or from where its file says that it is."""
+        shard, _ = self._groups[group]
         state = xxhash.xxh3_128() if self._verify else None
-        look = partial(self._require_known, group) if self._verify else None
+        check_labels = partial(self._require_known, group) if self._verify else None
         try:
-            yield from place.read(self._files.path(shard), state, look)
-        except (OSError, ValueError) as error:
-            raise DataError(str(error)) from None
+            with self._open(shard) as file:
+                yield from (extent or self._locate(group, file)).read(file, state, check_labels)
+        except (AbsentError, UnreadableError, OSError, ValueError) as error:
+            self._footers.pop(shard.file, None)
+            raise DataError(f"{self._where(group)} cannot be read ({reason(error)})", _REMEDY) from None
         if state:
             self._compare(group, state.hexdigest())
 
-    def _fetch_plain(self, group: int, place: RowGroupExtent) -> Rows:
-        """Return a row group from its place in a store."""
-        rows = self._files.fetch_plain(self._groups[group][0], place)
-        if self._verify:
-            self.check(group, rows)
-        return rows
+    def _open(self, shard: ShardInfo) -> LocalFile | StoreFile:
+        filesystem, folder = self._folder
+        path = f"{folder}/{shard.file}"
+        if filesystem.type_name != "local":
+            return StoreFile(filesystem, path, storage.join(self.uri, shard.file), shard.bytes)
+        return LocalFile(path, shard.bytes)
 
-    def _read(self, group: int) -> Rows:
-        """Return a row group as Parquet's reader sees it."""
-        shard, number, expected = self._groups[group]
-        try:
-            table = self._files.read(shard, number)
-        except (AbsentError, DataError, OSError, ValueError, LookupError, pa.ArrowException) as error:
-            self._files.forget(shard.file)
-            raise DataError(f"{self._where(group)} cannot be read ({reason(error)})", f"{_REMEDY}") from None
-        try:
-            rows = _rows(table, expected, self.manifest, self._where(group))
-            if self._verify:
-                self.check(group, rows)
-        except DataError:
-            self._files.forget(shard.file)
-            raise
-        return rows
+    def _locate(self, group: int, file: ShardFile) -> RowGroupExtent:
+        """Return where a file says that a row group is."""
+        shard, number = self._groups[group]
+        footer = self._footers.get(shard.file) or read_footer(file)
+        self._footers[shard.file] = footer
+        if number >= len(footer.groups):
+            raise UnreadableError(f"the file has {len(footer.groups)} row groups")
+        size, labelled, rows = (
+            self.manifest.image_bytes,
+            self.manifest.classes is not None,
+            self.group_rows[group],
+        )
+        columns = {"pixels": size, **({"label": LABEL_BYTES} if labelled else {})}
+        if footer.columns != columns or footer.groups[number].rows != rows:
+            kind = "labelled images" if labelled else "images"
+            what = f"{rows} {kind} of {size} bytes"
+            raise DataError(f"{self._where(group)} does not hold {what}, as the manifest says", _REMEDY)
+        return footer.extent(file, number)
 
     def _where(self, group: int) -> str:
-        shard, number, _ = self._groups[group]
+        shard, number = self._groups[group]
         return f"shard {shard.file}, row group {number}, of {storage.redact(self.uri)}"
 
     def check(self, group: int, rows: Rows) -> None:
@@ -181,27 +173,17 @@ class ShardSet:
 
     def _require_known(self, group: int, labels: npt.NDArray[np.int64] | None) -> None:
         if unknown := unknown_label(labels, self.manifest):
-            raise DataError(f"{self._where(group)}: {unknown}", f"{_REMEDY}")
+            raise DataError(f"{self._where(group)}: {unknown}", _REMEDY)
 
     def _compare(self, group: int, digest: str) -> None:
-        shard, number, _ = self._groups[group]
+        shard, number = self._groups[group]
         if digest != shard.checksums[number]:
             where = self._where(group)
-            raise DataError(f"{where} is damaged: its checksum is not the manifest's", f"{_REMEDY}")
+            raise DataError(f"{where} is damaged: its checksum is not the manifest's", _REMEDY)
 
     def shard_uri(self, group: int) -> str:
         """Return the URI of the file that holds a row group."""
         return storage.join(self.uri, self._groups[group][0].file)
-
-
-def _rows(table: pa.Table, expected: int, manifest: Manifest, where: str) -> Rows:
-    size, labelled = manifest.image_bytes, manifest.classes is not None
-    wanted, found = row_columns(size, labelled=labelled), {field.name: field.type for field in table.schema}
-    if found != wanted or len(table) != expected or any(column.null_count for column in table.columns):
-        kind = "labelled images" if labelled else "images"
-        what = f"{expected} {kind} of {size} bytes"
-        raise DataError(f"{where} does not hold {what}, as the manifest says", f"{_REMEDY}")
-    return table_rows(table)
 
 
 def encode_shard(rows: Rows, group_rows: int) -> bytes:
@@ -215,7 +197,9 @@ def encode_shard(rows: Rows, group_rows: int) -> bytes:
         use_dictionary=False,
         write_statistics=False,
         write_page_checksum=True,
-        **row_group.single_pages(group_rows, rows.pixels.shape[1]),
+        # A column of a row group is one page: its values lie in one piece.
+        data_page_size=LARGEST_PAGE,
+        max_rows_per_page=group_rows,
     )
     return sink.getvalue()
 
@@ -225,14 +209,15 @@ def write_shard(uri: str, file: str, rows: Rows, group_rows: int) -> ShardInfo:
     content = encode_shard(rows, group_rows)
     storage.write_bytes(storage.join(uri, file), content)
     starts = range(0, len(rows), group_rows)
-    size = rows.pixels.shape[1]
-    footer = pq.read_metadata(pa.BufferReader(content)) if row_group.single_pages(group_rows, size) else None
+    written = MemoryFile(len(content), content)
+    footer = read_footer(written)
+    extents = [footer.extent(written, number) for number in range(len(starts))]
     return ShardInfo(
         file=file,
         row_groups=tuple(min(group_rows, len(rows) - start) for start in starts),
         checksums=tuple(checksum(rows[start : start + group_rows]) for start in starts),
-        pixels_at=row_group.offsets(footer, 0, size) if footer else (),
-        labels_at=row_group.offsets(footer, 1, 8) if footer and rows.labels is not None else (),
+        pixels_at=tuple(extent.pixels[0].offset for extent in extents),
+        labels_at=tuple(extent.labels[0].offset for extent in extents if extent.labels),
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
     )

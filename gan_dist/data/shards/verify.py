@@ -1,19 +1,56 @@
-"""Reads a packed set again and names what is damaged."""
+"""Damaged row groups and shards: `pack --verify`, and sets without their damaged row groups."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, DataError
-from gan_dist.data.shards.manifest import Manifest, ShardInfo, read_manifest, unknown_label
-from gan_dist.data.shards.rows import checksum, row_columns, table_rows
+from gan_dist.data.shards.manifest import ImageSet, Manifest, ShardInfo, read_manifest, unknown_label
+from gan_dist.data.shards.row_group import MemoryFile, listed_extent
+from gan_dist.data.shards.rows import Rows, checksum, table_rows
 
 READERS = 4
+
+
+class Without:
+    """A set of which some groups are left out; the others keep their order and are numbered anew.
+
+    Args:
+        images: The whole set.
+        groups: The groups to leave out.
+    """
+
+    def __init__(self, images: ImageSet, groups: Sequence[int]) -> None:
+        left_out = set(groups)
+        self._images = images
+        self.kept = [group for group in range(len(images.group_rows)) if group not in left_out]
+        """The groups that are left, by their numbers in the whole set."""
+        self.group_rows = tuple(images.group_rows[group] for group in self.kept)
+        self.manifest: Manifest = images.manifest
+
+    def read_group(self, group: int) -> Rows:
+        return self._images.read_group(self.kept[group])
+
+    def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
+        return self._images.read_parts(self.kept[group])
+
+
+def find_damage(images: ImageSet, groups: Sequence[int]) -> dict[int, str]:
+    """Read some groups and return what is wrong with each that cannot be read whole."""
+    damage = {}
+    for group in groups:
+        try:
+            images.read_group(group)
+        except DataError as error:
+            damage[group] = str(error)
+    return damage
 
 
 def verify_set(uri: str) -> Manifest:
@@ -25,7 +62,7 @@ def verify_set(uri: str) -> Manifest:
     """
     manifest = read_manifest(uri, asked_by="")
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(lambda shard: _damage(uri, manifest, shard), manifest.shards))
+        found = list(pool.map(lambda shard: _shard_damage(uri, manifest, shard), manifest.shards))
     damaged = [f"  {shard.file}: {what}" for shard, what in zip(manifest.shards, found, strict=True) if what]
     if damaged:
         listed = "\n".join(damaged)
@@ -56,36 +93,48 @@ def sha256_of(uri: str, size: int) -> str:
     return storage.retrying(uri, read, size)
 
 
-def _damage(uri: str, manifest: Manifest, shard: ShardInfo) -> str | None:
+def _shard_damage(uri: str, manifest: Manifest, shard: ShardInfo) -> str | None:
     """Return what is wrong with a shard, or None."""
     try:
         content = storage.read_bytes(storage.join(uri, shard.file))
     except AbsentError:
         return "missing"
-    # The pages tell where, which the whole file's hash does not.
-    damage = _page_damage(content, manifest, shard)
-    if damage is None and hashlib.sha256(content).hexdigest() != shard.sha256:
-        return "other bytes than the manifest's sha256 says"
-    return damage
-
-
-def _page_damage(content: bytes, manifest: Manifest, shard: ShardInfo) -> str | None:
     if len(content) != shard.bytes:
         return f"{len(content)} bytes, not {shard.bytes}"
+    if hashlib.sha256(content).hexdigest() == shard.sha256:
+        return _disagreement(content, manifest, shard)
+    # Parquet's reader never gets damaged bytes: over some it ends the process.
+    return _damaged_group(content, manifest, shard) or "other bytes than the manifest's sha256 says"
+
+
+def _damaged_group(content: bytes, manifest: Manifest, shard: ShardInfo) -> str | None:
+    """Return the first row group whose place in the file holds other values than were packed, if any."""
+    file = MemoryFile(len(content), content)
+    for number, expected in enumerate(shard.checksums):
+        if extent := listed_extent(manifest, shard, number):
+            state = xxhash.xxh3_128()
+            for _ in extent.read(file, state):
+                pass
+            if state.hexdigest() != expected:
+                return f"row group {number}: other images than the manifest's checksum says"
+    return None
+
+
+def _disagreement(content: bytes, manifest: Manifest, shard: ShardInfo) -> str | None:
+    """Return what an undamaged file, as Parquet's reader sees it, holds otherwise than the manifest says."""
     try:
         reader = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         groups = [reader.metadata.row_group(n).num_rows for n in range(reader.metadata.num_row_groups)]
         if tuple(groups) != shard.row_groups:
             return f"row groups of {groups} rows, not {list(shard.row_groups)}"
-        wanted = row_columns(manifest.image_bytes, labelled=manifest.classes is not None)
+        wanted = {"pixels": pa.binary(manifest.image_bytes)}
+        if manifest.classes is not None:
+            wanted["label"] = pa.int64()
         found = {field.name: field.type for field in reader.schema_arrow}
         if found != wanted:
             return f"its columns are {_listed(found)}, not {_listed(wanted)}"
         for group in range(len(groups)):
-            try:
-                rows = table_rows(reader.read_row_group(group, use_threads=False))
-            except (OSError, ValueError, pa.ArrowException) as error:
-                return f"row group {group}: {error}"
+            rows = table_rows(reader.read_row_group(group, use_threads=False))
             if checksum(rows) != shard.checksums[group]:
                 return f"row group {group}: other images than the manifest's checksum says"
             if unknown := unknown_label(rows.labels, manifest):

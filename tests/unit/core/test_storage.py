@@ -23,8 +23,7 @@ from gan_dist.data.shards import verify
 from gan_dist.data.shards.manifest import MANIFEST, read_manifest
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import ShardSet, write_set
-from gan_dist.data.shards.subset import find_damage
-from gan_dist.data.shards.verify import sha256_of, verify_set
+from gan_dist.data.shards.verify import find_damage, sha256_of, verify_set
 from tests.faults import Proxy, proxy
 from tests.ports import free_port
 from tests.s3 import KEYS, refusing_server
@@ -294,14 +293,14 @@ def shards(root: str) -> Rows:
 
 
 def forget_places(root: str) -> None:
-    """Let the manifest not say where values are: Parquet's reader reads such a set."""
+    """Let the manifest not list where values are, as earlier versions' do not: the file's footer says."""
     manifest = read_manifest(root)
     bare = tuple(shard.model_copy(update={"pixels_at": ()}) for shard in manifest.shards)
     text = manifest.model_copy(update={"shards": bare}).model_dump_json()
     storage.write_bytes(storage.join(root, MANIFEST), text.encode())
 
 
-@pytest.mark.parametrize("places", [True, False], ids=["plain", "parquet"])
+@pytest.mark.parametrize("places", [True, False], ids=["listed", "by-footer"])
 def test_shards_are_read_exactly_through_faults(
     faulty: tuple[Proxy, str], backend: str, places: bool
 ) -> None:
@@ -336,7 +335,7 @@ def test_damage_in_the_store_is_named_at_once(faulty: tuple[Proxy, str], bucket:
 
 
 @everywhere
-@pytest.mark.parametrize("places", [True, False], ids=["plain", "parquet"])
+@pytest.mark.parametrize("places", [True, False], ids=["listed", "by-footer"])
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -384,11 +383,11 @@ def test_a_store_that_fails_is_no_damage(faulty: tuple[Proxy, str], bucket: str,
     use(backend)
     with refusing_server("AccessDenied") as (url, _):
         images.uri = f"{bucket}?endpoint_override={url.removeprefix('http://')}&scheme=http"
-        del images._files
+        del images._folder
         with pytest.raises(StorageError, match="refuses access"):
             find_damage(images, [0])
     images.uri = f"s3://no-such-bucket-here?{root.partition('?')[2]}"
-    del images._files
+    del images._folder
     running.faults.reset = 0.0
     with pytest.raises(StorageError, match="the bucket does not exist"):
         find_damage(images, [0])

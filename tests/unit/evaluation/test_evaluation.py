@@ -24,7 +24,7 @@ from gan_dist.data.batches.loader import open_images
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import write_set
-from gan_dist.data.shards.subset import Without
+from gan_dist.data.shards.verify import Without
 from gan_dist.evaluation.assess import assess
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.digits import load_digits

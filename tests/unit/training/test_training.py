@@ -34,7 +34,7 @@ from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.data.batches.loader import (
     Batch,
     batches,
-    choose_fetch,
+    choose_reader,
     make_order,
     open_configured,
     open_images,
@@ -259,9 +259,10 @@ def test_a_round_is_d_steps_batches_then_the_generator_on_the_last_then_the_aver
         tmp_path, "optim.d_steps=3", "train.kimg=0.288", "eval.every_kimg=10", "loss.name=rpgan", "loss.r1=1"
     )
     run(settings)
-    images = open_configured(settings)
-    fetch = choose_fetch(settings, images, with_ray=False)
-    rows = batches(make_order(settings, images), fetch, rank=0, world_size=1, start=0, stop=288)
+    images = open_configured(settings.data)
+    reader = choose_reader(images, settings.data.cache, with_ray=False)
+    order = make_order(settings.data, images, seed=settings.seed, batch_size=settings.train.batch_size)
+    rows = batches(order, reader, rank=0, world_size=1, start=0, stop=288)
     given = [to_batch(some, images, 16) for some in rows]
     assert len(given) == 9
     state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))

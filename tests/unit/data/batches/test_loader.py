@@ -24,7 +24,7 @@ from gan_dist.data.batches.loader import (
     READ_AHEAD,
     Reader,
     batches,
-    choose_fetch,
+    choose_reader,
     image_resolution,
     make_order,
     open_images,
@@ -375,15 +375,13 @@ def test_sets_of_up_to_256_mib_are_held_in_memory(
     # Making 256 MiB of shapes is not what is tested.
     monkeypatch.setattr("gan_dist.data.batches.readers.read_all", lambda images: images.manifest)
     assert MEMORY_LIMIT == 256 * 2**20
-    settings_ = config(path, *(overrides or ["data.cache=auto"]))
-    assert isinstance(choose_fetch(settings_, open_images(path), with_ray=False), expected)
+    cache = config(path, *(overrides or ["data.cache=auto"])).data.cache
+    assert isinstance(choose_reader(open_images(path), cache, with_ray=False), expected)
 
 
 def test_the_order_is_the_one_that_the_configuration_asks_for() -> None:
-    settings_ = config(
-        "builtin://shapes?count=9000", "data.streams=3", "data.window=6000", "seed=5", "train.batch_size=12"
-    )
-    order = make_order(settings_, open_images(settings_.data.path))
+    settings_ = config("builtin://shapes?count=9000", "data.streams=3", "data.window=6000")
+    order = make_order(settings_.data, open_images(settings_.data.path), seed=5, batch_size=12)
     assert (order.seed, order.batch_size, order.streams, order.stream_window) == (5, 12, 3, 2000)
     assert order.count == 9000
 
@@ -397,8 +395,8 @@ def test_images_are_opened_by_path_or_by_built_in_name(tmp_path: Path) -> None:
 
 def test_the_resolution_is_the_configurations_or_the_sets() -> None:
     images = open_builtin("builtin://shapes?resolution=24")
-    assert image_resolution(config("builtin://digits", "data.resolution=32"), images) == 32
-    assert image_resolution(config("builtin://digits", "data.resolution=null"), images) == 24
+    assert image_resolution(config("builtin://digits", "data.resolution=32").data, images) == 32
+    assert image_resolution(config("builtin://digits", "data.resolution=null").data, images) == 24
 
 
 # Tensors

@@ -127,7 +127,7 @@ def test_shrinking_averages_what_it_leaves_out() -> None:
 DIGESTS = f"""
 import hashlib, numpy as np, torch
 from PIL import Image
-from gan_dist.data.resize import resize
+from gan_dist.data.packing.resize import resize
 torch.set_num_threads({{threads}})
 random = np.random.default_rng(3)
 digest = hashlib.sha256()

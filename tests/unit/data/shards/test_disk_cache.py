@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from gan_dist.core import storage
@@ -71,10 +70,10 @@ def test_the_limit_is_never_exceeded_and_what_was_used_last_stays(images: ShardS
     for turn, group in enumerate([0, 1, 2, 0, 3, 4, 0, 5, 6, 7, 0]):
         assert_same(cached.read_group(group), images.read_group(group))
         assert held(folder) <= limit
-        for file in folder.glob(f"*-{group:08d}.arrow"):
+        for file in folder.glob(f"*-{group:08d}.rows"):
             os.utime(file, (turn, turn))
-    assert any(folder.glob("*-00000000.arrow"))
-    assert not any(folder.glob("*-00000001.arrow"))
+    assert any(folder.glob("*-00000000.rows"))
+    assert not any(folder.glob("*-00000001.rows"))
 
 
 def test_what_storage_no_longer_has_is_not_evicted(images: ShardSet, tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_a_damaged_copy_is_fetched_again(images: ShardSet, tmp_path: Path) -> No
     folder = tmp_path / "cache"
     cached = DiskCached(images, str(folder), 10**9)
     cached.read_group(2)
-    (file,) = folder.glob("*.arrow")
+    (file,) = folder.glob("*.rows")
     content = bytearray(file.read_bytes())
     for position in (0, len(content) // 2, len(content) - 10):
         damaged = bytearray(content)
@@ -109,41 +108,65 @@ def test_a_damaged_copy_is_fetched_again(images: ShardSet, tmp_path: Path) -> No
     assert_same(cached.read_group(2), images.read_group(2))
 
 
-def strange_entry(folder: Path, name: str, content: bytes | None, metadata: dict[str, str] | None) -> Path:
+def read_damaged(images: ShardSet, folder: Path, seed: int) -> None:
+    cached = DiskCached(images, str(folder), 10**9)
+    expected = cached.read_group(2)
+    (file,) = folder.glob("*.rows")
+    content = file.read_bytes()
+    generator = np.random.default_rng(seed)
+    for _ in range(200):
+        at, length = int(generator.integers(len(content))), int(generator.integers(1, 4000))
+        damaged = bytearray(content)
+        kind = generator.integers(3)
+        if kind == 0:
+            damaged[at] ^= 1 << int(generator.integers(8))
+        elif kind == 1:
+            del damaged[at:]
+        else:
+            damaged[at : at + length] = bytes(len(damaged[at : at + length]))
+        file.write_bytes(damaged)
+        cached._is_evictable(file)
+        assert_same(cached.read_group(2), expected)
+
+
+def test_no_damage_to_a_copy_gives_other_images_or_ends_the_process(images: ShardSet, tmp_path: Path) -> None:
+    seed = 7
+    process = multiprocessing.get_context("fork").Process(
+        target=read_damaged, args=(images, tmp_path / "cache", seed)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0, f"seed {seed}"
+
+
+def strange_entry(folder: Path, name: str, content: bytes) -> Path:
     """Put a file into a cache that was used longer ago than any other."""
-    path = folder / f"{name}.arrow"
-    table = pa.table({"x": list(range(GROUP_BYTES // 8))}).replace_schema_metadata(metadata)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    if content is not None:
-        path.write_bytes(content)
+    path = folder / name
+    path.write_bytes(content)
     os.utime(path, (1, 1))
     return path
 
 
 @pytest.mark.parametrize(
-    ("content", "metadata"),
+    ("name", "content"),
     [
-        (b"", {}),
-        (b"garbage" * 1000, {}),
-        (b"ARROW1" + bytes(5000) + b"ARROW1", {}),
-        (None, None),
-        (None, {"x": "y"}),
-        (None, {b"origin": b"\xff"}),
+        ("other-00000000.rows", b""),
+        ("other-00000000.rows", b"garbage" * 1000),
+        ("other-00000000.rows", b"gan-dist row group of s3://away" + bytes(7000)),
+        ("other-00000000.rows", b"gan-dist row group of \xff\n" + bytes(7000)),
+        ("other-00000000.arrow", b"ARROW1" + bytes(7000) + b"ARROW1"),
     ],
-    ids=["empty", "garbage", "footer", "metadata", "origin", "text"],
+    ids=["empty", "garbage", "endless", "text", "earlier-version"],
 )
-def test_what_is_no_row_group_makes_room(
-    images: ShardSet, tmp_path: Path, content: bytes | None, metadata: dict[str, str] | None
-) -> None:
+def test_what_is_no_row_group_makes_room(images: ShardSet, tmp_path: Path, name: str, content: bytes) -> None:
     folder = tmp_path / "cache"
     cached = DiskCached(images, str(folder), 2 * (GROUP_BYTES + 4096))
     cached.read_group(0)
-    strange = strange_entry(folder, "other-00000000", content, metadata)
+    strange = strange_entry(folder, name, content)
     for group in range(1, 4):
         assert_same(cached.read_group(group), images.read_group(group))
     assert not strange.exists()
-    assert any(folder.glob("*-00000003.arrow"))
+    assert any(folder.glob("*-00000003.rows"))
 
 
 def test_what_a_silent_store_may_have_lost_is_kept_and_asked_about_once(
@@ -152,8 +175,11 @@ def test_what_a_silent_store_may_have_lost_is_kept_and_asked_about_once(
     folder, asked = tmp_path / "cache", []
     cached = DiskCached(images, str(folder), 5 * (GROUP_BYTES + 4096))
     cached.read_group(0)
-    origins = [{"origin": f"s3://away/set{number}/shard-00000.parquet?region=x"} for number in range(2)]
-    kept = [strange_entry(folder, f"other-{n}", None, origin) for n, origin in enumerate(origins)]
+    origins = [f"s3://away/set{number}/shard-00000.parquet?region=x" for number in range(2)]
+    kept = [
+        strange_entry(folder, f"other-{n}.rows", f"gan-dist row group of {origin}\n".encode() + bytes(6000))
+        for n, origin in enumerate(origins)
+    ]
     exists = storage.exists
 
     def unless_away(uri: str) -> bool:
@@ -166,8 +192,8 @@ def test_what_a_silent_store_may_have_lost_is_kept_and_asked_about_once(
     for group in range(1, 8):
         assert_same(cached.read_group(group), images.read_group(group))
     assert all(path.exists() for path in kept)
-    assert asked == [origins[0]["origin"]]
-    assert any(folder.glob("*-00000007.arrow"))
+    assert asked == [origins[0]]
+    assert any(folder.glob("*-00000007.rows"))
 
 
 def test_an_entry_that_vanishes_while_room_is_made_is_no_matter(
@@ -180,17 +206,17 @@ def test_an_entry_that_vanishes_while_room_is_made_is_no_matter(
     listed, exists = Path.iterdir, storage.exists
 
     def with_one_that_is_gone(path: Path) -> Iterator[Path]:
-        return iter([*listed(path), path / "gone.arrow"])
+        return iter([*listed(path), path / "gone.rows"])
 
     def vanishes(uri: str) -> bool:
-        for file in folder.glob("*-0000000[01].arrow"):
+        for file in folder.glob("*-0000000[01].rows"):
             file.unlink()
         return exists(uri)
 
     monkeypatch.setattr(Path, "iterdir", with_one_that_is_gone)
     monkeypatch.setattr(storage, "exists", vanishes)
     assert_same(cached.read_group(2), images.read_group(2))
-    assert any(folder.glob("*-00000002.arrow"))
+    assert any(folder.glob("*-00000002.rows"))
 
 
 def test_a_folder_that_others_own_only_costs_speed(
@@ -199,7 +225,7 @@ def test_a_folder_that_others_own_only_costs_speed(
     folder = tmp_path / "cache"
     cached = DiskCached(images, str(folder), 10**9)
     cached.read_group(0)
-    (file,) = folder.glob("*.arrow")
+    (file,) = folder.glob("*.rows")
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
