@@ -20,7 +20,7 @@ def untrained(folder: Path, *overrides: str) -> str:
     small = ["name=run", f"storage={folder}", "model.width=8", "model.max_width=16"]
     settings = load_config("digits", [*small, *overrides])
     classes = 10 if settings.model.conditional else 0
-    generator, _ = models.build(settings.model, resolution=8, channels=1, classes=classes)
+    generator, _ = models.build(settings.model, ImageShape(8, 1, classes))
     models.initialise(generator, rng.generator(0, "generator"))
     if classes:  # which make no difference before training
         for number, weights in enumerate(generator.parameters()):

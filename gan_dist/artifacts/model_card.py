@@ -133,9 +133,7 @@ def _data(config: RunConfig, manifest: Manifest | None) -> Rows:
 
 def _network(config: RunConfig, shape: ImageShape) -> Rows:
     with torch.device("meta"):
-        generator, _ = models.build(
-            config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
-        )
+        generator, _ = models.build(config.model, shape)
     count = sum(weights.numel() for weights in generator.parameters())
     latent = f"latents of {config.model.latent_dim} numbers"
     yield "generator", f"{config.model.name}, {count:,} parameters, {latent}"

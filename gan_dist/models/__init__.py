@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from gan_dist.config import ModelConfig
-from gan_dist.core.errors import ConfigError
+from gan_dist.core.errors import ConfigError, Problem
 from gan_dist.models import dcgan, init, r3gan, resnet
 from gan_dist.models.base import Discriminator, Generator
+from gan_dist.models.generator import ImageShape
 from gan_dist.models.layers import update_spectral_norms
-from gan_dist.models.sizes import MIN_RESOLUTION, possible_resolutions
+from gan_dist.models.sizes import MIN_RESOLUTION, NetworkSize, possible_resolutions
 
 __all__ = [
     "Discriminator",
@@ -31,7 +32,7 @@ class _Architecture:
     generator: Callable[..., Generator]
     discriminator: Callable[..., Discriminator]
     spectral_norm: bool | None
-    """Whether the discriminator has it unless it is asked otherwise; None if it cannot."""
+    """Default of `model.spectral_norm` for the discriminator; None where it is not possible."""
     attention: bool = False
     blocks: bool = False
 
@@ -43,38 +44,36 @@ _ARCHITECTURES = {
 }
 
 
-def build(
-    model: ModelConfig, *, resolution: int, channels: int, classes: int = 0
-) -> tuple[Generator, Discriminator]:
-    """The generator and the discriminator of `model` for images (channels, resolution, resolution).
+def build(model: ModelConfig, shape: ImageShape) -> tuple[Generator, Discriminator]:
+    """Return the generator and the discriminator of `model` for images of a shape.
 
-    `classes` is the number of classes of the image set, 0 if it has no labels; it is read if `model` is
-    conditional. The weights are torch's defaults; `initialise` sets them from a seed.
+    The classes of `shape` are ignored unless `model` is conditional. The weights are torch's defaults;
+    `initialise` sets them from a seed.
 
     Raises:
-        ConfigError: the architecture cannot have this resolution (with the nearest ones that it can) or has
-            no such option, or there are no labels for a conditional one; with all that is wrong.
+        ConfigError: the architecture does not support this resolution or one of these options, or there are
+            no labels for conditional networks; with all problems.
     """
-    problems = _problems(model, resolution, classes)
-    if problems:
+    if problems := list(_problems(model, shape)):
         raise ConfigError(problems)
     architecture = _ARCHITECTURES[model.name]
-    both: dict[str, Any] = {
-        "width": model.width,
-        "max_width": model.max_width,
-        "resolution": resolution,
-        "channels": channels,
-        "classes": classes if model.conditional else 0,
-    }
+    size = NetworkSize(
+        resolution=shape.resolution,
+        channels=shape.channels,
+        width=model.width,
+        max_width=model.max_width,
+        classes=shape.classes if model.conditional else 0,
+    )
+    options: dict[str, Any] = {}
     if architecture.attention:
-        both["attention"] = model.attention
+        options["attention"] = model.attention
     if architecture.blocks:
-        both["blocks"] = model.blocks
+        options["blocks"] = model.blocks
     norm: dict[str, Any] = {}
-    if (usual := architecture.spectral_norm) is not None:
-        norm["spectral_norm"] = usual if model.spectral_norm is None else model.spectral_norm
-    generator = architecture.generator(latent_dim=model.latent_dim, **both)
-    return generator, architecture.discriminator(pack=model.pack, **both, **norm)
+    if (default := architecture.spectral_norm) is not None:
+        norm["spectral_norm"] = default if model.spectral_norm is None else model.spectral_norm
+    generator = architecture.generator(model.latent_dim, size, **options)
+    return generator, architecture.discriminator(size, pack=model.pack, **options, **norm)
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
@@ -82,7 +81,9 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
     The distributions are the architecture's (`recipe`). Numbers are drawn on `generator`'s device, layer
     after layer, and then copied, so the weights do not depend on the module's device or memory format.
-    Raises TypeError for what `build` has not made, and for a layer that the architecture does not know.
+
+    Raises:
+        TypeError: `module` is not a network from `build`, or has a layer without a rule in the recipe.
     """
     if not isinstance(module, Generator | Discriminator):
         raise TypeError(f"a {type(module).__name__} is no network of an architecture that is known here")
@@ -90,51 +91,57 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
-    """Whether the images of a batch influence one another's results: batch norm in training mode.
+    """Return whether outputs depend on the other images of the batch: batch norm in training mode.
 
-    If not, reals and fakes may share one pass (images of one pack side by side).
+    If not, reals and fakes may share one forward pass.
     """
     norms = (nn.BatchNorm2d, nn.SyncBatchNorm)
     return any(isinstance(layer, norms) and layer.training for layer in module.modules())
 
 
-def _problems(model: ModelConfig, resolution: int, classes: int) -> list[str]:
-    architecture = _ARCHITECTURES[model.name]
+def _problems(model: ModelConfig, shape: ImageShape) -> Iterator[Problem]:
+    architecture, resolution = _ARCHITECTURES[model.name], shape.resolution
     named = f"model.name={model.name}"
-    problems = []
     possible = possible_resolutions(resolution)
     if resolution not in possible:
-        problems.append(
+        yield Problem(
             f"data.resolution={resolution}: {named} makes images whose edge is a power of two of at least "
-            f"{MIN_RESOLUTION}; use {' or '.join(map(str, possible))}"
+            f"{MIN_RESOLUTION}",
+            f"use {' or '.join(map(str, possible))}",
+            ("data.resolution",),
         )
-    if model.conditional and classes == 0:
-        problems.append(
-            "model.conditional=true needs a labelled set, and data.path has no labels; use "
-            "model.conditional=false, or pack the set with labels"
+    if model.conditional and shape.classes == 0:
+        yield Problem(
+            "model.conditional=true needs a labelled set, and data.path has no labels",
+            "use model.conditional=false, or pack the set with labels",
+            ("model.conditional", "data.path"),
         )
     if model.attention and not architecture.attention:
-        problems.append(
-            f"model.attention=true: {named} has no self-attention; use "
-            f"{_those(lambda one: one.attention)}, or false"
+        yield Problem(
+            f"model.attention=true: {named} has no self-attention",
+            f"use {_architectures(lambda one: one.attention)}, or false",
+            ("model.attention", "model.name"),
         )
     elif model.attention and resolution in possible and resolution < resnet.MIN_ATTENTION:
-        problems.append(
+        yield Problem(
             f"model.attention=true: at data.resolution={resolution} there are no feature maps of a quarter "
-            f"of it; use data.resolution={resnet.MIN_ATTENTION}, or model.attention=false"
+            "of it",
+            f"use data.resolution={resnet.MIN_ATTENTION}, or model.attention=false",
+            ("model.attention", "data.resolution"),
         )
     if model.blocks > 1 and not architecture.blocks:
-        problems.append(
-            f"model.blocks={model.blocks}: {named} has one at every resolution; use "
-            f"{_those(lambda one: one.blocks)}, or 1"
+        yield Problem(
+            f"model.blocks={model.blocks}: {named} has one at every resolution",
+            f"use {_architectures(lambda one: one.blocks)}, or 1",
+            ("model.blocks", "model.name"),
         )
     if model.spectral_norm and architecture.spectral_norm is None:
-        problems.append(
-            f"model.spectral_norm=true: {named} has no spectral normalisation; use "
-            f"{_those(lambda one: one.spectral_norm is not None)}, or false"
+        yield Problem(
+            f"model.spectral_norm=true: {named} has no spectral normalisation",
+            f"use {_architectures(lambda one: one.spectral_norm is not None)}, or false",
+            ("model.spectral_norm", "model.name"),
         )
-    return problems
 
 
-def _those(having: Callable[[_Architecture], bool]) -> str:
+def _architectures(having: Callable[[_Architecture], bool]) -> str:
     return " or ".join(f"model.name={name}" for name, one in _ARCHITECTURES.items() if having(one))

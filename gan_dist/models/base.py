@@ -1,4 +1,4 @@
-"""What all generators and all discriminators have in common: arguments, labels, packs and precision."""
+"""What all generators and all discriminators have in common: labels, packs and precision."""
 
 from __future__ import annotations
 
@@ -9,93 +9,93 @@ import torch
 from torch import Tensor, nn
 
 from gan_dist.models.init import Recipe
+from gan_dist.models.sizes import NetworkSize
 
 
 class Generator(nn.Module, ABC):
     """Latents, and labels if it is conditional, to images."""
 
     recipe: ClassVar[Recipe]
-    """How its initial weights are drawn."""
+    """Distributions of the initial weights."""
 
-    def __init__(self, *, latent_dim: int, resolution: int, channels: int, classes: int) -> None:
+    def __init__(self, latent_dim: int, size: NetworkSize) -> None:
         super().__init__()
         self.latent_dim = latent_dim
-        self.resolution = resolution
-        self.channels = channels
-        self.classes = classes
-        """Classes that it is told apart; 0 if it is unconditional."""
+        self.resolution, self.channels, self.classes = size.resolution, size.channels, size.classes
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Latents float32 (B, latent_dim), drawn from N(0, 1), to images float32 (B, C, R, R) in [-1, 1].
+        """Return images of latents, float32 (B, C, R, R) in [-1, 1], under autocast too.
 
-        `labels` int64 (B,) are read by a conditional generator alone, which raises ValueError without them.
-        The result is float32 under autocast as well.
+        Args:
+            latents: float32 (B, latent_dim), drawn from N(0, 1).
+            labels: int64 (B,); an unconditional generator ignores them.
+
+        Raises:
+            ValueError: a conditional generator is called without labels.
         """
-        return _widened(self.draw(latents, _read(labels, self.classes))).tanh()
+        return _at_least_float32(self.synthesise(latents, _labels(labels, self.classes))).tanh()
 
     @abstractmethod
-    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the images before tanh; labels are None if and only if it is unconditional."""
+    def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the images before tanh; labels are None if and only if the generator is unconditional."""
 
 
 class Discriminator(nn.Module, ABC):
     """Images, and labels if it is conditional, to logits."""
 
     recipe: ClassVar[Recipe]
-    """How its initial weights are drawn."""
+    """Distributions of the initial weights."""
     embed: nn.Embedding | None
-    """Of every class the vector whose inner product with the features is added to the logit."""
+    """A vector for each class; its inner product with the features is added to the logit."""
 
-    def __init__(self, *, resolution: int, channels: int, classes: int, pack: int) -> None:
+    def __init__(self, size: NetworkSize, pack: int) -> None:
         super().__init__()
-        self.resolution = resolution
-        self.channels = channels
-        self.classes = classes
-        """Classes that it is told apart; 0 if it is unconditional."""
+        self.resolution, self.channels, self.classes = size.resolution, size.channels, size.classes
         self.pack = pack
-        """Consecutive images that are judged together."""
+        """Consecutive images that share a logit."""
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images float32 (B, C, R, R) in [-1, 1] to logits float32 (B / pack,); positive means real.
+        """Return logits of images, float32 (B / pack,), under autocast too; positive means real.
 
         `pack` consecutive images are one input of pack x C channels: Lin et al. 2018 (PacGAN), section 3.
         A conditional discriminator adds the inner product of the features and the class's embedding: Miyato
-        and Koyama 2018, equation 3; a pack's embedding is the sum of those of its images' labels, int64 (B,).
-        The logits are computed in float32 under autocast as well.
+        and Koyama 2018, equation 3; the embedding of a pack is the sum over its images.
+
+        Args:
+            images: float32 (B, C, R, R) in [-1, 1].
+            labels: int64 (B,); an unconditional discriminator ignores them.
 
         Raises:
-            ValueError: B does not divide by `pack`, or a conditional discriminator has no labels.
+            ValueError: B does not divide by `pack`, or a conditional discriminator is called without labels.
         """
-        labels = _read(labels, self.classes)
-        maps = self.extract(self._packed(images))
+        labels = _labels(labels, self.classes)
+        if len(images) % self.pack:
+            raise ValueError(f"{len(images)} images cannot be judged in packs of {self.pack}")
+        if self.pack > 1:
+            images = images.reshape(len(images) // self.pack, self.pack * self.channels, *images.shape[2:])
+        maps = self.feature_maps(images)
         with torch.autocast(maps.device.type, enabled=False):
-            logits, features = self.judge(_widened(maps))
+            logits, features = self.logits_and_features(_at_least_float32(maps))
             if labels is not None:
-                logits = logits + (self._embedded(labels) * features).sum(1)
+                logits = logits + (self._embedding(labels) * features).sum(1)
         return logits
 
     @abstractmethod
-    def extract(self, images: Tensor) -> Tensor:
+    def feature_maps(self, images: Tensor) -> Tensor:
         """Return the last feature maps of images (N, pack x C, R, R)."""
 
     @abstractmethod
-    def judge(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+    def logits_and_features(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (N,) of feature maps, and the features (N, F) that labels are compared with."""
 
-    def _packed(self, images: Tensor) -> Tensor:
-        if len(images) % self.pack:
-            raise ValueError(f"{len(images)} images cannot be judged in packs of {self.pack}")
-        if self.pack == 1:
-            return images
-        return images.reshape(len(images) // self.pack, self.pack * self.channels, *images.shape[2:])
-
-    def _embedded(self, labels: Tensor) -> Tensor:
-        assert self.embed is not None
+    def _embedding(self, labels: Tensor) -> Tensor:
+        if self.embed is None:
+            raise TypeError("a conditional discriminator must have an embedding of its classes")
         vectors: Tensor = self.embed(labels)
         return vectors.view(-1, self.pack, vectors.shape[1]).sum(1)
 
 
-def _read(labels: Tensor | None, classes: int) -> Tensor | None:
+def _labels(labels: Tensor | None, classes: int) -> Tensor | None:
     if classes == 0:
         return None
     if labels is None:
@@ -103,5 +103,5 @@ def _read(labels: Tensor | None, classes: int) -> Tensor | None:
     return labels
 
 
-def _widened(maps: Tensor) -> Tensor:
+def _at_least_float32(maps: Tensor) -> Tensor:
     return maps.to(torch.promote_types(maps.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""How initial weights are drawn: from one generator, layer after layer, the same on every device."""
+"""Initial weights: drawn from one generator, layer after layer, the same on every device."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from gan_dist.models.layers import ConditionalBatchNorm, Norm, SpectralNorm
 
 Rule: TypeAlias = Callable[[Any, torch.Generator], None]
-"""Sets a module, and all that is inside it, from a generator's numbers."""
+"""Sets a module, and all modules inside it, from a generator's numbers."""
 Recipe: TypeAlias = Mapping[type[nn.Module], Rule]
-"""One architecture's rules; the first whose type a module has takes care of it."""
+"""One architecture's rules by type of module; the first that matches a module applies."""
 
 
 @torch.no_grad()
@@ -65,12 +65,8 @@ def norm(layer: Norm, std: float, generator: torch.Generator) -> None:
     normal(layer, std, generator, mean=1.0)
 
 
-def nothing(module: nn.Module, generator: torch.Generator) -> None:
-    """For modules without anything to set."""
-
-
 def _weight(layer: nn.Module) -> Tensor:
-    """The tensor that is trained: under spectral normalisation not the one that is used."""
+    """Return the trained tensor, which spectral normalisation keeps as `original`."""
     holder: Any = layer
     weight: Tensor = holder.parametrizations.weight.original if is_parametrized(layer) else holder.weight
     return weight
@@ -87,6 +83,6 @@ def _set(layer: nn.Module, values: Tensor, generator: torch.Generator) -> None:
 
 
 def _fans(weight: Tensor) -> tuple[int, int]:
-    """Inputs of one output and outputs of one input, of a weight (out, in, ...)."""
+    """Return the inputs of one output and the outputs of one input, of a weight (out, in, ...)."""
     taps = math.prod(weight.shape[2:])
     return weight.shape[1] * taps, weight.shape[0] * taps

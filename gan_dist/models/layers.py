@@ -36,25 +36,30 @@ class ConditionalBatchNorm(nn.Module):
 Norm: TypeAlias = nn.BatchNorm2d | nn.SyncBatchNorm | ConditionalBatchNorm
 
 
+def standard_normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Return float32 numbers from N(0, 1), on the generator's device."""
+    return torch.normal(0.0, 1.0, shape, generator=generator, device=generator.device, dtype=torch.float32)
+
+
 def batch_norm(channels: int, classes: int) -> nn.Module:
-    """Batch norm, of the conditional kind if there are classes."""
+    """Return batch norm, conditional if there are classes."""
     return ConditionalBatchNorm(channels, classes) if classes else nn.BatchNorm2d(channels)
 
 
 def call(layer: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
-    """`layer(maps)`, with the labels if it is one that reads them."""
+    """Return `layer(maps)`, with the labels if the layer is conditional."""
     result: Tensor = layer(maps, labels) if isinstance(layer, ConditionalBatchNorm) else layer(maps)
     return result
 
 
 class SpectralNorm(nn.Module):
-    """Parametrisation of a weight (out, ...) by weight / sigma, its largest singular value (out x the rest).
+    """Parametrisation of a weight (out, ...): weight / sigma, the largest singular value of (out, the rest).
 
-    Miyato et al. 2018, algorithm 1: one power iteration an update, which `update_spectral_norms` makes; all
-    uses of the weight until the next are then of the same sigma. The state is named as by
+    Miyato et al. 2018, algorithm 1: one power iteration per update, in `update_spectral_norms`; sigma is the
+    same for all uses of the weight in between. The state is named as by
     `torch.nn.utils.parametrizations.spectral_norm`. Unlike that one, which iterates at every use in training,
-    it computes in float32 under autocast, where sigma would have eight bits, and takes no numbers from
-    torch's global generator.
+    it computes in float32 under autocast, where sigma would have eight bits, and draws nothing from torch's
+    global generator.
     """
 
     _u: Tensor
@@ -70,10 +75,7 @@ class SpectralNorm(nn.Module):
     def draw(self, generator: torch.Generator) -> None:
         """Set both vectors to random directions."""
         for vector in (self._u, self._v):
-            numbers = torch.normal(
-                0.0, 1.0, vector.shape, generator=generator, device=generator.device, dtype=torch.float32
-            )
-            vector.copy_(F.normalize(numbers, dim=0))
+            vector.copy_(F.normalize(standard_normal(vector.shape, generator), dim=0))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight divided by its largest singular value."""
@@ -82,7 +84,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
-        """Bring both vectors nearer to those of the weight's largest singular value."""
+        """Make one power iteration towards the vectors of the weight's largest singular value."""
         matrix = weight.flatten(1)
         self._u.copy_(F.normalize(matrix.mv(self._v), dim=0))
         self._v.copy_(F.normalize(matrix.t().mv(self._u), dim=0))
@@ -91,16 +93,15 @@ class SpectralNorm(nn.Module):
 def spectral(layer: Layer, on: bool = True) -> Layer:
     """Return `layer`, its weight under spectral normalisation if `on`."""
     if on:
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
+        weight = layer.get_parameter("weight")
         parametrize.register_parametrization(layer, "weight", SpectralNorm(weight), unsafe=True)
     return layer
 
 
 def update_spectral_norms(network: nn.Module) -> None:
-    """Make the one power iteration of an update in every layer under spectral normalisation.
+    """Make one power iteration in every layer under spectral normalisation.
 
-    Between a forward pass and its backward one it must not be called: the vectors change in place.
+    Not to be called between a forward pass and its backward pass: the vectors change in place.
     """
     for layer in network.modules():
         if isinstance(layer, parametrize.ParametrizationList):

@@ -119,9 +119,7 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     uri, kind, contents = _read_best_of(uri) if of_best else _read(uri)
     config = load_config(storage.join(uri, CONFIG))
     shape = ImageShape(**json.loads(contents[SHAPE]))
-    generator, _ = models.build(
-        config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
-    )
+    generator, _ = models.build(config.model, shape)
     weights = contents[WEIGHTS if kind == "release" else "average.safetensors"]
     try:
         generator.load_state_dict(load_tensors(weights))

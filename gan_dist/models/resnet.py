@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from gan_dist.models import base, init
 from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
-from gan_dist.models.sizes import BASE, halvings, widths
+from gan_dist.models.sizes import BASE, NetworkSize
 
 MIN_ATTENTION = 4 * BASE
-"""Resolution below which there are no feature maps at a quarter of it."""
+"""Lowest resolution with feature maps at a quarter of it."""
 
 
 class SelfAttention(nn.Module):
@@ -138,38 +138,27 @@ RECIPE: init.Recipe = {
 
 
 class Generator(base.Generator):
-    """Latents to images: a linear layer to 4x4, a block for every doubling, batch norm, ReLU, convolution.
+    """A linear layer to 4x4, a block for every doubling, batch norm, ReLU, convolution.
 
-    `resolution` R is a power of two of at least 8 and `channels` C is at least 1; `width` is the number of
-    channels at R, doubled at every halving of the resolution down to 4x4, up to `max_width`. With
-    `classes` its batch norm is conditional. Attention is at R/4. Raises ValueError for another
-    resolution, and for attention below 16.
+    With classes the batch norm is conditional. Attention is at R/4.
+
+    Raises:
+        ValueError: attention at a resolution below 16.
     """
 
     recipe = RECIPE
 
-    def __init__(
-        self,
-        *,
-        latent_dim: int,
-        width: int,
-        resolution: int,
-        channels: int,
-        max_width: int | None = None,
-        classes: int = 0,
-        attention: bool = False,
-    ) -> None:
-        super().__init__(latent_dim=latent_dim, resolution=resolution, channels=channels, classes=classes)
-        _require_room(attention, resolution)
-        wide = widths(width, max_width, halvings(resolution) + 1)
-        self.start = nn.Linear(latent_dim, wide[-1] * BASE**2)
-        self.blocks = nn.ModuleList(GeneratorBlock(*pair, classes) for pair in pairwise(reversed(wide)))
+    def __init__(self, latent_dim: int, size: NetworkSize, attention: bool = False) -> None:
+        super().__init__(latent_dim, size)
+        widths, classes = _widths(size, attention), size.classes
+        self.start = nn.Linear(latent_dim, widths[-1] * BASE**2)
+        self.blocks = nn.ModuleList(GeneratorBlock(*pair, classes) for pair in pairwise(reversed(widths)))
         if attention:
-            self.blocks.insert(len(self.blocks) - 2, SelfAttention(wide[2]))
-        self.norm = batch_norm(wide[0], classes)
-        self.out = nn.Conv2d(wide[0], channels, 3, padding=1)
+            self.blocks.insert(len(self.blocks) - 2, SelfAttention(widths[2]))
+        self.norm = batch_norm(widths[0], classes)
+        self.out = nn.Conv2d(widths[0], size.channels, 3, padding=1)
 
-    def draw(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+    def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         maps: Tensor = self.start(latents).unflatten(1, (-1, BASE, BASE))
         for block in self.blocks:
             maps = block(maps) if isinstance(block, SelfAttention) else block(maps, labels)
@@ -178,52 +167,48 @@ class Generator(base.Generator):
 
 
 class Discriminator(base.Discriminator):
-    """Images to logits: a block for every halving down to 4x4, one more, ReLU, the sum over positions.
+    """A block for every halving down to 4x4, one more, ReLU, the sum over positions.
 
-    Arguments are the generator's, the first block's output having `width` channels. There is no batch norm,
-    so images do not influence one another (but in packs). `spectral_norm` divides all weights, those of
-    the attention and of the class embedding included. Raises ValueError as the generator does.
+    The output of the first block has `width` channels. There is no batch norm, so images do not influence
+    one another (but in packs). `spectral_norm` divides all weights, those of the attention and of the class
+    embedding included.
+
+    Raises:
+        ValueError: attention at a resolution below 16.
     """
 
     recipe = RECIPE
 
     def __init__(
-        self,
-        *,
-        width: int,
-        resolution: int,
-        channels: int,
-        max_width: int | None = None,
-        classes: int = 0,
-        attention: bool = False,
-        pack: int = 1,
-        spectral_norm: bool = True,
+        self, size: NetworkSize, attention: bool = False, pack: int = 1, spectral_norm: bool = True
     ) -> None:
-        super().__init__(resolution=resolution, channels=channels, classes=classes, pack=pack)
-        _require_room(attention, resolution)
-        wide = widths(width, max_width, halvings(resolution) + 1)
+        super().__init__(size, pack)
+        widths, classes = _widths(size, attention), size.classes
         norm = {"spectral_norm": spectral_norm}
         blocks: list[nn.Module] = [
-            DiscriminatorBlock(pack * channels, wide[0], halve=True, first=True, **norm)
+            DiscriminatorBlock(pack * size.channels, widths[0], halve=True, first=True, **norm)
         ]
-        blocks += [DiscriminatorBlock(*pair, halve=True, **norm) for pair in pairwise(wide[:-1])]
-        blocks.append(DiscriminatorBlock(wide[-2], wide[-1], halve=False, **norm))
+        blocks += [DiscriminatorBlock(*pair, halve=True, **norm) for pair in pairwise(widths[:-1])]
+        blocks.append(DiscriminatorBlock(widths[-2], widths[-1], halve=False, **norm))
         if attention:
-            blocks.insert(2, SelfAttention(wide[1], spectral_norm))
+            blocks.insert(2, SelfAttention(widths[1], spectral_norm))
         self.blocks = nn.Sequential(*blocks)
-        self.out = spectral(nn.Linear(wide[-1], 1), spectral_norm)
-        self.embed = spectral(nn.Embedding(classes, wide[-1]), spectral_norm) if classes else None
+        self.out = spectral(nn.Linear(widths[-1], 1), spectral_norm)
+        self.embed = spectral(nn.Embedding(classes, widths[-1]), spectral_norm) if classes else None
 
-    def extract(self, images: Tensor) -> Tensor:
+    def feature_maps(self, images: Tensor) -> Tensor:
         maps: Tensor = self.blocks(images)
         return maps
 
-    def judge(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+    def logits_and_features(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         features = F.relu(maps).sum((2, 3))
         logits: Tensor = self.out(features)
         return logits.squeeze(1), features
 
 
-def _require_room(attention: bool, resolution: int) -> None:
-    if attention and resolution < MIN_ATTENTION:
-        raise ValueError(f"self-attention needs a resolution of at least {MIN_ATTENTION}, not {resolution}")
+def _widths(size: NetworkSize, attention: bool) -> tuple[int, ...]:
+    if attention and size.resolution < MIN_ATTENTION:
+        raise ValueError(
+            f"self-attention needs a resolution of at least {MIN_ATTENTION}, not {size.resolution}"
+        )
+    return size.widths(size.halvings + 1)

@@ -1,32 +1,52 @@
-"""Which resolutions networks can have, and their widths."""
+"""Sizes of images and of networks."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 BASE = 4
 """Edge of the feature maps at which generators start and discriminators end."""
 MIN_RESOLUTION = 8
-"""Below this there would be no stage at all."""
+"""The resolution with a single stage above the base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSize:
+    """Size of a network: of its images and of its layers.
+
+    Raises:
+        ValueError: `resolution` is not a power of two of at least 8.
+    """
+
+    resolution: int
+    """R, the edge of the images in pixels."""
+    channels: int
+    """C, the channels of the images."""
+    width: int
+    """Channels of the feature maps at the highest resolution, doubled at every halving of the resolution."""
+    max_width: int | None = None
+    """Upper limit of these channels."""
+    classes: int = 0
+    """Classes of a conditional network; 0 for an unconditional one."""
+
+    def __post_init__(self) -> None:
+        if possible_resolutions(self.resolution) != (self.resolution,):
+            raise ValueError(f"{self.resolution} is not a power of two of at least {MIN_RESOLUTION}")
+
+    @property
+    def halvings(self) -> int:
+        """Number of halvings from R to 4."""
+        return (self.resolution // BASE).bit_length() - 1
+
+    def widths(self, stages: int) -> tuple[int, ...]:
+        """Return the channels of `stages` stages, from the highest resolution down."""
+        doubled = (self.width << stage for stage in range(stages))
+        return tuple(wide if self.max_width is None else min(wide, self.max_width) for wide in doubled)
 
 
 def possible_resolutions(resolution: int) -> tuple[int, ...]:
-    """The resolutions near `resolution` that a network can have: itself, or the nearest below and above."""
+    """Return the resolutions of networks near `resolution`: itself, or the nearest below and above."""
     if resolution <= MIN_RESOLUTION:
         return (MIN_RESOLUTION,)
     below = 1 << (resolution.bit_length() - 1)
     return (resolution,) if below == resolution else (below, 2 * below)
-
-
-def halvings(resolution: int) -> int:
-    """How often `resolution` is halved to become 4.
-
-    Raises ValueError unless it is a power of two of at least 8.
-    """
-    if possible_resolutions(resolution) != (resolution,):
-        raise ValueError(f"{resolution} is not a power of two of at least {MIN_RESOLUTION}")
-    return (resolution // BASE).bit_length() - 1
-
-
-def widths(width: int, max_width: int | None, stages: int) -> tuple[int, ...]:
-    """Channels of `stages` stages, each of half the resolution: width, 2 width, ... up to max_width."""
-    doubled = (width << stage for stage in range(stages))
-    return tuple(wide if max_width is None else min(wide, max_width) for wide in doubled)

@@ -89,9 +89,7 @@ class TrainingState:
 
 def new_state(config: RunConfig, shape: ImageShape, device: torch.device) -> TrainingState:
     """Return the state before the first image; the weights are a function of the seed."""
-    generator, discriminator = models.build(
-        config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
-    )
+    generator, discriminator = models.build(config.model, shape)
     models.initialise(generator, rng.generator(config.seed, "generator"))
     models.initialise(discriminator, rng.generator(config.seed, "discriminator"))
     average = copy.deepcopy(generator).eval().requires_grad_(False)

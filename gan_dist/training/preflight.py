@@ -65,9 +65,7 @@ def summarise(config: RunConfig) -> RunSummary:
     manifest = images.manifest
     shape = image_shape(config, images)
     with torch.device("meta"):
-        networks = models.build(
-            config.model, resolution=shape.resolution, channels=shape.channels, classes=shape.classes
-        )
+        networks = models.build(config.model, shape)
     if not config.scale.gpus_per_worker:
         PrecisionPolicy.of(config, torch.device("cpu"))
     extractor = load_extractor(

@@ -52,7 +52,7 @@ def released(folder: Path, variant: str = "resnet", *, conditional: bool = False
     sizes = [f"model.latent_dim={LATENT_DIM}", "model.width=4", "model.max_width=8"]
     settings = [*VARIANTS[variant], *sizes, f"model.conditional={str(conditional).lower()}"]
     config = load_config("digits", ["name=tiny", f"storage={folder}", *settings])
-    generator, _ = models.build(config.model, resolution=RESOLUTION, channels=shape.channels, classes=CLASSES)
+    generator, _ = models.build(config.model, ImageShape(RESOLUTION, shape.channels, CLASSES))
     numbers = torch.Generator().manual_seed(0)
     models.initialise(generator, numbers)
     with torch.no_grad():

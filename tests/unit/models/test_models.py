@@ -10,6 +10,7 @@ from gan_dist import models
 from gan_dist.config import ModelConfig
 from gan_dist.core.errors import ConfigError
 from gan_dist.models import dcgan
+from gan_dist.models.generator import ImageShape
 
 # Radford et al. 2016, figure 1, as PyTorch's DCGAN tutorial has it: weights (in, out, 4, 4) of the transposed
 # convolutions, (out, in, 4, 4) of the convolutions, and batch norm's gamma and beta between.
@@ -35,7 +36,7 @@ def parameters(module: nn.Module) -> int:
 
 @pytest.fixture(scope="module")
 def article() -> tuple[dcgan.Generator, dcgan.Discriminator]:
-    generator, discriminator = models.build(ModelConfig(), resolution=64, channels=3)
+    generator, discriminator = models.build(ModelConfig(), ImageShape(64, 3))
     assert isinstance(generator, dcgan.Generator)
     assert isinstance(discriminator, dcgan.Discriminator)
     return generator, discriminator
@@ -94,7 +95,7 @@ def test_feature_maps_are_the_articles(article: tuple[dcgan.Generator, dcgan.Dis
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_every_resolution_and_channel_count(resolution: int, channels: int) -> None:
     generator, discriminator = models.build(
-        ModelConfig(latent_dim=7, width=2), resolution=resolution, channels=channels
+        ModelConfig(latent_dim=7, width=2), ImageShape(resolution, channels)
     )
     models.initialise(generator, torch.Generator().manual_seed(0))
     images = generator(torch.randn(3, 7))
@@ -109,7 +110,7 @@ def test_every_resolution_and_channel_count(resolution: int, channels: int) -> N
 
 def test_max_width_is_never_exceeded() -> None:
     config = ModelConfig(latent_dim=5, width=4, max_width=12)
-    generator, discriminator = models.build(config, resolution=64, channels=3)
+    generator, discriminator = models.build(config, ImageShape(64, 3))
     made = [tuple(parameter.shape[:2]) for parameter in generator.parameters() if parameter.ndim == 4]
     judged = [tuple(parameter.shape[:2]) for parameter in discriminator.parameters() if parameter.ndim == 4]
     assert made == [(5, 12), (12, 12), (12, 8), (8, 4), (4, 3)]
@@ -137,7 +138,7 @@ def test_initial_weights_have_the_articles_distribution(
 
 def test_initial_weights_are_these_numbers_in_this_order() -> None:
     """Releases before the other architectures drew them so."""
-    for network in models.build(ModelConfig(latent_dim=6, width=4), resolution=16, channels=3):
+    for network in models.build(ModelConfig(latent_dim=6, width=4), ImageShape(16, 3)):
         models.initialise(network, torch.Generator().manual_seed(5))
         numbers = torch.Generator().manual_seed(5)
         for name, parameter in network.named_parameters():
@@ -156,7 +157,7 @@ def test_initial_weights_are_these_numbers_in_this_order() -> None:
 )
 def test_impossible_resolution_names_the_possible_ones(name: Any, resolution: int, remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        models.build(ModelConfig(name=name), resolution=resolution, channels=3)
+        models.build(ModelConfig(name=name), ImageShape(resolution, 3))
     assert tuple(map(str, caught.value.problems)) == (
         f"data.resolution={resolution}: model.name={name} makes images whose edge is a power of two of at "
         f"least 8; {remedy}",
@@ -198,14 +199,14 @@ def test_impossible_resolution_names_the_possible_ones(name: Any, resolution: in
 )
 def test_impossible_options_name_the_remedy(options: Any, resolution: int, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        models.build(ModelConfig(**options), resolution=resolution, channels=3)
+        models.build(ModelConfig(**options), ImageShape(resolution, 3))
     assert tuple(map(str, caught.value.problems)) == (problem,)
 
 
 def test_all_problems_are_told_at_once() -> None:
     config = ModelConfig(conditional=True, attention=True, blocks=3)
     with pytest.raises(ConfigError) as caught:
-        models.build(config, resolution=48, channels=3)
+        models.build(config, ImageShape(48, 3))
     assert [str(problem).split("=")[0] for problem in caught.value.problems] == [
         "data.resolution",
         "model.conditional",
@@ -215,7 +216,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_layers_outside_the_recipe_are_refused() -> None:
-    generator, _ = models.build(ModelConfig(width=2), resolution=8, channels=1)
+    generator, _ = models.build(ModelConfig(width=2), ImageShape(8, 1))
     generator.extra = nn.Linear(2, 2)
     with pytest.raises(TypeError, match="Linear"):
         models.initialise(generator, torch.Generator())

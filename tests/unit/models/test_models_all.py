@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gan_dist import models
 from gan_dist.config import ModelConfig
 from gan_dist.models import Discriminator, Generator
+from gan_dist.models.generator import ImageShape
 from gan_dist.models.release import to_safetensors
 
 CLASSES = 3
@@ -33,7 +34,7 @@ def networks(
     config = ModelConfig(
         latent_dim=6, width=4, max_width=8, conditional=conditional, pack=packed, **VARIANTS[variant]
     )
-    pair = models.build(config, resolution=resolution, channels=2, classes=CLASSES)
+    pair = models.build(config, ImageShape(resolution, 2, CLASSES))
     if seed is not None:
         for network in pair:
             models.initialise(network, torch.Generator().manual_seed(seed))
@@ -253,7 +254,7 @@ def test_packs_are_consecutive_images_side_by_side(variant: str) -> None:
     logits = discriminator(images, labels)
     side_by_side = torch.stack([torch.cat([*images[:3]]), torch.cat([*images[3:]])])
     with torch.no_grad():
-        plain, features = discriminator.judge(discriminator.extract(side_by_side))
+        plain, features = discriminator.logits_and_features(discriminator.feature_maps(side_by_side))
         assert discriminator.embed is not None
         table = discriminator.embed.weight
         embedded = torch.stack([table[labels[:3]].sum(0), table[labels[3:]].sum(0)])

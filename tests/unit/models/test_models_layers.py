@@ -13,7 +13,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gan_dist import models
 from gan_dist.config import ModelConfig
 from gan_dist.models import dcgan, r3gan, resnet
+from gan_dist.models.generator import ImageShape
 from gan_dist.models.layers import ConditionalBatchNorm, SpectralNorm, spectral, update_spectral_norms
+from gan_dist.models.sizes import NetworkSize
 
 
 def largest_singular_value(weight: Tensor) -> float:
@@ -89,7 +91,7 @@ def test_every_weight_of_a_normalised_discriminator_has_spectral_norm_one(name: 
     config = ModelConfig(
         name=name, width=4, max_width=8, conditional=True, spectral_norm=True, attention=name == "resnet"
     )
-    _, discriminator = models.build(config, resolution=16, channels=3, classes=4)
+    _, discriminator = models.build(config, ImageShape(16, 3, 4))
     initialised(discriminator)
     for _ in range(60):
         update_spectral_norms(discriminator)
@@ -111,14 +113,14 @@ def test_spectral_norm_is_resnets_default_and_dcgans_choice() -> None:
         ({"name": "dcgan", "spectral_norm": True}, True),
     ):
         config = ModelConfig.model_validate({"width": 2, **options})
-        generator, discriminator = models.build(config, resolution=8, channels=1)
+        generator, discriminator = models.build(config, ImageShape(8, 1))
         assert any(isinstance(module, SpectralNorm) for module in discriminator.modules()) == expected
         assert not any(isinstance(module, SpectralNorm) for module in generator.modules())
 
 
 def test_projection_is_equation_3_for_dcgan() -> None:
-    plain = initialised(dcgan.Discriminator(width=4, resolution=16, channels=1))
-    network = initialised(dcgan.Discriminator(width=4, resolution=16, channels=1, classes=3))
+    plain = initialised(dcgan.Discriminator(NetworkSize(width=4, resolution=16, channels=1)))
+    network = initialised(dcgan.Discriminator(NetworkSize(width=4, resolution=16, channels=1, classes=3)))
     images, labels = torch.randn(5, 1, 16, 16), torch.tensor([0, 1, 2, 1, 0])
     for each in (plain, network):
         each.eval()
@@ -129,7 +131,7 @@ def test_projection_is_equation_3_for_dcgan() -> None:
 
 def test_projection_is_equation_3_for_resnet() -> None:
     network = initialised(
-        resnet.Discriminator(width=4, resolution=16, channels=1, classes=3, spectral_norm=False)
+        resnet.Discriminator(NetworkSize(width=4, resolution=16, channels=1, classes=3), spectral_norm=False)
     )
     images, labels = torch.randn(5, 1, 16, 16), torch.tensor([0, 1, 2, 1, 0])
     features = network.blocks(images).relu().sum((2, 3))
@@ -139,7 +141,7 @@ def test_projection_is_equation_3_for_resnet() -> None:
 
 
 def test_projection_is_equation_3_for_r3gan() -> None:
-    network = initialised(r3gan.Discriminator(width=8, resolution=8, channels=1, classes=3))
+    network = initialised(r3gan.Discriminator(NetworkSize(width=8, resolution=8, channels=1, classes=3)))
     images, labels = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0])
     features = (network.layers(images) * network.basis.weight[:, 0]).sum((2, 3))
     expected = features @ network.out.weight[0] + (features * network.embed.weight[labels]).sum(1)
@@ -172,9 +174,9 @@ def test_self_attention_is_the_articles_sum_over_positions() -> None:
 
 def test_resnet_has_the_widths_of_table_4() -> None:
     with torch.device("meta"):
-        generator = resnet.Generator(latent_dim=128, width=64, max_width=1024, resolution=128, channels=3)
+        generator = resnet.Generator(128, NetworkSize(width=64, max_width=1024, resolution=128, channels=3))
         discriminator = resnet.Discriminator(
-            width=64, max_width=1024, resolution=128, channels=3, spectral_norm=False
+            NetworkSize(width=64, max_width=1024, resolution=128, channels=3), spectral_norm=False
         )
     made = [
         block.conv1.weight.shape[:2] for block in generator.blocks if isinstance(block, resnet.GeneratorBlock)
@@ -200,7 +202,7 @@ def test_resnet_has_the_widths_of_table_4() -> None:
 def test_attention_is_at_a_quarter_of_the_resolution(resolution: int, edge: int) -> None:
     config = ModelConfig(name="resnet", latent_dim=4, width=2, attention=True)
     seen: list[int] = []
-    for network in models.build(config, resolution=resolution, channels=1):
+    for network in models.build(config, ImageShape(resolution, 1)):
         for module in network.modules():
             if isinstance(module, resnet.SelfAttention):
                 module.register_forward_hook(lambda *args: seen.append(args[2].shape[-1]))
@@ -211,7 +213,7 @@ def test_attention_is_at_a_quarter_of_the_resolution(resolution: int, edge: int)
         )
     assert seen == [edge, edge]
     with pytest.raises(ValueError, match="at least 16, not 8"):
-        resnet.Generator(latent_dim=4, width=2, resolution=8, channels=1, attention=True)
+        resnet.Generator(4, NetworkSize(width=2, resolution=8, channels=1), attention=True)
 
 
 def test_resnet_blocks_are_their_articles() -> None:
@@ -232,7 +234,9 @@ def test_resnet_blocks_are_their_articles() -> None:
 
 def test_resnet_starts_with_xaviers_variance() -> None:
     discriminator = initialised(
-        resnet.Discriminator(width=32, max_width=64, resolution=16, channels=3, spectral_norm=False)
+        resnet.Discriminator(
+            NetworkSize(width=32, max_width=64, resolution=16, channels=3), spectral_norm=False
+        )
     )
     block = discriminator.blocks[1]
     for layer, gain, fans in ((block.conv1, 2, 32 * 9 + 32 * 9), (block.shortcut, 1, 32 + 64)):

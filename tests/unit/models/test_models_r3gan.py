@@ -8,6 +8,8 @@ from torch.nn import functional as F
 from gan_dist import models
 from gan_dist.config import ModelConfig
 from gan_dist.models import r3gan
+from gan_dist.models.generator import ImageShape
+from gan_dist.models.sizes import NetworkSize
 
 
 def drawn(network: nn.Module) -> nn.Module:
@@ -30,7 +32,7 @@ def test_a_block_is_two_biased_activations_between_three_convolutions() -> None:
 
 
 def test_convolutions_have_groups_of_sixteen() -> None:
-    network = r3gan.Generator(latent_dim=4, width=20, max_width=50, resolution=16, channels=3)
+    network = r3gan.Generator(4, NetworkSize(width=20, max_width=50, resolution=16, channels=3))
     blocks = [module for module in network.modules() if isinstance(module, r3gan.Block)]
     assert [block.contract.out_channels for block in blocks] == [56, 56, 40, 40, 24, 24]  # multiples of 8
     assert {block.group.weight.shape[1] for block in blocks} == {16}
@@ -39,7 +41,7 @@ def test_convolutions_have_groups_of_sixteen() -> None:
 def test_resampling_is_bilinear_and_can_be_differentiated_twice() -> None:
     torch.manual_seed(0)
     maps = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
-    up, down = r3gan.Up().double(), r3gan.Down().double()
+    up, down = r3gan.Resampling(up=True).double(), r3gan.Resampling(up=False).double()
     inside = (..., slice(1, -1), slice(1, -1))
     doubled = F.interpolate(maps, scale_factor=2.0, mode="bilinear")
     halved = F.interpolate(maps, scale_factor=0.5, mode="bilinear", antialias=True)
@@ -52,7 +54,7 @@ def test_resampling_is_bilinear_and_can_be_differentiated_twice() -> None:
 
 
 def test_the_first_maps_are_a_basis_times_a_linear_function_of_z() -> None:
-    network = r3gan.Generator(latent_dim=5, width=8, resolution=8, channels=3, classes=3)
+    network = r3gan.Generator(5, NetworkSize(width=8, resolution=8, channels=3, classes=3))
     drawn(network)
     latents, labels = torch.randn(4, 5), torch.tensor([0, 2, 1, 0])
     assert network.embed is not None
@@ -65,7 +67,7 @@ def test_the_first_maps_are_a_basis_times_a_linear_function_of_z() -> None:
 
 
 def test_blocks_start_as_the_identity_with_scaled_weights() -> None:
-    network = r3gan.Discriminator(width=64, max_width=64, blocks=2, resolution=16, channels=3)
+    network = r3gan.Discriminator(NetworkSize(width=64, max_width=64, resolution=16, channels=3), blocks=2)
     drawn(network)
     blocks = [module for module in network.modules() if isinstance(module, r3gan.Block)]
     assert len(blocks) == 6
@@ -94,7 +96,7 @@ def test_activations_start_at_scale_one_through_the_depth(resolution: int, block
     # Smooth images, as natural ones are: averaging takes most of white noise away.
     images = F.interpolate(torch.randn(16, 3, 4, 4), size=2 * [resolution], mode="bicubic")
     inputs = (torch.randn(16, 32), images)
-    for network, given in zip(models.build(config, resolution=resolution, channels=3), inputs, strict=True):
+    for network, given in zip(models.build(config, ImageShape(resolution, 3)), inputs, strict=True):
         drawn(network)
         for module in network.modules():
             if isinstance(module, r3gan.Block | r3gan.Basis):
@@ -109,7 +111,7 @@ def test_sizes_are_the_articles() -> None:
     for width, resolution, expected in ((96, 256, 23.06), (384, 64, 22.43), (768, 32, 20.73)):
         config = ModelConfig(name="r3gan", latent_dim=64, width=width, max_width=768, blocks=2)
         with torch.device("meta"):
-            generator, discriminator = models.build(config, resolution=resolution, channels=3)
+            generator, discriminator = models.build(config, ImageShape(resolution, 3))
         counts = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
         assert counts[0] / 1e6 == pytest.approx(expected, abs=0.01)
         assert counts[1] / 1e6 == pytest.approx(expected - 0.05, abs=0.01)

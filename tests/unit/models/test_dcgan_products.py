@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist.models import products
-from gan_dist.models.products import Conv4x4, ConvTranspose4x4
+from gan_dist.models import dcgan
+from gan_dist.models.dcgan import Conv4x4, ConvTranspose4x4
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -30,7 +30,7 @@ def test_products_are_the_convolution(up: bool, channels_last: bool, monkeypatch
     layer, maps = layer_and_maps(up=up, channels_last=channels_last)
     taken: list[str] = []
     for name in ("_Down", "_Up"):
-        function = getattr(products, name)
+        function = getattr(dcgan, name)
         monkeypatch.setattr(function, "apply", _noted(function.apply, name, taken))
     results = []
     for autocast in (False, True):
@@ -85,7 +85,7 @@ def test_a_second_derivative_is_refused_rather_than_wrong(up: bool) -> None:
 def test_large_maps_and_float32_are_torchs_own(
     positions: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products._Up, "apply", None)
+    monkeypatch.setattr(dcgan._Up, "apply", None)
     layer = ConvTranspose4x4(8, 4)
     maps = torch.randn(2, 8, *positions)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=positions == (8, 8)):
