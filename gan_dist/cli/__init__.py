@@ -1,4 +1,4 @@
-"""The verbs, a file each. Each imports its room only when it is called, so that help comes at once."""
+"""The command line: a file for each verb, which imports its room when it is called, so that help is fast."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def bench() -> None:
     )
 
 
-def _tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"gan-dist {own_version()}")
         raise typer.Exit
@@ -50,16 +50,16 @@ def _tell_version(wanted: bool) -> None:
 @app.callback()
 def program(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Train GANs on your own images, on a laptop or across a Ray cluster."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line, as all that a process does, and end that.
+    """Run the command line and end the process.
 
-    A user's error is one message and exit code 2, without a traceback.
+    A user's error is printed as one message without a traceback; its exit code is 2 by default.
     """
     code, earlier = 0, abandoned_threads()
     try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
-from gan_dist.cli.places import absolute, program, short, with_absolute_paths
+from gan_dist.cli.paths import absolute, command, load_run, shorten
 from gan_dist.cli.train import train_run
 from gan_dist.core.errors import GanDistError
 
@@ -46,15 +45,15 @@ def best(
     if retrain:
         from gan_dist.training.preflight import prepare
 
-        # What is wrong with its settings is said before anything is written.
+        # Errors in the settings come before anything is written.
         prepare(retraining(found, found.release, overrides or [])[0])
-    folder, there_already = found.release, False
+    folder, was_there = found.release, False
     if to is not None:
         from gan_dist.artifacts.publish import copy_release
 
         folder = absolute(to)
-        there_already = not copy_release(found, folder)
-    _print_found(found, folder, there_already=there_already)
+        was_there = not copy_release(found, folder)
+    _print_found(found, folder, was_there=was_there)
     result: dict[str, object] = {
         "dir": folder,
         "metric": found.metric,
@@ -76,10 +75,10 @@ def best(
 
 
 def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> None:
-    """Refuse what can be seen to be wrong by the arguments alone.
+    """Check the arguments as far as they allow without a look at files.
 
     Raises:
-        GanDistError: settings without --retrain, or that without a place for the configuration.
+        GanDistError: there are settings without --retrain, or --retrain without --to.
     """
     if overrides and not retrain:
         raise GanDistError(f"{overrides[0]}: settings are for --retrain", "add it, or leave them out")
@@ -88,45 +87,41 @@ def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> 
 
 
 def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
-    """Return the run that trains a winner's configuration from the start, beside the search or run.
+    """Return a run that trains the configuration of a release from the start, beside the search or run.
 
     Args:
-        found: The winner.
-        folder: A folder with its configuration: its release, or where that has been copied to.
+        found: The release.
+        folder: A folder with its configuration: the release itself or a copy.
         overrides: Settings as `key=value`; `kimg=N` is short for `train.kimg=N`.
 
     Returns:
-        Its configuration, and what `gan-dist train` is called with for it.
+        The run's configuration, and the arguments of `gan-dist train` for it.
 
     Raises:
         ConfigError: an override is wrong.
     """
-    from gan_dist.config import load_config
     from gan_dist.core import storage
     from gan_dist.models.release import CONFIG
 
     settings = [f"train.{one}" if one.startswith("kimg=") else one for one in overrides]
     source, name = storage.join(folder, CONFIG), f"name={found.name}-best"
-    config = load_config(source, [name, f"storage={found.kept_in}", *settings])
-    arguments = [short(source), name, f"storage={short(found.kept_in)}", *settings]
-    return with_absolute_paths(config), arguments
+    config = load_run(source, [name, f"storage={found.kept_in}", *settings])
+    return config, [shorten(source), name, f"storage={shorten(found.kept_in)}", *settings]
 
 
-def _print_found(found: BestRelease, folder: str, *, there_already: bool) -> None:
+def _print_found(found: BestRelease, folder: str, *, was_there: bool) -> None:
     trial = "" if found.trial is None else f", of trial {found.trial} among {found.trials}"
     typer.echo(f"{found.metric} {found.value:.6g} after {found.images / 1000:g} kimg{trial}")
-    typer.echo(f"  release  {short(folder)}{', where it was already' if there_already else ''}")
+    typer.echo(f"  release  {shorten(folder)}{', where it was already' if was_there else ''}")
 
 
 def _print_next(found: BestRelease, folder: str, *, copied: bool) -> None:
     """Print the commands that use the release and that train its configuration for longer."""
-    release = short(folder)
-    commands = [[*program("sample"), release], [*program("evaluate"), release]]
+    typer.echo("go on with")
+    typer.echo(f"  {command('sample', shorten(folder))}")
+    typer.echo(f"  {command('evaluate', shorten(folder))}")
     if copied:
         _, arguments = retraining(found, folder, [f"train.kimg={2 * found.config.train.kimg:g}"])
-        commands.append([*program("train"), *arguments])
+        typer.echo(f"  {command('train', *arguments)}")
     else:
-        commands.append([*program("best"), short(found.source), "--to", f"releases/{found.name}"])
-    typer.echo("go on with")
-    for command in commands:
-        typer.echo(f"  {shlex.join(command)}")
+        typer.echo(f"  {command('best', shorten(found.source), '--to', f'releases/{found.name}')}")

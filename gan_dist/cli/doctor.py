@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.options import AsJson
-from gan_dist.cli.places import with_absolute_paths
+from gan_dist.cli.paths import load_run
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
@@ -101,17 +101,14 @@ def _load(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
     Raises:
         ConfigError: it has problems, or its search does.
     """
-    from gan_dist.config import load_config
-
-    config = load_config(source, overrides)
+    config = load_run(source, overrides)
     if config.search is not None:
         from gan_dist.search.plan import make_plan
 
         make_plan(source, overrides)
-    placed = with_absolute_paths(config)
-    patience = min(placed.storage.timeout_s, timeout_s / 2)
-    limited = placed.storage.model_copy(update={"timeout_s": patience})
-    return placed.model_copy(update={"storage": limited, "search": config.search})
+    patience = min(config.storage.timeout_s, timeout_s / 2)
+    limited = config.storage.model_copy(update={"timeout_s": patience})
+    return config.model_copy(update={"storage": limited})
 
 
 def _show(found: Sequence[Finding]) -> None:

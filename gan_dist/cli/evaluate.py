@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
-from gan_dist.cli.places import absolute, require_png, short
+from gan_dist.cli.paths import absolute, require_png, shorten
 from gan_dist.core.errors import DataError
 
 if TYPE_CHECKING:
-    from gan_dist.config import RunConfig, ScaleConfig
+    from gan_dist.config import ScaleConfig
     from gan_dist.core.storage import StorageOptions
     from gan_dist.evaluation.assess import Assessment
     from gan_dist.evaluation.tasks import Request
@@ -70,7 +70,7 @@ def evaluate(
     That is KID, Inception Score, precision and recall, density and coverage, copying.
     """
     check(metrics, out)
-    chosen = _chosen(metrics)
+    chosen = _parse_metrics(metrics)
     from gan_dist.config import ScaleConfig
     from gan_dist.core import storage
     from gan_dist.core.images import write_png
@@ -91,45 +91,45 @@ def evaluate(
         extractor=extractor or config.eval.extractor,
         inception_weights=weights and absolute(weights),
         seed=seed,
-        storage=_reached_by(config),
+        storage=_storage_options(config.storage.options),
     )
     scale = ScaleConfig(workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
-    found = _assess(request, scale)
+    found = _measure(request, scale)
     for name, value in found.figures.items():
         typer.echo(f"{name}: {value:.6g}" if isinstance(value, float) else f"{name}: {value}")
     if found.nearest is not None:
         write_png(absolute(out), found.nearest)
-        out = short(absolute(out))
+        out = shorten(absolute(out))
         typer.echo(f"the generated images nearest to a training image, each beside it, are in {out}")
     if as_json:
         picture = {} if found.nearest is None else {"nearest": out}
         typer.echo(json.dumps({**found.figures, **picture}))
 
 
-def _reached_by(config: RunConfig) -> StorageOptions:
-    """Return how stores are reached: as the run's, but by --backend where that is not the default."""
+def _storage_options(of_run: StorageOptions) -> StorageOptions:
+    """Return a run's options with the backend of --backend, if that is not the default."""
     from gan_dist.core.storage import StorageOptions, options
 
-    chosen, own = options().backend, config.storage.options
-    return own if chosen == StorageOptions().backend else replace(own, backend=chosen)
+    chosen = options().backend
+    return of_run if chosen == StorageOptions().backend else replace(of_run, backend=chosen)
 
 
 def check(metrics: str, out: str) -> None:
-    """Refuse what can be seen to be wrong by the arguments alone.
+    """Check the arguments as far as they allow without a look at files.
 
     Raises:
         DataError: a metric is unknown.
-        GanDistError: the picture would have another format's name.
+        GanDistError: the suffix of the picture is not that of PNG.
     """
-    _chosen(metrics)
+    _parse_metrics(metrics)
     require_png(out)
 
 
-def _chosen(metrics: str) -> tuple[str, ...]:
-    """Return the names in a comma-separated list, without `fid`.
+def _parse_metrics(metrics: str) -> tuple[str, ...]:
+    """Return the metrics in a comma-separated list, without `fid`.
 
     Raises:
-        DataError: one is not a metric.
+        DataError: a metric is unknown.
     """
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     unknown = [name for name in names if name not in METRICS]
@@ -138,15 +138,15 @@ def _chosen(metrics: str) -> tuple[str, ...]:
     return tuple(name for name in METRICS[1:] if name in names)
 
 
-def _assess(request: Request, scale: ScaleConfig) -> Assessment:
-    """Measure in this process where one is enough, otherwise on the cluster; show how far it is."""
+def _measure(request: Request, scale: ScaleConfig) -> Assessment:
+    """Measure in this process if one is enough, otherwise on the cluster, and show the progress."""
     from gan_dist.core.console import CountProgress
     from gan_dist.evaluation.assess import assess
     from gan_dist.evaluation.tasks import Workers, here
 
     with CountProgress(0, "images") as progress, ExitStack() as connected:
         if scale.workers == 1 and "RAY_ADDRESS" not in os.environ:
-            _require_here(scale)
+            _require_resources(scale)
             do: Workers = here
         else:
             progress.print("starting workers")
@@ -165,7 +165,7 @@ def _assess(request: Request, scale: ScaleConfig) -> Assessment:
     return found
 
 
-def _require_here(scale: ScaleConfig) -> None:
+def _require_resources(scale: ScaleConfig) -> None:
     """Refuse to measure in this process with more than this machine has.
 
     Raises:

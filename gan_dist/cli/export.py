@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.options import AsJson, Backend
-from gan_dist.cli.places import absolute, short
+from gan_dist.cli.paths import absolute, shorten
 
 if TYPE_CHECKING:
     from gan_dist.artifacts.export import Exported
@@ -30,7 +30,7 @@ def export(
     from gan_dist.artifacts import export as room
 
     exported = room.export(absolute(source), absolute(to))
-    written = short(absolute(to))
+    written = shorten(absolute(to))
     _print(exported, source, written)
     typer.echo("run it with")
     typer.echo(textwrap.indent(room.usage(exported.release, written), "  "))
@@ -40,10 +40,10 @@ def export(
 
 
 def check(to: str) -> None:
-    """Refuse what can be seen to be wrong by the arguments alone.
+    """Check the arguments as far as they allow without a look at files.
 
     Raises:
-        GanDistError: the file would have another format's name.
+        GanDistError: the suffix of the file is that of another format.
     """
     from gan_dist.artifacts.export import kind  # brings torch
 

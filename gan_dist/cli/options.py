@@ -1,4 +1,4 @@
-"""What several verbs share: options and an exit code."""
+"""Options that several verbs share, and the exit code after an interrupt."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import typer
 from gan_dist.core.storage import BACKENDS, configure, options
 
 INTERRUPTED = 130
-"""The exit code of a verb that was asked to stop, as a shell has it for SIGINT."""
+"""Exit code of a verb that was interrupted, as shells have it for SIGINT."""
 
 
-def _reached(backend: str) -> str:
+def _set_backend(backend: str) -> str:
     if backend not in get_args(BACKENDS):
         raise typer.BadParameter(f"{backend!r} is neither {' nor '.join(get_args(BACKENDS))}.")
-    configure(replace(options(), backend=backend))  # type: ignore[arg-type]  # just looked at
+    configure(replace(options(), backend=backend))  # type: ignore[arg-type]  # checked above
     return backend
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 Backend = Annotated[
-    str, typer.Option("--backend", callback=_reached, help="What talks to object stores: pyarrow or s3fs.")
+    str,
+    typer.Option("--backend", callback=_set_backend, help="What talks to object stores: pyarrow or s3fs."),
 ]
-"""For verbs without a configuration, in which `storage.backend` would say it; the callback sets it."""
+"""`storage.backend` of verbs without a configuration; the callback sets it."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
-from gan_dist.cli.places import absolute, program, short
+from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def check(
     *,
     verify: bool,
 ) -> None:
-    """Refuse what can be seen to be wrong by the arguments alone.
+    """Check the arguments as far as they allow without a look at files.
 
     Raises:
         DataError: one is missing, superfluous, or out of its range.
@@ -104,11 +103,11 @@ def check(
 
     if verify:
         if dest is not None:
-            raise DataError("--verify takes one folder: gan-dist pack --verify DEST")
+            raise DataError("--verify takes one folder", "call gan-dist pack --verify DEST")
         return
     if dest is None or resolution is None:
         missing = "DEST" if dest is None else "--resolution"
-        raise DataError(f"{missing} is missing: gan-dist pack SOURCE DEST --resolution 64")
+        raise DataError(f"{missing} is missing", "call gan-dist pack SOURCE DEST --resolution 64")
     require_settings(Decoding(resolution, channels, filter), shard_mb, max_bad)
 
 
@@ -187,25 +186,25 @@ def _pack(
     if enlarged := int(manifest.settings["enlarged"]):
         typer.echo(f"  {enlarged:,} enlarged, being smaller than {plan.resolution} pixels")
     typer.echo(damaged, err=True, nl=False)
-    typer.echo(f"train on it with\n  {shlex.join([*program('train'), *_training_on(dest, plan.resolution)])}")
+    typer.echo(f"train on it with\n  {command('train', *_train_arguments(dest, plan.resolution))}")
     if as_json:
         typer.echo(json.dumps(result))
 
 
-def _training_on(dest: str, resolution: int) -> list[str]:
-    """Return what `train` is called with to train on a set, after which the run is named.
+def _train_arguments(dest: str, resolution: int) -> list[str]:
+    """Return the arguments of `train` for a run on a set and with its name.
 
-    Networks make images whose edge is a power of two; others are resized as they are read.
+    Networks work with edges that are powers of two; other images are resized as they are read.
     """
     last = dest.partition("?")[0].rstrip("/").rpartition("/")[2]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-") or "mine"
     edge = max(8, 1 << (resolution.bit_length() - 1))
     resized = [] if edge == resolution else [f"data.resolution={edge}"]
-    return ["shapes", f"name={name}", f"data.path={short(dest)}", *resized]
+    return ["shapes", f"name={name}", f"data.path={shorten(dest)}", *resized]
 
 
 def _summary(dest: str, plan: Plan) -> dict[str, object]:
-    """Return what would be made, in sizes."""
+    """Return the sizes of the set, for a dry run."""
     from gan_dist.core.storage import redact
 
     return {
@@ -222,7 +221,7 @@ def _summary(dest: str, plan: Plan) -> dict[str, object]:
 
 
 def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest, float]:
-    """Pack on the cluster; returns the set and the images decoded a second."""
+    """Pack on the cluster; return the set's manifest and the decoded images per second."""
     from gan_dist.cluster.connect import connect
     from gan_dist.core import storage
     from gan_dist.core.console import CountProgress

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gan_dist.cli.options import AsJson, Backend
-from gan_dist.cli.places import absolute, short
+from gan_dist.cli.paths import absolute, shorten
 from gan_dist.core.errors import GanDistError
 
 
@@ -29,7 +29,7 @@ def report(
     from gan_dist.report.page import write_report
 
     kind, size = write_report(absolute(source), absolute(out), optuna_storage)
-    written = short(absolute(out))
+    written = shorten(absolute(out))
     if as_json:
         typer.echo(json.dumps({"out": written, "kind": kind, "bytes": size}))
     else:
@@ -39,10 +39,10 @@ def report(
 
 
 def check(out: str) -> None:
-    """Refuse what can be seen to be wrong by the arguments alone.
+    """Check the arguments as far as they allow without a look at files.
 
     Raises:
-        GanDistError: the page would have another format's name.
+        GanDistError: the suffix of the page is not that of HTML.
     """
     suffix = PurePath(out.partition("?")[0]).suffix
     if suffix.lower() not in (".html", ".htm"):

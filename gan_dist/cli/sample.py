@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
-from gan_dist.cli.places import absolute, require_png, short
+from gan_dist.cli.paths import absolute, require_png, shorten
 from gan_dist.core.errors import DataError, GanDistError
 
 if TYPE_CHECKING:
@@ -52,38 +52,39 @@ def sample(
 ) -> None:
     """Write a generator's images: a grid, rows or single files."""
     check(out, n, interpolate, single=single)
-    place = _place(out, interpolate, single=single)
+    target = _target(out, interpolate, single=single)
     from gan_dist.artifacts import sampling
     from gan_dist.core import storage  # brings torch
     from gan_dist.core.images import image_grid, write_png
     from gan_dist.models import release
 
     if not single:
-        storage.require_writable(place)
+        storage.require_writable(target)
     generator = release.load(absolute(source))
     _require_class(label, generator.shape.classes)
     if single:
-        _write_single(generator, place, n, seed, label)
+        _write_single(generator, target, n, seed, label)
     elif interpolate:
         rows = n // interpolate
-        images = sampling.interpolate(generator, rows, interpolate, seed, _same(label, rows))
-        write_png(place, image_grid(images.flatten(0, 1), columns=interpolate))
+        images = sampling.interpolate(generator, rows, interpolate, seed, _labels(label, rows))
+        write_png(target, image_grid(images.flatten(0, 1), columns=interpolate))
     else:
-        images = generator.sample(n, seed, _same(label, n))
-        write_png(place, image_grid(images))
-    written = short(place)
+        images = generator.sample(n, seed, _labels(label, n))
+        write_png(target, image_grid(images))
+    written = shorten(target)
     typer.echo(json.dumps({"out": written}) if as_json else f"{n} images of {source} are in {written}")
 
 
 def check(out: str | None, n: int, interpolate: int | None, *, single: bool) -> None:
-    """Refuse what can be seen to be wrong by the arguments alone.
+    """Check the arguments as far as they allow without a look at files.
 
     Raises:
         GanDistError: they contradict one another.
     """
     if single and interpolate:
         raise GanDistError(
-            f"--single writes a file an image, --interpolate {interpolate} one picture: leave one of them out"
+            f"--single writes a file an image, --interpolate {interpolate} one picture",
+            "leave one of them out",
         )
     if single and out is not None and out.lower().endswith(".png"):
         raise GanDistError(f"--out {out}: --single writes into a folder", "name one, or leave --single out")
@@ -91,54 +92,54 @@ def check(out: str | None, n: int, interpolate: int | None, *, single: bool) -> 
         fewer, more = n // interpolate * interpolate, -(-n // interpolate) * interpolate
         fitting = f"{fewer} or {more}" if fewer else str(more)
         raise GanDistError(
-            f"--n {n} is not a whole number of rows of --interpolate {interpolate}: set --n {fitting}"
+            f"--n {n} is not a whole number of rows of --interpolate {interpolate}", f"set --n {fitting}"
         )
     if out is not None and not single:
         if out.endswith("/"):
-            raise GanDistError(_no_picture(out))
+            raise _folder_error(out)
         require_png(out)
 
 
-def _place(out: str | None, interpolate: int | None, *, single: bool) -> str:
-    """Return where to write, absolute.
+def _target(out: str | None, interpolate: int | None, *, single: bool) -> str:
+    """Return the absolute path of the picture or, with --single, the folder.
 
     Raises:
-        GanDistError: a picture would be written where there is a folder.
+        GanDistError: there is a folder in place of the picture.
     """
     if single:
         return absolute(out or "images")
     out = out or ("interpolation.png" if interpolate else "grid.png")
     if Path(absolute(out)).is_dir():
-        raise GanDistError(_no_picture(out))
+        raise _folder_error(out)
     return absolute(out)
 
 
-def _no_picture(out: str) -> str:
-    return (
-        f"--out {out} is a folder: add --single for a file an image, or name a picture, as in "
-        f"{out.rstrip('/')}.png"
+def _folder_error(out: str) -> GanDistError:
+    return GanDistError(
+        f"--out {out} is a folder",
+        f"add --single for a file an image, or name a picture, as in {out.rstrip('/')}.png",
     )
 
 
 def _require_class(label: int | None, classes: int) -> None:
-    """Refuse a class that the generator has not.
+    """Raise an error if the generator has no such class.
 
     Raises:
-        DataError: it has not.
+        DataError: it has none.
     """
     if label is not None and label >= classes:
         has = f"has the classes 0 to {classes - 1}" if classes else "was trained without classes"
         raise DataError(
-            f"--label {label}: the generator {has}", f"{'name one' if classes else 'leave --label out'}"
+            f"--label {label}: the generator {has}", "name one" if classes else "leave --label out"
         )
 
 
-def _same(label: int | None, count: int) -> list[int] | None:
+def _labels(label: int | None, count: int) -> list[int] | None:
     return None if label is None else [label] * count
 
 
 def _write_single(generator: Release, folder: str, n: int, seed: int, label: int | None) -> None:
-    """Write single images and show how far it is; an interrupt says how to go on."""
+    """Write single images, showing the progress; after an interrupt, print how to continue."""
     from gan_dist.artifacts import sampling
     from gan_dist.core.console import CountProgress
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson
-from gan_dist.cli.places import program, short, with_absolute_paths
+from gan_dist.cli.paths import command, load_run, shorten
 from gan_dist.core.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
+    from gan_dist.cluster.train.status import RunStatus
     from gan_dist.config import RunConfig
     from gan_dist.training.preflight import RunSummary
-    from gan_dist.training.progress import RunResult
+    from gan_dist.training.progress import ProgressLine, RunResult
 
 
 def train(
@@ -32,27 +33,27 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one run; the same command again continues it."""
-    from gan_dist.config import config_schema, load_config, to_yaml
-
     if schema:
+        from gan_dist.config import config_schema
+
         typer.echo(json.dumps(config_schema(), indent=2))
         return
     config = require_configuration(config)
-    loaded = load_config(config, overrides or [])
-    if loaded.search is not None:
+    arguments = [config, *(overrides or [])]
+    run = load_run(config, overrides or [])
+    if run.search is not None:
         typer.echo("note: this trains one run; its section search is what gan-dist tune goes by", err=True)
-    resolved = with_absolute_paths(loaded)
+        run = run.model_copy(update={"search": None})
     if dry_run:
+        from gan_dist.config import to_yaml
         from gan_dist.training.preflight import summarise
 
-        summary = format_summary(summarise(resolved))
-        typer.echo(
-            to_yaml(resolved) + "\n" + "\n".join(f"# {key}: {value}" for key, value in summary.items())
-        )
+        summary = format_summary(summarise(run))
+        typer.echo(to_yaml(run) + "\n" + "\n".join(f"# {key}: {value}" for key, value in summary.items()))
         if as_json:
             typer.echo(json.dumps(summary))
         return
-    result = train_run(resolved, [config, *(overrides or [])])
+    result = train_run(run, arguments)
     if as_json:
         typer.echo(json.dumps(result))
     if not result["finished"]:
@@ -60,10 +61,10 @@ def train(
 
 
 def require_configuration(config: str | None) -> str:
-    """Return a configuration's name, which only `--schema` does without.
+    """Return the name of the configuration, which only `--schema` does not need.
 
     Raises:
-        GanDistError: there is none.
+        GanDistError: none was given.
     """
     from gan_dist.config import preset_names
 
@@ -94,100 +95,98 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
 
     Args:
         config: The run, with absolute paths.
-        arguments: What `gan-dist train` is called with to continue it.
+        arguments: The arguments of `gan-dist train` that continue it.
     """
-    try:
-        outcome = _train(config)
-    except WorkerError as error:
-        again = shlex.join([*program("train"), *arguments])
-        raise WorkerError(f"{error}\ncontinue it with\n  {again}") from error
-    except KeyboardInterrupt:
-        again = shlex.join([*program("train"), *arguments])
-        typer.echo(f"ended at once, since its last checkpoint; continue it with\n  {again}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    result = _result(config, outcome)
-    _print_end(config, outcome, result, arguments)
-    return result
-
-
-def _train(config: RunConfig) -> RunResult:
-    """Check what can be checked without a cluster, then train and show it."""
-    from gan_dist.core.storage.lock import folder_lock
     from gan_dist.training.preflight import prepare
     from gan_dist.training.progress import ProgressLine
 
-    with ProgressLine(config.log.every_s) as line:
-        line.status("loading")
-        done = prepare(config)
-        if done is not None:
-            return done
-        from gan_dist.cluster.train import driver
-        from gan_dist.cluster.train.status import RunStatus
+    try:
+        with ProgressLine(config.log.every_s) as line:
+            line.status("loading")
+            result = prepare(config)
+            if result is None:
+                from gan_dist.cluster.train import driver
+                from gan_dist.core.storage.lock import folder_lock
 
-        line.status("starting workers")
-        warned = 0
+                line.status("starting workers")
+                with folder_lock(config.run_uri, line.print):
+                    result = driver.run(config, _status_printer(line))
+    except WorkerError as error:
+        raise WorkerError(f"{error}\ncontinue it with\n  {command('train', *arguments)}") from error
+    except KeyboardInterrupt:
+        again = command("train", *arguments)
+        typer.echo(f"ended at once, since its last checkpoint; continue it with\n  {again}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    record = _record(config.run_uri, result)
+    _print_result(config.name, result, record)
+    if result.stopped_early:
+        typer.echo(
+            f"ended early: eval.patience={config.eval.patience} evaluations were no better than those before"
+        )
+        arguments = [*_without("eval.patience", arguments), "eval.patience=null"]
+    elif result.finished:
+        arguments = [*_without("train.kimg", arguments), f"train.kimg={2 * config.train.kimg:g}"]
+    typer.echo(f"continue it with\n  {command('train', *arguments)}")
+    return record
 
-        def show(status: RunStatus) -> None:
-            nonlocal warned
-            for sentence in status.warnings[warned:]:
-                line.print(f"warning: {sentence}")
-            warned = len(status.warnings)
-            if status.progress is None:
-                line.restart()
-            else:
-                line.update(status.progress)
 
-        with folder_lock(config.run_uri, line.print):
-            return driver.run(config, show)
+def _status_printer(line: ProgressLine) -> Callable[[RunStatus], None]:
+    """Return a function that shows the workers' progress and new warnings on a line."""
+    printed = 0
+
+    def show(status: RunStatus) -> None:
+        nonlocal printed
+        for warning in status.warnings[printed:]:
+            line.print(f"warning: {warning}")
+        printed = len(status.warnings)
+        if status.progress is None:
+            line.restart()
+        else:
+            line.update(status.progress)
+
+    return show
 
 
-def _result(config: RunConfig, outcome: RunResult) -> dict[str, object]:
+def _without(key: str, arguments: list[str]) -> list[str]:
+    return [argument for argument in arguments if not argument.startswith(f"{key}=")]
+
+
+def _record(run_uri: str, result: RunResult) -> dict[str, object]:
     from gan_dist.core import storage
     from gan_dist.core.storage.hashed_folder import checkpoint_names
     from gan_dist.models import release
 
-    run_uri = config.run_uri
     best = release.read_best(run_uri) if storage.exists(storage.join(run_uri, release.BEST)) else None
     checkpoints = checkpoint_names(run_uri)
     return {
         "run": run_uri,
-        "kimg": outcome.images / 1000,
-        "finished": outcome.finished,
-        "images_per_second": outcome.images_per_second,
+        "kimg": result.images / 1000,
+        "finished": result.finished,
+        "images_per_second": result.images_per_second,
         "metric": best and best["metric"],
-        "value": outcome.value,
+        "value": result.value,
         "best": best and {**best, "release": storage.join(run_uri, str(best["release"]))},
         "checkpoint": storage.join(run_uri, checkpoints[0]) if checkpoints else None,
     }
 
 
-def _print_end(
-    config: RunConfig, outcome: RunResult, result: dict[str, object], arguments: list[str]
-) -> None:
+def _print_result(name: str, result: RunResult, record: dict[str, object]) -> None:
     from gan_dist.core import storage
 
-    run = short(str(result["run"]))
-    state = "finished at" if outcome.finished else "stopped at"
-    speed = f", {outcome.images_per_second:,.0f} images/s" if outcome.images_per_second else ""
-    typer.echo(f"{config.name} {state} {outcome.images / 1000:g} kimg{speed}")
-    best = result["best"]
+    run_uri = str(record["run"])
+    run = shorten(run_uri)
+    state = "finished at" if result.finished else "stopped at"
+    speed = f", {result.images_per_second:,.0f} images/s" if result.images_per_second else ""
+    typer.echo(f"{name} {state} {result.images / 1000:g} kimg{speed}")
+    best = record["best"]
     if isinstance(best, dict):
         typer.echo(
             f"  {best['metric']} {best['value']:.3f} at its best, after {best['images'] / 1000:g} kimg"
         )
-        typer.echo(f"  best        {short(best['release'])}")
-    if storage.exists(storage.join(str(result["run"]), "samples")):
+        typer.echo(f"  best        {shorten(best['release'])}")
+    if storage.exists(storage.join(run_uri, "samples")):
         typer.echo(f"  samples     {run}/samples")
     typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
-    typer.echo(f"  report      {shlex.join([*program('report'), run])}")
-    if result["checkpoint"]:
-        typer.echo(f"  checkpoint  {short(str(result['checkpoint']))}")
-    if outcome.stopped_early:
-        typer.echo(
-            f"ended early: eval.patience={config.eval.patience} evaluations were no better than those before"
-        )
-        arguments = [*(a for a in arguments if not a.startswith("eval.patience=")), "eval.patience=null"]
-    elif outcome.finished:
-        arguments = [a for a in arguments if not a.startswith("train.kimg=")]
-        arguments.append(f"train.kimg={2 * config.train.kimg:g}")
-    typer.echo(f"continue it with\n  {shlex.join([*program('train'), *arguments])}")
+    typer.echo(f"  report      {command('report', run)}")
+    if record["checkpoint"]:
+        typer.echo(f"  checkpoint  {shorten(str(record['checkpoint']))}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson
-from gan_dist.cli.places import absolute, as_overrides, program, short, with_absolute_paths
+from gan_dist.cli.paths import absolute, command, path_overrides, shorten
 from gan_dist.cli.train import format_summary
 
 if TYPE_CHECKING:
@@ -34,25 +35,34 @@ def tune(
     as_json: AsJson = False,
 ) -> None:
     """Search for better settings; the same command again continues it."""
-    from gan_dist.config import load_config
-
     given = overrides or []
-    places = as_overrides(with_absolute_paths(load_config(config, given)))
+    paths = path_overrides(config, given)
     from gan_dist.search.plan import make_plan  # brings torch
     from gan_dist.training.preflight import summarise
 
-    plan = make_plan(config, [*given, *places])
+    plan = make_plan(config, [*given, *paths])
     summary = summarise(plan.config)
     if dry_run:
-        _show(plan, summary, as_json=as_json)
+        _print_plan(plan, summary, as_json=as_json)
         return
-    ledger, interrupted = _run(plan, summary.metric)
-    _print_end(plan, ledger, summary.metric, [config, *given], interrupted=interrupted, as_json=as_json)
+    study, interrupted = _run(plan, summary.metric)
+    _print_result(plan, study, summary.metric, [config, *given], interrupted=interrupted, as_json=as_json)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
 
 
-def _show(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
+def check(config: str, overrides: Sequence[str]) -> None:
+    """Check the configuration of a search.
+
+    Raises:
+        ConfigError: it has problems.
+    """
+    from gan_dist.search.plan import make_plan  # brings torch
+
+    make_plan(config, overrides)
+
+
+def _print_plan(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
     search, sizes = plan.search, format_summary(summary)
     shown: dict[str, object] = {
         "search": plan.uri,
@@ -70,15 +80,15 @@ def _show(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
 
 
 def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
-    """Run what is left of a search; tells whether it was interrupted."""
+    """Run the rest of a search; return its study, and whether it was interrupted."""
     from gan_dist.core.console import LiveConsole
     from gan_dist.core.storage.lock import folder_lock
 
     with folder_lock(plan.uri, LiveConsole().print):
-        return _run_alone(plan, metric)
+        return _run_locked(plan, metric)
 
 
-def _run_alone(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
+def _run_locked(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     from gan_dist.search.display import SearchView
     from gan_dist.search.plan import begin
     from gan_dist.search.study import SearchStudy
@@ -91,36 +101,36 @@ def _run_alone(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     if search_config.warm_start:
         points = (*search_config.points, *earlier_points(absolute(search_config.warm_start), plan.space))
         search_config = search_config.model_copy(update={"points": points})
-    kept_at = study_storage(plan.uri, plan.search.optuna_storage)
+    database = study_storage(plan.uri, plan.search.optuna_storage)
     length = total_images(plan.config)
-    ledger = SearchStudy(kept_at, plan.config.name, plan.space, search_config, plan.grace, length, owner)
-    if not ledger.unfinished and not plan.search.replicates:
-        return ledger, False
+    study = SearchStudy(database, plan.config.name, plan.space, search_config, plan.grace, length, owner)
+    if not study.unfinished and not plan.search.replicates:
+        return study, False
     from gan_dist.cluster.tune import driver
 
-    with SearchView(ledger, plan.search.trials, length, metric) as view:
-        view.print(f"searching {', '.join(plan.space.distributions)}: {ledger.unfinished} trials to go")
+    with SearchView(study, plan.search.trials, length, metric) as view:
+        view.print(f"searching {', '.join(plan.space.distributions)}: {study.unfinished} trials to go")
         if plan.search.scheduler != "none" and plan.grace >= length:
             view.print(
                 f"no trial is stopped early: the first measurement is that at its end, "
                 f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
             )
         try:
-            driver.run(plan, ledger, metric, view.update)
+            driver.run(plan, study, metric, view.update)
         except KeyboardInterrupt:
-            return ledger, True
-    return ledger, ledger.unfinished > 0
+            return study, True
+    return study, study.unfinished > 0
 
 
-def _print_end(
-    plan: Plan, ledger: SearchStudy, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
+def _print_result(
+    plan: Plan, study: SearchStudy, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
 ) -> None:
     from gan_dist.core.storage import join
     from gan_dist.models.release import read_best
     from gan_dist.search.display import images, lowest
     from gan_dist.search.replicas import replicated
 
-    trials = ledger.trials()
+    trials = study.trials()
     spent = sum(images(trial) for trial in trials)
     best = min(trials, key=lambda trial: (lowest(trial), trial.number), default=None)
     if best is not None and not best.intermediate_values:
@@ -130,17 +140,16 @@ def _print_end(
     if best is not None:
         values = shlex.join(plan.space.overrides(best.params))
         typer.echo(f"  {metric} {lowest(best):.3f} at its best, by trial {best.number}: {values}")
-    for one in replicated(plan, ledger, metric) if not interrupted else []:
+    for one in replicated(plan, study, metric) if not interrupted else []:
         values = ", ".join(f"{value:.3f}" for value in one.values)
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.spread:.3f} ({values})")
     typer.echo(f"  study       {_dashboard(plan)}")
-    typer.echo(f"  report      {shlex.join(_report(plan))}")
-    if not interrupted and not ledger.unfinished and plan.search.algorithm != "grid":
+    typer.echo(f"  report      {_report_command(plan)}")
+    if not interrupted and not study.unfinished and plan.search.algorithm != "grid":
         arguments = [one for one in arguments if not one.startswith("search.trials=")]
         arguments.append(f"search.trials={2 * plan.search.trials}")
-    told = [_without_secret(argument) for argument in arguments]
-    typer.echo(f"continue it with\n  {shlex.join([*program('tune'), *told])}")
-    typer.echo(f"take the best with\n  {shlex.join([*program('best'), short(plan.uri), '--to', 'best'])}")
+    typer.echo(f"continue it with\n  {command('tune', *map(_redact_argument, arguments))}")
+    typer.echo(f"take the best with\n  {command('best', shorten(plan.uri), '--to', 'best')}")
     if as_json:
         result: dict[str, object] | None = None
         if best is not None:
@@ -151,7 +160,7 @@ def _print_end(
         typer.echo(json.dumps({**record, "images_trained": spent}))
 
 
-def _without_secret(argument: str) -> str:
+def _redact_argument(argument: str) -> str:
     from gan_dist.core.storage.redaction import holds_secret
     from gan_dist.search.study_storage import ENV
 
@@ -160,17 +169,17 @@ def _without_secret(argument: str) -> str:
     return f"{key}=..." if database or holds_secret(value) else argument
 
 
-def _report(plan: Plan) -> list[str]:
-    """Return the command that draws the search; a database's URL may hold a password, and is not said."""
+def _report_command(plan: Plan) -> str:
+    """Return the command that reports on the search, without a database's URL, which may hold a password."""
     from gan_dist.search.study_storage import ENV
 
     url = plan.search.optuna_storage
     database = ["--optuna-storage", url if url.startswith(ENV) else "..."] if url else []
-    return [*program("report"), short(plan.uri), *database]
+    return command("report", shorten(plan.uri), *database)
 
 
 def _dashboard(plan: Plan) -> str:
-    """Return how the study is opened; a database's URL may hold a password, and is not said."""
+    """Return how to open the study, without a database's URL, which may hold a password."""
     from gan_dist.core.storage import join, redact
     from gan_dist.search.study_storage import ENV, JOURNAL
 
@@ -182,4 +191,4 @@ def _dashboard(plan: Plan) -> str:
         return f"optuna-dashboard, with search.optuna_storage; its name is {plan.config.name}"
     if "://" in journal:
         return f"optuna-dashboard {JOURNAL}, after a download from {redact(journal)}"
-    return f"optuna-dashboard {short(journal)}"
+    return f"optuna-dashboard {shorten(journal)}"

@@ -1,4 +1,4 @@
-"""Where a user's files are, and how the commands that they go on with are written."""
+"""Paths as a user gives and reads them, and the commands that a user runs next."""
 
 from __future__ import annotations
 
@@ -6,43 +6,52 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from gan_dist.core.errors import GanDistError
 
 if TYPE_CHECKING:
-    from gan_dist.config import RunConfig
+    from gan_dist.config import EvalConfig, RunConfig
 
 CALLED_AS = "GAN_DIST_CALLED_AS"
-"""The variable by which a job knows the command that submitted it, up to the verb."""
+"""Environment variable of a job with the command that submitted it, up to the verb."""
 
 
 def absolute(uri: str) -> str:
-    """Return a local path as an absolute one: workers have other working directories.
+    """Return a local path as an absolute one, since workers have other working directories.
 
-    A submitted job's working directory is a copy that Ray deletes, so there a relative path means the home.
+    Ray deletes the working directory of a submitted job, so there a relative path is one in
+    `~/gan-dist`.
     """
     if "://" in uri:
         return uri
-    return str((Path.home() / "gan-dist" if _submitted() else Path.cwd()) / Path(uri).expanduser())
+    return str((Path.home() / "gan-dist" if _is_submitted() else Path.cwd()) / Path(uri).expanduser())
 
 
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Return a run's configuration that means the same in workers, which have other working directories."""
+def load_run(source: str, overrides: Sequence[str]) -> RunConfig:
+    """Load a configuration and make its paths absolute.
+
+    Raises:
+        ConfigError: it has problems.
+    """
+    from gan_dist.config import load_config
+
+    config = load_config(source, overrides)
     data = {"path": absolute(config.data.path), "disk_cache_dir": _on_node(config.data.disk_cache_dir)}
     return config.model_copy(
         update={
             "storage": config.storage.model_copy(update={"path": absolute(config.storage.path)}),
             "data": config.data.model_copy(update=data),
-            "eval": config.eval.model_copy(update={"inception_weights": _weights(config)}),
-            "search": None,
+            "eval": config.eval.model_copy(update={"inception_weights": _inception_weights(config.eval)}),
         }
     )
 
 
-def as_overrides(config: RunConfig) -> list[str]:
-    """Return the paths of a configuration as overrides of the one that it was made from."""
+def path_overrides(source: str, overrides: Sequence[str]) -> list[str]:
+    """Return overrides that make the paths of a configuration absolute."""
+    config = load_run(source, overrides)
     weights = config.eval.inception_weights
     return [
         f"storage.path={config.storage.path}",
@@ -53,33 +62,37 @@ def as_overrides(config: RunConfig) -> list[str]:
 
 
 def _on_node(path: str) -> str:
-    """Return a path of every node as an absolute one; in the home it stays, for nodes have their own."""
+    """Return a path on every node as an absolute one; `~` stays, since nodes have their own homes."""
     return path if path.startswith("~") else absolute(path)
 
 
-def _weights(config: RunConfig) -> str | None:
-    """Return where Inception's weights are, if the configuration says it, or a variable by a relative path.
+def _inception_weights(evaluation: EvalConfig) -> str | None:
+    """Return the path of Inception's weights that the configuration or a relative path in a variable gives.
 
     Another path in the variable may be each node's own.
     """
-    if config.eval.inception_weights:
-        return absolute(config.eval.inception_weights)
-    if config.eval.extractor != "inception":
+    if evaluation.inception_weights:
+        return absolute(evaluation.inception_weights)
+    if evaluation.extractor != "inception":
         return None
     from gan_dist.evaluation.extractors.inception import VARIABLE  # brings torch
 
-    told = os.environ.get(VARIABLE, "")
-    return _on_node(told) if told and _on_node(told) != told else None
+    given = os.environ.get(VARIABLE, "")
+    return _on_node(given) if given and _on_node(given) != given else None
 
 
-def short(uri: str) -> str:
+def shorten(uri: str) -> str:
     """Return a path below the working directory as a relative one."""
     return os.path.relpath(uri) if Path(uri).is_relative_to(Path.cwd()) else uri
 
 
-def program(verb: str) -> list[str]:
-    """Return how a user calls this verb again from where they called it."""
-    if _submitted():
+def command(verb: str, *arguments: str) -> str:
+    """Return the shell command with which the user, who called this program, calls a verb."""
+    return shlex.join([*_program(verb), *arguments])
+
+
+def _program(verb: str) -> list[str]:
+    if _is_submitted():
         if called_as := os.environ.get(CALLED_AS):
             return [*shlex.split(called_as), verb]
         return ["ray", "job", "submit", "--working-dir", ".", "--", "python", f"jobs/{verb}.py"]
@@ -93,16 +106,16 @@ def program(verb: str) -> list[str]:
     return ["gan-dist" if on_path else os.path.relpath(script), verb]
 
 
-def _submitted() -> bool:
-    """Tell whether this is the entrypoint of a job that was submitted to a cluster."""
+def _is_submitted() -> bool:
+    """Return whether this process is the entrypoint of a job on a cluster."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def require_png(out: str) -> None:
-    """Refuse the name of a picture that says another format than PNG, which is what is written.
+    """Raise an error if the suffix of a picture is not that of PNG.
 
     Raises:
-        GanDistError: it does.
+        GanDistError: it is another one.
     """
     suffix = PurePath(out.partition("?")[0]).suffix
     if suffix.lower() not in ("", ".png"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist.cli.places import as_overrides, with_absolute_paths
+from gan_dist.cli.paths import load_run, path_overrides
 from gan_dist.config import load_config
 from gan_dist.evaluation.extractors.inception import VARIABLE
 
@@ -23,12 +23,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_relative_paths_mean_the_same_in_workers_and_in_trials(here: Path) -> None:
     given = [*RELATIVE, "eval.inception_weights=weights.pth"]
-    config = with_absolute_paths(load_config("digits", given))
+    config = load_run("digits", given)
     assert config.storage.path == f"{here}/runs"
     assert config.data.path == f"{here}/shards"
     assert config.data.disk_cache_dir == f"{here}/kept"
     assert config.eval.inception_weights == f"{here}/weights.pth"
-    assert load_config("digits", [*given, *as_overrides(config)]) == config
+    assert load_config("digits", [*given, *path_overrides("digits", given)]) == config
 
 
 def test_what_is_everywhere_the_same_or_each_nodes_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,7 @@ def test_what_is_everywhere_the_same_or_each_nodes_own_stays(monkeypatch: pytest
     config = load_config("digits", given)
     for weights in ("/nodes/weights.pth", "~/weights.pth", "s3://bucket/weights.pth"):
         monkeypatch.setenv(VARIABLE, weights)
-        assert with_absolute_paths(config) == config
+        assert load_run("digits", given) == config
     assert config.data.disk_cache_dir.startswith("~")
 
 
@@ -44,7 +44,7 @@ def test_a_variable_that_says_a_relative_path_says_it_for_this_folder(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "weights.pth")
-    config = with_absolute_paths(load_config("digits", RELATIVE))
+    config = load_run("digits", RELATIVE)
     assert config.eval.inception_weights == f"{here}/weights.pth"
-    other = load_config("digits", [*RELATIVE, "eval.extractor=random"])
-    assert with_absolute_paths(other).eval.inception_weights is None
+    other = load_run("digits", [*RELATIVE, "eval.extractor=random"])
+    assert other.eval.inception_weights is None
