@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gan_dist.cli import best, evaluate, export, pack, report, sample
+from gan_dist.cli import best, evaluate, export, pack, report, sample, tune
 from gan_dist.cli.options import INTERRUPTED, AsJson
-from gan_dist.cli.places import CALLED_AS
+from gan_dist.cli.paths import CALLED_AS
 from gan_dist.cli.train import require_configuration
 from gan_dist.core.errors import GanDistError, nearest
 
@@ -32,7 +32,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "report": report.check,
     "sample": sample.check,
 }
-"""What verbs refuse by their arguments alone; of train, tune and doctor that is in the configuration."""
+"""Checks of the verbs' arguments; those of train, tune and doctor concern the configuration."""
 
 
 def submit(
@@ -67,16 +67,16 @@ def submit(
 
     given = arguments or []
     known = secrets_here()
-    told = [(f"argument {number} of {verb}", text) for number, text in enumerate(given, 1)]
-    require_no_secrets([*told, ("--address", address or "")], known)
-    given, wanted, values = _checked(getattr(context.find_root().command, "commands"), verb, given)  # noqa: B009
+    named = [(f"argument {number} of {verb}", text) for number, text in enumerate(given, 1)]
+    require_no_secrets([*named, ("--address", address or "")], known)
+    given, wanted, values = _check_arguments(getattr(context.find_root().command, "commands"), verb, given)  # noqa: B009
     require_no_secrets(values, known)
-    again = _again(address, entrypoint_num_cpus, entrypoint_resources)
+    resubmit = _resubmit_command(address, entrypoint_num_cpus, entrypoint_resources)
     command = shlex.join(["python", "-m", "gan_dist", verb, *given])
     resources = {} if entrypoint_resources is None else parse_resources(entrypoint_resources)
     upload = collect_files(Path.cwd(), wanted)
     if dry_run:
-        _show(command, upload, as_json=as_json)
+        _print_dry_run(command, upload, as_json=as_json)
         return
     if address and (winning := next((name for name in ADDRESSES if os.environ.get(name)), None)):
         typer.echo(f"note: {winning} is set and wins over --address, as for all of Ray's clients", err=True)
@@ -84,7 +84,7 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "working_dir.zip")
         write_zip(upload, archive, known)
-        called_as = {CALLED_AS: shlex.join(again)}
+        called_as = {CALLED_AS: shlex.join(resubmit)}
         job = client.submit(
             command,
             archive,
@@ -93,7 +93,7 @@ def submit(
             resources=resources,
             on_retry=lambda text: typer.echo(text, err=True),
         )
-    _print_begin(client, job, upload, [*again, verb, *given])
+    _print_job(client, job, upload, [*resubmit, verb, *given])
     result = None if no_wait else _follow(client, job)
     code = 0 if no_wait else INTERRUPTED if result is None else _exit_code(result)
     if as_json:
@@ -103,14 +103,14 @@ def submit(
     raise typer.Exit(code)
 
 
-def _checked(
+def _check_arguments(
     verbs: dict[str, Any], verb: str, arguments: list[str]
 ) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """Check a verb's arguments as far as that needs neither a cluster nor its files.
+    """Check a verb's arguments as far as possible without a cluster and its files.
 
     Returns:
-        The arguments with the configuration's path as the job sees it; files that it needs; and the values
-        of its configuration, each with its name.
+        The arguments with the configuration's path in the job; the files that the job needs; and the names
+        and values of its configuration.
     """
     from gan_dist.config import flatten, load_config
 
@@ -127,27 +127,25 @@ def _checked(
         require_configuration(source)
     if source is None or "://" in source:
         return arguments, [], []
-    seen = _in_working_directory(source)
-    if seen is None:
+    path = _path_in_job(source)
+    if path is None:
         return arguments, [], []
     overrides = parsed.get("overrides") or []
     config = load_config(source, overrides)
     if verb == "tune":
-        from gan_dist.search.plan import make_plan  # brings torch
-
-        make_plan(source, overrides)
-    changed = [seen if argument == source else argument for argument in arguments]
+        tune.check(source, overrides)
+    changed = [path if argument == source else argument for argument in arguments]
     values = [(f"{key} of {source}", str(value)) for key, value in flatten(config).items()]
-    return changed, [seen] if Path(seen).exists() else [], values
+    return changed, [path] if Path(path).exists() else [], values
 
 
-def _in_working_directory(source: str) -> str | None:
-    """Return what a job calls a configuration: a preset's name, or a path in the working directory.
+def _path_in_job(source: str) -> str | None:
+    """Return the path of a configuration in a job's working directory, or the name of a preset.
 
-    None is a file of the nodes, such as of a folder that they share: an absolute path from elsewhere.
+    None means an absolute path outside the working directory, such as one in a folder that the nodes share.
 
     Raises:
-        GanDistError: a relative path that leads out of the working directory, which is all that a job gets.
+        GanDistError: a relative path leads out of the working directory, and jobs have only that.
     """
     from gan_dist.config import preset_names
 
@@ -160,20 +158,20 @@ def _in_working_directory(source: str) -> str | None:
         typer.echo(f"note: {source} is not in this folder, so it is read where the job runs", err=True)
         return None
     raise GanDistError(
-        f"{source} is not in the working directory {here}, which is all that a job gets: submit from a "
-        "folder that holds it, or put it into a bucket"
+        f"{source} is not in the working directory {here}, which is all that a job gets",
+        "submit from a folder that holds it, or put it into a bucket",
     )
 
 
-def _again(address: str | None, cpus: float, resources: str | None) -> list[str]:
-    """Return the command that submits once more, up to the verb."""
+def _resubmit_command(address: str | None, cpus: float, resources: str | None) -> list[str]:
+    """Return the command that submits the same again, up to the verb."""
     options = ["--address", address] if address else []
     options += ["--entrypoint-num-cpus", f"{cpus:g}"] if cpus else []
     options += ["--entrypoint-resources", resources] if resources else []
     return ["gan-dist", "submit", *options]
 
 
-def _show(command: str, upload: Upload, *, as_json: bool) -> None:
+def _print_dry_run(command: str, upload: Upload, *, as_json: bool) -> None:
     from gan_dist.cluster.jobs.client import GRACEFUL_STOP
 
     shown = {
@@ -190,7 +188,7 @@ def _show(command: str, upload: Upload, *, as_json: bool) -> None:
         typer.echo(json.dumps(shown))
 
 
-def _print_begin(client: JobClient, job: str, upload: Upload, command: list[str]) -> None:
+def _print_job(client: JobClient, job: str, upload: Upload, command: list[str]) -> None:
     typer.echo(
         f"submitted {job} to {client.url}: {len(upload.files)} files, {upload.bytes / 1024**2:.1f} MiB"
     )
@@ -205,7 +203,7 @@ def _ray(client: JobClient, verb: str, *words: str) -> str:
 
 
 def _follow(client: JobClient, job: str) -> JobDetails | None:
-    """Show a job's log until it ends; None if the user has had enough of it."""
+    """Show a job's log until it ends, and return its result; None if the user stops watching."""
     try:
         asyncio.run(client.follow(job, lambda text: typer.echo(text, nl=False)))
     except KeyboardInterrupt:
@@ -219,7 +217,7 @@ def _follow(client: JobClient, job: str) -> JobDetails | None:
 
 
 def _exit_code(result: JobDetails) -> int:
-    """Return what the same verb without submit would exit with."""
+    """Return the exit code that the verb would have without submit."""
     if result.status == "SUCCEEDED":
         return 0
     if result.status == "STOPPED":

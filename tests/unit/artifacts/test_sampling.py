@@ -332,11 +332,11 @@ def test_each_way_has_a_place_of_its_own(
     [
         (["--single", "--interpolate", "8"], "--single writes a file an image, --interpolate 8 one picture"),
         (["--single", "--out", "a.png"], "--out a.png: --single writes into a folder"),
-        (["--out", "there"], "--out there is a folder: add --single"),
-        (["--out", "s3://bucket/there/"], "--out s3://bucket/there/ is a folder: add --single"),
+        (["--out", "there"], "--out there is a folder; add --single"),
+        (["--out", "s3://bucket/there/"], "--out s3://bucket/there/ is a folder; add --single"),
         (["--out", "a.jpg", "--interpolate", "8"], "pictures are written as PNG"),
-        (["--n", "60", "--interpolate", "8"], "--n 60 is not a whole number of rows .*: set --n 56 or 64"),
-        (["--n", "6", "--interpolate", "8"], "--n 6 is not a whole number of rows .*: set --n 8"),
+        (["--n", "60", "--interpolate", "8"], "--n 60 is not a whole number of rows .*; set --n 56 or 64"),
+        (["--n", "6", "--interpolate", "8"], "--n 6 is not a whole number of rows .*; set --n 8"),
         (["--label", "3"], "--label 3: the generator was trained without classes; leave --label out"),
     ],
 )

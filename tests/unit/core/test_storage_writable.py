@@ -97,7 +97,7 @@ def test_a_verb_looks_at_where_it_writes_before_it_works(verb: str, tmp_path: Pa
     to = tmp_path / f"folder.{ending}"
     to.mkdir()
     before = everything(tmp_path)
-    message = f"{re.escape(str(to))} is a folder" if verb != "sample" else "is a folder: add --single"
+    message = f"{re.escape(str(to))} is a folder" if verb != "sample" else "is a folder; add --single"
     with pytest.raises(GanDistError, match=message):
         CliRunner().invoke(app, [verb, str(run), option, str(to)], catch_exceptions=False)
     with pytest.raises(StorageError, match="the bucket does not exist; create it, or correct its name"):

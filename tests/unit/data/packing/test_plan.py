@@ -130,7 +130,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{folder}", "{dest}"], "--resolution is missing: gan-dist pack SOURCE DEST --resolution 64"),
+        (["{folder}", "{dest}"], "--resolution is missing; call gan-dist pack SOURCE DEST --resolution 64"),
         (["{folder}", "--resolution", "64"], "DEST is missing"),
         (["{dest}", "{dest}", "--resolution", "0"], "--resolution must be from 1 to 16384, not 0"),
         (["{folder}", "{dest}", "--resolution", "16385"], "--resolution must be from 1 to 16384, not 16385"),
