@@ -47,8 +47,8 @@ def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
     try:
         yield workers
     finally:
-        for one in actors:
-            ray.kill(one)
+        for handle in actors:
+            ray.kill(handle)
 
 
 class _Actor:

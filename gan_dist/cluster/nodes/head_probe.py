@@ -34,7 +34,7 @@ def cluster_address() -> str | None:
 
 
 class HeadState(Enum):
-    """What was found at an address."""
+    """State of an address."""
 
     READY = "a Ray cluster that answers"
     UNAUTHORIZED = "a Ray cluster that requires another token"

@@ -31,7 +31,7 @@ LOG = logging.getLogger("gan_dist")
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a task on a node found there."""
+    """Facts about a node, collected by a task that runs there."""
 
     versions: dict[str, str]
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """Facts about a node that is alive, or the problem that kept it from giving them."""
+    """Facts about a node, or the problem of getting them."""
 
     node: str
     """Its address and id, for messages."""
@@ -136,7 +136,7 @@ def _collect_facts(files: Mapping[str, str], options: StorageOptions) -> NodeFac
 
 
 def shm_warning(report: NodeReport) -> Problem | None:
-    """Return a warning where a node keeps objects on disk, for want of shared memory, else None."""
+    """Return a warning where an object store is larger than its node's shared memory, else None."""
     facts = report.facts
     if isinstance(facts, Problem) or facts.shm is None or report.object_store <= facts.shm[0]:
         return None

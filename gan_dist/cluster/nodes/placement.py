@@ -17,7 +17,7 @@ PLACED_S = 5.0
 
 
 def placeable_workers(scale: ScaleConfig, counts: Sequence[int], placed: int = 0) -> int | None:
-    """Return the first of `counts` workers that can be placed now, `placed` of which already are, or None."""
+    """Return the first of `counts` for which the workers that are not `placed` yet can be placed, or None."""
     draining = draining_nodes()
     capacity = worker_capacity(scale, [node for node in cluster_nodes() if node.id not in draining])
     for count in counts:

@@ -72,7 +72,7 @@ def _workers_on(scale: ScaleConfig, node: Node) -> int:
     fits, each = math.floor(node.cpus / scale.cpus_per_worker), scale.gpus_per_worker
     if not each:
         return fits
-    # A worker's share is of one GPU: remainders of two GPUs do not add up.
+    # A share is of one GPU: the remainders of two GPUs do not add up.
     return min(fits, int(node.gpus) * math.floor(1 / each) if each < 1 else math.floor(node.gpus / each))
 
 
@@ -98,14 +98,9 @@ def concurrent_trials(scale: ScaleConfig, nodes: list[Node], limit: int | None) 
 def require_capacity(scale: ScaleConfig, nodes: list[Node], where: str, *, evaluating: bool = False) -> None:
     """Refuse workers that can never be placed, or whose bare processes exceed the memory of all nodes.
 
-    On a cluster that adds nodes only shares of GPUs that no node can give are refused.
-
-    Args:
-        scale: Resources of the run.
-        nodes: All nodes.
-        where: Name of the machine or cluster, for the message.
-        evaluating: Whether this is for an evaluation, whose workers exchange no gradients; the message then
-            names the options of the verb instead of configuration keys.
+    On a cluster that adds nodes, only impossible shares of GPUs are refused. The message names the machine or
+    cluster as `where`. Workers of an evaluation (`evaluating`) exchange no gradients; then the message names
+    the options of the verb instead of configuration keys.
 
     Raises:
         CapacityError: with the arithmetic and the number of workers that fits.
@@ -118,12 +113,12 @@ def require_capacity(scale: ScaleConfig, nodes: list[Node], where: str, *, evalu
     count = process_count(scale, trial=False)
     if all(node.memory for node in nodes) and count * PROCESS_BYTES > total:
         most = max(1, math.floor(total / PROCESS_BYTES) - 1)
-        given = partial(_given, "workers", evaluating=evaluating)
+        workers = partial(_setting, "workers", evaluating=evaluating)
         raise CapacityError(
-            f"{given(scale.workers)} and their controller are {count} processes of "
+            f"{workers(scale.workers)} and their controller are {count} processes of "
             f"{PROCESS_BYTES / 1e9:g} GB before their networks, {count * PROCESS_BYTES / 1e9:.1f} GB; "
             f"{where} has {total / 1e9:.1f} GB of memory",
-            f"use {given(most)} or fewer, or add memory",
+            f"use {workers(most)} or fewer, or add memory",
             keys=("scale.workers",),
         )
 
@@ -139,15 +134,16 @@ def memory_warning(
     left = sum(node.memory - node.object_store for node in nodes)
     if autoscales(nodes) or not all(node.memory for node in nodes) or count * PROCESS_BYTES <= left:
         return None
-    each = process_count(scale, trial=True)
-    remedy = f"use fewer {'--workers' if evaluating else 'scale.workers'}"
+    remedy, key = f"use fewer {'--workers' if evaluating else 'scale.workers'}", "scale.workers"
     if trials:
-        remedy = f"set search.concurrent={max(1, math.floor(left / PROCESS_BYTES / each))}"
+        most = max(1, math.floor(left / PROCESS_BYTES / process_count(scale, trial=True)))
+        remedy, key = f"set search.concurrent={most}", "search.concurrent"
     return Problem(
         f"{count} processes of {PROCESS_BYTES / 1e9:g} GB before their networks take "
         f"{count * PROCESS_BYTES / 1e9:.1f} GB; the nodes have {left / 1e9:.1f} GB beside their object "
         "stores",
         f"{remedy}, or add memory",
+        (key,),
     )
 
 
@@ -156,11 +152,11 @@ def idle_gpu_warning(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool 
     gpus = sum(node.gpus for node in nodes)
     if scale.gpus_per_worker or not gpus:
         return None
-    remedy = _given("gpus_per_worker", 1, evaluating=evaluating)
+    remedy = _setting("gpus_per_worker", 1, evaluating=evaluating)
     return Problem(f"{gpus:g} GPUs are there and none is asked for: this runs on CPUs", f"use {remedy}")
 
 
-def _given(key: str, value: float, *, evaluating: bool) -> str:
+def _setting(key: str, value: float, *, evaluating: bool) -> str:
     """Return a setting as a user of `evaluate`, or of a configuration, types it."""
     return f"--{key.replace('_', '-')} {value:g}" if evaluating else f"scale.{key}={value:g}"
 
@@ -168,17 +164,17 @@ def _given(key: str, value: float, *, evaluating: bool) -> str:
 def _require_divisible(scale: ScaleConfig, *, evaluating: bool) -> None:
     """Refuse shares of GPUs that no cluster can give."""
     each = scale.gpus_per_worker
-    given = _given("gpus_per_worker", each, evaluating=evaluating)
+    setting = _setting("gpus_per_worker", each, evaluating=evaluating)
     if each > 1 and not each.is_integer():
         raise CapacityError(
-            f"{given}: Ray reserves a part of one GPU, or whole ones",
+            f"{setting}: Ray reserves a part of one GPU, or whole ones",
             f"use {math.floor(each)} or {math.ceil(each)}",
             keys=("scale.gpus_per_worker",),
         )
     if not evaluating and scale.workers > 1 and 0 < each <= 0.5:
         together = min(scale.workers, math.floor(1 / each))
         raise CapacityError(
-            f"{given}: {together} of the {scale.workers} workers could share a GPU, which NCCL refuses",
+            f"{setting}: {together} of the {scale.workers} workers could share a GPU, which NCCL refuses",
             "use 1, or scale.workers=1",
             keys=("scale.gpus_per_worker", "scale.workers"),
         )
@@ -190,13 +186,13 @@ def _require_cpus_and_gpus(scale: ScaleConfig, nodes: list[Node], where: str, *,
         return
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     key = "workers" if scale.min_workers is None else "min_workers"
-    given = partial(_given, key, evaluating=evaluating)
+    workers = partial(_setting, key, evaluating=evaluating)
     need = f"{count} x {scale.cpus_per_worker:g} = {count * scale.cpus_per_worker:g} CPUs"
     if scale.gpus_per_worker:
         need += f" and {count} x {scale.gpus_per_worker:g} = {count * scale.gpus_per_worker:g} GPUs"
-    remedy = f"use {given(fits)}" if fits else "ask for less per worker"
+    remedy = f"use {workers(fits)}" if fits else "ask for less per worker"
     raise CapacityError(
-        f"{given(count)} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
+        f"{workers(count)} needs {need}; {where} has {cpus:g} CPUs and {gpus:g} GPUs on "
         f"{len(nodes)} node{'s' * (len(nodes) != 1)}, which hold {fits} such workers",
         f"{remedy}, or add nodes",
         keys=(f"scale.{key}",),

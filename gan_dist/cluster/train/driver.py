@@ -83,20 +83,18 @@ class _Driver:
             group = WorkerGroup(self._config, workers, self._actor, number)
             stopped = self._follow(group)
             status = self._read_status()
-            if isinstance(status.failure, StorageError):
-                raise StorageError(
-                    f"{status.failure}\nthe run is kept as its last checkpoint has it"
-                ) from None
-            if status.failure is not None:
-                raise status.failure
-            if status.outcome is not None and (status.outcome.finished or stopped):
-                return status.outcome
+            if (failure := status.failure) is not None:
+                if isinstance(failure, StorageError):
+                    raise StorageError(f"{failure}\nthe run is kept as its last checkpoint has it") from None
+                raise failure
+            if status.result is not None and (status.result.finished or stopped):
+                return status.result
             if stopped:
                 if group.error is not None:
                     self._warn(f"{failure_reason(group.error)} while it was stopped; {self._kept()}")
                 break
             if self._own_node in placement.draining_nodes():
-                raise WorkerError("the node that this command runs on leaves the cluster", self._kept())
+                raise WorkerError(f"the node that this command runs on leaves the cluster; {self._kept()}")
             if group.error is not None:
                 failures = 0 if self._images() > first_image else failures + 1
                 self._handle_failure(group.error, status.nodes, failures)
@@ -120,7 +118,7 @@ class _Driver:
                 if (count := placement.placeable_workers(scale, self._counts[1:])) is not None:
                     return count
                 time.sleep(POLL_S)
-        raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s)", self._kept())
+        raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s); {self._kept()}")
 
     def _follow(self, group: WorkerGroup) -> bool:
         """Wait until a worker group ends, stopping it where it should; return whether a stop was requested.

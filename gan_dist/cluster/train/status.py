@@ -22,7 +22,7 @@ class RunStatus:
     """Progress of the latest worker group; None until it trains."""
     warnings: tuple[str, ...] = ()
     failure: GanDistError | None = None
-    outcome: RunResult | None = None
+    result: RunResult | None = None
     """Result of the latest worker group; None unless it ended in order."""
     nodes: frozenset[str] = frozenset()
     """Ids of the nodes on which the latest worker group runs."""
@@ -43,7 +43,7 @@ class StatusActor:
 
     def start_group(self) -> int:
         """Reset what belongs to a single worker group, and return the number of the next one."""
-        self.status = replace(self.status, progress=None, outcome=None, nodes=frozenset())
+        self.status = replace(self.status, progress=None, result=None, nodes=frozenset())
         self.stop = False
         self.group += 1
         return self.group

@@ -1,4 +1,4 @@
-"""The process of a worker: its environment, the interface by which it reaches others, and the loop."""
+"""The process of a worker: its environment, its network interface, and the training loop."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from gan_dist.training.loop import train
 from gan_dist.training.progress import Progress
 
 COLLECTIVE_S = 600
-"""Seconds after which a worker that waits for another gives up. One of them may be writing files or comparing
-features meanwhile; Ray notices the loss of a node sooner."""
+"""Timeout of torch.distributed, in seconds: a worker may write files or compare features while the others
+wait. Ray notices the loss of a node sooner."""
 
 _TorchBackend: Any = TorchConfig().backend_cls
 
@@ -45,7 +45,7 @@ def environment(scale: ScaleConfig) -> dict[str, str]:
 
 @dataclass
 class ReachableTorch(TorchConfig):
-    """Ray Train's set-up of torch.distributed, with interfaces by which the workers reach each other."""
+    """Ray Train's set-up of torch.distributed, with network interfaces that other nodes can reach."""
 
     timeout_s: int = COLLECTIVE_S
 
@@ -62,7 +62,7 @@ class _Backend(_TorchBackend):  # type: ignore[misc]
 
 
 def use_reachable_interface() -> None:
-    """Point gloo and NCCL to the interface by which other nodes reach this one; keep a user's choice."""
+    """Set the interface of gloo and NCCL to one that other nodes can reach, unless a user has set it."""
     address = ray.util.get_node_ip_address()
     for variable, interface in interface_variables(address, host.own_address(), host.interfaces()).items():
         os.environ.setdefault(variable, interface)
@@ -71,7 +71,7 @@ def use_reachable_interface() -> None:
 def interface_variables(
     address: str, name_address: str | None, interfaces: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the variables that name the interface of `address`, by which other nodes reach this one.
+    """Return the variables that set the interface to that of `address`, which other nodes can reach.
 
     gloo by itself uses `name_address`, to which the host's name resolves: on many machines the loopback. NCCL
     uses the first of all interfaces in an order of its own, which may be a virtual bridge.
@@ -93,14 +93,14 @@ def run_worker(settings: dict[str, Any]) -> None:
     try:
         # A stop requested before the first step: there is nothing to write.
         stopped = broadcast_from_rank0(context, context.stop_requested())
-        outcome = None if stopped else train(config, context)
+        result = None if stopped else train(config, context)
     except GanDistError as error:
         ray.get(actor.update.remote(group, failure=error))
         raise
     finally:
         context.close()
     if context.rank == 0:
-        ray.get(actor.update.remote(group, outcome=outcome))
+        ray.get(actor.update.remote(group, result=result))
 
 
 class TrainContext:
