@@ -78,11 +78,10 @@ def _walk_schema() -> tuple[dict[str, dict[str, Any]], dict[str, SectionKeys]]:
     found_sections: dict[str, SectionKeys] = {}
 
     def resolve(schema: dict[str, Any]) -> dict[str, Any]:
-        target = schema.get("$ref")
-        return root["$defs"][target.rpartition("/")[2]] if target else schema
+        return root["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
     def walk(key: str, schema: dict[str, Any], required: bool) -> None:
-        options = [resolve(option) for option in schema.get("anyOf") or schema.get("oneOf") or [schema]]
+        options = [resolve(option) for option in schema.get("anyOf", [schema])]
         inner = {
             name: (at, name in o.get("required", []))
             for o in options

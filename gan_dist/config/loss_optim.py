@@ -67,7 +67,7 @@ class RateConfig(Section):
 
 
 class OptimConfig(Section):
-    """How both networks are updated."""
+    """The optimizers of both networks, and the schedule."""
 
     name: Literal["adam", "rmsprop"] = "adam"
     """The optimizer of both networks."""

@@ -1,7 +1,6 @@
-"""The whole run as frozen models; `load.py` fills them from a preset or YAML file and overrides.
+"""The configuration of a run as frozen models, which `load.py` fills from files and overrides.
 
-The dotted names of the fields (`optim.g.lr`) are the keys that a user types and a search space names. The
-sections that have rules of their own, and that of searches, are in files beside this one.
+The dotted names of the fields (`optim.g.lr`) are the keys of files, overrides and search spaces.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from gan_dist.core.storage import BACKENDS, StorageOptions, join
 
 
 class StorageConfig(Section):
-    """Where runs are kept, and how all files are reached; `storage: URI` is short for `storage.path`."""
+    """Folder of the runs, and access to object stores; `storage: URI` is short for `storage.path`."""
 
     path: Annotated[str, Field(min_length=1)] = "runs"
     """Folder or bucket prefix in which runs are kept."""
@@ -30,12 +29,12 @@ class StorageConfig(Section):
 
     @property
     def options(self) -> StorageOptions:
-        """How a process that works on the run reaches object stores."""
+        """The same settings for the storage layer."""
         return StorageOptions(self.backend, self.timeout_s)
 
 
 class DataConfig(Section):
-    """Which images, and how they are read."""
+    """The image set, its order and its augmentation."""
 
     path: str
     """Shards made by `gan-dist pack`, or a built-in set: `builtin://digits`, `builtin://stacked-digits`,
@@ -125,7 +124,7 @@ class ModelConfig(Section):
 
 
 class EmaConfig(Section):
-    """The averaged generator, which is what is evaluated and released."""
+    """The moving average of the generator's weights, which is evaluated and released."""
 
     half_life_kimg: PositiveFloat = 10.0
     """Thousands of images after which a weight's influence on the average has halved."""
@@ -134,7 +133,7 @@ class EmaConfig(Section):
 
 
 class TrainConfig(Section):
-    """How long and in which portions."""
+    """Length of the run, size of its batches, precision."""
 
     batch_size: Positive = 64
     """Images in one batch over all workers together."""
@@ -154,7 +153,7 @@ class TrainConfig(Section):
 
 
 class EvalConfig(Section):
-    """How the averaged generator is measured; every evaluation also writes a checkpoint."""
+    """Evaluation of the averaged generator; every evaluation also writes a checkpoint."""
 
     every_kimg: Annotated[float, Field(ge=0.001)] = 50.0
     """Thousands of images between evaluations, at least one image; the last one is at the end of the run."""
@@ -175,7 +174,7 @@ class EvalConfig(Section):
 
 
 class LogConfig(Section):
-    """What is shown while the run goes on."""
+    """Progress on the terminal."""
 
     every_s: PositiveFloat = 10.0
     """Seconds between progress lines where standard output is not a terminal."""
@@ -187,27 +186,27 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Name of the run, and of its folder in `storage`. The same name continues the same run."""
     storage: StorageConfig = StorageConfig()
-    """Where runs are kept, and how files are reached."""
+    """Folder of the runs, and access to object stores."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial weights, of the order of the images and of all noise."""
     data: DataConfig
-    """Which images, and how they are read."""
+    """The image set, its order and its augmentation."""
     model: ModelConfig = ModelConfig()
     """The two networks."""
     loss: LossConfig = LossConfig()
     """The adversarial objective."""
     optim: OptimConfig = OptimConfig()
-    """How both networks are updated."""
+    """The optimizers of both networks."""
     ema: EmaConfig = EmaConfig()
-    """The averaged generator."""
+    """The moving average of the generator's weights."""
     train: TrainConfig = TrainConfig()
-    """How long and in which portions."""
+    """Length of the run, size of its batches, precision."""
     eval: EvalConfig = EvalConfig()
-    """How the averaged generator is measured."""
+    """Evaluation of the averaged generator."""
     scale: ScaleConfig = ScaleConfig()
     """Resources of the run: workers, CPUs and GPUs."""
     log: LogConfig = LogConfig()
-    """What is shown while the run goes on."""
+    """Progress on the terminal."""
     search: SearchConfig | None = None
     """What `gan-dist tune` varies; `gan-dist train` ignores it."""
 

@@ -1,4 +1,4 @@
-"""YAML as configurations use it: plain values only, numbers as YAML 1.2 writes them, and lines to point at.
+"""YAML for configurations: plain values only, numbers of YAML 1.2, and nodes that know their lines.
 
 PyYAML reads YAML 1.1, where `1e-4` is text, `no` is false, `010` is eight and `1:30` is ninety. Nothing here
 constructs Python objects, and aliases are refused, so a small file cannot become a large one.
@@ -24,10 +24,10 @@ _RESOLVERS = (
 
 
 class UnreadableYaml(ValueError):  # noqa: N818 - it is always turned into a ConfigError
-    """Text that is no plain YAML, and the line of the problem, from 1."""
+    """Text that is not YAML, with the line of the problem (from 1); or a node that is no plain value."""
 
-    def __init__(self, line: int, what: str, remedy: str = "") -> None:
-        self.line, self.remedy = line, remedy
+    def __init__(self, what: str, remedy: str = "", line: int = 1) -> None:
+        self.remedy, self.line = remedy, line
         super().__init__(what)
 
 
@@ -39,17 +39,17 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            raise _unreadable(mark, "aliases (*name) are refused", "write the value out")
+            raise _unreadable("aliases (*name) are refused", mark.line, mark.column, "write the value out")
         if self.depth == MAX_DEPTH:
-            raise _unreadable(mark, f"more than {MAX_DEPTH} levels of nesting")
+            raise _unreadable(f"more than {MAX_DEPTH} levels of nesting", mark.line, mark.column)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
-def _unreadable(mark: yaml.Mark, what: str, remedy: str = "") -> UnreadableYaml:
-    return UnreadableYaml(mark.line + 1, f"not readable as YAML at column {mark.column + 1}: {what}", remedy)
+def _unreadable(what: str, line: int, column: int, remedy: str = "") -> UnreadableYaml:
+    return UnreadableYaml(f"not readable as YAML at column {column + 1}: {what}", remedy, line + 1)
 
 
 # Not in the class's body, because PyYAML's stubs take it for a variable of instances.
@@ -98,29 +98,23 @@ def compose(text: str) -> yaml.Node | None:
         raise
     except (ValueError, OverflowError) as error:
         # PyYAML lets these through, for instance for the escape "\\UFFFFFFFF".
-        raise _unreadable(loader.get_mark(), "a number or escape is out of range") from error
+        raise _unreadable("a number or escape is out of range", loader.line, loader.column) from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         code = ord(error.character) if isinstance(error.character, str) else error.character
-        raise UnreadableYaml(
-            line, f"not readable as YAML at column {column}: U+{code:04X} is not allowed"
-        ) from error
+        line, column = before.count("\n"), len(before) - before.rfind("\n") - 1
+        raise _unreadable(f"U+{code:04X} is not allowed", line, column) from error
     except yaml.MarkedYAMLError as error:
         context = None if error.context == "while scanning for the next token" else error.context
-        said = ", ".join(part for part in (context, error.problem) if part)
-        if "'\\t'" in said:
-            said += " (YAML is indented with spaces)"
+        what = ", ".join(part for part in (context, error.problem) if part)
+        if "'\\t'" in what:
+            what += " (YAML is indented with spaces)"
         mark = error.problem_mark or error.context_mark or loader.get_mark()
-        raise _unreadable(mark, said) from error
+        raise _unreadable(what, mark.line, mark.column) from error
 
 
 def check_tag(node: yaml.Node) -> None:
-    """Refuse a node that asks for anything other than a plain value.
-
-    Raises:
-        UnreadableYaml: names the tag.
-    """
+    """Raise UnreadableYaml for a node with a tag other than those of plain values."""
     known = {
         yaml.ScalarNode: [_TAG + name for name in ("str", "null", "bool", "int", "float")],
         yaml.SequenceNode: [_TAG + "seq"],
@@ -128,37 +122,33 @@ def check_tag(node: yaml.Node) -> None:
     }
     if node.tag not in known[type(node)]:
         tag = " ".join(node.tag.replace(_TAG, "!!").split())[:80]
-        raise UnreadableYaml(
-            node.start_mark.line + 1, f"has the tag {tag}; a configuration holds plain values only"
-        )
+        raise UnreadableYaml(f"has the tag {tag}; a configuration holds plain values only")
 
 
 def plain_value(node: yaml.Node) -> Any:
-    """Return the text, number, bool, None, list or dict (with text as keys) that `node` writes.
+    """Return the value of a node: text, number, bool, None, list, or dict with text as keys.
 
     Raises:
-        UnreadableYaml: it has another tag, a scalar that does not fit its tag, or a key that stands twice.
+        UnreadableYaml: it has another tag, a scalar that does not fit its tag, or the same key twice.
     """
     check_tag(node)
-    line = node.start_mark.line + 1 if node.start_mark else 1
     if isinstance(node, yaml.SequenceNode):
         return [plain_value(item) for item in node.value]
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise UnreadableYaml(line, "has a key that is not plain text")
+                raise UnreadableYaml("has a key that is not plain text")
             if key.value in mapping:
-                raise UnreadableYaml(key.start_mark.line + 1, f"has the key {key.value} twice")
+                raise UnreadableYaml(f"has the key {key.value} twice")
             mapping[str(_scalar("str", key.value))] = plain_value(value)
         return mapping
     try:
         return _scalar(node.tag.removeprefix(_TAG), node.value)
     except (ValueError, KeyError):
         text = node.value if len(node.value) <= 40 else f"{node.value[:39]}…"
-        raise UnreadableYaml(
-            line, f"holds {text!r}, which cannot be read as {node.tag.replace(_TAG, '!!')}"
-        ) from None
+        kind = node.tag.replace(_TAG, "!!")
+        raise UnreadableYaml(f"holds {text!r}, which cannot be read as {kind}") from None
 
 
 def _scalar(kind: str, text: str) -> str | int | float | bool | None:
