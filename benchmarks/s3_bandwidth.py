@@ -27,8 +27,8 @@ from gan_dist.data.batches.readers import READERS, ThreadedReader
 from gan_dist.data.builtin import Shapes
 from gan_dist.data.order import Order
 from gan_dist.data.shards.shard_set import ShardSet, write_set
-from tests.faults import proxy
-from tests.s3 import KEYS, make_bucket, s3_server
+from tests.support.faults import proxy
+from tests.support.s3 import KEYS, make_bucket, s3_server
 
 COUNT, EPOCHS, RESOLUTION, GROUP = 32_768, 3, 64, 1024
 LATENCY_S, ERRORS = 0.05, 0.05

@@ -15,8 +15,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from gan_dist.core import storage
 from gan_dist.core.storage import StorageOptions
-from tests.s3 import KEYS, make_bucket, s3_server
-from tests.searches import measured_run
+from tests.support.s3 import KEYS, make_bucket, s3_server
+from tests.support.searches import measured_run
 
 
 class _ClustersFirst(LoadScopeScheduling):  # type: ignore[misc]

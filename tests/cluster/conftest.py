@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from tests.s3 import KEYS
+from tests.support.s3 import KEYS
 
 
 @pytest.fixture(scope="package")

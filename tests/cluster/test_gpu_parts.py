@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.heads import printed_apart
+from tests.support.heads import printed_apart
 
 SCRIPT = """
 import json, logging, sys

@@ -13,9 +13,9 @@ from gan_dist.config import ScaleConfig
 from gan_dist.core.errors import CapacityError, DataError, WorkerError
 from gan_dist.evaluation.assess import assess
 from gan_dist.evaluation.tasks import TallyReals, here
-from tests.heads import printed_apart
-from tests.parts import Deadly, Exhausting, Held, Numbered, let_go
-from tests.releases import request_of, untrained
+from tests.support.heads import printed_apart
+from tests.support.parts import Deadly, Exhausting, Held, Numbered, let_go
+from tests.support.releases import request_of, untrained
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -26,8 +26,8 @@ import ray
 from ray.cluster_utils import Cluster
 from gan_dist.cluster.parts import ray_workers
 from gan_dist.config import ScaleConfig
-from tests.parts import Held, let_go
-from tests.releases import request_of, untrained
+from tests.support.parts import Held, let_go
+from tests.support.releases import request_of, untrained
 
 folder = Path(sys.argv[1])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -13,8 +13,8 @@ import pytest
 
 from gan_dist.artifacts.records import read_records
 from gan_dist.training import checkpoint as states
-from tests.heads import ROOT, environment
-from tests.preemption import ENDLESS
+from tests.support.heads import ROOT, environment
+from tests.support.preemption import ENDLESS
 from tests.unit.training.test_training import assert_same_bits, config, run, tensors
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -23,7 +23,7 @@ BATCH = 32
 
 
 def watched(ray_folder: str, folder: Path, drains: int, *, timeout_s: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.preemption", str(folder), str(drains), "0"]
+    command = [sys.executable, "-m", "tests.support.preemption", str(folder), str(drains), "0"]
     env = environment(ray_folder, HOME=ray_folder, RAY_raylet_start_wait_time_s="120")
     done = subprocess.run(
         command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False

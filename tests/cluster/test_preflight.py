@@ -10,7 +10,7 @@ import pytest
 from gan_dist.cluster.nodes.node_checks import NodeFacts, NodeReport, node_problems, shm_warning
 from gan_dist.core import host
 from gan_dist.core.errors import Problem
-from tests.heads import printed_apart
+from tests.support.heads import printed_apart
 
 TWO_NODES = """
 import sys, ray

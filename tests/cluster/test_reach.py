@@ -12,8 +12,8 @@ from gan_dist.cluster.connect import join
 from gan_dist.cluster.nodes import doctor_checks, head_probe
 from gan_dist.cluster.nodes.head_probe import HeadState, probe_head, require_reachable
 from gan_dist.core.errors import ClusterError
-from tests.ports import free_port
-from tests.web import serving
+from tests.support.ports import free_port
+from tests.support.web import serving
 
 
 @pytest.fixture

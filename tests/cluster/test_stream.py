@@ -19,7 +19,7 @@ from gan_dist.data.order import Order
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import ShardSet, write_set
-from tests.faults import proxy
+from tests.support.faults import proxy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 

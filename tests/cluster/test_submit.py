@@ -22,8 +22,8 @@ from gan_dist.cli import app
 from gan_dist.cluster.jobs import client
 from gan_dist.cluster.jobs.archive import collect_files
 from gan_dist.core.errors import ClusterError, GanDistError
-from tests.heads import ROOT
-from tests.web import serving
+from tests.support.heads import ROOT
+from tests.support.web import serving
 
 NOWHERE = "http://127.0.0.1:1"
 

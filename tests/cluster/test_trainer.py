@@ -24,8 +24,8 @@ from gan_dist.core.errors import CapacityError, DataError, NonFiniteError, Stora
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.data.builtin import DIGITS
 from gan_dist.training.progress import Progress
-from tests.faults import proxy
-from tests.gloo import run_gloo
+from tests.support.faults import proxy
+from tests.support.gloo import run_gloo
 from tests.unit.training.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]

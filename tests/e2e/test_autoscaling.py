@@ -19,10 +19,10 @@ import boto3
 import pytest
 import yaml
 
-from tests.heads import ROOT, environment
-from tests.ports import free_ports
-from tests.s3 import KEYS, s3_server
-from tests.web import serving
+from tests.support.heads import ROOT, environment
+from tests.support.ports import free_ports
+from tests.support.s3 import KEYS, s3_server
+from tests.support.web import serving
 
 REGION = "us-west-2"
 REFUSAL = (

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.heads import BIN, ROOT, environment, gan_dist, ray_head, submit
+from tests.support.heads import BIN, ROOT, environment, gan_dist, ray_head, submit
 
 TINY = ["model.width=4", "model.latent_dim=8", "train.batch_size=32", "eval.samples=64"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gan_dist.cluster.nodes import doctor_checks
-from tests.heads import ROOT, gan_dist, ray_head
+from tests.support.heads import ROOT, gan_dist, ray_head
 
 PATIENT = ("--timeout", "60")
 OTHER_RAY = """

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.heads import ROOT, submit
-from tests.hosts import Host, host_environment, hosts, ray_cluster, require_namespaces, store_on
+from tests.support.heads import ROOT, submit
+from tests.support.hosts import Host, host_environment, hosts, ray_cluster, require_namespaces, store_on
 
 TINY = ["model.width=4", "model.latent_dim=8", "train.batch_size=32", "eval.samples=64"]
 # A host of three CPUs has room for one worker of two, and a CPU for the tasks that read its images.
@@ -136,7 +136,7 @@ except OSError:
 """
 HOSTS = """
 import sys
-from tests.hosts import hosts
+from tests.support.hosts import hosts
 with hosts(sys.argv[1], "alpha") as (alpha,):
     print(alpha.pid, alpha.switch, flush=True)
     sys.stdin.read()

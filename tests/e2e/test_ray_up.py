@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import yaml
 
-from tests.heads import BIN, ROOT, submit
-from tests.hosts import PRIVATE, Host, host_environment, hosts, require_namespaces
+from tests.support.heads import BIN, ROOT, submit
+from tests.support.hosts import PRIVATE, Host, host_environment, hosts, require_namespaces
 
 FILE = ROOT / "jobs" / "cluster" / "on-premise.yaml"
 SSHD = f"""

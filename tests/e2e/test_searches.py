@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from gan_dist.artifacts.records import read_records
 from gan_dist.core import storage
 from gan_dist.search.study_storage import study_storage
-from tests.heads import BIN, environment, gan_dist
+from tests.support.heads import BIN, environment, gan_dist
 
 TRIALS = 12
 SEARCH = [

@@ -22,8 +22,8 @@ import psutil
 import pytest
 import requests
 
-from tests.heads import BIN, gan_dist, ray_head
-from tests.s3 import KEYS, make_bucket
+from tests.support.heads import BIN, gan_dist, ray_head
+from tests.support.s3 import KEYS, make_bucket
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 REFUSED = grpc.StatusCode.UNAUTHENTICATED

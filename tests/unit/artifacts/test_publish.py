@@ -20,7 +20,7 @@ from gan_dist.config import load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, StorageError
 from gan_dist.core.storage.hashed_folder import read_folder, to_json, write_folder
-from tests.searches import (
+from tests.support.searches import (
     SMALL,
     as_trial,
     files,

@@ -19,7 +19,7 @@ from gan_dist.config import RunConfig, load_config, to_yaml
 from gan_dist.core.errors import ConfigError, GanDistError
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
-from tests.searches import (
+from tests.support.searches import (
     as_trial,
     record,
     trial_uri,

@@ -13,7 +13,7 @@ from gan_dist.cluster.jobs import archive
 from gan_dist.cluster.jobs.archive import collect_files, write_zip
 from gan_dist.cluster.jobs.secrets import require_no_secrets, secrets_here
 from gan_dist.core.errors import ClusterError
-from tests.heads import ROOT
+from tests.support.heads import ROOT
 
 
 def write(folder: Path, *names: str, text: str = "x") -> None:

@@ -13,7 +13,7 @@ from gan_dist.artifacts.records import read_records
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.models.generator import ImageShape
 from gan_dist.training.checkpoint import new_state
-from tests.gloo import run_gloo
+from tests.support.gloo import run_gloo
 from tests.unit.training.test_training import config, run_on_ranks, tensors
 
 

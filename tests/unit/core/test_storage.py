@@ -24,9 +24,9 @@ from gan_dist.data.shards.manifest import MANIFEST, read_manifest
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import ShardSet, write_set
 from gan_dist.data.shards.verify import find_damage, sha256_of, verify_set
-from tests.faults import Proxy, proxy
-from tests.ports import free_port
-from tests.s3 import KEYS, refusing_server
+from tests.support.faults import Proxy, proxy
+from tests.support.ports import free_port
+from tests.support.s3 import KEYS, refusing_server
 
 Backend = Literal["pyarrow", "s3fs"]
 SECRET = KEYS["AWS_SECRET_ACCESS_KEY"]

@@ -15,8 +15,8 @@ from gan_dist.core import storage
 from gan_dist.core.errors import StorageError
 from gan_dist.core.storage import StorageOptions
 from gan_dist.core.storage.redaction import reason
-from tests.faults import Proxy, proxy
-from tests.s3 import refusing_server
+from tests.support.faults import Proxy, proxy
+from tests.support.s3 import refusing_server
 
 Backend = Literal["pyarrow", "s3fs"]
 OLD = b"what was there before" * 100

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gan_dist.cli import app
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, StorageError
-from tests.s3 import refusing_server
+from tests.support.s3 import refusing_server
 
 OUT = {"export": ("--to", "pt2"), "report": ("--out", "html"), "sample": ("--out", "png")}
 

@@ -22,8 +22,8 @@ from gan_dist.core.findings import Finding, examine
 from gan_dist.core.storage import StorageOptions
 from gan_dist.core.threads import abandoned_threads
 from gan_dist.doctor import checks
-from tests.faults import proxy
-from tests.s3 import KEYS, refusing_server
+from tests.support.faults import proxy
+from tests.support.s3 import KEYS, refusing_server
 
 
 def only(found: Iterable[Finding]) -> Finding:

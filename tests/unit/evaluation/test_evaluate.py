@@ -16,7 +16,7 @@ from gan_dist.evaluation.extractors.digits import load_digits
 from gan_dist.evaluation.metrics.modes import Modes
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluator import Evaluator, Measurement
-from tests.gloo import run_gloo
+from tests.support.gloo import run_gloo
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

@@ -39,9 +39,9 @@ from gan_dist.models.generator import pieces
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.preflight import prepare
-from tests.gloo import run_gloo
-from tests.parts import Exhausting
-from tests.releases import request_of, untrained
+from tests.support.gloo import run_gloo
+from tests.support.parts import Exhausting
+from tests.support.releases import request_of, untrained
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

@@ -16,7 +16,7 @@ from scipy.stats import entropy
 
 from gan_dist.core.errors import DataError
 from gan_dist.evaluation.metrics.inception_score import ClassScore
-from tests.gloo import run_gloo
+from tests.support.gloo import run_gloo
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

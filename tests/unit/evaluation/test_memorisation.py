@@ -17,7 +17,7 @@ from scipy import stats
 from gan_dist.core.errors import DataError
 from gan_dist.evaluation.metrics import memorisation
 from gan_dist.evaluation.metrics.memorisation import Copying, NearestNeighbours, copying_test
-from tests.gloo import run_gloo
+from tests.support.gloo import run_gloo
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

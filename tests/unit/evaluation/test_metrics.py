@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gan_dist.core.errors import DataError
 from gan_dist.evaluation.metrics.frechet import bias_warning, extrapolate, frechet_distance
 from gan_dist.evaluation.metrics.moments import Moments, all_reduce
-from tests.gloo import run_gloo
+from tests.support.gloo import run_gloo
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

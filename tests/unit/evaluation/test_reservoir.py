@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError
 from gan_dist.evaluation.metrics.reservoir import Reservoir
-from tests.gloo import run_gloo
+from tests.support.gloo import run_gloo
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.heads import BIN, ROOT
+from tests.support.heads import BIN, ROOT
 
 FOLDER = ROOT / "jobs" / "cluster"
 START = FOLDER / "start.sh"

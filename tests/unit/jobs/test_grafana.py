@@ -8,7 +8,7 @@ import re
 import pytest
 
 from gan_dist.cluster.prometheus import OF_RANK, OF_RUN, tags_of
-from tests.heads import ROOT
+from tests.support.heads import ROOT
 
 
 def test_the_dashboard_draws_all_gauges_by_tags_that_they_have() -> None:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from gan_dist.config import load_config
-from tests.heads import ROOT
 from tests.kuberay import problem
+from tests.support.heads import ROOT
 
 FOLDER = ROOT / "jobs" / "cluster"
 Document = dict[str, Any]

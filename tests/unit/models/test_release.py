@@ -19,7 +19,7 @@ from gan_dist.models import release
 from gan_dist.models.generator import ImageShape
 from gan_dist.training import checkpoint as states
 from gan_dist.training.progress import RunResult
-from tests.releases import untrained
+from tests.support.releases import untrained
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.search.warm_start import earlier_points
 from gan_dist.training.loop import total_images
-from tests.searches import record, write_run
+from tests.support.searches import record, write_run
 
 SPACE = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}, loss.name: [hinge, rpgan]}"
 

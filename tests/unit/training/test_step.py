@@ -28,7 +28,7 @@ from gan_dist.training.context import LocalContext
 from gan_dist.training.precision import PrecisionPolicy, has_bf16, tune_process
 from gan_dist.training.schedule import augment_p, betas, instance_noise, penalty_factor, rate_factor
 from gan_dist.training.step import Step
-from tests.gloo import run_gloo
+from tests.support.gloo import run_gloo
 
 SMALL = [
     *("data.resolution=16", "model.name=dcgan", "model.max_width=null", "loss.name=nonsaturating"),

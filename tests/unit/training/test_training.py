@@ -52,8 +52,8 @@ from gan_dist.training.preflight import prepare
 from gan_dist.training.progress import Progress, RunResult
 from gan_dist.training.step import Step
 from tests.extractors import Slow
-from tests.faults import proxy
-from tests.gloo import run_gloo
+from tests.support.faults import proxy
+from tests.support.gloo import run_gloo
 
 SMALL = [
     *("data.resolution=16", "model.name=dcgan", "model.max_width=null", "loss.name=nonsaturating"),

@@ -15,9 +15,9 @@ from gan_dist.core.errors import DataError, StorageError
 from gan_dist.core.storage import StorageOptions
 from gan_dist.data.packing.sources import open_source
 from gan_dist.data.packing.sources.items import SourceOptions
-from tests.faults import Proxy, proxy
-from tests.ports import free_port
-from tests.s3 import refusing_server
+from tests.support.faults import Proxy, proxy
+from tests.support.ports import free_port
+from tests.support.s3 import refusing_server
 from tests.unit.core.test_storage import use
 
 

@@ -20,7 +20,7 @@ from gan_dist.data.packing.sources import open_source
 from gan_dist.data.packing.sources.files import Files
 from gan_dist.data.packing.sources.items import Item, Source, SourceOptions
 from gan_dist.data.packing.task import Report, make_shard
-from tests.faults import proxy
+from tests.support.faults import proxy
 
 COUNT = 40
 LANCZOS = re.escape(resizer("lanczos"))

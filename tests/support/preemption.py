@@ -1,4 +1,4 @@
-"""A run on several nodes of this machine that are drained while it trains: `python -m tests.preemption`.
+"""A run on nodes of this machine that are drained while it trains: `python -m tests.support.preemption`.
 
 Prints what was seen as JSON, in its last line. It is a process of its own, since its nodes are.
 """
@@ -23,7 +23,7 @@ from gan_dist.cluster.train import driver
 from gan_dist.cluster.train.status import RunStatus
 from gan_dist.training.checkpoint import newest_images
 from gan_dist.training.progress import RunResult
-from tests.heads import BIN
+from tests.support.heads import BIN
 from tests.unit.training.test_training import config
 
 GRACE_S = 120

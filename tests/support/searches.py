@@ -12,7 +12,7 @@ from safetensors.torch import save
 from gan_dist.artifacts.records import METRICS
 from gan_dist.core import storage
 from gan_dist.core.storage.hashed_folder import to_json, write_folder
-from tests.releases import untrained
+from tests.support.releases import untrained
 
 Record = dict[str, Any]
 SMALL = {

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.heads import ROOT, environment
-from tests.s3 import KEYS
+from tests.support.heads import ROOT, environment
+from tests.support.s3 import KEYS
 
 TOOLS = ("ip", "mount", "nsenter", "unshare")
 NAMESPACES = ("--net", "--mount", "--pid", "--ipc", "--uts")
@@ -129,7 +129,7 @@ def store_on(host: Host) -> Iterator[dict[str, str]]:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the store did not start:\n{path.read_text()}")
             time.sleep(0.1)
-        make = "import sys; from tests.s3 import make_bucket; make_bucket(*sys.argv[1:])"
+        make = "import sys; from tests.support.s3 import make_bucket; make_bucket(*sys.argv[1:])"
         host.run(sys.executable, "-c", make, env["AWS_ENDPOINT_URL"], "bucket", env=host_environment())
         yield env
     finally:

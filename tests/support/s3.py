@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 
-from tests.ports import free_port
-from tests.web import serving
+from tests.support.ports import free_port
+from tests.support.web import serving
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
