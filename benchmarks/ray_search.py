@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from optuna.trial import Trial
+
 from gan_dist.cluster.connect import connect
 from gan_dist.cluster.tune import driver
 from gan_dist.search.display import SearchView
 from gan_dist.search.plan import Plan, begin, make_plan
-from gan_dist.search.study import ENDED, SearchStudy, Task
+from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import total_images, train
@@ -36,21 +38,21 @@ def seconds_per_trial(*, quick: bool) -> dict[str, float]:
     with TemporaryDirectory(prefix="gan-dist-bench-") as folder:
         plan = make_plan("search-digits", [*SMALL, f"storage={folder}", f"search.trials={count}"])
         begin(plan, "fd_digits")
-        ledger = SearchStudy(study_storage(plan.uri, None), "bench", plan.space, plan.search, plan.grace)
+        study = SearchStudy(study_storage(plan.uri, None), "bench", plan.space, plan.search, plan.grace)
         ends: list[float] = []
 
         def changed() -> None:
-            ended = sum(trial.state in ENDED for trial in ledger.trials())
+            ended = sum(trial.state.is_finished() for trial in study.trials())
             ends.extend([time.perf_counter()] * (ended - len(ends)))
 
-        driver.run(plan, ledger, "fd_digits", changed)
-        own = _alone(plan, count)
+        driver.run(plan, study, "fd_digits", changed)
+        own = _seconds_without_ray(plan, count)
     steps = [after - before for before, after in zip(ends[WARM - 1 :], ends[WARM:], strict=False)]
     each = median(steps)
     return {"seconds_per_trial": each - own, "trial_seconds": each, "own_seconds": own}
 
 
-def _alone(plan: Plan, count: int) -> float:
+def _seconds_without_ray(plan: Plan, count: int) -> float:
     """Return the median seconds of such a run in this process."""
     times = []
     for number in range(count, 2 * count):
@@ -133,26 +135,26 @@ def _searched(
     with TemporaryDirectory(prefix="gan-dist-bench-") as folder:
         plan = make_plan("search-digits", [*settings, f"storage={folder}", f"search.trials={trials}"])
         begin(plan, "fd_digits")
-        ledger = _Until(plan, enough)
-        with SearchView(ledger, trials, total_images(plan.config), "fd_digits") as view:
+        study = _Until(plan, enough)
+        with SearchView(study, trials, total_images(plan.config), "fd_digits") as view:
             view.print(f"{plan.search.algorithm}, {plan.search.scheduler}, seed {plan.search.seed}")
-            driver.run(plan, ledger, "fd_digits", view.update)
-        return ledger.spent()
+            driver.run(plan, study, "fd_digits", view.update)
+        return study.spent()
 
 
 class _Until(SearchStudy):
     """A study that ends, all its trials with it, once it has come to enough."""
 
     def __init__(self, plan: Plan, enough: Callable[[float, int], bool]) -> None:
-        kept_at = study_storage(plan.uri, None)
+        database = study_storage(plan.uri, None)
         length = total_images(plan.config)
-        super().__init__(kept_at, "bench", plan.space, plan.search, plan.grace, length)
+        super().__init__(database, "bench", plan.space, plan.search, plan.grace, length)
         self._enough, self._every = enough, round(1000 * plan.config.eval.every_kimg)
         self._steps: dict[int, int] = {}
         self._best, self._best_at = math.inf, 0
         self._over: int | None = None
 
-    def next(self) -> Task | None:
+    def next(self) -> Trial | None:
         return super().next() if self._over is None else None
 
     def report(self, number: int, step: int, value: float) -> bool:

@@ -20,8 +20,8 @@ from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 
 SEEDS, TRIALS, CONCURRENT = 20, 100, 4
-MANY, ENDS = 2_000, 200
-"""Trials whose cost is looked at, and how many of the first and of the last."""
+MANY, ENDS = 500, 100
+"""Trials of a study whose cost is measured, and how many of the first and of the last."""
 
 
 def run(*, quick: bool = False, real: bool = False) -> dict[str, object]:
@@ -48,10 +48,10 @@ def _images_vs_random(seed: int, trials: int) -> float:
     The search may have ten times as many trials; where that is not enough, the ratio is what it has used.
     """
     plain = simulated.config(trials=trials, algorithm="random", scheduler="none", seed=seed)
-    spent, target = simulated.run(_ledger(plain, InMemoryStorage()), seed, CONCURRENT)
+    spent, target = simulated.run(_open_study(plain, InMemoryStorage()), seed, CONCURRENT)
     eager = simulated.config(trials=10 * trials, seed=seed)
     used, _ = simulated.run(
-        _ledger(eager, InMemoryStorage()), seed, CONCURRENT, until=lambda best: best <= target
+        _open_study(eager, InMemoryStorage()), seed, CONCURRENT, until=lambda best: best <= target
     )
     return used / spent
 
@@ -59,18 +59,18 @@ def _images_vs_random(seed: int, trials: int) -> float:
 def _growth(many: int, ends: int) -> dict[str, object]:
     """Return how the cost of a trial, with its journal on the disk, and memory grow with their number."""
     with TemporaryDirectory(prefix="gan-dist-bench-") as folder:
-        ledger = _ledger(simulated.config(trials=many), study_storage(folder, None))
+        study = _open_study(simulated.config(trials=many), study_storage(folder, None))
         times: list[float] = []
 
         def ended(_best: float) -> bool:
-            done = many - ledger.unfinished - CONCURRENT
+            done = many - study.unfinished - CONCURRENT
             while len(times) <= done:
                 times.append(time.perf_counter())
             return False
 
         began = time.perf_counter()
         memory = _memory_mb()
-        simulated.run(ledger, 0, CONCURRENT, until=ended)
+        simulated.run(study, 0, CONCURRENT, until=ended)
         first, last = times[ends] - began, times[-1] - times[-1 - ends]
     return {
         "growth": last / first,
@@ -79,7 +79,7 @@ def _growth(many: int, ends: int) -> dict[str, object]:
     }
 
 
-def _ledger(search: SearchConfig, storage: BaseStorage) -> SearchStudy:
+def _open_study(search: SearchConfig, storage: BaseStorage) -> SearchStudy:
     return SearchStudy(storage, "bench", simulated.space(), search, simulated.EVERY, simulated.LENGTH)
 
 

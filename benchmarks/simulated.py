@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gan_dist.config import SearchConfig, load_config
+from gan_dist.config import SearchConfig
 from gan_dist.search.space import Space
 from gan_dist.search.space.parse import parse
 from gan_dist.search.study import SearchStudy
@@ -65,7 +65,7 @@ class Curve:
 
 def space() -> Space:
     """Return the space that is searched: nine keys, three of them with conditions."""
-    return parse(KEYS, load_config("digits"))
+    return parse(KEYS, {})
 
 
 def curve(values: Mapping[str, Any], seed: int) -> Curve:
@@ -92,12 +92,12 @@ def noise(seed: int, number: int) -> int:
 
 
 def run(
-    ledger: SearchStudy, seed: int, concurrent: int, until: Callable[[float], bool] = lambda _: False
+    study: SearchStudy, seed: int, concurrent: int, until: Callable[[float], bool] = lambda _: False
 ) -> tuple[int, float]:
     """Run a search's trials, several at a time.
 
     Args:
-        ledger: The search.
+        study: The search.
         seed: Seed of the trials' noise and of how fast each of them is.
         concurrent: Trials at a time.
         until: Whether the best value so far is good enough to end.
@@ -108,22 +108,22 @@ def run(
     going: list[tuple[float, int, int, Curve]] = []
     trained, best, clock = 0, math.inf, 0.0
     while True:
-        while len(going) < concurrent and (task := ledger.next()) is not None:
-            one = curve(task.values, noise(seed, task.number))
-            heapq.heappush(going, (clock + _pace(one), task.number, EVERY, one))
+        while len(going) < concurrent and (trial := study.next()) is not None:
+            one = curve(trial.params, noise(seed, trial.number))
+            heapq.heappush(going, (clock + _pace(one), trial.number, EVERY, one))
         if not going or until(best):
             return trained, best
         clock, number, images, one = heapq.heappop(going)
         value = one.at(images)
         trained += EVERY
         if math.isnan(value):
-            ledger.fail(number, "NonFiniteError")
+            study.fail(number, "NonFiniteError")
             continue
         best = min(best, value)
-        if ledger.report(number, images, value):
-            ledger.prune(number)
+        if study.report(number, images, value):
+            study.prune(number)
         elif images >= LENGTH:
-            ledger.complete(number)
+            study.complete(number)
         else:
             heapq.heappush(going, (clock + _pace(one), number, images + EVERY, one))
 

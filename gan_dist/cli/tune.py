@@ -90,16 +90,15 @@ def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
 
 def _run_locked(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     from gan_dist.search.display import SearchView
-    from gan_dist.search.plan import begin
+    from gan_dist.search.plan import begin, warm_start_points
     from gan_dist.search.study import SearchStudy
     from gan_dist.search.study_storage import study_storage
-    from gan_dist.search.warm_start import earlier_points
     from gan_dist.training.loop import total_images
 
     owner = begin(plan, metric)
     search_config = plan.search
     if search_config.warm_start:
-        points = (*search_config.points, *earlier_points(absolute(search_config.warm_start), plan.space))
+        points = (*search_config.points, *warm_start_points(absolute(search_config.warm_start), plan.space))
         search_config = search_config.model_copy(update={"points": points})
     database = study_storage(plan.uri, plan.search.optuna_storage)
     length = total_images(plan.config)
@@ -127,20 +126,20 @@ def _print_result(
 ) -> None:
     from gan_dist.core.storage import join
     from gan_dist.models.release import read_best
-    from gan_dist.search.display import images, lowest
-    from gan_dist.search.replicas import replicated
+    from gan_dist.search.replicas import record_replicas
+    from gan_dist.search.study import images_trained, lowest_value
 
     trials = study.trials()
-    spent = sum(images(trial) for trial in trials)
-    best = min(trials, key=lambda trial: (lowest(trial), trial.number), default=None)
+    spent = sum(map(images_trained, trials))
+    best = min(trials, key=lambda trial: (lowest_value(trial), trial.number), default=None)
     if best is not None and not best.intermediate_values:
         best = None
     state = "stopped with" if interrupted else "finished:"
     typer.echo(f"{plan.config.name} {state} {len(trials)} trials, {spent / 1000:,.0f} kimg trained")
     if best is not None:
         values = shlex.join(plan.space.overrides(best.params))
-        typer.echo(f"  {metric} {lowest(best):.3f} at its best, by trial {best.number}: {values}")
-    for one in replicated(plan, study, metric) if not interrupted else []:
+        typer.echo(f"  {metric} {lowest_value(best):.3f} at its best, by trial {best.number}: {values}")
+    for one in record_replicas(plan, study, metric) if not interrupted else []:
         values = ", ".join(f"{value:.3f}" for value in one.values)
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.spread:.3f} ({values})")
     typer.echo(f"  study       {_dashboard(plan)}")
@@ -154,7 +153,7 @@ def _print_result(
         result: dict[str, object] | None = None
         if best is not None:
             run = plan.trial(best.number, best.params).run_uri
-            result = {"value": lowest(best), "trial": best.number, "config": best.params}
+            result = {"value": lowest_value(best), "trial": best.number, "config": best.params}
             result["checkpoint"] = join(run, str(read_best(run)["release"]))
         record = {"search": plan.uri, "metric": metric, "trials": len(trials), "best": result}
         typer.echo(json.dumps({**record, "images_trained": spent}))

@@ -10,7 +10,7 @@ from gan_dist.config.section import Positive, PositiveFloat, Section
 
 
 class SearchConfig(Section):
-    """A search over configurations: what varies, and who decides."""
+    """A search over configurations: the keys that vary, the sampler and the scheduler."""
 
     space: dict[str, Any]
     """What varies, by configuration key: `{log: [1e-5, 1e-3]}`, `{uniform: [0, 1]}`, `{int: [1, 8]}` or
@@ -19,17 +19,20 @@ class SearchConfig(Section):
     """Trials in all; failed ones count."""
     concurrent: Positive | None = None
     """Trials at a time; as many as the cluster holds when absent."""
-    algorithm: Literal["tpe", "random", "grid"] = "tpe"
-    """Who picks values: `tpe` learns from earlier trials."""
-    scheduler: Literal["asha", "median", "none"] = "asha"
-    """Who stops trials: `asha` keeps the best of each `reduction` at rungs, `grace_kimg` times powers of
-    `reduction`; `median` stops what is worse than the median of the others."""
+    algorithm: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"
+    """Optuna's sampler of the values: `tpe` learns from earlier trials, `gp` (a Gaussian process) and `cmaes`
+    (for numbers only) from complete ones, `qmc` (a Sobol sequence) and `random` from none; `grid` tries all
+    combinations."""
+    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
+    """What stops trials, one of Optuna's pruners: `asha` lets the best of each `reduction` go on at rungs,
+    `grace_kimg` times powers of `reduction`; `hyperband` has several such ladders, which begin at different
+    rungs; `median` stops a trial that is worse than the median of the complete ones."""
     grace_kimg: PositiveFloat | None = None
     """Thousands of images before which no trial is stopped; `eval.every_kimg` when absent."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """`asha`: of how many trials one goes on."""
+    """`asha` and `hyperband`: of how many trials one goes on."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the values that are picked; `seed` is that of every trial."""
+    """Seed of the sampler; `seed` is that of every trial."""
     retries: Annotated[int, Field(ge=0)] = 2
     """Times that a trial whose process died is started again, from its checkpoint."""
     replicates: Annotated[int, Field(ge=0)] = 0

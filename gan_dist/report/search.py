@@ -26,9 +26,9 @@ from gan_dist.report.series import finite, read_legible
 from gan_dist.report.settings import settings
 from gan_dist.report.trials import COMPLETE, FAILED, PRUNED, RUNNING, UNKNOWN, Trial, of_folders, of_study
 from gan_dist.search.space import Space
-from gan_dist.search.space.ranges import word
+from gan_dist.search.space.distributions import format_plain
 from gan_dist.search.study import SPACE
-from gan_dist.search.study_storage import recorded_study
+from gan_dist.search.study_storage import read_study
 
 ORDER = (COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN)
 
@@ -47,7 +47,7 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     """
     metric, _ = goal(uri)
     config = load_config(storage.join(uri, CONFIG))
-    study = recorded_study(uri, optuna_storage, config.name)
+    study = read_study(uri, optuna_storage, config.name)
     space = Space.from_json(
         _recorded(uri).get("space", {}) if study is None else study.user_attrs.get(SPACE, {})
     )
@@ -128,7 +128,8 @@ def _charts(
 def _space_table(space: Space, trials: Sequence[Trial], best: int | None) -> Block:
     values: Mapping[str, Any] = next((trial.values for trial in trials if trial.number == best), {})
     rows = [
-        [key, space.written(key), word(values[key]) if key in values else ""] for key in space.distributions
+        [key, space.describe(key), format_plain(values[key]) if key in values else ""]
+        for key in space.distributions
     ]
     return (
         Table(["key", "what it may be", "the winner's"], rows) if rows else Note("What varies is not known.")
@@ -148,7 +149,7 @@ def _table(metric: str, keys: Sequence[str], trials: Sequence[Trial], best: int 
 
 
 def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else word(value)
+    return f"{value:.4g}" if isinstance(value, float) else format_plain(value)
 
 
 def _again(uri: str, metric: str) -> list[Block]:

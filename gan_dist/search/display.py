@@ -1,4 +1,4 @@
-"""What a search shows: a table on a terminal, a line for each trial that ends elsewhere."""
+"""A search on the screen: a table on a terminal, elsewhere a line for each trial that ends."""
 
 from __future__ import annotations
 
@@ -14,86 +14,84 @@ from rich.table import Table
 from rich.text import Text
 
 from gan_dist.core.console import LiveConsole, time_left
-from gan_dist.search.study import REASON, SearchStudy
+from gan_dist.search.study import REASON, SearchStudy, images_trained, lowest_value
 
 ROWS = 11
 QUIET_S = 60.0
-"""Seconds after which a log in which no trial has ended is told how things stand; then twice as many."""
+"""Seconds without a trial's end after which a log has a summary; the next comes after twice as many."""
+_STATES = {TrialState.PRUNED: "stopped", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
 
 
 class SearchView(LiveConsole):
     """Shows a search's state whenever it changes, at a cost that does not grow with the number of trials.
 
     Args:
-        ledger: The study.
+        study: The search's study.
         trials: Trials in all.
         length: Images of a trial that is not stopped.
-        metric: Name of what is minimised.
-        stream: Where to show it; standard error when None.
+        metric: Name of the metric that is minimised.
+        stream: Where to write; standard error when None.
     """
 
     def __init__(
-        self, ledger: SearchStudy, trials: int, length: int, metric: str, stream: TextIO | None = None
+        self, study: SearchStudy, trials: int, length: int, metric: str, stream: TextIO | None = None
     ) -> None:
         super().__init__(stream)
-        self._ledger, self._trials, self._length, self._metric = ledger, trials, length, metric
+        self._study, self._trials, self._length, self._metric = study, trials, length, metric
         self._states: Counter[TrialState] = Counter()
-        self._spent = self._saved = 0
+        self._trained = self._saved = 0
         self._best: list[tuple[float, int, FrozenTrial]] = []
-        self._note_ended()
-        self._before = self._ended
-        self._began = self._said_at = time.monotonic()
+        self._count_ended()
+        self._ended_before = self._states.total()
+        self._began = self._logged_at = time.monotonic()
         self._quiet_s = QUIET_S
 
     def update(self) -> None:
         """Show what has changed."""
-        ended, running = self._note_ended(), self._ledger.running()
+        ended, running = self._count_ended(), self._study.running()
         if self.is_live:
             self.display(Group(Text("\n".join(self._summary(running))), self._table(running)))
             return
         now = time.monotonic()
         for trial in ended:
-            self._said_at, self._quiet_s = now, QUIET_S
-            self.print(f"{_line(trial)}  [{'  '.join(self._summary(running))}]")
-        if now - self._said_at >= self._quiet_s:
-            self._said_at, self._quiet_s = now, 2 * self._quiet_s
+            self._logged_at, self._quiet_s = now, QUIET_S
+            self.print(f"{_format_trial(trial)}  [{'  '.join(self._summary(running))}]")
+        if now - self._logged_at >= self._quiet_s:
+            self._logged_at, self._quiet_s = now, 2 * self._quiet_s
             self.print("  ".join(self._summary(running)))
 
-    @property
-    def _ended(self) -> int:
-        return self._states.total()
-
-    def _note_ended(self) -> list[FrozenTrial]:
-        """Return the trials that have ended since it was called last, and add up what they come to."""
-        ended = self._ledger.ended(self._ended)
+    def _count_ended(self) -> list[FrozenTrial]:
+        """Return the trials that have ended since the last call, and add them to the totals."""
+        ended = self._study.ended(self._states.total())
         for trial in ended:
+            images = images_trained(trial)
             self._states[trial.state] += 1
-            self._spent += images(trial)
-            self._saved += self._length - images(trial) if trial.state == TrialState.PRUNED else 0
-            insort(self._best, (lowest(trial), trial.number, trial))
+            self._trained += images
+            self._saved += self._length - images if trial.state == TrialState.PRUNED else 0
+            insort(self._best, (lowest_value(trial), trial.number, trial))
         del self._best[ROWS:]
         return ended
 
     def _summary(self, running: list[FrozenTrial]) -> list[str]:
         """Return three short lines."""
-        ended, states = self._ended, self._states
-        spent = self._spent + sum(images(trial) for trial in running)
+        states, ended = self._states, self._states.total()
+        images = self._trained + sum(map(images_trained, running))
         found = f"{ended}/{self._trials} trials"
         state = f"{len(running)} running, {states[TrialState.PRUNED]} stopped early, "
         state += f"{states[TrialState.FAIL]} failed"
-        trained = f"{spent / 1000:,.0f} kimg trained, {self._saved / 1000:,.0f} saved"
+        trained = f"{images / 1000:,.0f} kimg trained, {self._saved / 1000:,.0f} saved"
         known = [*(trial for _, _, trial in self._best[:1]), *running]
-        best = min(known, key=lambda trial: (lowest(trial), trial.number), default=None)
-        if best is not None and math.isfinite(lowest(best)):
-            found += f"  best {self._metric} {lowest(best):.3f} (trial {best.number})"
-        done = ended - self._before
-        if done > 0 and ended < self._trials:
-            seconds = (time.monotonic() - self._began) / done * (self._trials - ended)
+        best = min(known, key=lambda trial: (lowest_value(trial), trial.number), default=None)
+        if best is not None and math.isfinite(lowest_value(best)):
+            found += f"  best {self._metric} {lowest_value(best):.3f} (trial {best.number})"
+        ended_now = ended - self._ended_before
+        if ended_now > 0 and ended < self._trials:
+            seconds = (time.monotonic() - self._began) / ended_now * (self._trials - ended)
             trained += f"  {', '.join(time_left(seconds))}"
         return [found, state, trained]
 
     def _table(self, running: list[FrozenTrial]) -> Table:
-        """The trials that run, and the best of the others."""
+        """Return a table of the running trials and the best of the others."""
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for name in ("trial", "state", "kimg", self._metric):
             table.add_column(name, no_wrap=True, min_width=len(name))
@@ -103,30 +101,17 @@ class SearchView(LiveConsole):
         return table
 
 
-def images(trial: FrozenTrial) -> int:
-    """Return the images that a trial has trained with, as far as it has told."""
-    return max(trial.intermediate_values, default=0)
-
-
-def lowest(trial: FrozenTrial) -> float:
-    """Return the lowest finite value that a trial has told, or infinity."""
-    values = trial.intermediate_values.values()
-    return min((value for value in values if math.isfinite(value)), default=math.inf)
-
-
 def _cells(trial: FrozenTrial) -> list[str]:
-    value = lowest(trial)
-    values = "  ".join(f"{key}={_short(given)}" for key, given in trial.params.items())
-    state = {TrialState.PRUNED: "stopped", TrialState.COMPLETE: "complete", TrialState.FAIL: "failed"}
-    shown = f"{value:.3f}" if math.isfinite(value) else "-"
-    return [str(trial.number), state.get(trial.state, "running"), f"{images(trial) / 1000:g}", shown, values]
+    lowest = lowest_value(trial)
+    values = (
+        f"{key}={at:.3g}" if isinstance(at, float) else f"{key}={at}" for key, at in trial.params.items()
+    )
+    state = _STATES.get(trial.state, "running")
+    measured = f"{lowest:.3f}" if math.isfinite(lowest) else "-"
+    return [str(trial.number), state, f"{images_trained(trial) / 1000:g}", measured, "  ".join(values)]
 
 
-def _line(trial: FrozenTrial) -> str:
-    number, state, kimg, value, values = _cells(trial)
+def _format_trial(trial: FrozenTrial) -> str:
+    number, state, kimg, measured, values = _cells(trial)
     reason = f"  ({trial.user_attrs[REASON]})" if REASON in trial.user_attrs else ""
-    return f"trial {number} {state} at {kimg} kimg, best {value}  {values}{reason}"
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"trial {number} {state} at {kimg} kimg, best {measured}  {values}{reason}"

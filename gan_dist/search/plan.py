@@ -1,20 +1,37 @@
-"""What a search is going to do: its folder, its trials' configurations, the checks that need no cluster."""
+"""A search before its trials: its configuration and space, its folder, the points to begin with."""
 
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from gan_dist.artifacts.search_folder import FORMAT, REPLICATES, TRIALS
-from gan_dist.config import FREE_ON_RESUME, RunConfig, SearchConfig, differing_keys, load_config, to_yaml
+from gan_dist.config import (
+    FREE_ON_RESUME,
+    RunConfig,
+    SearchConfig,
+    differing_keys,
+    flatten,
+    load_config,
+    to_yaml,
+)
 from gan_dist.core import storage
-from gan_dist.core.errors import ConfigError, ResumeError
+from gan_dist.core.errors import ConfigError, Problem, ResumeError
 from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.models.release import CONFIG, SEARCH
+from gan_dist.search.algorithms import unsuitable
 from gan_dist.search.space import Space
 from gan_dist.search.space.parse import parse
+from gan_dist.search.study import lowest_value
+from gan_dist.search.study_storage import JOURNAL, read_study
+
+WARM_START_POINTS = 5
+"""Points that a search takes from an earlier one."""
+_OTHER_NAME = "give the search another name (name=...)"
 
 
 @dataclass(frozen=True)
@@ -45,15 +62,15 @@ class Plan:
             ConfigError: the values do not go together.
         """
         config = load_config(self.source, [*self.overrides, *self.space.overrides(values)])
-        kept_at = config.storage.model_copy(update={"path": storage.join(self.uri, TRIALS)})
-        return config.model_copy(update={"name": f"{number:05d}", "storage": kept_at, "search": None})
+        folder = config.storage.model_copy(update={"path": storage.join(self.uri, TRIALS)})
+        return config.model_copy(update={"name": f"{number:05d}", "storage": folder, "search": None})
 
     def replica(self, number: int, values: Mapping[str, object], index: int) -> RunConfig:
         """Return the configuration of a trial's repetition with another seed; `index` counts from 1."""
         config = self.trial(number, values)
-        kept_at = config.storage.model_copy(update={"path": storage.join(self.uri, REPLICATES)})
+        folder = config.storage.model_copy(update={"path": storage.join(self.uri, REPLICATES)})
         name, seed = f"{number:05d}-{index}", (config.seed + index) % 2**32
-        return config.model_copy(update={"name": name, "seed": seed, "storage": kept_at})
+        return config.model_copy(update={"name": name, "seed": seed, "storage": folder})
 
 
 def make_plan(source: str, overrides: Sequence[str]) -> Plan:
@@ -65,30 +82,32 @@ def make_plan(source: str, overrides: Sequence[str]) -> Plan:
     config = load_config(source, overrides)
     search = config.search
     if search is None:
-        raise ConfigError(
-            [
-                f"{source} has no section search; it says what varies, such as "
-                "search={space: {optim.g.lr: {log: [1e-5, 1e-3]}}}"
-            ]
+        such_as = "search={space: {optim.g.lr: {log: [1e-5, 1e-3]}}}"
+        problem = Problem(
+            f"{source} has no section search", f"say what varies, such as {such_as}", ("search",)
         )
-    space = parse(search.space, config)
+        raise ConfigError([problem])
+    space = parse(search.space, flatten(config))
     plan = Plan(source, tuple(overrides), config.model_copy(update={"search": None}), search, space)
-    problems: list[str] = []
-    for values in space.corners():
+    problems: list[Problem] = []
+    for values in space.extreme_points():
         try:
             plan.trial(0, values)
         except ConfigError as error:
-            problems += [f"search.space: {problem}" for problem in error.problems]
+            problems += [_within("search.space", problem) for problem in error.problems]
     if search.scheduler != "none" and (search.grace_kimg or 0) >= config.train.kimg:
-        problems.append(
+        what = (
             f"search.grace_kimg={search.grace_kimg:g}: trials end after train.kimg={config.train.kimg:g}, so "
-            f"that search.scheduler={search.scheduler} stops none; lower it, or set search.scheduler=none"
+            f"that search.scheduler={search.scheduler} stops none"
         )
+        keys = ("search.grace_kimg", "train.kimg", "search.scheduler")
+        problems.append(Problem(what, "lower it, or set search.scheduler=none", keys))
     for point in search.points:
         try:
             space.check_point(point)
         except ConfigError as error:
-            problems += [f"search.points: {problem}" for problem in error.problems]
+            problems += [_within("search.points", problem) for problem in error.problems]
+    problems += unsuitable(search, space, round(1000 * config.eval.every_kimg))
     if search.algorithm == "grid":
         space.grid()
     if problems:
@@ -96,40 +115,42 @@ def make_plan(source: str, overrides: Sequence[str]) -> Plan:
     return plan
 
 
+def _within(key: str, problem: Problem) -> Problem:
+    return replace(problem, where=f"{key}: {problem.where}" if problem.where else key)
+
+
 def begin(plan: Plan, metric: str) -> dict[str, str]:
-    """Write a search's files, or see that those of an earlier process are of the same search.
+    """Write a search's files, or check that those of an earlier process are of the same search.
 
     Returns:
-        What its study is known by, wherever that is kept: an `id`, and the `folder` for people to read.
+        The search's identity, for its study: an `id`, and the `folder` for people to read.
 
     Raises:
         ResumeError: the folder belongs to another search, with what differs; or its record is damaged.
     """
     record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
-    record["trials"] = plan.search.trials  # for those who read of it
+    record["trials"] = plan.search.trials
     uri, identity = storage.join(plan.uri, SEARCH), uuid.uuid4().hex
     if storage.exists(uri):
         try:
             earlier = json.loads(storage.read_bytes(uri))
-            space, measured_by = Space.from_json(earlier["space"]), earlier["metric"]
+            space, earlier_metric = Space.from_json(earlier["space"]), earlier["metric"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ResumeError(
-                f"{storage.redact(uri)} is damaged ({error!r})",
-                "restore it, or give the search another name (name=...)",
-            ) from None
-        _require_same(plan, space, measured_by, metric)
+            what = f"{storage.redact(uri)} is damaged ({error!r})"
+            raise ResumeError(what, f"restore it, or {_OTHER_NAME}") from None
+        _require_same(plan, space, earlier_metric, metric)
         identity = str(earlier.get("id", identity))
     elif storage.exists(storage.join(plan.uri, CONFIG)):
-        raise ResumeError(f"{plan.uri} is a run, not a search: give the search another name (name=...)")
+        raise ResumeError(f"{plan.uri} is a run, not a search", _OTHER_NAME, keys=("name",))
     storage.write_bytes(storage.join(plan.uri, CONFIG), to_yaml(plan.config).encode())
     storage.write_bytes(uri, to_json({**record, "id": identity}))
     return {"id": identity, "folder": storage.redact(plan.uri)}
 
 
-def _require_same(plan: Plan, space: Space, measured_by: str, metric: str) -> None:
+def _require_same(plan: Plan, space: Space, earlier_metric: str, metric: str) -> None:
     differing = plan.space.differences(space)
-    if measured_by != metric:
-        differing.append(f"the metric was {measured_by}, is now {metric}")
+    if earlier_metric != metric:
+        differing.append(f"the metric was {earlier_metric}, is now {metric}")
     varied = frozenset(plan.space.distributions)
     before = load_config(storage.join(plan.uri, CONFIG))
     # Trials continue only at their own length: values at different lengths are not comparable. A study keeps
@@ -139,6 +160,45 @@ def _require_same(plan: Plan, space: Space, measured_by: str, metric: str) -> No
     differing += [f"{key} was {old}, is now {new}" for key, old, new in keys]
     if differing:
         raise ResumeError(
-            f"{plan.uri} belongs to another search: {'; '.join(differing)}. Give the search another name "
-            "(name=...), or what it was begun with"
+            f"{plan.uri} belongs to another search: {'; '.join(differing)}",
+            f"{_OTHER_NAME}, or what it was begun with",
+            keys=("name", *(key for key, _, _ in keys)),
         )
+
+
+def warm_start_points(uri: str, space: Space) -> list[dict[str, Any]]:
+    """Return the values of an earlier search's best trials that lie within a space, the best first.
+
+    Args:
+        uri: The earlier search's folder, with its journal.
+        space: Keys that vary now.
+
+    Raises:
+        ResumeError: there is no search with a journal, or none of its trials is of this space.
+        StorageError: the journal cannot be read, or is damaged.
+    """
+    where = f"search.warm_start={storage.redact(uri)}"
+    if not all(storage.exists(storage.join(uri, name)) for name in (SEARCH, JOURNAL)):
+        raise ResumeError(
+            f"{where}: there is no search with a {JOURNAL}",
+            "give the folder of one, or its best values as search.points",
+            keys=("search.warm_start",),
+        )
+    study = read_study(uri, None, name="")
+    begun = [] if study is None else study.get_trials(deepcopy=False)
+    measured = [trial for trial in begun if math.isfinite(lowest_value(trial))]
+    found: dict[str, dict[str, Any]] = {}
+    for trial in sorted(measured, key=lambda one: (lowest_value(one), one.number)):
+        point = {key: value for key, value in trial.params.items() if key in space.distributions}
+        try:
+            space.check_point(point)
+        except ConfigError:
+            continue
+        found.setdefault(json.dumps(point, sort_keys=True), point)
+    if not found:
+        raise ResumeError(
+            f"{where}: none of its {len(measured)} measured trials lies within search.space",
+            "leave search.warm_start out, or give search.points",
+            keys=("search.warm_start", "search.space"),
+        )
+    return list(found.values())[:WARM_START_POINTS]

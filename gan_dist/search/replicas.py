@@ -1,4 +1,4 @@
-"""The best trials run again with other seeds, so that luck names no winner."""
+"""The best trials run again with other seeds, so that no trial wins by luck."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from gan_dist.artifacts.search_folder import REPLICATED, Replicated
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.storage.hashed_folder import to_json
-from gan_dist.search.display import lowest
 from gan_dist.search.plan import Plan
-from gan_dist.search.study import SearchStudy
+from gan_dist.search.study import SearchStudy, lowest_value
 
 TOP = 3
 """Trials that are run again."""
 
 
-def replicas(plan: Plan, ledger: SearchStudy) -> list[RunConfig]:
-    """Return the runs that are to be made of the best trials."""
-    return [config for number, values in _best(ledger).items() for config in _of_trial(plan, number, values)]
+def replica_configs(plan: Plan, study: SearchStudy) -> list[RunConfig]:
+    """Return the configurations of the best trials' repetitions."""
+    return [config for number, values in _best(study).items() for config in _replicas(plan, number, values)]
 
 
-def replicated(plan: Plan, ledger: SearchStudy, metric: str) -> list[Replicated]:
-    """Return what the best trials came to over all seeds, the best mean first, and write it down."""
+def record_replicas(plan: Plan, study: SearchStudy, metric: str) -> list[Replicated]:
+    """Return the best trials' values over all seeds, the best mean first, and write them to the folder."""
     if not plan.search.replicates:
         return []
-    own = {trial.number: lowest(trial) for trial in ledger.trials()}
+    own = {trial.number: lowest_value(trial) for trial in study.trials()}
     found = [
         Replicated(
             number,
-            (own[number], *(_value(config.run_uri, metric) for config in _of_trial(plan, number, values))),
+            (own[number], *(_lowest(config.run_uri, metric) for config in _replicas(plan, number, values))),
         )
-        for number, values in _best(ledger).items()
+        for number, values in _best(study).items()
     ]
     found.sort(key=lambda one: (one.mean, one.trial))
     record = [
@@ -47,18 +46,18 @@ def replicated(plan: Plan, ledger: SearchStudy, metric: str) -> list[Replicated]
     return found
 
 
-def _best(ledger: SearchStudy) -> dict[int, Mapping[str, object]]:
-    """Return the values that the best trials varied, by number; those that were stopped are none of them."""
-    measured = [trial for trial in ledger.trials() if trial.state == TrialState.COMPLETE]
-    measured.sort(key=lambda trial: (lowest(trial), trial.number))
-    return {trial.number: trial.params for trial in measured[:TOP]}
+def _best(study: SearchStudy) -> dict[int, Mapping[str, object]]:
+    """Return the values of the best trials by number, without those that were stopped."""
+    complete = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
+    complete.sort(key=lambda trial: (lowest_value(trial), trial.number))
+    return {trial.number: trial.params for trial in complete[:TOP]}
 
 
-def _of_trial(plan: Plan, number: int, values: Mapping[str, object]) -> list[RunConfig]:
+def _replicas(plan: Plan, number: int, values: Mapping[str, object]) -> list[RunConfig]:
     return [plan.replica(number, values, index + 1) for index in range(plan.search.replicates)]
 
 
-def _value(run_uri: str, metric: str) -> float:
+def _lowest(run_uri: str, metric: str) -> float:
     """Return the lowest value that a run has recorded, or infinity."""
     if not storage.exists(storage.join(run_uri, records.METRICS)):
         return math.inf

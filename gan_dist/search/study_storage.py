@@ -1,4 +1,4 @@
-"""Where a search's study is kept: a file in its folder, objects in a bucket, or a database."""
+"""Storage of a search's study: a file in its folder, objects in a bucket, or a database."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gan_dist.core.storage.redaction import reason, redact
 JOURNAL = "study.journal"
 ENV = "env:"
 PART_BYTES = 256 * 1024
-"""Size that a journal's objects in a bucket reach; every record that is added sends one of them anew."""
+"""Greatest size of a journal's objects in a bucket; each added record uploads the last of them again."""
 _DRIVERS = {
     "psycopg": "psycopg[binary]",
     "psycopg2": "psycopg2-binary",
@@ -36,27 +36,27 @@ _SCHEMES = "postgresql://user:password@host/database, mysql+pymysql://... or sql
 
 
 def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
-    """Return where a search's study is kept; it is made if it is not there yet.
+    """Return the storage of a search's study; it is made if it is not there yet.
 
     Args:
         folder_uri: The search's folder. On a disk the study is its file `study.journal`, which
-            `optuna-dashboard` opens. In a bucket it is the object of that name, followed, when this has
-            256 KiB, by `study.journal.00001` and so on: one after another they are that file.
-        url: A database to keep it in instead, or `env:NAME` for one whose URL is in a variable.
+            `optuna-dashboard` opens. In a bucket it is the object of that name, followed, once this has
+            256 KiB, by `study.journal.00001` and so on; concatenated they are that file.
+        url: A database to use instead, or `env:NAME` for one whose URL is in an environment variable.
 
     Raises:
-        StorageError: the place cannot be read or written, the journal is damaged, or the database cannot be
+        StorageError: the folder cannot be read or written, the journal is damaged, or the database cannot be
             reached; passwords are left out of the message.
     """
     if url is not None:
-        return _database(_from_environment(url) if url.startswith(ENV) else url)
+        return _database(_resolve(url))
     uri = storage.join(folder_uri, JOURNAL)
     filesystem, path = storage.open_uri(uri)
     try:
         if filesystem.type_name == "local":
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(path, _Lock(path)))
-        return JournalStorage(_Parts(folder_uri))
+            return JournalStorage(JournalFileBackend(path, _KernelLock(path)))
+        return JournalStorage(_BucketJournal(folder_uri))
     except OSError as error:
         raise StorageError(
             f"{redact(uri)} cannot be opened ({error.strerror})", "give the search another folder"
@@ -68,41 +68,41 @@ def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
         ) from None
 
 
-def recorded_study(folder_uri: str, url: str | None, name: str) -> Study | None:
-    """Return a search's study as it is at this moment, to be read alone: nothing is locked or written.
+def read_study(folder_uri: str, url: str | None, name: str) -> Study | None:
+    """Return a search's study as it is at this moment; nothing is locked or written.
 
     Args:
         folder_uri: The search's folder.
-        url: The database that it is kept in, if it is: see `study_storage`.
+        url: Its database, if it is in one: see `study_storage`.
         name: Its name in a database.
 
     Returns:
         None where the folder has no journal and no database is given, or no trial was begun yet.
 
     Raises:
-        StorageError: the place cannot be read, the journal is damaged, or the database has no such study.
+        StorageError: the folder cannot be read, the journal is damaged, or the database has no such study.
     """
     uri = storage.join(folder_uri, JOURNAL)
     if url is not None:
-        kept_at = _database(_from_environment(url) if url.startswith(ENV) else url, existing=True)
+        database = _database(_resolve(url), existing=True)
         try:
-            return optuna.load_study(study_name=name, storage=kept_at)
+            return optuna.load_study(study_name=name, storage=database)
         except KeyError:
             raise StorageError(
                 f"the database {redact(url)} has no study {name}",
                 "give the one that the search was begun with",
             ) from None
-    lines = _Parts(folder_uri).whole_lines()
+    lines = _BucketJournal(folder_uri).whole_lines()
     try:
-        kept_at = JournalStorage(_Recorded(lines))
-        names = [study.study_name for study in kept_at.get_all_studies()]
-        return optuna.load_study(study_name=names[0], storage=kept_at) if names else None
+        journal = JournalStorage(_ReadOnlyJournal(lines))
+        names = [study.study_name for study in journal.get_all_studies()]
+        return optuna.load_study(study_name=names[0], storage=journal) if names else None
     except (ValueError, KeyError) as error:
         raise StorageError(f"{redact(uri)} is damaged ({reason(error)})", "restore a copy of it") from None
 
 
-class _Recorded(BaseJournalBackend):
-    """A journal as it was when it was read."""
+class _ReadOnlyJournal(BaseJournalBackend):
+    """The records of a journal, read once."""
 
     def __init__(self, lines: list[bytes]) -> None:
         self._lines = lines
@@ -111,14 +111,14 @@ class _Recorded(BaseJournalBackend):
         return [json.loads(line) for line in self._lines[log_number_from:]]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        raise io.UnsupportedOperation("a study that is only read was to be written")
+        raise io.UnsupportedOperation("this study is read-only")
 
 
-class _Lock(JournalFileOpenLock):
-    """Optuna's lock for an append, but one that the kernel takes from a process that is killed.
+class _KernelLock(JournalFileOpenLock):
+    """Optuna's lock for an append, as a lock of the kernel, which ends with its process.
 
-    Optuna's own leaves a file, and lets nobody write for half a minute. Whoever is killed while it appends
-    may also leave half a line, which would spoil the next; that is cut off before anything is appended.
+    Optuna's own is a file, which a killed process leaves behind: nobody can write for half a minute. A
+    process that is killed while it appends may also leave half a line, which the next append cuts off.
     """
 
     def __init__(self, path: str) -> None:
@@ -140,20 +140,20 @@ class _Lock(JournalFileOpenLock):
         self._file.close()
 
 
-class _Parts(BaseJournalBackend):
-    """A journal in an object store, which cannot append: objects one after another, the last written anew.
+class _BucketJournal(BaseJournalBackend):
+    """A journal in an object store, which cannot append: numbered objects, the last of which is overwritten.
 
-    So an append sends `PART_BYTES` at most, however long the journal is. One process may write; what it has
-    written itself it does not read again.
+    So an append uploads at most `PART_BYTES`, however long the journal is. Only one process may write; it
+    does not download what it has written itself.
     """
 
     def __init__(self, folder_uri: str) -> None:
         self._folder = folder_uri
         self._part = 0
         self._before = 0
-        """Records in the parts before the last."""
+        """Number of records in the parts before the last."""
         self._lines: list[bytes] = []
-        """The last part's."""
+        """Records of the last part."""
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         if log_number_from == 0 or log_number_from < self._before:
@@ -172,16 +172,16 @@ class _Parts(BaseJournalBackend):
         self._part, self._lines = part, lines
 
     def whole_lines(self) -> list[bytes]:
-        """Return all records; on a disk the last may be one that is being written, and is left out."""
+        """Return all records; on a disk, without a last one that another process is writing."""
         lines = self._load()
         return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
 
     def _load(self) -> list[bytes]:
         """Return all records."""
         lines: list[bytes] = []
-        there = storage.list_names(self._folder)
+        existing = storage.list_names(self._folder)
         self._part, self._before, self._lines = 0, 0, []
-        for part in takewhile(lambda part: _name(part) in there, count()):
+        for part in takewhile(lambda part: _name(part) in existing, count()):
             self._part, self._before = part, len(lines)
             self._lines = storage.read_bytes(self._uri(part)).splitlines(keepends=True)
             lines += self._lines
@@ -195,12 +195,16 @@ def _name(part: int) -> str:
     return f"{JOURNAL}.{part:05d}" if part else JOURNAL
 
 
-def _from_environment(written: str) -> str:
-    url = os.environ.get(written.removeprefix(ENV))
+def _resolve(url: str) -> str:
+    """Return a database's URL, from the environment if `env:NAME` says so."""
+    if not url.startswith(ENV):
+        return url
+    written, url = url, os.environ.get(url.removeprefix(ENV), "")
     if not url:
         raise StorageError(
             f"search.optuna_storage={written} names a variable that is not set",
             "set it to the database's URL where this runs: for a job that is the head, before `ray start`",
+            keys=("search.optuna_storage",),
         )
     return url
 
@@ -208,33 +212,30 @@ def _from_environment(written: str) -> str:
 def _database(url: str, *, existing: bool = False) -> BaseStorage:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    place = f"the database {redact(url)} (search.optuna_storage)"
+    what, remedy = f"the database {redact(url)} (search.optuna_storage)", ""
     try:
-        # Connections that were dropped while trials ran are noticed and made anew.
         if existing:
             _require_studies(url)
+        # Connections that were dropped while trials ran are noticed and made anew.
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except NoSuchModuleError:
-        said = f"{place} is of a kind that is not known; write a URL like {_SCHEMES}"
+        what, remedy = f"{what} is of a kind that is not known", f"write a URL like {_SCHEMES}"
     except ArgumentError:
-        said = f"search.optuna_storage is not the URL of a database; write one like {_SCHEMES}"
+        what, remedy = "search.optuna_storage is not the URL of a database", f"write one like {_SCHEMES}"
     except ImportError as error:
         module = getattr(error.__cause__ or error, "name", None) or "of its driver"
-        said = f"{place} needs the Python package {_DRIVERS.get(module, module)}; install it"
+        what, remedy = f"{what} needs the Python package {_DRIVERS.get(module, module)}", "install it"
     except SQLAlchemyError as error:
-        said = f"{place} cannot be used ({_without_secrets(error, url)}); start it, or correct the URL"
+        what = f"{what} cannot be used ({_without_secrets(error, url)})"
+        remedy = "start it, or correct the URL"
     except (RuntimeError, ValueError) as error:
-        said = f"{place} cannot be used ({_without_secrets(error, url)})"
+        what = f"{what} cannot be used ({_without_secrets(error, url)})"
     # Out here, so that the error with the URL in it is no part of this one.
-    raise StorageError(said)
+    raise StorageError(what, remedy, keys=("search.optuna_storage",))
 
 
 def _require_studies(url: str) -> None:
-    """Refuse a database that Optuna would have to prepare, and a file that SQLite would make.
-
-    Raises:
-        ValueError: it is one.
-    """
+    """Raise ValueError for a database without Optuna's tables, and for a file that SQLite would create."""
     from sqlalchemy import create_engine, inspect
 
     engine = create_engine(url)
@@ -252,11 +253,11 @@ def _without_secrets(error: Exception, url: str) -> str:
     from sqlalchemy.engine import make_url
 
     parsed = make_url(url)
-    queried = [
-        one for given in parsed.query.values() for one in ((given,) if isinstance(given, str) else given)
-    ]
+    secrets: list[str | None] = [parsed.password]
+    for given in parsed.query.values():
+        secrets += (given,) if isinstance(given, str) else given
     text = reason(getattr(error, "orig", None) or error).replace(url, redact(url))
-    for secret in [parsed.password, *queried]:
+    for secret in secrets:
         for form in {secret, quote(secret), quote_plus(secret)} if secret else ():
             text = text.replace(form, "...")
     return text

@@ -12,11 +12,11 @@ from tests.support.heads import printed_apart
 SCRIPT = """
 import json, logging, sys
 import ray
-from gan_dist.cluster import search
-from gan_dist.cluster.capacity import cluster_nodes, worker_capacity
-from gan_dist.search.ledger import SearchStudy
+from gan_dist.cluster.tune import driver
+from gan_dist.cluster.nodes.resources import cluster_nodes, worker_capacity
+from gan_dist.search.study import SearchStudy
 from gan_dist.search.plan import begin, make_plan
-from gan_dist.search.studies import study_storage
+from gan_dist.search.study_storage import study_storage
 
 small = ["model.width=4", "model.max_width=8", "train.batch_size=32", "eval.samples=64", "train.kimg=0.256"]
 small += ["eval.every_kimg=0.064", "search.scheduler=none", "scale.gpus_per_worker=0.25", "search.trials=5"]
@@ -24,12 +24,12 @@ plan = make_plan("search-digits", [*small, f"storage={sys.argv[1]}"])
 ray.init(address="local", num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False,
          logging_level=logging.ERROR)
 begin(plan, "fd_digits")
-ledger = SearchStudy(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
+study = SearchStudy(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
 free = []
-search.run(plan, ledger, "fd_digits", lambda: free.append(ray.available_resources()))
+driver.run(plan, study, "fd_digits", lambda: free.append(ray.available_resources()))
 print(json.dumps({
     "room": worker_capacity(plan.config.scale, cluster_nodes()),
-    "states": [trial.state.name for trial in ledger.trials()],
+    "states": [trial.state.name for trial in study.trials()],
     "least": {key: min(one.get(key, 0.0) for one in free) for key in ("CPU", "GPU")},
 }))
 ray.shutdown()

@@ -37,11 +37,11 @@ def plan_of(folder: Path, *overrides: str, space: str = SPACE) -> Plan:
 
 def run(plan: Plan, metric: str = "fd_digits") -> list[FrozenTrial]:
     begin(plan, metric)
-    ledger = SearchStudy(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
-    with SearchView(ledger, plan.search.trials, 512, metric) as view:
-        driver.run(plan, ledger, metric, view.update)
-    assert ledger.unfinished == 0
-    return ledger.trials()
+    study = SearchStudy(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
+    with SearchView(study, plan.search.trials, 512, metric) as view:
+        driver.run(plan, study, metric, view.update)
+    assert study.unfinished == 0
+    return study.trials()
 
 
 def curve(plan: Plan, number: int, metric: str = "fd_digits") -> dict[int, float]:

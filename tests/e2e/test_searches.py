@@ -35,8 +35,8 @@ SEARCH = [
 
 
 def trials_of(folder: Path | str) -> list[FrozenTrial]:
-    kept_at = study_storage(str(folder), None)
-    return load_study(study_name="search-digits", storage=kept_at).get_trials()
+    database = study_storage(str(folder), None)
+    return load_study(study_name="search-digits", storage=database).get_trials()
 
 
 def curve(folder: Path | str, number: int) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""A search under Ray Tune: Optuna's study decides through a searcher and a scheduler of Tune's interfaces."""
+"""A search under Ray Tune: Optuna's study decides, through Tune's interfaces for searchers and schedulers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import ClusterError, ConfigError, GanDistError
 from gan_dist.search.plan import Plan
-from gan_dist.search.replicas import replicas
+from gan_dist.search.replicas import replica_configs
 from gan_dist.search.study import SearchStudy
 
 FOLDER = "ray"
-"""Tune's own files, in the search's folder while it runs: the study and the trials' runs are what is kept."""
+"""Tune's own files in the search's folder; deleted at its end; the study and the trials stay."""
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -39,46 +39,69 @@ QUIET = {
 }
 
 
-def run(plan: Plan, ledger: SearchStudy, metric: str, changed: Callable[[], None]) -> None:
-    """Run a search's trials until all have ended, then those of the best again that `replicates` asks for.
+def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], None]) -> None:
+    """Run a search's trials until all have ended, then repeat the best as `search.replicates` says.
 
-    An interrupt leaves the trials that run for the next process.
+    An interrupt leaves the running trials to the next process.
 
     Args:
         plan: The search.
-        ledger: Its study.
-        metric: Name of what is minimised, in trials' records.
-        changed: Called when the study has changed.
+        study: Its study.
+        metric: Name of the metric that is minimised, in trials' records.
+        on_change: Called when the study has changed.
 
     Raises:
         CapacityError: one trial can never be placed.
-        ClusterError: the nodes cannot work together, or a trial came to its end without having been measured
-            by the metric, as all others would.
+        ClusterError: the nodes cannot work together, or a trial came to its end without a value of the
+            metric, as all others would.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     keep_credentials_from_trials()
     with connect_for(plan.config.scale, plan.search):
         check_nodes(plan.uri, plan.config.data.path)
-        if ledger.unfinished:
-            _fit(plan, _Trials(plan, ledger, metric, changed), ledger.unfinished)
-        if not ledger.unfinished:
-            again = replicas(plan, ledger)
-            if again:
-                _fit(plan, _Replicas(again, metric), len(again))
+        if study.unfinished:
+            _run_trials(plan, _StudyTrials(plan, study, metric, on_change), study.unfinished)
+        if not study.unfinished:
+            configs = replica_configs(plan, study)
+            if configs:
+                _run_trials(plan, _Replicas(configs, metric), len(configs))
 
 
-def _fit(plan: Plan, book: TrialSource, count: int) -> None:
-    """Let Tune run what a book gives out, `count` runs at most."""
+class TrialSource(ABC):
+    """The runs that Tune gets, and the decisions about them."""
+
+    error: GanDistError | None = None
+    """Reason to end the whole search; once it is set no more runs are started."""
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return nothing: Tune pickles its searcher and scheduler, and a study's storage has a password."""
+        return {}
+
+    @abstractmethod
+    def next_run(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the actor's configuration for Tune's trial of that name, or None when none is left."""
+
+    @abstractmethod
+    def on_result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Store a measurement; return whether the run is to stop."""
+
+    @abstractmethod
+    def on_end(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
+        """Store the end of a run."""
+
+
+def _run_trials(plan: Plan, source: TrialSource, count: int) -> None:
+    """Let Tune run at most `count` runs of a source."""
     filesystem, path = storage.open_uri(plan.uri)
     scratch = storage.join(plan.uri, FOLDER)
     storage.delete_tree(scratch)
     tuner = tune.Tuner(
         tune.with_resources(Trial, _resources(plan.config.scale)),
         tune_config=tune.TuneConfig(
-            search_alg=_Search(book),
-            scheduler=_Stops(book),
+            search_alg=_Searcher(source),
+            scheduler=_Scheduler(source),
             num_samples=count,
-            # Never more than can be placed: what waits for its place may keep it after its end.
+            # Never more than can be placed: a trial that waits for its place may hold it after its end.
             max_concurrent_trials=concurrent_trials(
                 plan.config.scale, cluster_nodes(), plan.search.concurrent
             ),
@@ -96,110 +119,88 @@ def _fit(plan: Plan, book: TrialSource, count: int) -> None:
     )
     tuner.fit()
     storage.delete_tree(scratch)
-    if book.error is not None:
-        raise book.error
+    if source.error is not None:
+        raise source.error
 
 
 def _resources(scale: ScaleConfig) -> dict[str, float]:
-    """Return what a trial's actor reserves: a single worker's part; several reserve for themselves."""
+    """Return the resources of a trial's actor: those of a single worker; several reserve their own."""
     if scale.workers > 1:
-        return {"memory": 2.0**20}  # Tune wants it to reserve something, and no worker may lack a CPU for it
+        return {"memory": 2.0**20}  # Tune requires something, and no worker may lack a CPU for it
     return {"CPU": scale.cpus_per_worker, "GPU": scale.gpus_per_worker}
 
 
-class TrialSource(ABC):
-    """What Tune's searcher and scheduler ask. It is never pickled: a study's storage knows its password."""
-
-    error: GanDistError | None = None
-    """Why the whole search should end; once it is set nothing more is given out."""
-
-    def __getstate__(self) -> dict[str, object]:
-        return {}
-
-    @abstractmethod
-    def next(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the configuration of a run for Tune's trial of that name, or None when none is left."""
-
-    @abstractmethod
-    def result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Note a measurement, and return whether the run should stop."""
-
-    @abstractmethod
-    def ended(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
-        """Note the end of a run."""
-
-
 class _Replicas(TrialSource):
-    """Runs of the best again: all to their end."""
+    """Repetitions of the best trials, which all run to their end."""
 
     def __init__(self, configs: Sequence[RunConfig], metric: str) -> None:
         self._configs, self._metric = list(configs), metric
 
-    def next(self, trial_id: str) -> dict[str, Any] | None:
+    def next_run(self, trial_id: str) -> dict[str, Any] | None:
         if not self._configs:
             return None
         return {"run": self._configs.pop(0).model_dump(mode="json"), "metric": self._metric}
 
-    def result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+    def on_result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
-    def ended(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
-        """Nothing: their records tell."""
+    def on_end(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
+        """Nothing: their records have the values."""
 
 
-class _Trials(TrialSource):
-    """Tune's trials and the ledger's, one beside the other."""
+class _StudyTrials(TrialSource):
+    """The trials of a study, by Tune's names of them."""
 
-    def __init__(self, plan: Plan, ledger: SearchStudy, metric: str, changed: Callable[[], None]) -> None:
-        self._plan, self._ledger, self._metric, self._changed = plan, ledger, metric, changed
+    def __init__(self, plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], None]) -> None:
+        self._plan, self._study, self._metric, self._on_change = plan, study, metric, on_change
         self._numbers: dict[str, int] = {}
         self._stopped: set[str] = set()
         self._measured: set[str] = set()
 
-    def next(self, trial_id: str) -> dict[str, Any] | None:
-        while self.error is None and (task := self._ledger.next()) is not None:
-            self._changed()
+    def next_run(self, trial_id: str) -> dict[str, Any] | None:
+        while self.error is None and (trial := self._study.next()) is not None:
+            self._on_change()
             try:
-                config = self._plan.trial(task.number, task.values)
+                config = self._plan.trial(trial.number, trial.params)
             except ConfigError as error:
-                self._ledger.fail(task.number, str(error))
+                self._study.fail(trial.number, str(error))
                 continue
-            self._numbers[trial_id] = task.number
+            self._numbers[trial_id] = trial.number
             return {"run": config.model_dump(mode="json"), "metric": self._metric}
         return None
 
-    def result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        value = result.get("value")
+    def on_result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         if self.error is not None:
             return True
         if "value" in result:
             self._measured.add(trial_id)
+        value = result.get("value")
         if value is None:
             return False
-        if self._ledger.report(self._numbers[trial_id], int(result["images"]), float(value)):
+        if self._study.report(self._numbers[trial_id], int(result["images"]), float(value)):
             self._stopped.add(trial_id)
-        self._changed()
+        self._on_change()
         return trial_id in self._stopped
 
-    def ended(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
+    def on_end(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
         number = self._numbers.pop(trial_id, None)
         if number is None or self.error is not None:
-            return  # as an interrupt would leave it: it goes on in the next process
+            return  # as after an interrupt: the next process goes on with it
         failed = (result or {}).get("failed")
         if died:
-            self._ledger.fail(number, f"its process failed {self._plan.search.retries + 1} times")
+            self._study.fail(number, f"its process failed {self._plan.search.retries + 1} times")
         elif failed:
-            self._ledger.fail(number, str(failed))
+            self._study.fail(number, str(failed))
         elif trial_id in self._stopped:
-            self._ledger.prune(number)
+            self._study.prune(number)
         else:
-            self._ledger.complete(number)
+            self._study.complete(number)
             if trial_id not in self._measured:
-                self.error = self._measured_otherwise(number)
-        self._changed()
+                self.error = self._other_metrics(number)
+        self._on_change()
 
-    def _measured_otherwise(self, number: int) -> ClusterError | None:
-        """Return the error of a trial whose node measures by something else; None if it measured nothing."""
+    def _other_metrics(self, number: int) -> ClusterError | None:
+        """Return an error if a trial recorded only other metrics than the search's; None if none at all."""
         uri = trial_folder(self._plan.uri, number)
         records = read_records(uri) if storage.exists(storage.join(uri, METRICS)) else []
         found = sorted({key for record in records for key in record if is_figure(key)})
@@ -207,40 +208,42 @@ class _Trials(TrialSource):
             return None
         return ClusterError(
             f"trial {number} came to its end without a measurement of {self._metric}, and so would all "
-            f"others: its records have {', '.join(found)}. eval.extractor={self._plan.config.eval.extractor} "
-            "and its weights must be on every node what they are here"
+            f"others: its records have {', '.join(found)}",
+            f"eval.extractor={self._plan.config.eval.extractor} and its weights must be on every node what "
+            "they are here",
+            keys=("eval.extractor",),
         )
 
 
-class _Search(Searcher):
-    """What Tune asks for trials."""
+class _Searcher(Searcher):
+    """Tune's source of trials."""
 
-    def __init__(self, book: TrialSource) -> None:
+    def __init__(self, source: TrialSource) -> None:
         super().__init__()
-        self._book = book
+        self._source = source
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        return self._book.next(trial_id) or cast(None, Searcher.FINISHED)
+        return self._source.next_run(trial_id) or cast(None, Searcher.FINISHED)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self._book.ended(trial_id, result, died=error)
+        self._source.on_end(trial_id, result, died=error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is what is kept."""
+        """Nothing: the state of the search is its study."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a search that goes on opens the study."""
+        """Nothing: a search that goes on opens its study."""
 
 
-class _Stops(FIFOScheduler):
-    """What Tune asks whether a trial should stop."""
+class _Scheduler(FIFOScheduler):
+    """Tune's question after each result: should the trial stop?"""
 
-    def __init__(self, book: TrialSource) -> None:
+    def __init__(self, source: TrialSource) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._book = book
+        self._source = source
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        stop = self._book.result(trial.trial_id, result)
+        stop = self._source.on_result(trial.trial_id, result)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from ray import tune
 
-from gan_dist.artifacts import records
+from gan_dist.artifacts.records import RecordReader
 from gan_dist.cluster.prometheus import Gauges
 from gan_dist.cluster.train import driver
 from gan_dist.cluster.train.status import RunStatus
@@ -26,18 +26,18 @@ from gan_dist.training.loop import train
 from gan_dist.training.progress import Progress
 
 END_S = 120.0
-"""Seconds within which a trial that is told to stop has written its checkpoint."""
+"""Seconds within which a trial that is asked to stop has written its checkpoint."""
 
 Result = dict[str, Any]
-"""What Tune is told: `images` and `value` of a measurement; or `done`, with the reason if it `failed`."""
+"""A report to Tune: `images` and `value` of a measurement; or `done`, with the reason if it `failed`."""
 
 
 class Trial(tune.Trainable):
     """The actor; Tune uses it for one trial after another.
 
-    Its configuration is `run`, a run's configuration as JSON, and `metric`, the name of what is minimised. A
-    step is a measurement. A run that is begun already goes on from its checkpoint, and its earlier
-    measurements are told again.
+    Its configuration is `run`, a run's configuration as JSON, and `metric`, the name of the metric that is
+    minimised. A step is a measurement. A run that was begun earlier goes on from its checkpoint, and its
+    earlier measurements are reported again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -45,42 +45,41 @@ class Trial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._running.end()
+        self._run.end()
         self._begin(new_config)
         return True
 
     def step(self) -> Result:
-        return self._running.next()
+        return self._run.next_result()
 
     def cleanup(self) -> None:
-        self._running.end()
+        self._run.end()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._running = _Running(RunConfig.model_validate(config["run"]), config["metric"])
+        self._run = _TrialRun(RunConfig.model_validate(config["run"]), config["metric"])
 
 
-class _Running:
-    """A run in a thread, which after each measurement waits to be told to go on."""
+class _TrialRun:
+    """A run in a thread of its own, which waits after each measurement until the next result is asked for."""
 
     def __init__(self, config: RunConfig, metric: str) -> None:
         self.stop = threading.Event()
-        self.metric = metric
-        self._config = config
+        self._config, self._metric = config, metric
+        self._records = RecordReader(config.run_uri)
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
-        self._go = threading.Semaphore(0)
-        self._told = 0
+        self._proceed = threading.Semaphore(0)
         self._waiting = False
         self._thread = threading.Thread(target=self._main, name="trial", daemon=True)
         self._thread.start()
 
-    def next(self) -> Result:
-        """Let it go on, and return what it tells next.
+    def next_result(self) -> Result:
+        """Let the run proceed, and return its next result.
 
-        Raises whatever ended it that another try may mend.
+        Raises whatever ended the run, if another attempt may succeed.
         """
         if self._waiting:
             self._waiting = False
-            self._go.release()
+            self._proceed.release()
         result = self._results.get()
         if isinstance(result, BaseException):
             raise result
@@ -88,54 +87,48 @@ class _Running:
         return result
 
     def end(self) -> None:
-        """Let it write a checkpoint and end."""
+        """Let the run write a checkpoint and end."""
         self.stop.set()
-        self._go.release()
+        self._proceed.release()
         self._thread.join(END_S)
 
-    def tell_new(self) -> None:
-        """Tell the measurements in the run's records that have not been told; wait after each."""
-        uri = self._config.run_uri
-        if not storage.exists(storage.join(uri, records.METRICS)):
-            return
-        measured = [record for record in records.read_records(uri) if self.metric in record]
-        for record in measured[self._told :]:
-            self._told += 1
-            if self.stop.is_set():
-                return
-            self._results.put({"images": record["images"], "value": record[self.metric], "done": False})
-            self._go.acquire()
+    def report_new(self) -> None:
+        """Report the measurements that were recorded since the last call; wait after each."""
+        for record in [] if self.stop.is_set() else self._records.read_new():
+            if self._metric in record and not self.stop.is_set():
+                self._results.put({"images": record["images"], "value": record[self._metric], "done": False})
+                self._proceed.acquire()
 
     def _main(self) -> None:
         config = self._config
         try:
             storage.configure(config.storage.options)
-            self.tell_new()
+            self.report_new()
             if self.stop.is_set():
                 return
             if config.scale.workers > 1:
                 driver.run(config, self._on_status, should_stop=self.stop.is_set)
             else:
                 torch.set_num_threads(config.scale.threads)
-                train(config, _TrialContext(self, config))
-            self.tell_new()
+                train(config, _TrialContext(self, config.run_uri, trial_device(config.scale.gpus_per_worker)))
+            self.report_new()
             self._results.put({"done": True})
         except (StorageError, WorkerError) as error:
-            self._results.put(error)  # another try may mend it
+            self._results.put(error)  # another attempt may succeed
         except GanDistError as error:
             self._results.put({"done": True, "failed": f"{type(error).__name__}: {error}"})
         except BaseException as error:
             self._results.put(error)
         finally:
-            leave_nothing()
+            release_memory()
 
     def _on_status(self, status: RunStatus) -> None:
-        if status.progress is not None and not self.stop.is_set():
-            self.tell_new()
+        if status.progress is not None:
+            self.report_new()
 
 
-def leave_nothing() -> None:
-    """Give back what a finished run held of the process and of its GPU, which others may share.
+def release_memory() -> None:
+    """Free what a finished run used in the process and on its GPU, which other trials may share.
 
     Compiled code counts towards a limit of the process, beyond which nothing more is compiled.
     """
@@ -146,37 +139,36 @@ def leave_nothing() -> None:
         torch.cuda.empty_cache()
 
 
-def trial_device(config: RunConfig) -> str:
-    """Return where a trial computes: on its GPU, or where there is none on the CPU.
+def trial_device(gpus: float) -> str:
+    """Return the device of a trial with so many GPUs: `cuda`, or `cpu` without one.
 
     Raises:
         CapacityError: there is a GPU, and torch cannot use it.
     """
-    if not config.scale.gpus_per_worker or torch.cuda.is_available():
-        return "cuda" if config.scale.gpus_per_worker else "cpu"
+    if not gpus or torch.cuda.is_available():
+        return "cuda" if gpus else "cpu"
     # The driver lists GPUs also where it is too old for this torch.
     if torch.cuda.device_count():
         raise CapacityError(
-            f"scale.gpus_per_worker={config.scale.gpus_per_worker:g}: there is a GPU, and torch "
-            f"{torch.__version__} cannot use it, most likely because the driver is older than CUDA "
-            f"{torch.version.cuda} needs",
+            f"scale.gpus_per_worker={gpus:g}: there is a GPU, and torch {torch.__version__} cannot use it, "
+            f"most likely because the driver is older than CUDA {torch.version.cuda} needs",
             "use a newer driver, or CPUs with scale.gpus_per_worker=0",
+            keys=("scale.gpus_per_worker",),
         )
     return "cpu"
 
 
 class _TrialContext(LocalContext):
-    """One worker's context: after each measurement the trial waits."""
+    """The context of a trial of one worker: after each measurement the run waits."""
 
-    def __init__(self, running: _Running, config: RunConfig) -> None:
-        super().__init__(config.run_uri, device=trial_device(config), should_stop=running.stop.is_set)
-        self._gauges = Gauges(config.run_uri, rank=0, device=self.device)
-        self._running = running
+    def __init__(self, run: _TrialRun, run_uri: str, device: str) -> None:
+        super().__init__(run_uri, device=device, should_stop=run.stop.is_set)
+        self._gauges = Gauges(run_uri, rank=0, device=self.device)
+        self._run = run
 
     def progress(self, progress: Progress) -> None:
         self._gauges.update(progress)
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         super().report(metrics, checkpoint, name)
-        if not self._running.stop.is_set():
-            self._running.tell_new()
+        self._run.report_new()

@@ -1,24 +1,32 @@
-"""What a search varies: keys, their values and conditions, asked for values trial by trial."""
+"""A search space: the keys that vary, their values, and the conditions under which they apply."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, cast
 
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import Trial
 
-from gan_dist.config.fields import brief
+from gan_dist.config.fields import shorten
 from gan_dist.config.yaml12 import dump
-from gan_dist.core.errors import ConfigError, nearest
-from gan_dist.search.space import ranges
-from gan_dist.search.space.ranges import Distribution, Value, word
+from gan_dist.core.errors import ConfigError, Problem, nearest
+from gan_dist.search.space.distributions import (
+    Distribution,
+    Value,
+    all_values,
+    extreme_values,
+    format_distribution,
+    format_plain,
+    suggest,
+    value_problem,
+)
 
 MAX_GRID = 10_000
-"""Combinations at most in a grid."""
+"""Most combinations of a grid."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +34,31 @@ class Space:
     """Keys that vary, and when each applies; `parse.py` makes one of a configuration."""
 
     distributions: Mapping[str, Distribution]
-    """By key, in the order in which values are asked for: alphabetical, but parents before what depends on
-    them. So moving lines in the file changes no trial."""
+    """By key, in the order in which values are drawn: alphabetical, but parents before the keys that depend
+    on them. So moving lines in the file changes no trial."""
     conditions: Mapping[str, Mapping[str, tuple[Value, ...]]]
     """By key, for those that have any: parents, and the values of each under which the key applies. All
-    parents have to agree; a parent that does not apply itself agrees to nothing."""
+    parents have to match; a parent that does not apply itself never matches."""
 
     def applies(self, key: str, values: Mapping[str, object]) -> bool:
-        """Return whether `key` is part of the trial whose parents of `key` have these values."""
+        """Return whether `key` is part of a trial in which its parents have these values."""
         conditions = self.conditions.get(key, {})
         return all(parent in values and values[parent] in needed for parent, needed in conditions.items())
 
-    def needs(self, key: str) -> dict[str, tuple[Value, ...]]:
+    def ancestor_values(self, key: str) -> dict[str, tuple[Value, ...]]:
         """Return the values of parents, of their parents and so on, under which `key` applies."""
-        needs: dict[str, tuple[Value, ...]] = {}
+        allowed: dict[str, tuple[Value, ...]] = {}
         for parent, values in self.conditions.get(key, {}).items():
-            for above, allowed in ({parent: values} | self.needs(parent)).items():
-                needs[above] = tuple(value for value in needs.get(above, allowed) if value in allowed)
-        return needs
+            for above, fitting in ({parent: values} | self.ancestor_values(parent)).items():
+                allowed[above] = tuple(value for value in allowed.get(above, fitting) if value in fitting)
+        return allowed
 
     def suggest(self, trial: Trial) -> dict[str, Value]:
-        """Return the values of one trial, picked by its study's sampler, under the keys' own names."""
+        """Return the values of one trial by key; its study's sampler draws those that it has not yet."""
         values: dict[str, Value] = {}
         for key, distribution in self.distributions.items():
             if self.applies(key, values):
-                values[key] = ranges.suggest(key, distribution, trial)
+                values[key] = suggest(key, distribution, trial)
         return values
 
     @staticmethod
@@ -64,29 +72,29 @@ class Space:
         Raises:
             ConfigError: some keys are ranges of real numbers, or there are more than MAX_GRID combinations.
         """
-        endless = [key for key, at in self.distributions.items() if ranges.values(at) is None]
+        keys = ("search.algorithm", "search.space")
+        endless = [key for key, at in self.distributions.items() if all_values(at) is None]
         if endless:
-            said = f"a grid needs choices or whole numbers; {', '.join(endless)} can be any number"
-            raise ConfigError([f"search.space: {said}"])
+            what = f"a grid needs choices or whole numbers; {', '.join(endless)} can be any number"
+            raise ConfigError([Problem(what, keys=keys, where="search.space")])
         points = list(islice(self._combinations(list(self.distributions), {}), MAX_GRID + 1))
         if len(points) > MAX_GRID:
-            counts = {key: len(ranges.values(at) or ()) for key, at in self.distributions.items()}
+            counts = {key: len(all_values(at) or ()) for key, at in self.distributions.items()}
             product = " x ".join(f"{count} ({key})" for key, count in counts.items())
-            raise ConfigError(
-                [f"search.space: a grid has at most {MAX_GRID} combinations; {product} are more"]
-            )
+            what = f"a grid has at most {MAX_GRID} combinations; {product} are more"
+            raise ConfigError([Problem(what, keys=keys, where="search.space")])
         return points
 
-    def corners(self) -> list[dict[str, Value]]:
+    def extreme_points(self) -> list[dict[str, Value]]:
         """Return points that between them have every choice, and both ends of every range.
 
-        Rules that relate several keys (`train.batch_size` divides by `scale.workers`) are known to
-        `load_config` only. Loading these points tells of most of what they refuse before any trial starts.
+        Only `load_config` knows rules that relate several keys (`train.batch_size` divides by
+        `scale.workers`). Loading these points finds most of what it would refuse before any trial starts.
         """
         points = []
         for key, distribution in self.distributions.items():
-            parents = {parent: values[0] for parent, values in self.needs(key).items()}
-            points += [self._filled(parents | {key: value}) for value in ranges.extremes(distribution)]
+            parents = {parent: values[0] for parent, values in self.ancestor_values(key).items()}
+            points += [self._fill(parents | {key: value}) for value in extreme_values(distribution)]
         return points
 
     def check_point(self, values: Mapping[str, object]) -> None:
@@ -97,7 +105,7 @@ class Space:
                 values outside of their ranges. All of them are listed.
         """
         problems = [
-            f"{brief(key)} is not in the space{nearest(key, self.distributions)}"
+            Problem(f"{shorten(key)} is not in the space{nearest(key, self.distributions)}")
             for key in values
             if key not in self.distributions
         ]
@@ -105,53 +113,52 @@ class Space:
         for key, distribution in self.distributions.items():
             if not self.applies(key, point):
                 if key in values:
-                    problems.append(f"{key} does not apply: it is there only {self._when(key)}")
+                    what = f"{key} does not apply: it is there only {self._condition(key)}"
+                    problems.append(Problem(what, keys=(key,)))
             elif key not in values:
-                problems.append(f"{key} is missing; it is in {ranges.text(distribution)}")
+                what = f"{key} is missing; it is in {format_distribution(distribution)}"
+                problems.append(Problem(what, keys=(key,)))
             else:
                 point[key] = values[key]
-                if said := ranges.refusal(key, distribution, values[key]):
-                    problems.append(said)
+                if problem := value_problem(key, distribution, values[key]):
+                    problems.append(problem)
         if problems:
-            origin = f"point {brief(json.dumps(values, default=str))}"
-            raise ConfigError([f"{origin}: {said}" for said in problems])
+            origin = f"point {shorten(json.dumps(values, default=str))}"
+            raise ConfigError([replace(problem, where=origin) for problem in problems])
 
-    def normal(self, point: Mapping[str, Any]) -> dict[str, Value]:
-        """Return a point that `check_point` passes as a study gives it back: in order, with keys' types."""
+    def normalise(self, point: Mapping[str, Any]) -> dict[str, Value]:
+        """Return a point that `check_point` accepts as a study returns it: in order, of the keys' types."""
         return {
             key: at.to_external_repr(at.to_internal_repr(point[key]))
             for key, at in self.distributions.items()
             if key in point
         }
 
-    def differences(self, other: Space) -> list[str]:
-        """Return a sentence for every key that is not as in `other`, which was before; none if all are."""
+    def differences(self, earlier: Space) -> list[str]:
+        """Return a sentence for every key that is not as in an earlier space; none if all are."""
         return [
-            f"{key}: was {other.written(key)}, is now {self.written(key)}"
-            for key in sorted({*self.distributions, *other.distributions})
-            if self.distributions.get(key) != other.distributions.get(key)
-            or self.conditions.get(key) != other.conditions.get(key)
+            f"{key}: was {earlier.describe(key)}, is now {self.describe(key)}"
+            for key in sorted({*self.distributions, *earlier.distributions})
+            if self.distributions.get(key) != earlier.distributions.get(key)
+            or self.conditions.get(key) != earlier.conditions.get(key)
         ]
 
-    def written(self, key: str) -> str:
-        """Return what a key may be, and when it applies, as a user would write it; `absent` for others."""
+    def describe(self, key: str) -> str:
+        """Return a key's values and condition as a user would write them; `absent` for other keys."""
         if key not in self.distributions:
             return "absent"
-        return f"{ranges.text(self.distributions[key])} {self._when(key)}".rstrip()
+        return f"{format_distribution(self.distributions[key])} {self._condition(key)}".rstrip()
 
     def to_json(self) -> dict[str, object]:
-        """Return plain data, for a study's user attributes; `from_json` gives the space back."""
+        """Return plain data, for a study's user attributes."""
         return {
-            key: {
-                "distribution": distribution_to_json(distribution),
-                "when": dict(self.conditions.get(key, {})),
-            }
-            for key, distribution in self.distributions.items()
+            key: {"distribution": distribution_to_json(at), "when": dict(self.conditions.get(key, {}))}
+            for key, at in self.distributions.items()
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Space:
-        """Return what `to_json` was called on."""
+        """Return the space that `to_json` made plain data of."""
         return cls(
             {key: cast(Distribution, json_to_distribution(at["distribution"])) for key, at in data.items()},
             {
@@ -167,17 +174,20 @@ class Space:
         elif not self.applies(keys[0], point):
             yield from self._combinations(keys[1:], point)
         else:
-            for value in ranges.values(self.distributions[keys[0]]) or ():
+            for value in all_values(self.distributions[keys[0]]) or ():
                 yield from self._combinations(keys[1:], {**point, keys[0]: value})
 
-    def _filled(self, wanted: Mapping[str, Value]) -> dict[str, Value]:
+    def _fill(self, given: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the given values, and the first of every other key that applies beside them."""
         point: dict[str, Value] = {}
         for key, distribution in self.distributions.items():
             if self.applies(key, point):
-                point[key] = wanted[key] if key in wanted else ranges.extremes(distribution)[0]
+                point[key] = given[key] if key in given else extreme_values(distribution)[0]
         return point
 
-    def _when(self, key: str) -> str:
+    def _condition(self, key: str) -> str:
         conditions = self.conditions.get(key, {})
-        parts = [f"{parent} is {' or '.join(map(word, needed))}" for parent, needed in conditions.items()]
+        parts = [
+            f"{parent} is {' or '.join(map(format_plain, needed))}" for parent, needed in conditions.items()
+        ]
         return f"when {' and '.join(parts)}" if parts else ""

@@ -6,14 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist.cluster.tune.trial import leave_nothing, trial_device
-from gan_dist.config import load_config
+from gan_dist.cluster.tune.trial import release_memory, trial_device
 from gan_dist.core.errors import CapacityError
-
-SMALL = [
-    *("name=run", "model.width=4", "model.max_width=8", "model.latent_dim=4", "train.batch_size=32"),
-    *("eval.samples=64", "train.kimg=0.128", "eval.every_kimg=0.064"),
-]
 
 
 class Network(nn.Module):
@@ -40,7 +34,7 @@ def test_nothing_compiled_is_left_to_the_next_trial() -> None:
         network = Network(width)
         network.compile(backend=backend, dynamic=False)
         network(torch.zeros(1, width))
-        leave_nothing()
+        release_memory()
 
     limit = torch._dynamo.config.recompile_limit
     for width in range(1, limit + 4):
@@ -51,13 +45,12 @@ def test_nothing_compiled_is_left_to_the_next_trial() -> None:
 def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = load_config("search-digits", [*SMALL, "scale.gpus_per_worker=0.5"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert trial_device(config) == "cpu"
+    assert trial_device(0.5) == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(CapacityError, match=r"scale\.gpus_per_worker=0\.5: there is a GPU, .* newer driver"):
-        trial_device(config)
+        trial_device(0.5)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert trial_device(config) == "cuda"
-    assert trial_device(load_config("search-digits", SMALL)) == "cpu"
+    assert trial_device(0.5) == "cuda"
+    assert trial_device(0.0) == "cpu"

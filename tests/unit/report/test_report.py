@@ -202,7 +202,7 @@ def search_with(plan: Plan, reason: str = "NonFiniteError: the loss", trials: in
         run = trial_uri(plan.uri, number)
         write_run(run, records, *([best] if state == "complete" else []))
         storage.write_bytes(
-            storage.join(run, "config.yaml"), to_yaml(plan.trial(number, task.values)).encode()
+            storage.join(run, "config.yaml"), to_yaml(plan.trial(number, task.params)).encode()
         )
     return plan.uri
 

@@ -16,24 +16,26 @@ from typer.testing import CliRunner
 from gan_dist.cli import app
 from gan_dist.config import load_config
 from gan_dist.core.errors import ConfigError, ResumeError
-from gan_dist.search.display import SearchView, images
-from gan_dist.search.plan import Plan, begin, make_plan
-from gan_dist.search.replicas import replicas, replicated
+from gan_dist.search.display import SearchView
+from gan_dist.search.plan import Plan, begin, make_plan, warm_start_points
+from gan_dist.search.replicas import record_replicas, replica_configs
 from gan_dist.search.space.parse import parse
-from gan_dist.search.study import SearchStudy
+from gan_dist.search.study import SearchStudy, images_trained
 from gan_dist.search.study_storage import study_storage
-from gan_dist.search.warm_start import earlier_points
 from gan_dist.training.loop import total_images
 from tests.support.searches import record, write_run
 
 SPACE = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}, loss.name: [hinge, rpgan]}"
+CONDITIONAL = (
+    "search.space={loss.name: [hinge, wgan-gp], loss.gp: {log: [1, 30], when: {loss.name: wgan-gp}}}"
+)
 
 
 def plan_of(folder: Path, *overrides: str) -> Plan:
     return make_plan("search-digits", [f"storage={folder}", "name=search", SPACE, *overrides])
 
 
-def ledger_of(plan: Plan) -> SearchStudy:
+def open_study(plan: Plan) -> SearchStudy:
     return SearchStudy(InMemoryStorage(), "search", plan.space, plan.search, plan.grace)
 
 
@@ -65,6 +67,16 @@ def test_a_trial_is_the_run_that_its_values_describe(tmp_path: Path) -> None:
             "trials end after train.kimg=20, so that search.scheduler=asha stops none",
         ),
         (["search.algorithm=grid"], "a grid needs choices or whole numbers"),
+        (["search.algorithm=cmaes"], "cmaes varies numbers, and loss.name have choices"),
+        (
+            [CONDITIONAL, "search.algorithm=gp"],
+            "gp needs the same keys in every trial; not so loss.gp; use search.algorithm=tpe",
+        ),
+        ([CONDITIONAL, "search.algorithm=qmc"], "qmc needs the same keys in every trial"),
+        (
+            ["search.space={train.batch_size: [50, 64]}", "search.scheduler=median"],
+            "with train.batch_size=64 none is measured after exactly eval.every_kimg=3",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_said_at_once(tmp_path: Path, overrides: list[str], message: str) -> None:
@@ -113,8 +125,8 @@ def test_searches_of_one_name_do_not_share_a_study_in_a_database(tmp_path: Path)
     def opened(folder: str) -> SearchStudy:
         plan = plan_of(tmp_path / folder)
         owner = begin(plan, "fd_digits")
-        kept_at = study_storage(plan.uri, url)
-        return SearchStudy(kept_at, "search", plan.space, plan.search, plan.grace, owner=owner)
+        database = study_storage(plan.uri, url)
+        return SearchStudy(database, "search", plan.space, plan.search, plan.grace, owner=owner)
 
     assert opened("one").next() is not None
     assert len(opened("one").trials()) == 1
@@ -126,20 +138,20 @@ def test_searches_of_one_name_do_not_share_a_study_in_a_database(tmp_path: Path)
 
 
 def test_what_is_shown_in_a_log_is_a_line_for_each_trial_that_ends(tmp_path: Path) -> None:
-    ledger = ledger_of(plan_of(tmp_path, "search.trials=3"))
+    study = open_study(plan_of(tmp_path, "search.trials=3"))
     stream = io.StringIO()
-    with SearchView(ledger, 3, 1000, "fd_digits", stream) as view:
+    with SearchView(study, 3, 1000, "fd_digits", stream) as view:
         for value in (5.0, 4.0, 9.0):
-            task = ledger.next()
-            assert task is not None
-            ledger.report(task.number, 500, value)
+            trial = study.next()
+            assert trial is not None
+            study.report(trial.number, 500, value)
             view.update()
             if value == 9.0:
-                ledger.fail(task.number, "NonFiniteError: the loss")
+                study.fail(trial.number, "NonFiniteError: the loss")
             elif value == 4.0:
-                ledger.prune(task.number)
+                study.prune(trial.number)
             else:
-                ledger.complete(task.number)
+                study.complete(trial.number)
             view.update()
     lines = stream.getvalue().splitlines()
     assert len(lines) == 3
@@ -148,7 +160,7 @@ def test_what_is_shown_in_a_log_is_a_line_for_each_trial_that_ends(tmp_path: Pat
     assert "1 stopped early, 0 failed  1 kimg trained, 0 saved" in lines[1]
     assert "trial 2 failed" in lines[2]
     assert "(NonFiniteError: the loss)" in lines[2]
-    assert [images(trial) for trial in ledger.trials()] == [500, 500, 500]
+    assert [images_trained(trial) for trial in study.trials()] == [500, 500, 500]
 
 
 class Terminal(io.StringIO):
@@ -159,15 +171,15 @@ class Terminal(io.StringIO):
 def test_a_log_is_told_how_things_stand_when_no_trial_ends_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = ledger_of(plan_of(tmp_path, "search.trials=3"))
+    study = open_study(plan_of(tmp_path, "search.trials=3"))
     stream, now = io.StringIO(), 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    task = ledger.next()
-    assert task is not None
-    with SearchView(ledger, 3, 100_000, "fd_digits", stream) as view:
+    trial = study.next()
+    assert trial is not None
+    with SearchView(study, 3, 100_000, "fd_digits", stream) as view:
         for minute in range(60):
             now = 1000.0 + 60 * minute
-            ledger.report(task.number, 1000 * (minute + 1), 9.0)
+            study.report(trial.number, 1000 * (minute + 1), 9.0)
             view.update()
     lines = stream.getvalue().splitlines()
     # After 1, 3, 7, 15 and 31 minutes.
@@ -177,17 +189,17 @@ def test_a_log_is_told_how_things_stand_when_no_trial_ends_for_long(
 
 
 def test_what_a_view_costs_does_not_grow_with_the_trials_that_have_ended(tmp_path: Path) -> None:
-    ledger = ledger_of(
+    study = open_study(
         plan_of(tmp_path, "search.trials=400", "search.scheduler=none", "search.algorithm=random")
     )
     looked_at: list[int] = []
-    with SearchView(ledger, 400, 1000, "fd_digits", io.StringIO()) as view:
+    with SearchView(study, 400, 1000, "fd_digits", io.StringIO()) as view:
         for number in range(400):
-            task = ledger.next()
-            assert task is not None
-            ledger.report(task.number, 500, 1000.0 - number)
-            ledger.complete(task.number)
-            before = len(ledger.ended())
+            trial = study.next()
+            assert trial is not None
+            study.report(trial.number, 500, 1000.0 - number)
+            study.complete(trial.number)
+            before = len(study.ended())
             calls = cost(view)
             assert before == number + 1
             looked_at.append(calls)
@@ -207,15 +219,15 @@ def test_what_is_shown_on_a_terminal_is_a_table_of_fifteen_lines(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
-    ledger = ledger_of(plan_of(tmp_path, "search.trials=40", "search.scheduler=none"))
+    study = open_study(plan_of(tmp_path, "search.trials=40", "search.scheduler=none"))
     stream = Terminal()
-    with SearchView(ledger, 40, 1000, "fd_digits", stream) as view:
+    with SearchView(study, 40, 1000, "fd_digits", stream) as view:
         for number in range(30):
-            task = ledger.next()
-            assert task is not None
-            ledger.report(task.number, 500, 50.0 - number)
-            ledger.complete(task.number)
-        assert ledger.next() is not None
+            trial = study.next()
+            assert trial is not None
+            study.report(trial.number, 500, 50.0 - number)
+            study.complete(trial.number)
+        assert study.next() is not None
         view.update()
         shown = stream.getvalue()
     lines = [line for line in shown.splitlines() if line.strip()]
@@ -230,18 +242,18 @@ def test_what_is_shown_on_a_terminal_is_a_table_of_fifteen_lines(
 
 def test_the_best_that_came_to_their_end_are_run_again(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "search.trials=6", "search.replicates=2", "search.scheduler=none")
-    ledger = ledger_of(plan)
+    study = open_study(plan)
     for value in (6.0, 1.0, 3.0, 2.0, 5.0, 4.0):
-        task = ledger.next()
-        assert task is not None
-        ledger.report(task.number, 500, value)
-        (ledger.prune if value == 1.0 else ledger.complete)(task.number)
-    again = replicas(plan, ledger)
+        trial = study.next()
+        assert trial is not None
+        study.report(trial.number, 500, value)
+        (study.prune if value == 1.0 else study.complete)(trial.number)
+    again = replica_configs(plan, study)
     assert [config.name for config in again] == [f"{n:05d}-{k}" for n in (3, 2, 5) for k in (1, 2)]
     values: list[float | None] = [9.0, 9.0, 3.5, 2.5, 4.0, None]
     for config, again_value in zip(again, values, strict=True):
         write_run(config.run_uri, [record(500, again_value)])
-    found = replicated(plan, ledger, "fd_digits")
+    found = record_replicas(plan, study, "fd_digits")
     assert [one.trial for one in found] == [2, 3, 5]
     assert found[0].values == (3.0, 3.5, 2.5)
     assert (found[0].mean, found[0].spread) == (3.0, 0.5)
@@ -262,7 +274,7 @@ def test_a_finished_search_names_the_command_that_makes_it_longer(tmp_path: Path
     settings = ["search.trials=2", "search.scheduler=none"]
     plan = plan_of(tmp_path, *settings)
     owner = begin(plan, "fd_digits")
-    ledger = SearchStudy(
+    study = SearchStudy(
         study_storage(plan.uri, None),
         "search",
         plan.space,
@@ -271,9 +283,9 @@ def test_a_finished_search_names_the_command_that_makes_it_longer(tmp_path: Path
         total_images(plan.config),
         owner,
     )
-    while (task := ledger.next()) is not None:
-        ledger.report(task.number, 500, 10.0 - task.number)
-        ledger.complete(task.number)
+    while (trial := study.next()) is not None:
+        study.report(trial.number, 500, 10.0 - trial.number)
+        study.complete(trial.number)
     arguments = ["search-digits", f"storage={tmp_path}", "name=search", SPACE, *settings]
     result = CliRunner().invoke(app, ["tune", *arguments])
     again = result.stdout.splitlines()[result.stdout.splitlines().index("continue it with") + 1].split()
@@ -284,17 +296,17 @@ def test_a_finished_search_names_the_command_that_makes_it_longer(tmp_path: Path
 def test_an_earlier_search_gives_points_to_begin_with(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "search.trials=8", "search.scheduler=none")
     begin(plan, "fd_digits")
-    kept_at = study_storage(plan.uri, None)
-    ledger = SearchStudy(kept_at, "search", plan.space, plan.search, plan.grace)
-    while (task := ledger.next()) is not None:
-        ledger.report(task.number, 500, 10.0 - task.number)
-        ledger.complete(task.number)
-    best_first = [trial.params for trial in reversed(ledger.trials())]
-    assert earlier_points(plan.uri, plan.space) == best_first[:5]
-    narrow = parse({"loss.name": ["hinge", "lsgan"]}, plan.config)
-    assert earlier_points(plan.uri, narrow) == [{"loss.name": "hinge"}]
-    elsewhere = parse({"optim.d.lr": {"log": [1e-5, 1e-3]}}, plan.config)
+    database = study_storage(plan.uri, None)
+    study = SearchStudy(database, "search", plan.space, plan.search, plan.grace)
+    while (trial := study.next()) is not None:
+        study.report(trial.number, 500, 10.0 - trial.number)
+        study.complete(trial.number)
+    best_first = [trial.params for trial in reversed(study.trials())]
+    assert warm_start_points(plan.uri, plan.space) == best_first[:5]
+    narrow = parse({"loss.name": ["hinge", "lsgan"]}, {})
+    assert warm_start_points(plan.uri, narrow) == [{"loss.name": "hinge"}]
+    elsewhere = parse({"optim.d.lr": {"log": [1e-5, 1e-3]}}, {})
     with pytest.raises(ResumeError, match="none of its 8 measured trials lies within"):
-        earlier_points(plan.uri, elsewhere)
+        warm_start_points(plan.uri, elsewhere)
     with pytest.raises(ResumeError, match="there is no search with a study"):
-        earlier_points(str(tmp_path / "nothing"), plan.space)
+        warm_start_points(str(tmp_path / "nothing"), plan.space)

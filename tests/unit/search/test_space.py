@@ -12,18 +12,17 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.storages import JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 
-from gan_dist.config import FREE_ON_RESUME, flatten, load_config
+from gan_dist.config import FREE_ON_RESUME, SearchConfig, flatten, load_config
 from gan_dist.config.fields import leaves
 from gan_dist.config.yaml12 import compose, plain_value
 from gan_dist.core.errors import ConfigError
-from gan_dist.search.samplers import Algorithm, History, pick
-from gan_dist.search.space import Space, ranges
+from gan_dist.search.space import Space
+from gan_dist.search.space.distributions import Value, all_values
 from gan_dist.search.space.parse import FIXED, parse
-from gan_dist.search.space.ranges import Value
+from gan_dist.search.study import SearchStudy
 
 EXAMPLE = """
 optim.g.lr: {log: [1e-5, 1e-3]}
@@ -215,7 +214,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
 def read(text: str) -> Space:
     node = compose(text)
     assert node is not None
-    return parse(plain_value(node), load_config("digits"))
+    return parse(plain_value(node), flatten(load_config("digits")))
 
 
 def problems(text: str) -> list[str]:
@@ -238,7 +237,7 @@ def test_all_problems_come_at_once() -> None:
 def test_what_is_never_varied(key: str) -> None:
     fixed = key in FREE_ON_RESUME or key in FIXED or key.split(".")[0] in FIXED
     try:
-        parse({key: [1, "a"]}, load_config("digits"))
+        parse({key: [1, "a"]}, {})
         said = ""
     except ConfigError as error:
         said = str(error)
@@ -263,14 +262,13 @@ plain = st.recursive(
 @settings(deadline=None, max_examples=200)
 @given(space=st.dictionaries(st.sampled_from(["model.width", "loss.gp", "loss.name", "zzz"]), plain))
 def test_any_space_is_read_or_refused(space: dict[str, object]) -> None:
-    config = load_config("digits")
     try:
-        found = parse(space, config)
+        found = parse(space, {})
     except ConfigError as error:
         refused = tuple(map(str, error.problems))
     else:
         refused = ()
-        for point in found.corners():
+        for point in found.extreme_points():
             found.check_point(point)
     assert all(len(said.splitlines()) == 1 for said in refused)
 
@@ -278,22 +276,25 @@ def test_any_space_is_read_or_refused(space: dict[str, object]) -> None:
 def test_whole_numbers_may_be_written_as_floats() -> None:
     space = read("{model.width: {int: [16.0, 1e2], step: 4.0}, model.pack: [1.0, 2]}")
     assert space == read("{model.width: {int: [16, 100], step: 4}, model.pack: [1, 2]}")
-    assert all(type(value) is int for point in space.corners() for value in point.values())
+    assert all(type(value) is int for point in space.extreme_points() for value in point.values())
 
 
-def ask(space: Space, algorithm: Algorithm, trials: int, seed: int = 0) -> list[dict[str, Value]]:
-    history = History(space)
+def ask(space: Space, algorithm: str, trials: int, seed: int = 0) -> list[dict[str, Value]]:
+    search = SearchConfig.model_validate(
+        {"space": {}, "algorithm": algorithm, "trials": trials, "seed": seed, "scheduler": "none"}
+    )
+    study = SearchStudy(InMemoryStorage(), "s", space, search, grace=1)
     points = []
-    for number in range(trials):
-        points.append(pick(algorithm, space, 1000 * seed + number, history.shown()))
-        history.began(number, points[-1])
-        history.ended(number, TrialState.COMPLETE, [float(number % 7)])
+    while (trial := study.next()) is not None:
+        points.append(trial.params)
+        study.report(trial.number, 1, float(trial.number % 7))
+        study.complete(trial.number)
     return points
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
 @pytest.mark.parametrize("text", [EXAMPLE, NESTED])
-def test_only_what_applies_is_sampled(text: str, algorithm: Algorithm) -> None:
+def test_only_what_applies_is_sampled(text: str, algorithm: str) -> None:
     space = read(text)
     points = ask(space, algorithm, 200)
     for point in points:
@@ -314,16 +315,16 @@ def test_conditions_follow_their_parents() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
-def test_trials_depend_on_the_seed_and_not_on_the_order_of_lines(algorithm: Algorithm) -> None:
+def test_trials_depend_on_the_seed_and_not_on_the_order_of_lines(algorithm: str) -> None:
     upside_down = "\n".join(reversed(EXAMPLE.splitlines()))
     assert ask(read(EXAMPLE), algorithm, 20) == ask(read(upside_down), algorithm, 20)
     assert ask(read(EXAMPLE), algorithm, 20) != ask(read(EXAMPLE), algorithm, 20, seed=1)
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
-def test_every_trial_of_the_example_loads(algorithm: Algorithm) -> None:
+def test_every_trial_of_the_example_loads(algorithm: str) -> None:
     space = read(EXAMPLE)
-    for point in ask(space, algorithm, 100) + space.corners():
+    for point in ask(space, algorithm, 100) + space.extreme_points():
         found = flatten(load_config("digits", space.overrides(point)))
         assert found == found | point
         assert (point["loss.name"] == "wgan-gp") == (found["loss.gp"] != 0)
@@ -354,7 +355,7 @@ def test_overrides_are_read_back_exactly(point: dict[str, object]) -> None:
 
 def brute_force(space: Space) -> list[dict[str, Value]]:
     found: list[dict[str, Value]] = []
-    each = {key: list(ranges.values(at) or ()) for key, at in space.distributions.items()}
+    each = {key: list(all_values(at) or ()) for key, at in space.distributions.items()}
     for combination in itertools.product(*each.values()):
         point: dict[str, Value] = {}
         for key, value in zip(each, combination, strict=True):
@@ -391,10 +392,10 @@ def test_grids_that_cannot_be() -> None:
 
 def test_corners_have_every_choice_and_end() -> None:
     space = read(EXAMPLE + "loss.r2: {int: [1, 5], when: {model.width: 48}}")
-    seen = {(key, value) for point in space.corners() for key, value in point.items()}
+    seen = {(key, value) for point in space.extreme_points() for key, value in point.items()}
     assert seen >= {("loss.gp", 1.0), ("loss.gp", 30.0), ("loss.r2", 1), ("loss.r2", 2), ("loss.r2", 5)}
     assert seen >= {("loss.name", name) for name in ("nonsaturating", "hinge", "wgan-gp", "rpgan")}
-    for point in space.corners():
+    for point in space.extreme_points():
         space.check_point(point)
 
 
@@ -409,7 +410,7 @@ def test_corners_have_every_choice_and_end() -> None:
 def test_loading_the_corners_tells_of_rules_over_several_keys(text: str, said: str) -> None:
     space = read(text)
     with pytest.raises(ConfigError, match=re.escape(said)):
-        list(map(load_config, itertools.repeat("digits"), map(space.overrides, space.corners())))
+        list(map(load_config, itertools.repeat("digits"), map(space.overrides, space.extreme_points())))
 
 
 def refused(space: Space, point: dict[str, object]) -> list[str]:
@@ -511,7 +512,7 @@ def test_a_space_and_its_trials_are_kept_with_the_study(text: str, tmp_path: Pat
 
 
 def test_importing_starts_neither_torch_nor_ray() -> None:
-    rooms = "gan_dist.search.space.parse, gan_dist.search.samplers"
+    rooms = "gan_dist.search.space.parse, gan_dist.search.study"
     code = f"import sys, {rooms}; print({{'torch', 'ray'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -20,11 +20,11 @@ from gan_dist.search.study_storage import study_storage
 
 def search(folder: str, trials: int, url: str | None = None) -> list[optuna.trial.FrozenTrial]:
     """Open a study, search until there are that many trials, and return them."""
-    kept_at = study_storage(folder, url)
+    database = study_storage(folder, url)
     config = simulated.config(trials=trials)
-    ledger = SearchStudy(kept_at, "s", simulated.space(), config, simulated.EVERY, simulated.LENGTH)
-    simulated.run(ledger, 0, concurrent=2)
-    return ledger.trials()
+    study = SearchStudy(database, "s", simulated.space(), config, simulated.EVERY, simulated.LENGTH)
+    simulated.run(study, 0, concurrent=2)
+    return study.trials()
 
 
 def test_the_journal_is_one_that_optuna_opens(tmp_path: Path) -> None:
