@@ -79,8 +79,9 @@ def _start_local() -> None:
     except Exception as error:  # Ray 2.60 has no class of its own for a node that does not start in time
         ray.shutdown()
         raise ClusterError(
-            f"Ray could not be started on this machine ({reason(error).rstrip('.')})",
-            "most often it is busy or short of memory: try again, and gan-dist doctor tells how much is free",
+            f"Ray could not be started on this machine ({reason(error).rstrip('.')}); most often the machine "
+            "is busy or short of memory",
+            "try again; gan-dist doctor tells how much is free",
         ) from error
 
 

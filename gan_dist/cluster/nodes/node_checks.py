@@ -94,9 +94,9 @@ def query_nodes(nodes: Sequence[Node], paths: Mapping[str, str], timeout_s: floa
         files[STORAGE] = storage.join(paths[STORAGE], f".seen-by-all-{uuid.uuid4().hex}")
         storage.write_bytes(files[STORAGE], b"")
     task = ray.remote(num_cpus=0, max_retries=0)(_collect_facts)
-    places = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
+    strategies = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
     try:
-        running = [task.options(scheduling_strategy=at).remote(files, storage.options()) for at in places]
+        running = [task.options(scheduling_strategy=at).remote(files, storage.options()) for at in strategies]
         ray.wait(running, num_returns=len(running), timeout=timeout_s)
     finally:
         if STORAGE in paths:

@@ -104,11 +104,7 @@ class StatusClient:
         self.stop: bool = ray.get(self._actor.update.remote(self._group, **changes))
 
     def require_latest(self) -> None:
-        """Wait until the driver's node answers.
-
-        Raises:
-            WorkerError: another worker group has taken over.
-        """
+        """Wait until the driver's node answers; raise a WorkerError if another group has taken over."""
         if not ray.get(self._actor.is_latest.remote(self._group)):
             raise WorkerError("other workers have taken over this run, which these were cut off from")
 

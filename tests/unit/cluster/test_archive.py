@@ -1,4 +1,4 @@
-"""What a submitted job gets, and what must not travel with it."""
+"""The archive of a submitted job, and secrets that it must not hold."""
 
 from __future__ import annotations
 

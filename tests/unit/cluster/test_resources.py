@@ -1,4 +1,4 @@
-"""How many workers nodes hold, parts of GPUs included."""
+"""The number of workers that fit on nodes, with shares of GPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a worker group that failed."""
+"""The reason of a worker group's failure, in a line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_worker_that_died_is_the_reason_and_not_those_that_miss_it() -> None:
     assert failure_reason(WorkerGroupError("", {0: CLOSED, 1: died})) == "worker 1 died"
 
 
-def test_an_error_is_told_in_a_line() -> None:
+def test_a_reason_is_one_line() -> None:
     expected = "worker 1 failed: RuntimeError: Connection closed by peer [10.0.0.2]:12209"
     assert failure_reason(WorkerGroupError("", {1: CLOSED})) == expected
     assert failure_reason(WorkerGroupError("", {0: ValueError("a\nb")})) == "worker 0 failed: ValueError: a"

@@ -1,4 +1,4 @@
-"""The dashboard that is shipped draws what workers tell."""
+"""The shipped dashboard draws the gauges that workers set."""
 
 from __future__ import annotations
 

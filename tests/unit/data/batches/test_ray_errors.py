@@ -1,4 +1,4 @@
-"""What is left of a user's error that a task of Ray's raised."""
+"""A user's error that a task of Ray's raised."""
 
 from __future__ import annotations
 
