@@ -1,7 +1,9 @@
-"""Options that several verbs share, and the exit code after an interrupt."""
+"""Options, output and exit code that several verbs share."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, get_args
 
@@ -26,3 +28,11 @@ Backend = Annotated[
     typer.Option("--backend", callback=_set_backend, help="What talks to object stores: pyarrow or s3fs."),
 ]
 """`storage.backend` of verbs without a configuration; the callback sets it."""
+
+
+def print_record(record: Mapping[str, object], *, as_json: bool, prefix: str = "") -> None:
+    """Print a line for each entry, and with --json the whole as JSON."""
+    for key, value in record.items():
+        typer.echo(f"{prefix}{key}: {value}")
+    if as_json:
+        typer.echo(json.dumps(record))

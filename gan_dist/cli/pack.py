@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
+from gan_dist.cli.options import INTERRUPTED, AsJson, Backend, print_record
 from gan_dist.cli.paths import absolute, command, shorten
+from gan_dist.core import storage
 from gan_dist.core.errors import DataError
 
 if TYPE_CHECKING:
-    from gan_dist.data.packing.decode import Decoding
     from gan_dist.data.packing.plan import Plan
-    from gan_dist.data.packing.sources.items import Source, SourceOptions
+    from gan_dist.data.packing.sources.items import Source
     from gan_dist.data.shards.manifest import Manifest
 
 
@@ -58,29 +58,50 @@ def pack(
 ) -> None:
     """Turn images into shards to train from. The same command again continues, --verify DEST checks."""
     check(dest, resolution, channels, filter, shard_mb, max_bad, verify=verify)
-    from gan_dist.data.packing.decode import Decoding
-    from gan_dist.data.packing.sources.items import SourceOptions
-
-    if dest is None or resolution is None:  # as they are with --verify alone
+    if dest is None or resolution is None:  # with --verify
         _verify(absolute(source), as_json)
         return
-    _pack(
-        absolute(source),
-        absolute(dest),
-        Decoding(resolution, channels, filter),
-        SourceOptions(
-            labels=None if labels is None else absolute(labels),
-            no_labels=no_labels,
-            image_column=image_column,
-            label_column=label_column,
-            root=absolute(root),
-            download=download,
-        ),
-        shard_mb=shard_mb,
-        max_bad=max_bad,
-        dry_run=dry_run,
-        as_json=as_json,
+    from gan_dist.data.packing.decode import Decoding
+    from gan_dist.data.packing.plan import make_plan, require_apart, require_few_bad, require_whole
+    from gan_dist.data.packing.progress import finished_set, tidy
+    from gan_dist.data.packing.sources import open_source
+    from gan_dist.data.packing.sources.items import SourceOptions
+
+    uri, dest = absolute(source), absolute(dest)
+    require_apart(uri, dest)
+    storage.require_bucket(dest)
+    options = SourceOptions(
+        labels=None if labels is None else absolute(labels),
+        no_labels=no_labels,
+        image_column=image_column,
+        label_column=label_column,
+        root=absolute(root),
+        download=download,
     )
+    images = open_source(uri, options)
+    plan = make_plan(uri, images, Decoding(resolution, channels, filter), shard_mb)
+    require_whole(images.damaged, max_bad)
+    require_few_bad(images.rejected, len(images.items) + len(images.rejected), max_bad)
+    manifest, rate = finished_set(dest, plan), None
+    warnings = [f"warning: {sentence}" for sentence in images.damaged]
+    for note in [*images.notes, *(warnings if dry_run else [])]:
+        typer.echo(note, err=True)
+    if dry_run:
+        print_record(_summary(dest, plan), as_json=as_json)
+        return
+    if manifest is None:
+        manifest, rate = _run(images, dest, plan, max_bad)
+    else:
+        tidy(dest)
+        typer.echo(f"{storage.redact(dest)} is complete already; gan-dist pack --verify checks it")
+    _print_result(dest, plan, manifest, rate)
+    for warning in warnings:
+        typer.echo(warning, err=True)
+    typer.echo(f"train on it with\n  {command('train', *_train_arguments(dest, plan.resolution))}")
+    if as_json:
+        quarantined = int(manifest.settings["quarantined"])
+        record = {**_record(dest, manifest), "quarantined": quarantined, "images_per_second": rate}
+        typer.echo(json.dumps(record))
 
 
 def check(
@@ -112,83 +133,38 @@ def check(
 
 
 def _verify(uri: str, as_json: bool) -> None:
-    from gan_dist.core.storage import redact
-    from gan_dist.data.packing.sources.labels import counted
     from gan_dist.data.shards.verify import verify_set
 
     manifest = verify_set(uri)
-    sizes = f"{counted(manifest.count, 'image')} in {counted(len(manifest.shards), 'shard')}"
-    typer.echo(f"{redact(uri)} is whole: {sizes}")
+    typer.echo(f"{storage.redact(uri)} is whole: {_size(manifest)}")
     if as_json:
-        typer.echo(json.dumps({"dest": redact(uri), **_counts(manifest)}))
+        typer.echo(json.dumps(_record(uri, manifest)))
 
 
-def _counts(manifest: Manifest) -> dict[str, int]:
+def _size(manifest: Manifest) -> str:
+    from gan_dist.data.packing.sources.labels import counted
+
+    return f"{counted(manifest.count, 'image')} in {counted(len(manifest.shards), 'shard')}"
+
+
+def _record(uri: str, manifest: Manifest) -> dict[str, object]:
     return {
+        "dest": storage.redact(uri),
         "images": manifest.count,
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
     }
 
 
-def _pack(
-    uri: str,
-    dest: str,
-    decoding: Decoding,
-    options: SourceOptions,
-    *,
-    shard_mb: float,
-    max_bad: str,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    from gan_dist.core.storage import redact, require_bucket
-    from gan_dist.data.packing.plan import make_plan, require_apart, require_few_bad, require_whole
-    from gan_dist.data.packing.progress import QUARANTINE, finished_set, tidy
-    from gan_dist.data.packing.sources import open_source
-    from gan_dist.data.packing.sources.labels import counted
+def _print_result(dest: str, plan: Plan, manifest: Manifest, rate: float | None) -> None:
+    from gan_dist.data.packing.progress import QUARANTINE
 
-    require_apart(uri, dest)
-    require_bucket(dest)
-    source = open_source(uri, options)
-    plan = make_plan(uri, source, decoding, shard_mb)
-    require_whole(source.damaged, max_bad)
-    require_few_bad(source.rejected, len(source.items) + len(source.rejected), max_bad)
-    manifest = finished_set(dest, plan)
-    for note in source.notes:
-        typer.echo(note, err=True)
-    damaged = "".join(f"warning: {sentence}\n" for sentence in source.damaged)
-    if dry_run:
-        summary = _summary(dest, plan)
-        typer.echo("\n".join(f"{key}: {value}" for key, value in summary.items()))
-        typer.echo(damaged, err=True, nl=False)
-        if as_json:
-            typer.echo(json.dumps(summary))
-        return
-    rate = None
-    if manifest is not None:
-        tidy(dest)
-        typer.echo(f"{redact(dest)} is complete already; gan-dist pack --verify checks it")
-    else:
-        manifest, rate = _run(source, dest, plan, max_bad)
-    quarantined = int(manifest.settings["quarantined"])
-    result = {
-        **_counts(manifest),
-        "quarantined": quarantined,
-        "dest": redact(dest),
-        "images_per_second": rate,
-    }
     speed = f", {rate:,.0f} images/s" if rate else ""
-    sizes = f"{counted(manifest.count, 'image')} in {counted(len(manifest.shards), 'shard')}"
-    typer.echo(f"{redact(dest)}: {sizes}{speed}")
-    if quarantined:
+    typer.echo(f"{storage.redact(dest)}: {_size(manifest)}{speed}")
+    if quarantined := int(manifest.settings["quarantined"]):
         typer.echo(f"  {quarantined:,} left out, listed with the reasons in {QUARANTINE}")
     if enlarged := int(manifest.settings["enlarged"]):
         typer.echo(f"  {enlarged:,} enlarged, being smaller than {plan.resolution} pixels")
-    typer.echo(damaged, err=True, nl=False)
-    typer.echo(f"train on it with\n  {command('train', *_train_arguments(dest, plan.resolution))}")
-    if as_json:
-        typer.echo(json.dumps(result))
 
 
 def _train_arguments(dest: str, resolution: int) -> list[str]:
@@ -205,11 +181,9 @@ def _train_arguments(dest: str, resolution: int) -> list[str]:
 
 def _summary(dest: str, plan: Plan) -> dict[str, object]:
     """Return the sizes of the set, for a dry run."""
-    from gan_dist.core.storage import redact
-
     return {
         "source": plan.source,
-        "dest": redact(dest),
+        "dest": storage.redact(dest),
         "images": plan.images,
         "classes": None if plan.classes is None else len(plan.classes),
         "resolution": plan.resolution,
@@ -223,7 +197,6 @@ def _summary(dest: str, plan: Plan) -> dict[str, object]:
 def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest, float]:
     """Pack on the cluster; return the set's manifest and the decoded images per second."""
     from gan_dist.cluster.connect import connect
-    from gan_dist.core import storage
     from gan_dist.core.console import CountProgress
     from gan_dist.data.packing.progress import PLAN
     from gan_dist.data.packing.ray_pack import pack as run

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gan_dist.cli import best, evaluate, export, pack, report, sample, tune
-from gan_dist.cli.options import INTERRUPTED, AsJson
+from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
 from gan_dist.cli.paths import CALLED_AS
 from gan_dist.cli.train import require_configuration
 from gan_dist.core.errors import GanDistError, nearest
@@ -174,7 +174,7 @@ def _resubmit_command(address: str | None, cpus: float, resources: str | None) -
 def _print_dry_run(command: str, upload: Upload, *, as_json: bool) -> None:
     from gan_dist.cluster.jobs.client import GRACEFUL_STOP
 
-    shown = {
+    record = {
         "entrypoint": command,
         "variables": GRACEFUL_STOP,
         "files": len(upload.files),
@@ -182,10 +182,7 @@ def _print_dry_run(command: str, upload: Upload, *, as_json: bool) -> None:
     }
     for name in sorted(upload.files):
         typer.echo(name)
-    for key, value in shown.items():
-        typer.echo(f"# {key}: {value}")
-    if as_json:
-        typer.echo(json.dumps(shown))
+    print_record(record, as_json=as_json, prefix="# ")
 
 
 def _print_job(client: JobClient, job: str, upload: Upload, command: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson
+from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
 from gan_dist.cli.paths import command, load_run, shorten
 from gan_dist.core.errors import GanDistError, WorkerError
 
@@ -49,9 +49,8 @@ def train(
         from gan_dist.training.preflight import summarise
 
         summary = format_summary(summarise(run))
-        typer.echo(to_yaml(run) + "\n" + "\n".join(f"# {key}: {value}" for key, value in summary.items()))
-        if as_json:
-            typer.echo(json.dumps(summary))
+        typer.echo(to_yaml(run))
+        print_record(summary, as_json=as_json, prefix="# ")
         return
     result = train_run(run, arguments)
     if as_json:

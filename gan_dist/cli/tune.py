@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson
+from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
 from gan_dist.cli.paths import absolute, command, path_overrides, shorten
 from gan_dist.cli.train import format_summary
 
@@ -64,7 +64,7 @@ def check(config: str, overrides: Sequence[str]) -> None:
 
 def _print_plan(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
     search, sizes = plan.search, format_summary(summary)
-    shown: dict[str, object] = {
+    record: dict[str, object] = {
         "search": plan.uri,
         "keys": list(plan.space.distributions),
         "trials": search.trials,
@@ -73,10 +73,7 @@ def _print_plan(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
         "metric": sizes["metric"],
         "placement": sizes["placement"],
     }
-    for key, value in shown.items():
-        typer.echo(f"{key}: {value}")
-    if as_json:
-        typer.echo(json.dumps(shown))
+    print_record(record, as_json=as_json)
 
 
 def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:

@@ -1,4 +1,4 @@
-"""What an evaluation must know of where it runs."""
+"""One process of a distributed run."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch.distributed as dist
 
 
 class Process(Protocol):
-    """One process of several that do the same."""
+    """A process among those that run the same program."""
 
     @property
     def rank(self) -> int:
-        """This process's number among all of the run."""
+        """Number of this process, from 0."""
 
     @property
     def world_size(self) -> int:
-        """Number of processes of the run."""
+        """Number of processes."""
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """Device on which this process computes."""
 
     def warn(self, sentence: str) -> None:
-        """Tell the user something that the run goes on in spite of; any rank may."""
+        """Show the user a warning; any rank may call it."""
 
 
 def broadcast_from_rank0(process: Process, value: Any) -> Any:
-    """Return rank 0's value on every rank; all of them call it."""
+    """Return rank 0's value on every rank; every rank must call it."""
     if process.world_size == 1:
         return value
     values = [value]

@@ -1,16 +1,14 @@
-"""What this machine has, within the limits of its container: versions, cores, memory, its own name."""
+"""This machine, within the limits of its container: versions, cores, memory, network addresses."""
 
 from __future__ import annotations
 
 import os
 import platform
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-GAN_DIST = "gan-dist"
-PACKAGES = (GAN_DIST, "torch", "ray")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 SHM = Path("/dev/shm")
@@ -18,55 +16,47 @@ SHM = Path("/dev/shm")
 
 def versions() -> dict[str, str]:
     """Return the versions that the processes of a cluster must share."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    packages = {name: _version(name, "none installed") for name in ("gan-dist", "torch", "ray")}
+    return {"python": platform.python_version(), **packages}
 
 
 def own_version() -> str:
-    """Return gan-dist's version, for what it writes; `unknown` where it is not installed."""
-    try:
-        return version(GAN_DIST)
-    except PackageNotFoundError:  # a submitted job runs from an uploaded folder
-        return "unknown"
+    """Return the version of gan-dist, or `unknown` if it is not installed."""
+    return _version("gan-dist", "unknown")
 
 
-def _version(name: str) -> str:
+def _version(name: str, default: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:  # a job's working directory need not be installed
-        return "none installed"
+    except PackageNotFoundError:  # a submitted job runs from an uploaded folder
+        return default
 
 
 def cores(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
-    """Return the cores that this process may use: those that it may run on, and its control groups' share.
+    """Return the number of cores that this process may use, by its CPU affinity and its control groups.
 
-    A share is cut down to whole cores, as Ray does, and is at least one.
+    A fraction is rounded down, as Ray does, but to one at least.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shares = [float(allowed)]
-    for text in _texts("cpu", "cpu.max", root, own):
-        quota, period = text.split()
-        if quota != "max":
-            shares.append(int(quota) / int(period))
-    quotas = _texts("cpu", "cpu.cfs_quota_us", root, own)
-    periods = _texts("cpu", "cpu.cfs_period_us", root, own)
-    shares += [
-        int(quota) / int(period) for quota, period in zip(quotas, periods, strict=True) if int(quota) > 0
-    ]
-    return max(1, int(min(shares)))
+    limits: list[Sequence[str]] = [text.split() for text in _group_files("cpu", "cpu.max", root, own)]
+    quotas = _group_files("cpu", "cpu.cfs_quota_us", root, own)
+    limits += zip(quotas, _group_files("cpu", "cpu.cfs_period_us", root, own), strict=True)
+    shares = [int(quota) / int(period) for quota, period in limits if quota not in ("max", "-1")]
+    return max(1, int(min([allowed, *shares])))
 
 
 def memory_bytes(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
-    """Return the bytes of memory that this process and its siblings may use in all."""
+    """Return the bytes of memory that this process's container or, without one, the machine has."""
     limits = [
-        *_texts("memory", "memory.max", root, own),
-        *_texts("memory", "memory.limit_in_bytes", root, own),
+        *_group_files("memory", "memory.max", root, own),
+        *_group_files("memory", "memory.limit_in_bytes", root, own),
     ]
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([physical, *(int(limit) for limit in limits if limit != "max")])
 
 
 def free_memory_bytes() -> int:
-    """Return how many of these nobody uses now, as far as the kernel tells."""
+    """Return the bytes of `memory_bytes` that are free, according to the kernel."""
     total = memory_bytes()
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -76,12 +66,8 @@ def free_memory_bytes() -> int:
     return min([total, *free])
 
 
-def _texts(controller: str, name: str, root: Path, own: Path) -> list[str]:
-    """Return the contents of a file of this process's control group and of those above it."""
-    return [file.read_text().strip() for file in _files(controller, name, root, own)]
-
-
-def _files(controller: str, name: str, root: Path, own: Path) -> Iterator[Path]:
+def _group_files(controller: str, name: str, root: Path, own: Path) -> Iterator[str]:
+    """Yield the contents of a file of this process's control group and of the groups above it."""
     for line in own.read_text().splitlines() if own.exists() else []:
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
@@ -91,11 +77,11 @@ def _files(controller: str, name: str, root: Path, own: Path) -> Iterator[Path]:
         group = Path(path.lstrip("/"))
         for folder in dict.fromkeys((group, *group.parents, Path())):
             if (file := tree / folder / name).is_file():
-                yield file
+                yield file.read_text().strip()
 
 
 def shm_bytes() -> tuple[int, int] | None:
-    """Return size and free space of /dev/shm, where Ray keeps objects; None where there is none."""
+    """Return size and free space of /dev/shm, where Ray keeps objects, or None if there is none."""
     if not SHM.is_dir():
         return None
     found = os.statvfs(SHM)
@@ -103,20 +89,15 @@ def shm_bytes() -> tuple[int, int] | None:
 
 
 def object_store_bytes(memory: int, shm_free: int) -> int:
-    """Return the size that Ray gives a node's object store by itself (2.60, `resolve_object_store_memory`).
+    """Return the default size of a node's object store (Ray 2.60, `resolve_object_store_memory`).
 
-    Where it is more than is free in /dev/shm, Ray keeps objects in a file on disk.
+    If it exceeds the free space in /dev/shm, Ray keeps objects in a file on disk.
     """
     return int(min(0.3 * memory, max(10e9, 0.95 * shm_free), 200e9))
 
 
-def more_shm(wanted: float, size: float) -> str:
-    """Return what gives an object store room in shared memory, as a remedy.
-
-    Args:
-        wanted: Bytes of the object store.
-        size: Bytes that /dev/shm has for it now.
-    """
+def shm_remedy(wanted: float, size: float) -> str:
+    """Return the remedy for an object store of `wanted` bytes in a /dev/shm of only `size` bytes."""
     more = f"{wanted * 1.1 / 1e9:.0f}"
     return (
         f"docker run --shm-size={more}g, or mount -o remount,size={more}G /dev/shm, or "
@@ -125,7 +106,7 @@ def more_shm(wanted: float, size: float) -> str:
 
 
 def own_address() -> str | None:
-    """Return the address that this machine's name resolves to, or None where it resolves to none."""
+    """Return the address to which this machine's name resolves, or None."""
     try:
         found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
     except OSError:
@@ -134,7 +115,7 @@ def own_address() -> str | None:
 
 
 def is_local(address: str) -> bool:
-    """Tell whether an IP address is one of this machine's."""
+    """Return whether an IP address is one of this machine's."""
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family) as probe:
@@ -145,7 +126,7 @@ def is_local(address: str) -> bool:
 
 
 def interfaces() -> dict[str, str]:
-    """Return the IPv4 address of every network interface that has one, by its name; of Linux only."""
+    """Return the IPv4 addresses of the network interfaces by name; nothing on other systems than Linux."""
     try:
         import fcntl
     except ImportError:
@@ -157,6 +138,6 @@ def interfaces() -> dict[str, str]:
                 # SIOCGIFADDR of netdevice(7): the address is in bytes 20 to 24 of the answer.
                 answer = fcntl.ioctl(asking.fileno(), 0x8915, name.encode().ljust(40, b"\0"))
             except OSError:
-                continue  # it has none
+                continue  # it has no address
             found[name] = socket.inet_ntoa(answer[20:24])
     return found

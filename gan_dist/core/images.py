@@ -1,4 +1,4 @@
-"""Pictures of uint8 image tensors: single ones, grids, and PNG files."""
+"""Pictures of uint8 image tensors: single images, grids, and PNG files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ GAP = 2
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """Return a uint8 image (C, H, W), C = 1 or 3, as a picture of the same pixels: grey or RGB."""
+    """Return a uint8 image (C, H, W), C = 1 or 3, as a grey or RGB picture of the same pixels."""
     return Image.fromarray(image.cpu().movedim(0, -1).squeeze(-1).contiguous().numpy())
 
 
 def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Return uint8 images (n, C, H, W), C = 1 or 3, as one picture, near-square, with thin gaps.
+    """Return uint8 images (n, C, H, W), C = 1 or 3, as one near-square grid with thin gaps.
 
-    Small images are enlarged by a whole factor, so that a person can read them.
+    Small images are enlarged by an integer factor to be readable.
     """
     columns = min(len(images), columns or math.ceil(math.sqrt(len(images))))
     height, width = images.shape[-2:]

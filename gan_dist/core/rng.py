@@ -1,11 +1,11 @@
-"""Random numbers as pure functions of a key, so that nothing has to be saved to continue a run.
+"""Random numbers as pure functions of a key, so that a run continues without saved generator states.
 
-A key is the run's seed, a name for the use, and counters such as images seen. NumPy promises that
-`SeedSequence` and the `Philox` bit generator never change their output: orders and the seeds of PyTorch's
-generator are the same for ever and everywhere. So is what PyTorch's CPU generator makes of a seed, but for
-the last bits of `normal`, which CPUs with other vector instructions round otherwise.
+A key consists of the run's seed, a name for the use, and counters such as images seen. NumPy guarantees the
+output of `SeedSequence` and of the `Philox` bit generator, so permutations and the seeds of PyTorch's
+generator are the same on every machine and in every version. PyTorch's CPU generator gives the same numbers
+for a seed, except for the last bits of `normal`, which depend on the CPU's vector instructions.
 
-A name is always used with the same number of counters: `SeedSequence` does not tell (5,) from (5, 0).
+A name is always used with the same number of counters, since `SeedSequence` treats (5,) and (5, 0) alike.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:  # those that only read images in order, such as Ray Data's tasks, start without it
+if TYPE_CHECKING:  # processes that only read images in order, such as Ray Data's tasks, start without it
     import torch
 
 
@@ -44,14 +44,14 @@ def generator(seed: int, name: str, *counters: int) -> torch.Generator:
 
 
 def normal(shape: tuple[int, ...], seed: int, name: str, *counters: int) -> torch.Tensor:
-    """Return N(0, 1) float32 numbers on the CPU; draw the whole global batch and slice it by rank."""
+    """Return N(0, 1) float32 numbers on the CPU, to be drawn for the global batch and sliced by rank."""
     import torch
 
     return torch.randn(shape, generator=generator(seed, name, *counters))
 
 
 def uniform(shape: tuple[int, ...], seed: int, name: str, *counters: int) -> torch.Tensor:
-    """Return uniform float32 numbers in [0, 1), likewise."""
+    """Return uniform float32 numbers in [0, 1) on the CPU, to be drawn for the global batch and sliced."""
     import torch
 
     return torch.rand(shape, generator=generator(seed, name, *counters))

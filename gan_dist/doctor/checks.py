@@ -135,7 +135,7 @@ def shm() -> Iterator[Finding]:
         return
     what = f"/dev/shm has {free / 1e9:.2f} GB free of {size / 1e9:.2f} GB, {takes}"
     why = "Ray then keeps objects in a file on disk, and streaming images waits for it"
-    yield Finding("shm", "warning", what, why, host.more_shm(wanted, free))
+    yield Finding("shm", "warning", what, why, host.shm_remedy(wanted, free))
 
 
 def threads(workers: int, cpus_per_worker: float) -> Iterator[Finding]:

@@ -144,7 +144,7 @@ def shm_warning(report: NodeReport) -> Problem | None:
     return Problem(
         f"{report.node}: /dev/shm has {size / 1e9:.2f} GB, Ray's object store {wanted / 1e9:.1f} GB: it "
         "keeps objects in a file on disk, and streaming images waits for it",
-        host.more_shm(wanted, size),
+        host.shm_remedy(wanted, size),
     )
 
 

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
 
 from gan_dist.core.errors import AbsentError, GanDistError, StorageError
@@ -164,24 +165,21 @@ def _try_locally(uri: str, action: Callable[[], T]) -> T:
 
 def _call(action: Callable[[], T], limit_s: float) -> T:
     """Return the result of `action`, which runs in a thread; the thread is abandoned at the time limit."""
-    results: list[T] = []
-    errors: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(action())
+            future.set_result(action())
         except BaseException as error:
-            errors.append(error)
+            future.set_exception(error)
 
     thread = threading.Thread(target=run, name="storage", daemon=True)
     thread.start()
     thread.join(max(0.0, limit_s))
-    if errors:
-        raise errors[0]
-    if not results:
-        abandon(thread)
-        raise TimeoutError("no answer")
-    return results[0]
+    if future.done():
+        return future.result()
+    abandon(thread)
+    raise TimeoutError("no answer")
 
 
 def _messages(uri: str, error: BaseException) -> str:
