@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 import yaml
@@ -84,13 +84,7 @@ class Origin(NamedTuple):
     """The place in a message, such as `my.yaml:5`."""
 
 
-@dataclass
-class _Source:
-    """The file or the override that is being read."""
-
-    origin_of: Callable[[yaml.Node], Origin]
-    keys: dict[str, Origin] = field(default_factory=dict)
-    """Keys and sections that it has set so far."""
+OriginOf: TypeAlias = Callable[[yaml.Node], Origin]
 
 
 @dataclass
@@ -106,6 +100,8 @@ class ConfigBuilder:
     """Where each key was set last; values that came with a loss have no origin."""
     problems: list[tuple[Origin, Problem]] = field(default_factory=list)
     """Problems in the order of reading. A key of a problem counts as meant: it is not reported as missing."""
+    seen: dict[str, Origin] = field(default_factory=dict)
+    """Keys and sections that the file, or the override, that is being read has set so far."""
     loss: object = LossConfig().name
     """The loss whose defaults are among `values`."""
 
@@ -126,13 +122,12 @@ class ConfigBuilder:
             return False
         if node is None:
             return True
-        source = _Source(lambda node: at_line(node.start_mark.line + 1))
         if not isinstance(node, yaml.MappingNode):
             kind = "a list" if isinstance(node, yaml.SequenceNode) else format_value(node.value)
             what = f"a configuration is a mapping of keys to values, not {kind}"
-            self.refuse(source.origin_of(node), Problem(what))
+            self.refuse(at_line(node.start_mark.line + 1), Problem(what))
             return False
-        self._read_mapping("", node, source)
+        self._read_mapping("", node, lambda node: at_line(node.start_mark.line + 1))
         self._apply_loss_defaults()
         return True
 
@@ -153,7 +148,8 @@ class ConfigBuilder:
             what = "what follows # is a comment in YAML"
             self.refuse(origin, Problem(what, "text that holds # needs quotes"))
             return
-        self._read_key(key, node, origin, _Source(lambda _: origin))
+        self.seen = {}
+        self._read_key(key, node, origin, lambda _: origin)
 
     def finish(self, label: str, stem: str) -> RunConfig | None:
         """Return the finished configuration; None if there are problems, which are then all in `problems`.
@@ -180,10 +176,10 @@ class ConfigBuilder:
         return None if self.problems else config
 
     def _apply_loss_defaults(self) -> None:
-        """Where the loss has changed, replace what was set before by the defaults of the new loss.
+        """If the loss has changed, set the defaults of the new one.
 
-        A file comes before the overrides, which count as one however they are ordered; what is set where
-        the loss is named, or later, stays.
+        A key that was set in the layer of `loss.name`, or in a later one, keeps its value. All overrides are
+        one layer, whatever their order.
         """
         before, loss = self.loss, self.values.get("loss.name", LossConfig().name)
         self.loss = loss
@@ -194,37 +190,37 @@ class ConfigBuilder:
             if key not in self.origins or self.origins[key].layer < layer:
                 self.values[key] = value
 
-    def _read_mapping(self, prefix: str, node: yaml.MappingNode, source: _Source) -> None:
+    def _read_mapping(self, prefix: str, node: yaml.MappingNode, origin_of: OriginOf) -> None:
         """Read the keys of a section; `prefix` is its key and a dot, or empty."""
         for key, value in node.value:
-            origin = source.origin_of(key)
+            origin = origin_of(key)
             if isinstance(key, yaml.ScalarNode):
-                self._read_key(f"{prefix}{key.value}", value, origin, source)
+                self._read_key(f"{prefix}{key.value}", value, origin, origin_of)
             else:
                 self.refuse(origin, Problem("a key must be plain text"))
 
-    def _read_key(self, key: str, node: yaml.Node, origin: Origin, source: _Source) -> None:
+    def _read_key(self, key: str, node: yaml.Node, origin: Origin, origin_of: OriginOf) -> None:
         if key in SECTION_SHORTCUTS and isinstance(node, yaml.ScalarNode) and (node.value or node.style):
             key = SECTION_SHORTCUTS[key]
         section = sections().get(key) if key else None
         if section is None and key not in leaves():
             self.refuse(origin, unknown_key(key, isinstance(node, yaml.MappingNode)))
             return
-        if key in source.keys:
-            first = f", first on line {source.keys[key].position}" if origin.layer is Layer.FILE else ""
+        if key in self.seen:
+            first = f", first on line {self.seen[key].position}" if origin.layer is Layer.FILE else ""
             self.refuse(origin, Problem(f"{key} is set twice{first}"))
-        source.keys.setdefault(key, origin)
+        self.seen.setdefault(key, origin)
         try:
             if section is None:
                 self.values[key] = convert_integers(plain_value(node), leaves()[key])
                 self.origins[key] = origin
             else:
-                self._read_section(key, section, node, origin, source)
+                self._read_section(key, section, node, origin, origin_of)
         except UnreadableYaml as error:
             self.refuse(origin, Problem(f"{key} {error}", error.remedy, keys=(key,)))
 
     def _read_section(
-        self, key: str, section: SectionKeys, node: yaml.Node, origin: Origin, source: _Source
+        self, key: str, section: SectionKeys, node: yaml.Node, origin: Origin, origin_of: OriginOf
     ) -> None:
         """Read the node of a section: a mapping, or null for a section that may be absent.
 
@@ -233,7 +229,7 @@ class ConfigBuilder:
         """
         check_tag(node)
         if isinstance(node, yaml.MappingNode):
-            self._read_mapping(f"{key}.", node, source)
+            self._read_mapping(f"{key}.", node, origin_of)
             return
         value = plain_value(node)
         if value is None and section.nullable:

@@ -13,11 +13,11 @@ SMOOTHED = ("minimax", "nonsaturating", "lsgan")
 
 
 class LossConfig(Section):
-    """The adversarial objective, and what is added to the discriminator's side of it.
+    """The adversarial objective, and the penalties added to the discriminator's loss.
 
-    Where the loss becomes another one than before (a file's, over its defaults; an override's, over the file)
-    the usual settings of that loss come with it (`optim`, `clip`, `gp`, `r1`, `r2`: its paper's, or DCGAN's);
-    keys that are given there, or later, win. Naming the loss that it is already changes nothing.
+    A `name` other than the one before (in a file the default, in an override the file's) also sets the usual
+    settings of that loss, from its paper or DCGAN's (`optim`, `clip`, `gp`, `r1`, `r2`). Keys that are given
+    in the same place, or later, win. Naming the loss that is set already changes nothing.
     """
 
     name: Literal["minimax", "nonsaturating", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"] = "nonsaturating"
@@ -34,7 +34,7 @@ class LossConfig(Section):
     r2: NotNegative = 0.0
     """Weight gamma of gamma/2 times the squared norm of the gradient at fakes, likewise."""
     penalty_every: Positive = 1
-    """Discriminator updates for one with the penalties, which then count so many times."""
+    """Every how many discriminator updates the penalties are computed; they are multiplied by this number."""
     penalty_end_factor: NotNegative = 1.0
     """Share of the penalties' weights that is left at the end of `optim.schedule` (R3GAN: 0.1)."""
     clip: NotNegative = 0.0
@@ -78,8 +78,8 @@ class OptimConfig(Section):
     d_steps: Positive = 1
     """Discriminator updates, each on a batch of its own, for one generator update."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How what is scheduled goes from its start to its end over `decay_kimg`: both learning rates and,
-    where they are set, `loss.penalty_end_factor`, `beta2_start` and `data.augment_p`."""
+    """Course from start to end over `decay_kimg` of both learning rates and, where they are set, of
+    `loss.penalty_end_factor`, `beta2_start` and `data.augment_p`."""
     decay_kimg: PositiveFloat | None = None
     """Thousands of images after which a `linear` or `cosine` schedule has reached its end."""
     end_factor: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -91,14 +91,13 @@ def _wrong_value(key: str, value: object, error: ErrorDetails) -> Problem:
     """Return the problem of a key's value, or of an item inside it."""
     schema, name = leaves()[key], key
     inside = error["loc"][len(key.split(".")) :]
-    found = f", not {format_value(value)}"
-    if inside and isinstance(value, dict):
+    in_list = bool(inside) and isinstance(value, list)
+    if in_list:
+        value = error["input"]
+    elif inside and isinstance(value, dict):
         item = str(inside[0])
         name, value, schema = f"{key}.{item}", value.get(item), schema.get("additionalProperties", {})
-        found = f", not {format_value(value)}"
-    elif inside and isinstance(value, list):
-        value = error["input"]
-        found = f"; {format_value(value)} is not"
+    found = f"; {format_value(value)} is not" if in_list else f", not {format_value(value)}"
     allowed = describe_allowed(schema)
     if error["type"] == "finite_number":
         allowed = allowed.replace("number", "finite number", 1)

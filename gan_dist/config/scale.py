@@ -15,11 +15,11 @@ class ScaleConfig(Section):
     workers: Positive = 1
     """DDP processes."""
     min_workers: Positive | None = None
-    """Processes with which the run still goes on while nodes are missing: with as many as there is room for
-    and the batch divides by, and with more again when there is. As many as `workers` when absent. The fewer
-    they are, the more of the batch each must hold."""
+    """Smallest number of processes with which the run goes on while nodes are missing; `workers` when absent.
+    It uses as many as there is room for and the batch divides by, and more again when nodes come back. The
+    fewer they are, the more of the batch each holds."""
     wait_s: PositiveFloat = 1800.0
-    """Seconds that the run waits for room for its workers before it ends, to be continued."""
+    """Seconds that the run waits for room for its workers before it ends; it can be continued."""
     cpus_per_worker: PositiveFloat = 1.0
     """CPUs that one worker reserves; its threads follow."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
@@ -32,7 +32,7 @@ class ScaleConfig(Section):
 
     @property
     def threads(self) -> int:
-        """Threads that a worker computes with."""
+        """Threads of a worker."""
         return max(1, int(self.cpus_per_worker))
 
 

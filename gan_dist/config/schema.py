@@ -42,13 +42,13 @@ class DataConfig(Section):
     resolution: Positive | None = None
     """Edge length in pixels to which images are resized when they are read; the shards' own when absent."""
     cache: Literal["auto", "memory", "stream"] = "auto"
-    """`memory` holds the decoded set in every worker; `stream` reads shards as training goes;
+    """`memory` holds the decoded set in every worker; `stream` reads shards during training;
     `auto` takes memory for sets of up to 256 MiB of pixels. The order of images is the same."""
     mirror: bool = False
-    """Real images are shown as they are or mirrored left to right, at random each time. For sets in which
-    the sides do not matter: faces, but not digits."""
+    """Mirror real images left to right at random. For sets in which the sides do not matter: faces, but not
+    digits."""
     augment: Literal["none", "diffaugment", "ada"] = "none"
-    """What the discriminator's images, real and generated, go through: `diffaugment` changes all of them in
+    """Augmentation of the discriminator's images, real and generated: `diffaugment` changes all of them in
     colour, place and by cutting out a square; `ada` changes each with a probability that rises while the
     discriminator is too sure of the reals. For sets of up to some tens of thousands of images."""
     augment_target: Annotated[float, Field(ge=-1, le=1)] = 0.6
@@ -60,7 +60,7 @@ class DataConfig(Section):
     """`ada`: the probability to which it rises from 0 by `optim.schedule` (at once where that is constant),
     however sure the discriminator is (R3GAN: 0.3, for CIFAR-10 0.55); adapted when absent."""
     verify: Literal["raise", "quarantine"] = "raise"
-    """What a damaged row group does: `raise` names it and stops the run; `quarantine` reads the whole set
+    """Reaction to a damaged row group: `raise` names it and stops the run; `quarantine` reads the whole set
     once before training, names what is damaged, and trains on the rest."""
     disk_cache_gb: Annotated[float, Field(ge=0)] = 0.0
     """Gigabytes (10^9 bytes) of each node's disk that may hold row groups fetched from object storage;
@@ -118,7 +118,7 @@ class ModelConfig(Section):
     spectral_norm: bool | None = None
     """Spectral normalisation of the discriminator's weights; when absent, `resnet` has it."""
     conditional: bool = False
-    """Both networks are told the class: needs a labelled set. The discriminator judges by projection."""
+    """Both networks get the class: needs a labelled set. The discriminator uses projection."""
     pack: Positive = 1
     """Images of one kind that the discriminator judges together (PacGAN)."""
 
