@@ -11,8 +11,8 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 ARGS ?=
 
-# Tests that share a cluster run one after another, beside all others.
-PYTEST := $(BIN)/pytest -n logical --maxprocesses 4
+# Tests that share a cluster run one after another, beside all others (tests/conftest.py says in how many processes).
+PYTEST := $(BIN)/pytest -n auto
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12

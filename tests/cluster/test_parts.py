@@ -7,39 +7,19 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from gan_dist.cluster.evaluation_pool import ray_workers
 from gan_dist.config import ScaleConfig
 from gan_dist.core.errors import CapacityError, DataError, WorkerError
 from gan_dist.evaluation.assess import assess
 from gan_dist.evaluation.tasks import TallyReals, here
-from tests.support.heads import printed_apart
+from tests.cluster.conftest import AddNode
 from tests.support.parts import Deadly, Exhausting, Held, Numbered, let_go
 from tests.support.releases import request_of, untrained
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
-NODE_LEAVES = """
-import sys
-from pathlib import Path
-import ray
-from ray.cluster_utils import Cluster
-from gan_dist.cluster.parts import ray_workers
-from gan_dist.config import ScaleConfig
-from tests.support.parts import Held, let_go
-from tests.support.releases import request_of, untrained
-
-folder = Path(sys.argv[1])
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-other = cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-
-let_go(folder, 2, lambda: cluster.remove_node(other, allow_graceful=False))
-with ray_workers(ScaleConfig(workers=2)) as workers:
-    print(list(workers(request_of(untrained(folder)), [Held(number, folder) for number in range(8)])))
-ray.shutdown()
-cluster.shutdown()
-"""
 ALL = ("kid", "is", "pr", "dc", "memorisation")
 
 
@@ -88,9 +68,15 @@ def test_one_process_does_all_where_there_is_room_for_one(tmp_path: Path) -> Non
     assert len({pid for _, pid in found}) == 1
 
 
-def test_what_was_lost_with_a_node_is_done_by_those_that_are_left(tmp_path: Path, ray_folder: str) -> None:
-    printed = printed_apart(NODE_LEAVES, str(tmp_path), ray_folder=ray_folder, timeout_s=120)
-    assert str(list(range(8))) in printed.splitlines()
+@pytest.mark.usefixtures("a_busy_cpu")
+def test_what_was_lost_with_a_node_is_done_by_those_that_are_left(
+    tmp_path: Path, cluster: Cluster, add_node: AddNode
+) -> None:
+    other = add_node(num_cpus=1)
+    let_go(tmp_path, 2, lambda: cluster.remove_node(other, allow_graceful=False))
+    parts = [Held(number, tmp_path) for number in range(8)]
+    with ray_workers(ScaleConfig(workers=2)) as workers:
+        assert list(workers(request_of(untrained(tmp_path)), parts)) == list(range(8))
 
 
 def test_a_part_that_always_kills_its_process_is_told(

@@ -4,45 +4,38 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from gan_dist.artifacts.records import read_records
+from gan_dist.cluster.train import driver
 from gan_dist.training import checkpoint as states
-from tests.support.heads import ROOT, environment
-from tests.support.preemption import ENDLESS
+from tests.cluster.conftest import AddNode
+from tests.support.preemption import ENDLESS, often, once
 from tests.unit.training.test_training import assert_same_bits, config, run, tensors
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("a_busy_head")]
 
 BATCH = 32
 
 
-def watched(ray_folder: str, folder: Path, drains: int, *, timeout_s: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.support.preemption", str(folder), str(drains), "0"]
-    env = environment(ray_folder, HOME=ray_folder, RAY_raylet_start_wait_time_s="120")
-    done = subprocess.run(
-        command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert seen["error"] is None
-    return seen
+def test_a_run_goes_on_without_the_node_that_leaves(
+    cluster: Cluster, add_node: AddNode, tmp_path: Path
+) -> None:
+    seen = once(cluster, add_node, str(tmp_path))
 
-
-def test_a_run_goes_on_without_the_node_that_leaves(ray_folder: str, tmp_path: Path) -> None:
-    seen = watched(ray_folder, tmp_path, 1, timeout_s=580)
-
-    leaves, on = seen["notes"]
+    assert seen.error is None
+    leaves, on = seen.notes
     assert "leaves the cluster: writing a checkpoint" in leaves
     assert on.endswith("on with 1 of 2 workers")
-    assert seen["lost"] == [0]
+    assert seen.lost == [0]
+    assert seen.outcome is not None
     drained, ended = [record["images"] for record in read_records(str(tmp_path / "run"))]
-    assert 0 < drained < ended == seen["outcome"]["images"]
+    assert 0 < drained < ended == seen.outcome.images
 
     # From the checkpoint of two workers on, one of them has the bits of a run without Ray.
     settings = config(tmp_path / "again", *ENDLESS, f"train.kimg={ended / 1000}")
@@ -53,14 +46,20 @@ def test_a_run_goes_on_without_the_node_that_leaves(ray_folder: str, tmp_path: P
 
 
 @pytest.mark.soak
-def test_of_twenty_nodes_that_leave_none_costs_more_than_a_step(ray_folder: str, tmp_path: Path) -> None:
-    seen = watched(ray_folder, tmp_path, 20, timeout_s=7000)
+def test_of_twenty_nodes_that_leave_none_costs_more_than_a_step(
+    cluster: Cluster, add_node: AddNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "GROW_S", 1.0)
+    began = time.monotonic()
+    seen = often(cluster, add_node, str(tmp_path), drains=20, seed=0)
 
-    assert len([note for note in seen["notes"] if "leaves the cluster" in note]) >= 15
-    assert not [note for note in seen["notes"] if "failed" in note or "died" in note or "lost" in note]
-    assert max(seen["lost"]) <= BATCH
+    assert seen.error is None
+    assert len([note for note in seen.notes if "leaves the cluster" in note]) >= 15
+    assert not [note for note in seen.notes if "failed" in note or "died" in note or "lost" in note]
+    assert max(seen.lost) <= BATCH
+    assert seen.outcome is not None
     images = [record["images"] for record in read_records(str(tmp_path / "run"))]
     assert images == sorted(set(images))
-    assert images[-1] == seen["outcome"]["images"]
-    figures = {key: seen[key] for key in ("lost", "groups", "images", "seconds")}
-    sys.stdout.write(json.dumps(figures) + "\n")
+    assert images[-1] == seen.outcome.images
+    figures = {"lost": seen.lost, "groups": seen.groups, "images": seen.images}
+    sys.stdout.write(json.dumps({**figures, "seconds": time.monotonic() - began}) + "\n")

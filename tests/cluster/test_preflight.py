@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from gan_dist.cluster.nodes.node_checks import NodeFacts, NodeReport, node_problems, shm_warning
-from gan_dist.core import host
-from gan_dist.core.errors import Problem
-from tests.support.heads import printed_apart
-
-TWO_NODES = """
-import sys, ray
-from ray.cluster_utils import Cluster
-from gan_dist.cluster.preflight import check_nodes
-from gan_dist.errors import ClusterError
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=1)
-ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-assert len(ray.nodes()) == 2
-check_nodes(sys.argv[1], "builtin://digits")
-from gan_dist import machine
-host.versions = lambda: {"python": "3.0", "gan-dist": "0", "torch": "0", "ray": "0"}
-try:
-    check_nodes(sys.argv[1], "/no/such/images")
-except ClusterError as error:
-    print(error)
-# Nodes of a cluster.yaml: more may come, so that what has no room now is not refused.
-from gan_dist.cluster import capacity, connect
+from gan_dist.cluster import connect
+from gan_dist.cluster.nodes.node_checks import NodeFacts, NodeReport, check_nodes, node_problems, shm_warning
+from gan_dist.cluster.nodes.resources import cluster_nodes, concurrent_trials
 from gan_dist.config import ScaleConfig
-wanted = ScaleConfig(gpus_per_worker=1)
-with connect.connect_for(wanted):
-    print("trials at once:", capacity.concurrent_trials(wanted, capacity.cluster_nodes(), None))
-ray.shutdown()
-cluster.shutdown()
-"""
+from gan_dist.core import host
+from gan_dist.core.errors import ClusterError, Problem
+from tests.cluster.conftest import AddNode
 
 
 def test_what_differs_is_named_with_the_remedy() -> None:
@@ -82,14 +57,23 @@ def test_an_object_store_larger_than_its_shared_memory_is_on_disk() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_nodes_are_asked(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        printed = printed_apart(
-            TWO_NODES, str(tmp_path / "run"), ray_folder=folder, timeout_s=120, RAY_NODE_TYPE_NAME="cpu"
-        )
+def test_two_nodes_are_asked(tmp_path: Path, add_node: AddNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("RAY_NODE_TYPE_NAME", "cpu")  # as on a node of a cluster.yaml
+        add_node(num_cpus=1)
+    run = tmp_path / "run"
+    check_nodes(str(run), "builtin://digits")
+    other = {"python": "3.0", "gan-dist": "0", "torch": "0", "ray": "0"}
+    monkeypatch.setattr(host, "versions", lambda: other)
+    with pytest.raises(ClusterError) as caught:
+        check_nodes(str(run), "/no/such/images")
+    message = str(caught.value)
     unseen = "cannot use data.path, where /no/such/images is: it does not see the manifest.json there"
-    assert printed.count(unseen) == 2
-    assert printed.count("install the same on all") == 8
-    assert "the driver 3.0" in printed
-    assert "trials at once: 1" in printed
-    assert list((tmp_path / "run").iterdir()) == []
+    assert message.count(unseen) == 2
+    assert message.count("install the same on all") == 8
+    assert "the driver 3.0" in message
+    assert list(run.iterdir()) == []
+    # More nodes of its kind may come: what there is no room for now is not refused.
+    wanted = ScaleConfig(gpus_per_worker=1)
+    with connect.connect_for(wanted):
+        assert concurrent_trials(wanted, cluster_nodes(), None) == 1

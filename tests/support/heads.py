@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from gan_dist.cli import main
 from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+NICENESS = "0"
+"""That of Ray's workers; by Ray's default, 15, they wait for every other test."""
+CHATTER = re.compile(r"INFO|WARNING|ERROR|Traceback|\(\w+ pid=|\(raylet")
+"""What Ray says of itself, which no user's log has."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head, and what its user has."""
+
+    env: dict[str, str]
+    """What a user exports to submit jobs to it."""
+    folder: Path
+    """Ray's files."""
+    home: Path
+    bucket: str
+    canaries: dict[str, str]
+    """Secrets, by the variables that hold them."""
+
+    @property
+    def url(self) -> str:
+        return self.env["RAY_API_SERVER_ADDRESS"]
+
+    @property
+    def address(self) -> str:
+        """What RAY_ADDRESS is for commands that join it themselves."""
+        return (self.folder / "ray_current_cluster").read_text().strip()
 
 
 def environment(ray_folder: str, **extra: str) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     # As after `source .venv/bin/activate`: a job's `python` is the one that the head was started with.
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**inherited, "PATH": path, "RAY_TMPDIR": ray_folder, **extra}
+    return {**inherited, "PATH": path, "RAY_TMPDIR": ray_folder, "RAY_worker_niceness": NICENESS, **extra}
 
 
 def gan_dist(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -29,19 +61,19 @@ def gan_dist(*arguments: str, env: dict[str, str], cwd: Path) -> subprocess.Comp
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
-def printed_apart(script: str, *arguments: str, ray_folder: str, timeout_s: float, **variables: str) -> str:
-    """Return what a Python script prints, which has a process and a Ray of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env={"RAY_TMPDIR": ray_folder, "HOME": ray_folder, "PATH": "/usr/bin:/bin", **variables},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def gan_dist_here(
+    *arguments: str, cwd: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> tuple[int, str, str]:
+    """Run a command in this process, which has imported already what takes seconds to import.
+
+    Returns its exit code and what it printed to standard output and standard error.
+    """
+    monkeypatch.chdir(cwd)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, *capsys.readouterr()
 
 
 def _listens(port: int) -> bool:
@@ -92,3 +124,10 @@ def submit(command: list[str], env: dict[str, str]) -> subprocess.CompletedProce
         if "No available agent" not in done.stderr or time.monotonic() > deadline:
             return done
         time.sleep(2)
+
+
+def routes(head: Head, *methods: str) -> list[tuple[str, str]]:
+    """Return methods and paths of the dashboard's and the agent's routes, which they log at their start."""
+    logs = "".join(one.read_text() for one in head.folder.glob("session_2*/logs/dashboard*.log"))
+    found = re.findall(r"<ResourceRoute \[(\w+)\] <\w+\s+(/\S*?)>? ->", logs)
+    return sorted({(method, path) for method, path in found if method in methods})

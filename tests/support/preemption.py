@@ -1,33 +1,27 @@
-"""A run on nodes of this machine that are drained while it trains: `python -m tests.support.preemption`.
-
-Prints what was seen as JSON, in its last line. It is a process of its own, since its nodes are.
-"""
+"""A run on several nodes of this machine that are drained while it trains."""
 
 from __future__ import annotations
 
-import json
-import logging
 import random
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
-import ray
 from ray.cluster_utils import Cluster
 
 from gan_dist.cluster.train import driver
 from gan_dist.cluster.train.status import RunStatus
 from gan_dist.training.checkpoint import newest_images
 from gan_dist.training.progress import RunResult
+from tests.cluster.conftest import AddNode
 from tests.support.heads import BIN
 from tests.unit.training.test_training import config
 
 GRACE_S = 120
-PATIENCE_S = 900
+PATIENCE_S = 240
 ENDLESS = ["train.kimg=100000", "eval.every_kimg=100000", "scale.workers=2", "scale.min_workers=1"]
 
 
@@ -46,7 +40,7 @@ class Seen:
 
 
 class Watched:
-    """A run in a thread, with what is shown of it."""
+    """A run in a thread, with what is shown of it; it is asked to end with the context."""
 
     def __init__(self, folder: str, *overrides: str) -> None:
         self.seen = Seen()
@@ -89,11 +83,13 @@ class Watched:
         images = self.seen.images
         self.until(lambda: self.seen.images > images)
 
-    def end(self) -> Seen:
+    def __enter__(self) -> Watched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Let it write a checkpoint and end."""
         self._stop.set()
         self._thread.join(PATIENCE_S)
-        return self.seen
 
 
 def drain(cluster: Cluster, node_id: str) -> None:
@@ -104,50 +100,32 @@ def drain(cluster: Cluster, node_id: str) -> None:
     subprocess.run([*command, *reason, *deadline], check=True, capture_output=True)
 
 
-def once(cluster: Cluster, folder: str) -> Seen:
+def once(cluster: Cluster, add_node: AddNode, folder: str) -> Seen:
     """One of two nodes is drained; the run goes on with what is left."""
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    watched = Watched(folder)
-    watched.until(lambda: watched.seen.images > 0)
-    drain(cluster, nodes[0].node_id)
-    watched.until(lambda: watched.seen.groups == 2)
-    watched.until_it_trains()
-    return watched.end()
+    nodes = [add_node(num_cpus=1) for _ in range(2)]
+    with Watched(folder) as watched:
+        watched.until(lambda: watched.seen.images > 0)
+        drain(cluster, nodes[0].node_id)
+        watched.until(lambda: watched.seen.groups == 2)
+        watched.until_it_trains()
+    return watched.seen
 
 
-def often(cluster: Cluster, folder: str, drains: int, seed: int) -> Seen:
+def often(cluster: Cluster, add_node: AddNode, folder: str, drains: int, seed: int) -> Seen:
     """At random moments one of the run's nodes is drained, and another comes."""
     chance = random.Random(seed)
-    driver.GROW_S = 1.0
     for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    watched = Watched(folder)
-    watched.until(lambda: watched.seen.images > 0)
-    for number in range(drains):
-        time.sleep(chance.uniform(0, 20))
-        watched.until(lambda: bool(watched.seen.nodes))
-        drain(cluster, chance.choice(sorted(watched.seen.nodes)))
-        sys.stderr.write(f"drain {number + 1} at {watched.seen.images} images\n")
-        if chance.random() < 0.5:
-            groups = watched.seen.groups
-            watched.until(lambda groups=groups: watched.seen.groups > groups)  # type: ignore[misc]
-        cluster.add_node(num_cpus=1)
-    watched.until_it_trains()
-    return watched.end()
-
-
-def main(folder: str, drains: int, seed: int) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    began = time.monotonic()
-    try:
-        seen = once(cluster, folder) if drains == 1 else often(cluster, folder, drains, seed)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    told = asdict(seen) | {"nodes": sorted(seen.nodes), "seconds": time.monotonic() - began}
-    sys.stdout.write(json.dumps(told) + "\n")
-
-
-if __name__ == "__main__":
-    main(str(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]))
+        add_node(num_cpus=1)
+    with Watched(folder) as watched:
+        watched.until(lambda: watched.seen.images > 0)
+        for number in range(drains):
+            time.sleep(chance.uniform(0, 20))
+            watched.until(lambda: bool(watched.seen.nodes))
+            drain(cluster, chance.choice(sorted(watched.seen.nodes)))
+            sys.stderr.write(f"drain {number + 1} at {watched.seen.images} images\n")
+            if chance.random() < 0.5:
+                groups = watched.seen.groups
+                watched.until(lambda groups=groups: watched.seen.groups > groups)  # type: ignore[misc]
+            add_node(num_cpus=1)
+        watched.until_it_trains()
+    return watched.seen

@@ -105,9 +105,7 @@ def fresh(config: RunConfig) -> TrainingState:
     return state
 
 
-def update_spectral_norms(
-    config: RunConfig, state: TrainingState, given: list[Batch]
-) -> dict[str, torch.Tensor]:
+def take_steps(config: RunConfig, state: TrainingState, given: list[Batch]) -> dict[str, torch.Tensor]:
     """Take steps on this rank's part of each batch; return the last gradients and the weights."""
     context = LocalContext("unused")
     step = Step(config, state, context)
@@ -135,8 +133,8 @@ def outcomes(configs: dict[str, RunConfig], accumulate: int) -> dict[str, dict[s
     for name, config in configs.items():
         train = config.train.model_copy(update={"accumulate": accumulate})
         portioned = config.model_copy(update={"train": train})
-        first = update_spectral_norms(portioned, fresh(portioned), batches()[:1])
-        third = update_spectral_norms(portioned, fresh(portioned), batches())
+        first = take_steps(portioned, fresh(portioned), batches()[:1])
+        third = take_steps(portioned, fresh(portioned), batches())
         found[name] = {k: v for k, v in first.items() if "gradient" in k}
         found[name] |= {k: v for k, v in third.items() if "weights" in k}
     return found
@@ -178,14 +176,20 @@ def test_every_combination_is_tried_and_moves_both_networks(
             assert not torch.equal(found[f"{network}.weights"], begun[network]), name
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_workers_do_what_one_does(alone: dict[str, dict[str, torch.Tensor]], accumulate: int) -> None:
-    for many in run_gloo(outcomes, 2, combinations(), accumulate, timeout_s=300):
+def test_two_workers_that_accumulate_do_what_one_does(alone: dict[str, dict[str, torch.Tensor]]) -> None:
+    for many in run_gloo(outcomes, 2, combinations(), 2, timeout_s=300):
         assert worst(alone, many) == {}
 
 
-def test_portions_do_what_the_whole_batch_does(alone: dict[str, dict[str, torch.Tensor]]) -> None:
-    assert worst(alone, outcomes(combinations(), 4)) == {}
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("workers", "accumulate"), [(2, 1), (1, 4)])
+def test_two_workers_and_portions_each_do_what_the_whole_batch_does(
+    alone: dict[str, dict[str, torch.Tensor]], workers: int, accumulate: int, every: int
+) -> None:
+    some = dict(list(combinations().items())[::every])
+    expected = {name: alone[name] for name in some}
+    for many in run_gloo(outcomes, workers, some, accumulate, timeout_s=300):
+        assert worst(expected, many) == {}
 
 
 @pytest.mark.parametrize("loss", [["loss.name=hinge"], ["loss.name=rpgan", "loss.gp=2"]])
@@ -196,7 +200,7 @@ def test_portions_are_judged_by_the_same_normalised_weights(loss: list[str]) -> 
         config = settings(*NORMALISED, *loss, f"train.accumulate={portions}")
         state = fresh(config)
         state.discriminator.train()  # it has no batch normalisation
-        found.append(update_spectral_norms(config, state, batches(1)))
+        found.append(take_steps(config, state, batches(1)))
     for key in ("d.gradient", "g.gradient"):
         assert (found[1][key] - found[0][key]).norm() / found[0][key].norm() < 1e-3, key
 
@@ -275,7 +279,7 @@ def test_penalties_see_the_discriminator_in_float32(penalty: str, monkeypatch: p
 
 def stepped(config: RunConfig, count: int = 1) -> TrainingState:
     state = fresh(config)
-    update_spectral_norms(config, state, batches(count))
+    take_steps(config, state, batches(count))
     return state
 
 
@@ -287,7 +291,7 @@ def test_penalties_act_in_one_of_k_updates_and_count_k_times() -> None:
     def gradient(config: RunConfig, clock: int) -> torch.Tensor:
         state = fresh(config)
         state.images = clock
-        return update_spectral_norms(config, state, batches(1))["d.gradient"]
+        return take_steps(config, state, batches(1))["d.gradient"]
 
     for clock, factor in ((0, 2), (16, 0), (32, 2), (48, 0)):
         penalty = gradient(every, clock) - gradient(plain, clock)
@@ -305,7 +309,7 @@ def test_clipped_weights_stay_within_the_limit() -> None:
 
 def test_cut_gradients_have_the_norm_that_is_asked_for() -> None:
     config = settings("optim.clip_norm=0.001")
-    found = update_spectral_norms(config, fresh(config), batches(1))
+    found = take_steps(config, fresh(config), batches(1))
     assert found["d.gradient"].norm().item() == pytest.approx(0.001, rel=1e-3)
     assert found["g.gradient"].norm() <= 0.001
 
@@ -432,7 +436,7 @@ def test_the_controller_leaves_a_given_probability_alone() -> None:
     # It is the given one by which images are shown, not the state's.
     same = fresh(config)
     same.augment.p = 0.1
-    update_spectral_norms(config, same, batches(5))
+    take_steps(config, same, batches(5))
     pairs = zip(state.discriminator.parameters(), same.discriminator.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -448,12 +452,12 @@ def test_bf16_moves_the_networks_nearly_as_float32_does() -> None:
             PrecisionPolicy.of(settings("train.precision=bf16"), CPU)
         return
     exact, rounded = settings(), settings("train.precision=bf16")
-    a, b = (update_spectral_norms(config, fresh(config), batches(1)) for config in (exact, rounded))
+    a, b = (take_steps(config, fresh(config), batches(1)) for config in (exact, rounded))
     for key in ("d.gradient", "g.gradient"):
         assert 0 < (a[key] - b[key]).norm() / a[key].norm() < 0.1
     # Where a penalty acts the discriminator's pass is float32.
     a, b = (
-        update_spectral_norms(config, fresh(config), batches(1))
+        take_steps(config, fresh(config), batches(1))
         for config in (settings("loss.r1=1"), settings("loss.r1=1", "train.precision=bf16"))
     )
     fakes_are_bf16 = (a["d.gradient"] - b["d.gradient"]).norm() / a["d.gradient"].norm()
@@ -519,9 +523,7 @@ def test_on_gpus_batches_are_normalised_together_but_where_slopes_are_penalised(
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_networks_do_what_plain_ones_do() -> None:
     plain, compiled = settings(), settings("train.compile=always")
-    expected, found = (
-        update_spectral_norms(config, fresh(config), batches(2)) for config in (plain, compiled)
-    )
+    expected, found = (take_steps(config, fresh(config), batches(2)) for config in (plain, compiled))
     for key, value in expected.items():
         assert (found[key] - value).norm() / value.norm() < 1e-4, key
 
