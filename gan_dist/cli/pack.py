@@ -62,10 +62,16 @@ def pack(
         _verify(absolute(source), as_json)
         return
     from gan_dist.data.packing.decode import Decoding
-    from gan_dist.data.packing.plan import make_plan, require_apart, require_few_bad, require_whole
-    from gan_dist.data.packing.progress import finished_set, tidy
+    from gan_dist.data.packing.plan import (
+        finished_set,
+        make_plan,
+        require_apart,
+        require_few_bad,
+        require_whole,
+    )
     from gan_dist.data.packing.sources import open_source
     from gan_dist.data.packing.sources.items import SourceOptions
+    from gan_dist.data.packing.task import remove_leftovers
 
     uri, dest = absolute(source), absolute(dest)
     require_apart(uri, dest)
@@ -92,7 +98,7 @@ def pack(
     if manifest is None:
         manifest, rate = _run(images, dest, plan, max_bad)
     else:
-        tidy(dest)
+        remove_leftovers(dest)
         typer.echo(f"{storage.redact(dest)} is complete already; gan-dist pack --verify checks it")
     _print_result(dest, plan, manifest, rate)
     for warning in warnings:
@@ -142,7 +148,7 @@ def _verify(uri: str, as_json: bool) -> None:
 
 
 def _size(manifest: Manifest) -> str:
-    from gan_dist.data.packing.sources.labels import counted
+    from gan_dist.data.packing.sources.items import counted
 
     return f"{counted(manifest.count, 'image')} in {counted(len(manifest.shards), 'shard')}"
 
@@ -157,7 +163,7 @@ def _record(uri: str, manifest: Manifest) -> dict[str, object]:
 
 
 def _print_result(dest: str, plan: Plan, manifest: Manifest, rate: float | None) -> None:
-    from gan_dist.data.packing.progress import QUARANTINE
+    from gan_dist.data.packing.task import QUARANTINE
 
     speed = f", {rate:,.0f} images/s" if rate else ""
     typer.echo(f"{storage.redact(dest)}: {_size(manifest)}{speed}")
@@ -198,9 +204,9 @@ def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest,
     """Pack on the cluster; return the set's manifest and the decoded images per second."""
     from gan_dist.cluster.connect import connect
     from gan_dist.core.console import CountProgress
-    from gan_dist.data.packing.progress import PLAN
+    from gan_dist.data.packing.plan import PLAN
     from gan_dist.data.packing.ray_pack import pack as run
-    from gan_dist.data.packing.sources.labels import counted
+    from gan_dist.data.packing.sources.items import counted
 
     storage.require_writable(storage.join(dest, PLAN))
     try:

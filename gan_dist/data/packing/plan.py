@@ -9,20 +9,22 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import PIL
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gan_dist.core import host, storage
 from gan_dist.core.errors import DataError
 from gan_dist.core.storage import redact
 from gan_dist.data.packing.decode import Decoding
 from gan_dist.data.packing.resize import FILTERS, resizer
-from gan_dist.data.packing.sources.items import Rejection, Source
-from gan_dist.data.packing.sources.labels import counted
+from gan_dist.data.packing.sources.items import Rejection, Source, counted
+from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION
+from gan_dist.data.shards.manifest import MANIFEST, Manifest
 
+PLAN = "pack.json"
 GROUP_BYTES = 8 * 2**20
 SHOWN = 5
 MAX_RESOLUTION = 2**14
-"""An image of it is three quarters of `plain.LARGEST_PAGE`, and larger than any that is decoded."""
+"""An image of it is three quarters of `shard_set.LARGEST_PAGE`, and larger than any that is decoded."""
 
 
 class Plan(BaseModel):
@@ -71,6 +73,55 @@ class Job(NamedTuple):
     def file(self) -> str:
         """The shard's name."""
         return f"shard-{self.number:05d}.parquet"
+
+
+def finished_set(dest: str, plan: Plan) -> Manifest | None:
+    """Return the manifest of what this plan has made at `dest`, or None where it is not finished.
+
+    Raises:
+        DataError: there is something else at `dest`.
+    """
+    present = storage.list_names(dest)
+    if PLAN not in present:
+        others = [name for name in present if name == MANIFEST or name.endswith(".parquet")]
+        if others:
+            raise DataError(f"{redact(dest)} holds another set ({others[0]})", "choose another DEST")
+        return None
+    try:
+        earlier = Plan.model_validate_json(storage.read_bytes(storage.join(dest, PLAN)))
+    except ValidationError as error:
+        raise DataError(
+            f"{redact(dest)}/{PLAN} is not a plan of this version ({error.errors()[0]['msg']})",
+            "delete the folder or choose another DEST",
+        ) from None
+    if differences := _differences(earlier, plan):
+        raise DataError(
+            f"{redact(dest)} was begun with another plan: {'; '.join(differences)}",
+            "give the same options again, delete the folder, or choose another DEST",
+        )
+    if MANIFEST not in present:
+        return None
+    try:
+        return Manifest.model_validate_json(storage.read_bytes(storage.join(dest, MANIFEST)))
+    except ValidationError as error:
+        raise DataError(
+            f"{redact(dest)}/{MANIFEST} is not a manifest of this version ({error.errors()[0]['msg']})",
+            "delete it, and the same command makes the set anew",
+        ) from None
+
+
+def _differences(earlier: Plan, plan: Plan) -> list[str]:
+    old, new = earlier.model_dump(), plan.model_dump()
+    changed = [key for key in new if old[key] != new[key]]
+    listed = "items_sha256" in changed
+    follows = {"items_sha256", "classes", *(["resizer"] if "filter" in changed else [])}
+    plain = [key for key in changed if key not in follows]
+    texts = [f"{key} was {old[key]} and is {new[key]}" for key in plain]
+    if listed and "images" not in changed:
+        texts.append("the images' names, sizes or labels have changed")
+    if "classes" in changed and not listed:
+        texts.append("the classes have other names")
+    return texts
 
 
 def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
@@ -185,7 +236,7 @@ def require_apart(source: str, dest: str) -> None:
     Raises:
         DataError: it is inside.
     """
-    if source.startswith("torchvision://"):
+    if source.startswith(TORCHVISION):
         return
     (source_fs, inner), (dest_fs, outer) = storage.open_uri(source), storage.open_uri(dest)
     if source_fs.type_name == dest_fs.type_name == "local":

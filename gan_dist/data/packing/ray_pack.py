@@ -19,10 +19,9 @@ from ray.data.block import BlockMetadata
 from gan_dist.core import storage
 from gan_dist.core.memory import keep_freed_memory
 from gan_dist.data.batches.ray_reader import plain_errors
-from gan_dist.data.packing import progress
 from gan_dist.data.packing.plan import Job, Plan, require_few_bad
 from gan_dist.data.packing.sources.items import Source
-from gan_dist.data.packing.task import Report, make_shard
+from gan_dist.data.packing.task import Report, begin_packing, finish_packing, make_shard, write_record
 from gan_dist.data.shards.manifest import Manifest
 
 
@@ -31,7 +30,7 @@ def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[in
 
     Args:
         source: What the plan was made for.
-        dest: The folder to write to; `progress.finished_set` has been asked whether it is this plan's.
+        dest: The folder to write to; `plan.finished_set` has accepted it.
         plan: What to make.
         max_bad: How many images may be unusable, a number or a percentage.
         show: Called with the number of items that are decoded, those of an earlier run included.
@@ -41,7 +40,7 @@ def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[in
         StorageError: something cannot be read or written; what is finished stays.
     """
     total = len(source.items) + len(source.rejected)
-    records = progress.begin(dest, plan)
+    records = begin_packing(dest, plan)
     jobs = plan.jobs()
     missing = [job for job in jobs if job.number not in records]
     bad = [*source.rejected, *(bad for record in records.values() for bad in record.quarantined)]
@@ -51,13 +50,13 @@ def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[in
     with plain_errors():
         for report in _reports(_Shards(source, dest, plan, missing)):
             if report.record is not None:
-                progress.write_record(dest, jobs[report.job], report.record)
+                write_record(dest, jobs[report.job], report.record)
                 records[report.job] = report.record
             decoded += report.decoded
             show(decoded)
             bad += report.rejected
             require_few_bad(bad, total, max_bad)
-    return progress.finish(dest, plan, source, records)
+    return finish_packing(dest, plan, source, records)
 
 
 def _reports(shards: _Shards) -> Iterator[Report]:

@@ -112,7 +112,7 @@ def _page_runs(file: ShardFile, chunk: _ColumnChunk, rows: int, width: int) -> I
             raise UnreadableError(f"its page header at byte {at} is not valid thrift") from None
         values = at + parser.at
         at = values + size
-        if (kind, encoding, chunk.codec) != (_DATA_PAGE, _PLAIN, _UNCOMPRESSED):
+        if (kind, encoding, chunk.codec) != (_DATA_PAGE, _PLAIN, _UNCOMPRESSED) or width < 1:
             raise UnreadableError(f"its page before byte {at} is not plain, uncompressed values")
         if not 0 < count <= rows or not values <= at - count * width <= at <= end:
             raise UnreadableError(f"its page before byte {at} does not hold the values that its header says")

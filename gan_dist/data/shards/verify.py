@@ -13,7 +13,8 @@ import xxhash
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, DataError
 from gan_dist.data.shards.manifest import ImageSet, Manifest, ShardInfo, read_manifest, unknown_label
-from gan_dist.data.shards.row_group import MemoryFile, listed_extent
+from gan_dist.data.shards.parquet_layout import read_footer
+from gan_dist.data.shards.row_group import MemoryFile, UnreadableError, listed_extent
 from gan_dist.data.shards.rows import Rows, checksum, table_rows
 
 READERS = 4
@@ -111,12 +112,15 @@ def _damaged_group(content: bytes, manifest: Manifest, shard: ShardInfo) -> str 
     """Return the first row group whose place in the file holds other values than were packed, if any."""
     file = MemoryFile(len(content), content)
     for number, expected in enumerate(shard.checksums):
-        if extent := listed_extent(manifest, shard, number):
-            state = xxhash.xxh3_128()
+        state = xxhash.xxh3_128()
+        try:
+            extent = listed_extent(manifest, shard, number) or read_footer(file).extent(file, number)
             for _ in extent.read(file, state):
                 pass
-            if state.hexdigest() != expected:
-                return f"row group {number}: other images than the manifest's checksum says"
+        except (UnreadableError, LookupError) as error:
+            return f"row group {number}: {error}"
+        if state.hexdigest() != expected:
+            return f"row group {number}: other images than the manifest's checksum says"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What can be packed: folders of images, tars, Parquet files and torchvision's sets; local or in a bucket.
+"""Sources of images to pack: folders, tars, Parquet files and torchvision's sets; local or in a bucket.
 
 A source is opened once, which lists its items in a fixed order without reading pixels. An item is a small
 reference; any process turns it into an image file's bytes with the source's `origin`.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from gan_dist.core.errors import DataError
-from gan_dist.data.packing.sources.files import Files
+from gan_dist.data.packing.sources.files import Files, find_files
 from gan_dist.data.packing.sources.items import (
     IMAGE_SUFFIXES,
     UNLABELLED,
@@ -20,11 +20,12 @@ from gan_dist.data.packing.sources.items import (
     Rejection,
     Source,
     SourceOptions,
+    counted,
+    number_classes,
+    read_labels,
+    some,
 )
-from gan_dist.data.packing.sources.labels import counted, number_classes, read_labels, some
-from gan_dist.data.packing.sources.listing import find_files
-
-TORCHVISION = "torchvision://"
+from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION, open_torchvision
 
 
 def open_source(uri: str, options: SourceOptions) -> Source:
@@ -37,8 +38,6 @@ def open_source(uri: str, options: SourceOptions) -> Source:
     if options.labels is not None and options.no_labels:
         raise DataError("--labels and --no-labels exclude each other")
     if uri.startswith(TORCHVISION):
-        from gan_dist.data.packing.sources.torchvision_sets import open_torchvision
-
         _refuse_labels_file(options, "torchvision's sets bring their own labels")
         _refuse_columns(options)
         return open_torchvision(uri, options)

@@ -1,13 +1,21 @@
-"""What sources are made of: references to images, and how to read them."""
+"""Parts of sources: references to images, how they are read, and from their labels to numbered classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from gan_dist.core import storage
 from gan_dist.core.errors import DataError
-from gan_dist.data.packing.sources.labels import number_classes, some
+from gan_dist.core.storage.redaction import split_query
+
+SHOWN = 3
+LONGEST_NUMBER = 100
+"""Digits of a label that is sorted as a number; Python refuses to read thousands."""
 
 # The last row cannot be decoded. It is here so that the quarantine names such files, which would otherwise be
 # skipped in silence.
@@ -118,3 +126,84 @@ def number_items(found: list[Labelled], *, no_labels: bool) -> tuple[list[Item],
     numbers = number_classes(label for _, label in found if label is not None)
     items = [item._replace(label=numbers[label]) for item, label in found if label is not None]
     return items, tuple(numbers)
+
+
+def number_classes(labels: Iterable[str]) -> dict[str, int]:
+    """Return the number of each class: names sorted, or by value where all are whole numbers."""
+    names = set(labels)
+    numeric = all(name.isdecimal() and len(name) <= LONGEST_NUMBER for name in names)
+    return {name: n for n, name in enumerate(sorted(names, key=(lambda n: (int(n), n)) if numeric else None))}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what JSON from a source says.
+
+    Raises:
+        ValueError: it is none, or nested so deep that Python cannot read it.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def writable(text: str) -> str:
+    """Return text that can be written as UTF-8: JSON may name halves of characters, which are spelled out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def some(names: Sequence[str]) -> str:
+    """Return how many there are and the first few, for a message."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number of things, such as `1 image` or `2,000 images`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def read_labels(uri: str) -> dict[str, str]:
+    """Return the label of each path that a CSV or JSON Lines file lists.
+
+    The columns, or keys, are `path`, relative to the source, and `label`; others are passed over.
+
+    Raises:
+        DataError: it lacks a column or a value, or gives one path two labels.
+        StorageError: it cannot be read.
+    """
+    text = storage.read_text(uri).removeprefix("\ufeff")
+    file = split_query(uri)[0]
+    rows = _json_lines(uri, text) if file.endswith((".jsonl", ".ndjson")) else _csv_rows(uri, text)
+    labels: dict[str, str] = {}
+    for line, path, label in rows:
+        if path in (None, "") or label in (None, ""):
+            raise DataError(f"{uri}:{line} needs a value for both path and label")
+        path, label = writable(str(path)).removeprefix("./"), writable(str(label))
+        if labels.setdefault(path, label) != label:
+            raise DataError(f"{uri}:{line} gives {path} the label {label}, but it had {labels[path]} before")
+    return labels
+
+
+def _csv_rows(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        columns = reader.fieldnames or []
+        if not {"path", "label"} <= set(columns):
+            raise DataError(
+                f"{uri} needs a first line with the columns path,label", f"it has {','.join(columns)}"
+            )
+        for row in reader:
+            yield reader.line_num, row["path"], row["label"]
+    except csv.Error as error:
+        raise DataError(f"{uri}:{reader.line_num} cannot be read as CSV: {error}") from None
+
+
+def _json_lines(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
+    for number, line in enumerate(text.split("\n"), 1):  # text may hold other ends of lines
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+            yield number, row["path"], row["label"]
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f'{uri}:{number} is not an object like {{"path": ..., "label": ...}}') from None

@@ -25,8 +25,9 @@ from gan_dist.data.packing.sources.items import (
     Source,
     SourceOptions,
     number_items,
+    parse_json,
+    writable,
 )
-from gan_dist.data.packing.sources.labels import parse_json, writable
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMN = "label"

@@ -21,9 +21,12 @@ from gan_dist.data.packing.sources.items import (
     Rejection,
     Source,
     SourceOptions,
+    counted,
     number_items,
+    parse_json,
+    some,
+    writable,
 )
-from gan_dist.data.packing.sources.labels import counted, parse_json, some, writable
 
 LABEL_LIMIT = 2**20
 STREAM_BYTES = 2**20

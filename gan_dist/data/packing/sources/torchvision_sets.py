@@ -14,6 +14,8 @@ from gan_dist.core.errors import DataError
 from gan_dist.data.packing.decode import RejectedError
 from gan_dist.data.packing.sources.items import UNLABELLED, Item, Reader, Source, SourceOptions
 
+TORCHVISION = "torchvision://"
+
 
 class _Kind(NamedTuple):
     """How torchvision's class is asked for a part of the set, and where it keeps the labels."""

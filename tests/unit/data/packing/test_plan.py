@@ -12,11 +12,11 @@ from PIL import Image
 
 from gan_dist import cli
 from gan_dist.core.errors import DataError
-from gan_dist.data.packing import progress
 from gan_dist.data.packing.decode import Decoding
-from gan_dist.data.packing.plan import Job, Plan, make_plan, parse_max_bad, require_few_bad
+from gan_dist.data.packing.plan import Job, Plan, finished_set, make_plan, parse_max_bad, require_few_bad
 from gan_dist.data.packing.resize import resizer
 from gan_dist.data.packing.sources.items import Item, Rejection, Source
+from gan_dist.data.packing.task import begin_packing
 
 
 class Nowhere:
@@ -103,9 +103,9 @@ def test_few_of_many_reasons_are_listed() -> None:
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     dest = str(tmp_path)
     (tmp_path / "notes.txt").write_text("may stay")
-    assert progress.finished_set(dest, plan()) is None
-    assert progress.begin(dest, plan()) == {}
-    assert progress.finished_set(dest, plan()) is None
+    assert finished_set(dest, plan()) is None
+    assert begin_packing(dest, plan()) == {}
+    assert finished_set(dest, plan()) is None
     for other, message in (
         (plan(999), "images was 1000 and is 999"),
         (plan(resolution=32), "resolution was 64 and is 32"),
@@ -117,14 +117,14 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         ),
     ):
         with pytest.raises(DataError, match=f"begun with another plan: .*{message}.*delete the folder"):
-            progress.finished_set(dest, other)
+            finished_set(dest, other)
     (tmp_path / "pack.json").write_text("{}")
     with pytest.raises(DataError, match=r"pack.json is not a plan of this version"):
-        progress.finished_set(dest, plan())
+        finished_set(dest, plan())
     (tmp_path / "pack.json").unlink()
     (tmp_path / "shard-00000.parquet").write_text("")
     with pytest.raises(DataError, match=r"holds another set \(shard-00000.parquet\); choose another DEST"):
-        progress.finished_set(dest, plan())
+        finished_set(dest, plan())
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_a_destination_that_cannot_be_written_is_told_before_a_cluster_is_joined
 
 @pytest.mark.parametrize("content", ["", "{", '{"schema_version": 1}'])
 def test_a_damaged_manifest_of_a_finished_set_is_told(tmp_path: Path, content: str) -> None:
-    progress.begin(str(tmp_path), plan())
+    begin_packing(str(tmp_path), plan())
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(DataError, match=r"manifest.json is not a manifest of this version .*; delete it"):
-        progress.finished_set(str(tmp_path), plan())
+        finished_set(str(tmp_path), plan())
 
 
 def test_links_to_nothing_count_as_bad(

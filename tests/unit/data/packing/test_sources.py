@@ -25,8 +25,7 @@ from gan_dist.data.packing.decode import Decoding, RejectedError, decode
 from gan_dist.data.packing.plan import make_plan
 from gan_dist.data.packing.sources import open_source, tables
 from gan_dist.data.packing.sources.files import Files, SteadyFile
-from gan_dist.data.packing.sources.items import Item, Source, SourceOptions
-from gan_dist.data.packing.sources.labels import counted, number_classes
+from gan_dist.data.packing.sources.items import Item, Source, SourceOptions, counted, number_classes
 
 
 def picture(value: int) -> bytes:
