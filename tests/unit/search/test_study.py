@@ -194,7 +194,7 @@ def searched(search: SearchConfig, reports: int) -> list[FrozenTrial]:
 
 @pytest.mark.parametrize("scheduler", ["asha", "median", "hyperband"])
 def test_a_search_that_is_interrupted_decides_as_one_that_is_not(scheduler: str) -> None:
-    search = simulated.config(trials=70, scheduler=scheduler)
+    search = simulated.config(trials=40 if scheduler == "hyperband" else 70, scheduler=scheduler)
     at_once, often = searched(search, 10**9), searched(search, 3)
     assert {trial.state for trial in often} >= {TrialState.COMPLETE, TrialState.PRUNED}
     for one, other in zip(at_once, often, strict=True):
@@ -386,8 +386,20 @@ def test_a_study_of_the_previous_version_goes_on() -> None:
 # Killed
 
 
+DIVERGES = {
+    "loss.name": "nonsaturating",
+    "loss.r1": 0.3,
+    "optim.g.beta2": 0.9,
+    "optim.g.lr": 1e-2,
+    "optim.d.lr": 1e-5,
+    "optim.g.beta1": 0.5,
+    "optim.d.beta1": 0.5,
+}
+"""Values with which a simulated trial fails before its first measurement."""
+
+
 def search_slowly(folder: str) -> None:
-    study = open_study(study_storage(folder, None), simulated.config(trials=60))
+    study = open_study(study_storage(folder, None), simulated.config(trials=60, points=(DIVERGES,)))
     report = study.report
 
     def slowly(number: int, step: int, value: float) -> bool:
@@ -433,6 +445,7 @@ def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
     require_kept(before, trials)
     assert [trial.number for trial in trials] == list(range(60))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    assert (trials[0].params, trials[0].state) == (DIVERGES, TrialState.FAIL)
     for trial in trials:
         steps = sorted(trial.intermediate_values)
         assert steps == [simulated.EVERY * (index + 1) for index in range(len(steps))]
