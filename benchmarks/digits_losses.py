@@ -24,7 +24,7 @@ from gan_dist.data.batches.readers import read_all
 from gan_dist.data.builtin import DIGITS
 from gan_dist.data.shards.shard_set import ShardSet
 from gan_dist.evaluation.extractors.digits import load_digits
-from gan_dist.evaluation.metrics.frechet import frechet_distance
+from gan_dist.evaluation.metrics.distances import frechet_distance
 from gan_dist.evaluation.metrics.moments import Moments
 from gan_dist.models import release
 from gan_dist.models.generator import Release

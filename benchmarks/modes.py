@@ -18,7 +18,7 @@ from gan_dist.data.batches.readers import read_all
 from gan_dist.data.builtin import DIGITS, StackedDigits
 from gan_dist.data.shards.shard_set import ShardSet
 from gan_dist.evaluation.extractors.digits import Digits, load_digits
-from gan_dist.evaluation.metrics.modes import Modes
+from gan_dist.evaluation.metrics.class_scores import DigitModes
 from gan_dist.models import release
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
@@ -80,9 +80,9 @@ def _covered(loss: str, classifier: Digits, *, quick: bool) -> dict[str, object]
     }
 
 
-def _modes(config: RunConfig, classifier: Digits) -> Modes:
+def _modes(config: RunConfig, classifier: Digits) -> DigitModes:
     device = torch.device("cpu")
-    found = Modes(classifier, channels=3, device=device)
+    found = DigitModes(classifier, channels=3, device=device)
     for chunk in release.load(config.run_uri).sample(SAMPLES, SEED).split(CHUNK):
         found.update(chunk)
     return found
@@ -92,7 +92,7 @@ def _real(classifier: Digits, *, quick: bool) -> dict[str, float]:
     """Return what the protocol says of real images."""
     count = 2000 if quick else SAMPLES
     images = read_all(StackedDigits(count))
-    found = Modes(classifier, channels=3, device=torch.device("cpu"))
+    found = DigitModes(classifier, channels=3, device=torch.device("cpu"))
     pixels = torch.from_numpy(images.pixels).view(count, 8, 8, 3).permute(0, 3, 1, 2)
     for chunk in pixels.split(CHUNK):
         found.update(chunk)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gan_dist.evaluation.extractors.digits import LENET_PATH, Digits, LeNet, lenet_input
-from gan_dist.evaluation.metrics.frechet import frechet_distance
+from gan_dist.evaluation.metrics.distances import frechet_distance
 from gan_dist.evaluation.metrics.moments import Moments
 from tools import make_digits
 

@@ -1,24 +1,26 @@
-"""The best checkpoint of a search or of a run, found by what was recorded. No Ray.
-
-Nothing is asked but the folders of the search and of its trials' runs: neither a study nor a cluster need be
-there any more.
-"""
+"""The best release of a search or of a run, by the records in their folders: without a study, without Ray."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gan_dist.artifacts.records import METRICS, format_lines, read_valid_records
-from gan_dist.artifacts.search_folder import READERS, Mode, goal, is_search, read_replicated, trial_folders
+from gan_dist.artifacts.records import METRICS, distance_name, format_lines, is_score, read_valid_records
+from gan_dist.artifacts.search_folder import (
+    READERS,
+    Mode,
+    is_search,
+    read_replicated,
+    read_search,
+    trial_folders,
+)
 from gan_dist.config import RunConfig, load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, ConfigError
@@ -36,84 +38,89 @@ from gan_dist.models.release import (
     read_best,
 )
 
-_FIGURE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|diversity|modes")
 _FILES = (WEIGHTS, CONFIG, SHAPE, MEASURED, SAMPLES)
 
 
 @dataclass(frozen=True)
 class BestRelease:
-    """The best measurement of which there is a whole release, and that release."""
+    """The best measurement of a search or run with a complete release, and the files of that release."""
 
     source: str
-    """Folder of the search or run that was asked."""
+    """Folder of the search or run."""
     run: str
-    """Folder of the run that it is of: a trial's, or `source`."""
+    """Folder of the measured run: a trial's, or `source`."""
     trial: int | None
-    """The trial's number; None for a run that is no trial."""
+    """Number of the trial; None for a run outside a search."""
     trials: int
-    """How many runs were looked at."""
+    """Number of runs that were compared."""
     metric: str
     mode: Mode
     """Whether the lowest or the highest value is the best."""
     record: Mapping[str, Any]
-    """All that was measured then: the release's `metrics.json`."""
+    """The release's `metrics.json`: all scores of the measurement."""
     release: str
-    """Folder of the release in the run's."""
+    """Folder of the release."""
     contents: Mapping[str, bytes] = field(repr=False)
-    """The release's files, whose hashes have been checked."""
+    """Content of the release's files by name; their hashes have been checked."""
     config: RunConfig = field(repr=False)
     warnings: tuple[str, ...] = ()
-    """One sentence for everything better that had to be passed over."""
+    """A sentence for each better measurement whose release is missing or damaged."""
 
     @property
     def value(self) -> float:
-        """The metric's value."""
+        """Value of the metric."""
         return float(self.record[self.metric])
 
     @property
     def images(self) -> int:
-        """Images seen when it was measured."""
+        """Images seen at the measurement."""
         return int(self.record["images"])
 
     @property
     def name(self) -> str:
-        """Name of the search or run that was asked."""
-        return split(self.source)[1]
+        """Name of the search or run."""
+        return split_uri(self.source)[1]
 
     @property
-    def kept_in(self) -> str:
-        """Folder in which that is kept, absolute or a URI."""
-        return split(self.source)[0]
+    def parent(self) -> str:
+        """Folder of the search's or run's folder, an absolute path or a URI."""
+        return split_uri(self.source)[0]
 
 
 def find_best(uri: str) -> BestRelease:
     """Return the best measurement of a search's trials or of a run, and its release.
 
-    Every finite value that was ever recorded counts; of equal ones that after fewer images, then that of the
-    lower trial. Where a search has run its best trials again with other seeds, the best mean comes first. A
-    run keeps the release of its best measurement only: where that is missing, damaged or another one, the
-    next best run's is taken, with a warning.
+    Every finite value in the records counts. Of equal values the one after fewer images is better, then the
+    one of the lower trial. Where a search has run its best trials again with other seeds, the best mean comes
+    first. A run has the release of its best measurement only: where that is missing, damaged or of another
+    measurement, the next best run is taken, with a warning.
 
     Raises:
-        CheckpointError: `uri` is neither a search nor a run, what the search says of itself is damaged,
-            nothing there was measured by the metric, or no release is whole.
-        StorageError: something there cannot be read.
+        CheckpointError: `uri` is neither a search nor a run, the search's `search.json` is damaged, there is
+            no measurement by the metric, or no complete release.
+        StorageError: a file cannot be read.
     """
-    metric, mode, places = _look(uri)
+    metric: str | None = None
+    mode: Mode = "min"
+    folders: list[tuple[str, int | None]] = [(uri, None)]
+    if is_search(uri):
+        search = read_search(uri)
+        metric, mode = search.metric, search.mode
+        folders = [*trial_folders(uri)]
     with ThreadPoolExecutor(READERS) as pool:
-        runs = list(pool.map(_read_run, places))
-    metric = metric or distance(record for run in runs for record in run.records)
+        runs = list(pool.map(lambda run: _read_run(*run), folders))
+    metric = metric or distance_name(record for run in runs for record in run.records)
     candidates = [best for run in runs if metric and (best := _best_of(run, metric, mode))]
     if metric is None or not candidates:
-        raise CheckpointError(_nothing_measured(uri, runs, metric))
+        raise _nothing_measured(uri, runs, metric)
     warnings = [run.warning for run in runs if run.warning]
     passed_over: list[str] = []
-    named = {one.trial: place for place, one in enumerate(read_replicated(uri))}
-    for candidate in sorted(candidates, key=lambda one: (named.get(one.trial, len(named)), one)):
+    ranks = {one.trial: rank for rank, one in enumerate(read_replicated(uri))}
+    for candidate in sorted(candidates, key=lambda one: (ranks.get(one.trial, len(ranks)), one)):
         try:
-            contents, config = _whole_release(candidate, metric)
+            contents, config = _read_release(candidate, metric)
         except (CheckpointError, ConfigError) as error:
-            passed_over.append(f"{candidate.told(metric)} is passed over: {error}")
+            passed_over.append(f"{candidate.describe(metric)} is passed over: {error}")
             continue
         return BestRelease(
             source=uri,
@@ -130,16 +137,13 @@ def find_best(uri: str) -> BestRelease:
         )
     more = f"; and {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
     raise CheckpointError(
-        f"{storage.redact(uri)} has no release that is whole: {'; '.join(passed_over[:3])}{more}. Restore "
-        "its "
-        "files, or use a checkpoint of the run, which can be sampled and loaded too"
+        f"{storage.redact(uri)} has no release that is whole: {'; '.join(passed_over[:3])}{more}",
+        "restore its files, or use a checkpoint of the run, which can be sampled and loaded too",
     )
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run's measurements."""
-
     uri: str
     trial: int | None
     records: Sequence[Mapping[str, Any]]
@@ -147,7 +151,7 @@ class _Run:
 
 
 class _Candidate(NamedTuple):
-    """A run's best measurement; the least is the best."""
+    """The best measurement of a run; the least candidate is the best."""
 
     rank: float
     images: int
@@ -157,48 +161,26 @@ class _Candidate(NamedTuple):
 
     @property
     def release(self) -> str:
-        """Where the run keeps the release of a measurement that was its best."""
+        """Folder of the release in which the run stores its best generator."""
         return storage.join(self.run.uri, best_name(self.images))
 
-    def told(self, metric: str) -> str:
-        """Return it in words."""
+    def describe(self, metric: str) -> str:
         run = storage.redact(self.run.uri) if self.run.trial is None else f"trial {self.run.trial:05d}"
         return f"{metric} {self.value:.6g} of {run} after {self.images / 1000:g} kimg"
 
 
-def is_figure(key: str) -> bool:
-    """Tell whether a key of a run's records is the name of something measured."""
-    return _FIGURE.fullmatch(key) is not None
+def _read_run(uri: str, trial: int | None) -> _Run:
+    """Return the records of a run, and as the last one what `best.json` says.
 
-
-def distance(records: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the name of the distance that runs with these records keep their best release by."""
-    keys = (key for record in records for key in record)
-    return next((key for key in keys if key == "fid" or key.startswith("fd_")), None)
-
-
-def _look(uri: str) -> tuple[str | None, Mode, list[tuple[str, int | None]]]:
-    """Return the metric where it is said, which end of it is the best, and the runs with their numbers.
-
-    Raises:
-        CheckpointError: `uri` is neither a search nor a run.
+    A run that was killed just after it had replaced its best release has not recorded that measurement yet.
     """
-    return (*goal(uri), trial_folders(uri)) if is_search(uri) else (None, "min", [(uri, None)])
-
-
-def _read_run(place: tuple[str, int | None]) -> _Run:
-    """Return what a run has recorded, and last what `best.json` says.
-
-    A run that was killed after it had put a better release in the old one's place has not recorded it yet.
-    """
-    uri, trial = place
-    there = storage.list_names(uri)
-    records, damaged = read_valid_records(uri) if METRICS in there else ([], [])
+    names = storage.list_names(uri)
+    records, damaged = read_valid_records(uri) if METRICS in names else ([], [])
     warning = None
     if damaged:
-        where = f"{storage.redact(uri)}/{METRICS}"
-        warning = f"{where} is damaged: what it tells in {format_lines(damaged)} does not count"
-    if BEST in there:
+        file = f"{storage.redact(uri)}/{METRICS}"
+        warning = f"{file} is damaged: what it tells in {format_lines(damaged)} does not count"
+    if BEST in names:
         with suppress(CheckpointError):
             best = read_best(uri)
             records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
@@ -206,7 +188,7 @@ def _read_run(place: tuple[str, int | None]) -> _Run:
 
 
 def _best_of(run: _Run, metric: str, mode: Mode) -> _Candidate | None:
-    """Return a run's best measurement; None if it has none that is a finite number."""
+    """Return the best measurement of a run; None if it has no finite value."""
     sign = -1 if mode == "max" else 1
     measured = ((record["images"], record.get(metric)) for record in run.records)
     candidates = (
@@ -217,23 +199,26 @@ def _best_of(run: _Run, metric: str, mode: Mode) -> _Candidate | None:
     return min(candidates, key=lambda candidate: candidate[:2], default=None)
 
 
-def _nothing_measured(uri: str, runs: Sequence[_Run], metric: str | None) -> str:
-    """Return why there is no best."""
+def _nothing_measured(uri: str, runs: Sequence[_Run], metric: str | None) -> CheckpointError:
     where, keys = storage.redact(uri), {key for run in runs for record in run.records for key in record}
     if metric in keys:
-        return (
-            f"{where} has no {metric} that is a finite number, of {len(runs)} runs: training diverged, and "
-            f"loss_d and loss_g in {METRICS} tell when"
+        return CheckpointError(
+            f"{where} has no {metric} that is a finite number, of {len(runs)} runs: training diverged",
+            f"loss_d and loss_g in {METRICS} tell when",
         )
-    if figures := sorted(key for key in keys if is_figure(key)):
-        return (
-            f"no record of {where} has the metric {metric}; there are {', '.join(figures)}. Correct `metric` "
-            f"in its {SEARCH}"
+    if scores := sorted(key for key in keys if is_score(key)):
+        return CheckpointError(
+            f"no record of {where} has the metric {metric}; there are {', '.join(scores)}",
+            f"correct `metric` in its {SEARCH}",
         )
-    return f"{where} has no measurement yet; the first comes after eval.every_kimg thousands of images"
+    return CheckpointError(
+        f"{where} has no measurement yet",
+        "the first comes after eval.every_kimg thousands of images",
+        keys=("eval.every_kimg",),
+    )
 
 
-def _whole_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes], RunConfig]:
+def _read_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes], RunConfig]:
     """Return the files of a measurement's release, and its configuration.
 
     Raises:
@@ -244,16 +229,15 @@ def _whole_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes]
     _, contents = read_folder(uri, ["release"])
     if missing := [name for name in _FILES if name not in contents]:
         raise CheckpointError(f"{uri} is not complete: its {MANIFEST} lists no {', '.join(missing)}")
-    told = json.loads(contents[MEASURED])
-    if (told.get("images"), told.get(metric)) != (candidate.images, candidate.value):
-        raise CheckpointError(
-            f"{uri} is of another measurement: {metric} {told.get(metric)} after {told.get('images')} images"
-        )
+    record = json.loads(contents[MEASURED])
+    images, value = record.get("images"), record.get(metric)
+    if (images, value) != (candidate.images, candidate.value):
+        raise CheckpointError(f"{uri} is of another measurement: {metric} {value} after {images} images")
     return contents, load_config(storage.join(uri, CONFIG))
 
 
-def split(uri: str) -> tuple[str, str]:
-    """Return the folder that something is in, absolute or a URI, and its name."""
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return the parent folder of a folder, an absolute path or a URI, and the folder's name."""
     base, mark, query = split_query(uri)
     base = base.rstrip("/") if "://" in base else os.path.normpath(Path(base).absolute())
     parent, _, name = base.rpartition("/")

@@ -1,7 +1,6 @@
-"""The averaged generator as one file that runs without gan-dist: torch.export's archive, or ONNX.
+"""A release as one file that runs without gan-dist: torch.export's archive, or ONNX.
 
-What is written has been read back and tried: nothing is put where a user asked for it before its images are
-the generator's. It is made in memory, where all of it has to be for storage anyway.
+The content is made in memory and tested there; it is written only if its images are the generator's.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ import importlib.util
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -19,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gan_dist.artifacts.best import is_figure
+from gan_dist.artifacts.records import is_score
 from gan_dist.core import rng, storage
 from gan_dist.core.errors import GanDistError, NonFiniteError
 from gan_dist.core.host import own_version
@@ -28,71 +26,69 @@ from gan_dist.models.generator import Release
 from gan_dist.models.release import load
 
 TRACED = 2
-"""Latents that the graph is traced with. Not 1, which torch.export would take for a constant."""
-TRIED = (1, 2, 5)
-"""Latents that the written file is tried with, at a time."""
+"""Number of latents for tracing the graph. torch.export would treat 1 as a constant."""
+TESTED = (1, 2, 5)
+"""Numbers of latents for testing the file."""
 TOLERANCE = 1e-3
-"""The largest difference, over the largest absolute value of the generator's images.
+"""Largest allowed difference, over the largest absolute value of the generator's images.
 
 Sums in another order make 1e-6 to 1e-5 in networks of some million parameters; as small a fault as another
-epsilon in batch norm (1e-3 for 1e-5) makes 7e-3. A grey level is 8e-3 of what images can be, so as bytes they
-are the same but for values on the border between two levels."""
+epsilon in batch norm (1e-3 for 1e-5) makes 7e-3. A grey level is 8e-3 of the range of images."""
 LARGEST_ONNX = 2**31 - 2**24
-"""Bytes of weights that fit into one ONNX file: protobuf's limit, and 16 MiB for the graph."""
+"""Bytes of weights that fit into one ONNX file: protobuf's limit, less 16 MiB for the graph."""
 OPSET = 18
-"""Version of ONNX's operators: the oldest that torch's exporter writes, so that older runtimes read it."""
+"""Version of ONNX's operators: the oldest of torch's exporter, for older runtimes."""
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 DESCRIPTION = "gan-dist.json"
-"""The file in torch.export's archive that says what it is."""
+"""File in torch.export's archive with the description of the generator."""
 
 Run = Callable[[Sequence[Tensor]], Tensor]
-"""Latents, and labels if it is conditional, to images, by an exported file."""
+"""Runs an exported file: from latents, and labels if it is conditional, to images."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """An exported file."""
 
     bytes: int
     max_abs_diff: float
     """Largest difference between its images and the generator's, in float32 on the CPU."""
     release: Release
-    """What it was made from."""
 
 
 def export(source: str, to: str) -> Exported:
-    """Write a generator's graph and weights as one file, which has been tried.
+    """Write a generator's graph and weights as one file, after a test of its content.
 
     Inputs are `latents`, float32 (n, latent_dim) from N(0, 1), and for a conditional generator `labels`,
-    int64 (n,); the output is `images`, float32 (n, C, R, R) in [-1, 1], for any n. The graph names no
-    device. Beside it, the file says what it is: `describe`.
+    int64 (n,); the output is `images`, float32 (n, C, R, R) in [-1, 1], for any n. The graph runs on any
+    device. The file also has a description of the generator: see `describe`.
 
     Args:
         source: A release, a checkpoint, or a run's folder.
-        to: The file, a path or URI that ends in `.pt2` (torch.export, which promises nothing to other
-            versions of torch) or in `.onnx`; an earlier one is replaced.
+        to: The file, a path or URI that ends in `.pt2` (torch.export, which other versions of torch may not
+            read) or in `.onnx`; an existing file is replaced.
 
     Raises:
-        GanDistError: another ending, packages that ONNX needs are not installed, more weights than fit into
-            an ONNX file, or a file whose images are not the generator's; nothing is written then.
-        NonFiniteError: the generator's images are not numbers.
+        GanDistError: another ending, missing packages for ONNX, more weights than fit into an ONNX file, or
+            images that differ from the generator's; nothing is written then.
+        NonFiniteError: the generator's images are not finite.
         CheckpointError: `source` is none of these, or damaged.
-        StorageError: `to` cannot be written, which is found out first.
+        StorageError: `to` cannot be written; this is checked first.
     """
-    onnx = kind(to) == ".onnx"
+    onnx = file_type(to) == ".onnx"
     if onnx:
         _require_onnx(to)
     storage.require_writable(to)
     release = load(source)
     if onnx:
         _require_room(release, to)
-    trials = _trials(release, source)
-    with _quiet():
+    cases = _test_cases(release, source)
+    with warnings.catch_warnings(action="ignore"):  # the exporters' remarks on their own future
         program = _traced(release)
-        write, read = (_onnx, _run_onnx) if onnx else (_archive, _run_archive)
+        write, load_run = (_onnx, _run_onnx) if onnx else (_archive, _run_archive)
         content = write(program, describe(release))
-        difference = _difference(read(content), trials)
-    limit = TOLERANCE * max(float(images.abs().max()) for _, images in trials)
+        difference = _difference(load_run(content), cases)
+    limit = TOLERANCE * max(float(images.abs().max()) for _, images in cases)
     if not difference <= limit:
         raise GanDistError(
             f"--to {to}: images of what torch {torch.__version__} exported differ from the generator's by "
@@ -104,20 +100,18 @@ def export(source: str, to: str) -> Exported:
     return Exported(len(content), difference, release)
 
 
-def kind(to: str) -> str:
-    """Return the ending of a file's name or URI, `.pt2` or `.onnx`.
-
-    Raises:
-        GanDistError: it has another one.
-    """
+def file_type(to: str) -> str:
+    """Return the ending of a path or URI, `.pt2` or `.onnx`. Raises GanDistError for another ending."""
     for suffix in (".pt2", ".onnx"):
         if to.partition("?")[0].lower().endswith(suffix):
             return suffix
-    raise GanDistError(f"--to {to}: end the name in .pt2 (for torch.export) or in .onnx (for ONNX)")
+    raise GanDistError(
+        f"--to {to} has no known ending", "end the name in .pt2 (for torch.export) or in .onnx (for ONNX)"
+    )
 
 
 def describe(release: Release) -> dict[str, Any]:
-    """Return what an exported file says of itself: JSON in `gan-dist.json`, or ONNX's metadata_props."""
+    """Return the description in an exported file: JSON in `gan-dist.json`, or ONNX's metadata_props."""
     shape, config = release.shape, release.config
     return {
         "name": config.name,
@@ -127,18 +121,18 @@ def describe(release: Release) -> dict[str, Any]:
         "channels": shape.channels,
         "classes": shape.classes,
         "range": [-1, 1],
-        "measured": {key: value for key, value in release.record.items() if is_figure(key)},
+        "measured": {key: value for key, value in release.record.items() if is_score(key)},
         "torch": torch.__version__,
         "gan_dist": own_version(),
     }
 
 
 def usage(release: Release, to: str) -> str:
-    """Return lines of Python that make 16 images with an exported file, and need no gan-dist."""
+    """Return Python code that makes 16 images with an exported file, without gan-dist."""
     place = PurePath(to.partition("?")[0]).name if "://" in to else to
     name = json.dumps(place, ensure_ascii=False)  # JSON's escapes of what is not ASCII are not Python's
     latent_dim, classes = release.config.model.latent_dim, release.shape.classes
-    if kind(to) == ".pt2":
+    if file_type(to) == ".pt2":
         labels = f", torch.randint({classes}, (16,))" if classes else ""
         return (
             "import torch\n"
@@ -158,7 +152,7 @@ def _require_onnx(to: str) -> None:
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise GanDistError(
-            f'--to {to} needs {", ".join(missing)}: pip install "gan-dist[onnx]", or end the name in .pt2'
+            f"--to {to} needs {', '.join(missing)}", 'pip install "gan-dist[onnx]", or end the name in .pt2'
         )
 
 
@@ -173,31 +167,23 @@ def _require_room(release: Release, to: str) -> None:
 
 
 @torch.no_grad()
-def _trials(release: Release, source: str) -> list[tuple[tuple[Tensor, ...], Tensor]]:
-    """Return inputs, as many latents as `TRIED` says, each with the generator's images of them."""
-    trials = []
-    for count in TRIED:
+def _test_cases(release: Release, source: str) -> list[tuple[tuple[Tensor, ...], Tensor]]:
+    """Return inputs of as many latents as in `TESTED`, each with the generator's images."""
+    cases = []
+    for count in TESTED:
         inputs = _inputs(release, count)
         images = release.generator(*inputs)
         if not images.isfinite().all():
-            raise NonFiniteError(f"{source}: the generator's images are not numbers", "export an earlier one")
-        trials.append((inputs, images))
-    return trials
+            raise NonFiniteError(f"{source}: the generator's images are not finite", "export an earlier one")
+        cases.append((inputs, images))
+    return cases
 
 
 def _inputs(release: Release, count: int) -> tuple[Tensor, ...]:
-    """Return latents, and labels if it is conditional: the last classes, the likeliest to be cut off."""
+    """Return latents, and labels if it is conditional: the last classes, the likeliest to be missing."""
     latents = rng.normal((count, release.config.model.latent_dim), 0, "export", count)
     classes = release.shape.classes
     return (latents, (classes - 1 - torch.arange(count)) % classes) if classes else (latents,)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' remarks on their own future from the user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _traced(release: Release) -> torch.export.ExportedProgram:
@@ -208,7 +194,7 @@ def _traced(release: Release) -> torch.export.ExportedProgram:
     program = torch.export.export(release.generator, inputs, dynamic_shapes=free)
     graph = program.graph_module.graph
     for node in list(graph.nodes):
-        # Every change of type is preceded by one: that the maps are on the device of the tracing, a CPU.
+        # Each change of type has an assertion that the maps are on the device of the tracing, a CPU.
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)
         node.meta.pop("stack_trace", None)  # paths on this machine
@@ -228,7 +214,7 @@ def _archive(program: torch.export.ExportedProgram, described: dict[str, Any]) -
 
 
 def _run_archive(content: bytes) -> Run:
-    # It can run code that a file holds: here it is given what this process has just made.
+    # torch.export.load can run code from its file; this one was made by this process.
     module = torch.export.load(io.BytesIO(content)).module()
     return lambda inputs: module(*inputs)
 
@@ -244,7 +230,8 @@ def _onnx(program: torch.export.ExportedProgram, described: dict[str, Any]) -> b
         output_names=["images"],
         dynamic_shapes={name: {0: "n"} for name in names},
     )
-    assert exported is not None
+    if exported is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
     exported.model.metadata_props.update(texts)
     content: bytes = exported.model_proto.SerializeToString()
@@ -267,6 +254,6 @@ def _run_onnx(content: bytes) -> Run:
 
 
 @torch.no_grad()
-def _difference(run: Run, trials: Sequence[tuple[Sequence[Tensor], Tensor]]) -> float:
-    # Not Python's max, which passes over what is no number.
-    return float(torch.stack([(run(inputs) - images).abs().max() for inputs, images in trials]).max())
+def _difference(run: Run, cases: Sequence[tuple[Sequence[Tensor], Tensor]]) -> float:
+    # Not Python's max, which ignores NaN.
+    return float(torch.stack([(run(inputs) - images).abs().max() for inputs, images in cases]).max())

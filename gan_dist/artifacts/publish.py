@@ -1,33 +1,90 @@
-"""A release put into a folder of its own, to be kept or handed on, with a model card."""
+"""Copy a release into a folder of its own, with a model card: its data, training, scores and use."""
 
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterator
 from contextlib import suppress
 
+import torch
+
+from gan_dist import models
 from gan_dist.artifacts.best import BestRelease
-from gan_dist.artifacts.model_card import model_card
+from gan_dist.config import DataConfig, LossConfig, ModelConfig, OptimConfig
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError, StorageError
+from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
+from gan_dist.core.host import own_version
 from gan_dist.core.storage.hashed_folder import MANIFEST, read_folder, write_folder
+from gan_dist.data.batches.loader import open_images
+from gan_dist.data.shards.manifest import Manifest
+from gan_dist.models.generator import ImageShape
+from gan_dist.models.release import SHAPE
 
 CARD = "README.md"
 PART = "part of a release"
-"""What a folder is, by its manifest, while a release is copied into it."""
+"""Kind of a folder, in its manifest, while a release is copied into it."""
+CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)"}
+PENALTIES = ("gp", "dragan", "r1", "r2")
+OTHERS = ("clip", "label_smoothing", "instance_noise")
+MANY = 20
+"""Number of classes up to which the card lists their names."""
+
+PAGE = """\
+---
+library_name: gan-dist
+tags:
+- gan
+- image-generation
+- gan-dist
+---
+
+# {title}
+
+![Generated images](samples.png)
+
+| | |
+| --- | --- |
+{rows}
+
+Everything that was measured is in `metrics.json`, every setting in `config.yaml`.
+
+## Use
+
+```python
+import gan_dist
+
+release = gan_dist.load({literal})
+images = release.sample(64, seed=0)  # uint8, (64, {channels}, {resolution}, {resolution})
+```
+
+Or as a picture: `gan-dist sample {quoted}`. Measured anew: `gan-dist evaluate {quoted}`. As one file that
+runs without gan-dist: `gan-dist export {quoted} --to generator.onnx`.
+
+## Train it again
+
+```
+{train}
+```
+
+The same command continues that run if it is stopped; `key=value` changes any setting of `config.yaml`.
+"""
+
+Rows = Iterator[tuple[str, str]]
 
 
 def copy_release(found: BestRelease, to: str) -> bool:
     """Copy a release into a folder, with a model card.
 
     A kill at any moment leaves the earlier release, a folder that is refused as a part of one, or the new
-    release; called again, it completes what was begun.
+    release; the next call completes the copy.
 
     Args:
         found: The release.
-        to: The folder: absent, empty, or one that this has written before.
+        to: The folder: absent, empty, or the destination of an earlier copy.
 
     Returns:
-        False if the release was there already, whole and the same; then nothing is written.
+        False if the folder had the same release already; then nothing is written.
 
     Raises:
         StorageError: the folder holds something else, or cannot be written.
@@ -44,22 +101,132 @@ def copy_release(found: BestRelease, to: str) -> bool:
 
 
 def _require_free(to: str) -> None:
-    """Refuse a folder that holds anything other than what an earlier copy has left.
-
-    Raises:
-        StorageError: it does, with what to do instead.
-    """
-    there = storage.list_names(to)
-    if not there:
+    """Raise StorageError if a folder holds anything other than an earlier copy of a release."""
+    names = storage.list_names(to)
+    if not names:
         return
-    if MANIFEST in there:
+    if MANIFEST in names:
         with suppress(ValueError, KeyError, TypeError):
             manifest = json.loads(storage.read_bytes(storage.join(to, MANIFEST)))
             if manifest["kind"] == PART or (manifest["kind"] == "release" and CARD in manifest["files"]):
                 return
-    more = ", ..." if len(there) > 3 else ""
+    more = ", ..." if len(names) > 3 else ""
     raise StorageError(
-        f"{storage.redact(to)} holds {', '.join(there[:3])}{more}, and no release that `gan-dist best` put "
+        f"{storage.redact(to)} holds {', '.join(names[:3])}{more}, and no release that `gan-dist best` put "
         "there",
         "give --to another folder, or empty this one",
     )
+
+
+def model_card(found: BestRelease, folder: str) -> str:
+    """Return the text of a release's README.md: Markdown, with the front matter that model hubs read.
+
+    Args:
+        found: The release.
+        folder: Name of the folder of the README.md.
+    """
+    config, shape = found.config, ImageShape(**json.loads(found.contents[SHAPE]))
+    manifest = _manifest(config.data.path)
+    half_life, kimg = config.ema.half_life_kimg, f"{found.images / 1000:g} kimg (thousands of images seen)"
+    rows = [
+        *_images(shape, manifest),
+        *_data(config.data.path, manifest),
+        ("generator", _generator(config.model, shape)),
+        ("weights", f"exponential moving average, half-life {half_life:g} kimg"),
+        *_loss(config.loss),
+        *_augmentation(config.data),
+        *_optimizer(config.optim, config.loss, config.data.augment_p),
+        ("training", f"{kimg} in batches of {config.train.batch_size}, seed {config.seed}"),
+        *_measured(found),
+    ]
+    if (version := own_version()) != "unknown":
+        rows.append(("written by", f"gan-dist {version}"))
+    train = ["gan-dist", "train", f"{folder}/config.yaml", f"name={found.name}-best", "storage=runs"]
+    return PAGE.format(
+        title=found.name if found.trial is None else f"{found.name}, trial {found.trial}",
+        rows="\n".join(f"| {name} | {text} |" for name, text in rows),
+        literal=json.dumps(folder, ensure_ascii=False),
+        quoted=shlex.quote(folder),
+        channels=shape.channels,
+        resolution=shape.resolution,
+        train=shlex.join([*train, f"train.kimg={config.train.kimg:g}"]),
+    )
+
+
+def _manifest(data_path: str) -> Manifest | None:
+    """Return the manifest of a set; None where the set cannot be opened from here."""
+    with suppress(GanDistError):
+        return open_images(data_path).manifest
+    return None
+
+
+def _images(shape: ImageShape, manifest: Manifest | None) -> Rows:
+    channels = CHANNELS.get(shape.channels, f"{shape.channels} channels")
+    yield "makes", f"images of {shape.resolution}x{shape.resolution} pixels, {channels}"
+    if shape.classes:
+        names = manifest.classes if manifest and manifest.classes else ()
+        listed = f": {', '.join(names)}" if 0 < len(names) <= MANY else ""
+        yield "classes", f"{shape.classes}{listed}"
+
+
+def _data(path: str, manifest: Manifest | None) -> Rows:
+    count = f", {manifest.count:,} images" if manifest else ""
+    yield "data", f"`{storage.redact(path)}`{count}"
+    if manifest and manifest.license:
+        yield "licence of the data", manifest.license
+    if manifest and manifest.attribution:
+        yield "attribution", manifest.attribution
+
+
+def _generator(model: ModelConfig, shape: ImageShape) -> str:
+    with torch.device("meta"):
+        generator, _ = models.build(model, shape)
+    count = sum(weights.numel() for weights in generator.parameters())
+    return f"{model.name}, {count:,} parameters, latents of {model.latent_dim} numbers"
+
+
+def _loss(loss: LossConfig) -> Rows:
+    yield "loss", loss.name
+    if penalties := [f"{key} {getattr(loss, key):g}" for key in PENALTIES if getattr(loss, key)]:
+        every = f", every {loss.penalty_every} updates" if loss.penalty_every > 1 else ""
+        yield "penalties", f"{', '.join(penalties)}{every}"
+    if others := [f"{key} {getattr(loss, key):g}" for key in OTHERS if getattr(loss, key)]:
+        yield "stabilised by", ", ".join(others)
+
+
+def _augmentation(data: DataConfig) -> Rows:
+    changes = ["reals mirrored at random"] if data.mirror else []
+    if data.augment != "none":
+        probability = "" if data.augment_p is None else f" with a probability of {data.augment_p:g}"
+        changes.insert(0, f"{data.augment}{probability}")
+    if changes:
+        yield "augmentation", ", ".join(changes)
+
+
+def _optimizer(optim: OptimConfig, loss: LossConfig, augment_p: float | None) -> Rows:
+    rates = f"learning rates {optim.g.lr:g} (generator) and {optim.d.lr:g} (discriminator)"
+    yield "optimizer", f"{optim.name}, {rates}"
+    if optim.schedule == "constant":
+        yield "schedule", optim.schedule
+        return
+    ends = [f"learning rates to {optim.end_factor:g} of themselves"]
+    if loss.penalty_end_factor != 1:
+        ends.append(f"penalties to {loss.penalty_end_factor:g} of themselves")
+    for network, rate in (("generator", optim.g), ("discriminator", optim.d)):
+        if rate.beta2_start is not None:
+            ends.append(f"beta2 ({network}) from {rate.beta2_start:g} to {rate.beta2:g}")
+    if augment_p is not None:
+        ends.append("augmentation from 0")
+    yield "schedule", f"{optim.schedule} over {optim.decay_kimg:g} kimg: {', '.join(ends)}"
+
+
+def _measured(found: BestRelease) -> Rows:
+    record = found.record
+    better = "lower" if found.mode == "min" else "higher"
+    samples = f", of {record['samples']:,} generated images" if "samples" in record else ""
+    yield found.metric, f"{found.value:.6g} ({better} is better){samples}"
+    if "extractor" in record:
+        digest = f", SHA-256 `{record['extractor_sha256']}`" if "extractor_sha256" in record else ""
+        yield "extractor", f"{record['extractor']}{digest}"
+    if "resize" in record:
+        yield "resizing", str(record["resize"])

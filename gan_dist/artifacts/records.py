@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -17,6 +17,7 @@ from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, StorageError
 
 METRICS = "metrics.jsonl"
+_SCORE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|diversity|modes")
 
 
 class RecordWriter:
@@ -151,6 +152,12 @@ def format_lines(numbers: Sequence[int]) -> str:
     return f"line{'s' * (len(numbers) > 1)} {few}"
 
 
-def local_folder() -> Path:
-    """Return a new local folder for files that are copied to storage later."""
-    return Path(tempfile.mkdtemp(prefix="gan-dist-"))
+def is_score(key: str) -> bool:
+    """Return whether a key of a record is the name of a score."""
+    return _SCORE.fullmatch(key) is not None
+
+
+def distance_name(records: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the name of the Frechet distance in the records of a run, `fid` or `fd_...`."""
+    keys = (key for record in records for key in record)
+    return next((key for key in keys if key == "fid" or key.startswith("fd_")), None)

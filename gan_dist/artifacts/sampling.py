@@ -1,4 +1,4 @@
-"""What is made of a release's images beside a grid: rows that interpolate, and a folder of single images."""
+"""Images of a release other than a grid: rows that interpolate, and a folder of single images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from gan_dist.models.generator import Release
 from gan_dist.models.release import to_safetensors
 
 RECORD = "sample.json"
-"""What the images of a folder are: the count, the seed, the class and the generator's hash."""
+"""Description of the images in a folder: the count, the seed, the class and the generator's hash."""
 FORMAT = 1
 WRITERS = 16
-"""Images that are written at a time: a bucket answers each in tens of milliseconds."""
+"""Images that are written at the same time: a bucket answers each in tens of milliseconds."""
 
 
 def great_circle(start: Tensor, end: Tensor, steps: int) -> Tensor:
@@ -36,11 +36,11 @@ def great_circle(start: Tensor, end: Tensor, steps: int) -> Tensor:
 
     Args:
         start: (latent_dim,).
-        end: Likewise. If it is opposite to `start`, one of the many circles through both is taken.
+        end: (latent_dim,). If it is opposite to `start`, the walk follows one of the circles through both.
         steps: At least 2.
     """
     a, b = (functional.normalize(latent.double(), dim=0) for latent in (start, end))
-    # The formula by a and what of b is perpendicular to it: so no sine is divided by.
+    # By a and the part of b perpendicular to it, which avoids the division by a sine.
     across = b - (a @ b) * a
     angle = torch.atan2(across.norm(), a @ b)
     if across.norm() < 1e-12:
@@ -57,16 +57,16 @@ def great_circle(start: Tensor, end: Tensor, steps: int) -> Tensor:
 def interpolate(
     release: Release, rows: int, steps: int, seed: int = 0, labels: Sequence[int] | None = None
 ) -> Tensor:
-    """Return rows that go from image to image, uint8 (rows, steps, C, R, R).
+    """Return rows of images that change from one image to the next, uint8 (rows, steps, C, R, R).
 
     Row i goes from the latent of the seed's image i to that of image i + 1, along the great circle.
 
     Args:
         release: The generator.
-        rows: How many.
+        rows: Number of rows.
         steps: Images in a row, both ends among them.
-        seed: Of the latents.
-        labels: The classes of a conditional generator's rows, `rows` of them; all in turn when absent.
+        seed: Seed of the latents.
+        labels: The class of each row, for a conditional generator; all classes in turn when absent.
 
     Raises:
         DataError: `rows` is below 1, or labels for a generator that has none, not `rows` of them, or not
@@ -75,11 +75,11 @@ def interpolate(
     """
     classes = release.classes(rows, labels)
     ends = release.latents(range(rows + 1), seed)
-    made = []
+    images = []
     for row in range(rows):
         walk = great_circle(ends[row], ends[row + 1], steps)
-        made.append(release.images(walk, None if classes is None else classes[row].expand(steps)))
-    return torch.stack(made)
+        images.append(release.images(walk, None if classes is None else classes[row].expand(steps)))
+    return torch.stack(images)
 
 
 def file_name(number: int) -> str:
@@ -95,19 +95,19 @@ def write_images(
     label: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write the images of `release.sample` as PNG, a file each, of one channel where they are grey.
+    """Write the images of `release.sample` as PNG files, of one channel where they are grey.
 
-    Stopped at any moment, it goes on from the first image that is missing when it is called again. What else
-    is in the folder is `sample.json`, which says what the images are.
+    A call after an interruption continues with the first missing image. Beside the images the folder has
+    `sample.json`, which describes them.
 
     Args:
         release: The generator.
-        folder: Folder or URI: absent, empty, or one that this has written before with the same arguments, or
-            with a smaller `n`.
-        n: How many images.
-        seed: Of the latents.
+        folder: Folder or URI: absent, empty, or the result of an earlier call with the same arguments or with
+            a smaller `n`.
+        n: Number of images.
+        seed: Seed of the latents.
         label: Class of all images; all classes in turn when absent.
-        progress: Called with the number of images that are there.
+        progress: Called with the number of images written so far.
 
     Raises:
         DataError: `n` is below 1, or a label for a generator that has none, or not among its classes.
@@ -118,10 +118,10 @@ def write_images(
     release.classes(n, labels)
     weights = hashlib.sha256(to_safetensors(release.generator.state_dict())).hexdigest()
     record = {"format": FORMAT, "n": n, "seed": seed, "label": label, "generator_sha256": weights}
-    there = _require_free(folder, record)
-    first = next((number for number in range(n) if file_name(number) not in there), n)
+    names = _require_free(folder, record)
+    first = next((number for number in range(n) if file_name(number) not in names), n)
     progress(first)
-    if RECORD not in there:
+    if RECORD not in names:
         storage.write_bytes(storage.join(folder, RECORD), to_json(record))
 
     def write(numbered: tuple[int, Tensor]) -> int:
@@ -130,8 +130,8 @@ def write_images(
         return number
 
     def numbered() -> Iterator[tuple[int, Tensor]]:
-        made = (image for images in release.stream(n, seed, labels, first=first) for image in images)
-        return enumerate(made, start=first)
+        images = (image for block in release.stream(n, seed, labels, first=first) for image in block)
+        return enumerate(images, start=first)
 
     with ExitStack() as stack:
         for number in map_ahead(stack, write, numbered(), WRITERS):
@@ -139,33 +139,33 @@ def write_images(
 
 
 def _require_free(folder: str, record: Mapping[str, Any]) -> set[str]:
-    """Return the names in a folder; refuse one with anything other than images of the same record.
+    """Return the names in a folder, if it has nothing but images of the same record.
 
-    Fewer images of it are a beginning: there the record is left out of the names, as one to be written.
+    Where it has fewer images of the same record, `sample.json` is left out, since it must be written again.
 
     Raises:
-        StorageError: it has, with what to do instead.
+        StorageError: the folder has other contents.
     """
-    # A process that was killed may have left a hidden part of a file.
-    there = [name for name in storage.list_names(folder) if not name.startswith(".")]
-    if not there:
+    # A process that was killed may have left a hidden partial file.
+    names = [name for name in storage.list_names(folder) if not name.startswith(".")]
+    if not names:
         return set()
-    held = f"{', '.join(there[:3])}{', ...' if len(there) > 3 else ''}, and no {RECORD} of `gan-dist sample`"
-    if RECORD in there:
-        other = None
+    holds = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, and no {RECORD} of `gan-dist sample`"
+    if RECORD in names:
+        earlier: Any = None
         with suppress(ValueError):
-            other = json.loads(storage.read_bytes(storage.join(folder, RECORD)))
-        if other == record:
-            return set(there)
-        if isinstance(other, dict):
-            fewer = isinstance(other.get("n"), int) and other["n"] < record["n"]
-            if fewer and {**other, "n": record["n"]} == record:
-                return set(there) - {RECORD}
-            differing = [key for key in record if other.get(key) != record[key]]
-            held = "; ".join(
-                f"images of {key} {str(other.get(key))[:12]}, not {str(record[key])[:12]}"
+            earlier = json.loads(storage.read_bytes(storage.join(folder, RECORD)))
+        if earlier == record:
+            return set(names)
+        holds = f"a damaged {RECORD}"
+        if isinstance(earlier, dict):
+            differing = [key for key in record if earlier.get(key) != record[key]]
+            if differing == ["n"] and isinstance(earlier.get("n"), int) and earlier["n"] < record["n"]:
+                return set(names) - {RECORD}
+            holds = "; ".join(
+                f"images of {key} {str(earlier.get(key))[:12]}, not {str(record[key])[:12]}"
                 for key in differing
             )
-        else:
-            held = f"a damaged {RECORD}"
-    raise StorageError(f"{storage.redact(folder)} holds {held}: give --out another folder, or empty this one")
+    raise StorageError(
+        f"{storage.redact(folder)} holds {holds}", "give --out another folder, or empty this one"
+    )

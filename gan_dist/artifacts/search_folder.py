@@ -1,7 +1,7 @@
-"""The folder of a search: what it compares its trials by, where these are, and which were run again.
+"""The folder of a search: `search.json` has its metric and space, `trials/` a run's folder for each trial.
 
-It holds `search.json`, which names the metric, a run's folder for each trial under `trials/`, and
-`replicates.json` where the best were run again. Whatever else is there is the study's.
+Where the best trials were run again with other seeds, there are `replicates/` with these runs and
+`replicates.json` with their values. The other files are the study's.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -22,27 +23,27 @@ from gan_dist.core.storage.hashed_folder import MANIFEST
 from gan_dist.models.release import CONFIG, SEARCH
 
 TRIALS, REPLICATES = "trials", "replicates"
-"""Folders in which a search's trials are, and the best of them run again: a run's folder for each."""
+"""Folders of a search's trials, and of its best trials run again: in each a run's folder for each run."""
 REPLICATED = "replicates.json"
-"""Trials that were run again with other seeds, the best mean first: these name the winner."""
+"""Values of the trials that were run again with other seeds, the best mean first."""
 FORMAT = 1
 READERS = 32
-"""Trials that are read at a time: a bucket answers each question in tens of milliseconds."""
+"""Trials that are read at the same time: a bucket answers each request in tens of milliseconds."""
 
 Mode = Literal["min", "max"]
 
 
 def is_search(uri: str) -> bool:
-    """Tell the folder of a search from that of a run.
+    """Return whether a folder is that of a search, not of a run.
 
     Raises:
         CheckpointError: it is neither.
         StorageError: its bucket does not exist.
     """
-    there = storage.list_names(uri)
-    if SEARCH in there:
+    names = storage.list_names(uri)
+    if SEARCH in names:
         return True
-    if METRICS in there or (CONFIG in there and MANIFEST not in there):
+    if METRICS in names or (CONFIG in names and MANIFEST not in names):
         return False
     storage.require_bucket(uri)
     raise CheckpointError(
@@ -56,65 +57,81 @@ def trial_folder(uri: str, number: int) -> str:
     return storage.join(uri, TRIALS, f"{number:05d}")
 
 
-def trial_folders(uri: str) -> list[tuple[str, int | None]]:
-    """Return the folders of a search's trials, with their numbers."""
+def trial_folders(uri: str) -> list[tuple[str, int]]:
+    """Return the folders of a search's trials, with the trials' numbers."""
     folder = storage.join(uri, TRIALS)
     trials = [name for name in storage.list_names(folder) if re.fullmatch(r"\d{5,}", name)]
     return [(storage.join(folder, name), int(name)) for name in trials]
 
 
-def goal(uri: str) -> tuple[str, Mode]:
-    """Return what a search compares its trials by.
+@dataclass(frozen=True)
+class SearchInfo:
+    """The `search.json` of a search."""
+
+    metric: str
+    """Name of the value that trials are compared by."""
+    mode: Mode
+    """Whether the lowest or the highest value is the best."""
+    space: Mapping[str, Any]
+    """The space as JSON; empty where it is not recorded."""
+    trials: int | None
+    """Number of trials that were asked for; None where it is not recorded."""
+
+
+def read_search(uri: str) -> SearchInfo:
+    """Return the `search.json` of a search.
 
     Raises:
-        CheckpointError: its `search.json` does not say it, or is of another format.
+        CheckpointError: it is damaged or of another format.
     """
-    where = storage.join(uri, SEARCH)
+    file = storage.join(uri, SEARCH)
     try:
-        told = json.loads(storage.read_bytes(where))
-        metric, mode, version = told["metric"], told.get("mode", "min"), told["format"]
+        found = json.loads(storage.read_bytes(file))
+        version, mode = found["format"], found.get("mode", "min")
+        info = SearchInfo(str(found["metric"]), mode, found.get("space", {}), found.get("trials"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{storage.redact(where)} is damaged ({error!r})", "restore it") from None
+        raise CheckpointError(f"{storage.redact(file)} is damaged ({error!r})", "restore it") from None
     if version != FORMAT or mode not in ("min", "max"):
         raise CheckpointError(
-            f"{storage.redact(where)} is of format {version} and mode {mode}",
-            f"this version reads format {FORMAT}, min or max: use the gan-dist that made the search",
+            f"{storage.redact(file)} is of format {version} and mode {mode}; this version reads format "
+            f"{FORMAT}, min or max",
+            "use the gan-dist that made the search",
         )
-    return str(metric), mode
+    return info
 
 
 @dataclass(frozen=True)
-class Replicated:
-    """A trial's value over seeds."""
+class ReplicatedTrial:
+    """Values of a trial with several seeds."""
 
     trial: int
     values: Annotated[tuple[float, ...], Field(min_length=1)]
-    """The trial's own first."""
+    """The trial's own value first."""
 
     @property
     def mean(self) -> float:
-        """Their mean, infinite where one of the runs measured nothing."""
+        """Mean of the values, infinite where a run measured nothing."""
         return mean(self.values)
 
     @property
-    def spread(self) -> float:
-        """Their sample standard deviation, of which NaN stands for none."""
+    def std(self) -> float:
+        """Sample standard deviation of the values; NaN for one value or an infinite one."""
         finite = all(math.isfinite(value) for value in self.values)
         return stdev(self.values) if finite and len(self.values) > 1 else math.nan
 
 
-def read_replicated(uri: str) -> list[Replicated]:
+def read_replicated(uri: str) -> list[ReplicatedTrial]:
     """Return the trials that a search has run again with other seeds, the best mean first.
 
     Raises:
         CheckpointError: its `replicates.json` is damaged.
     """
-    place = storage.join(uri, REPLICATED)
-    if not storage.exists(place):
+    file = storage.join(uri, REPLICATED)
+    if not storage.exists(file):
         return []
     try:
-        return TypeAdapter(list[Replicated]).validate_json(storage.read_bytes(place))
+        return TypeAdapter(list[ReplicatedTrial]).validate_json(storage.read_bytes(file))
     except ValidationError as error:
         raise CheckpointError(
-            f"{storage.redact(place)} is damaged ({error.errors()[0]['msg']}): restore it, or delete it"
+            f"{storage.redact(file)} is damaged ({error.errors()[0]['msg']})", "restore it, or delete it"
         ) from None

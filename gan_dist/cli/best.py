@@ -105,8 +105,8 @@ def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tup
 
     settings = [f"train.{one}" if one.startswith("kimg=") else one for one in overrides]
     source, name = storage.join(folder, CONFIG), f"name={found.name}-best"
-    config = load_run(source, [name, f"storage={found.kept_in}", *settings])
-    return config, [shorten(source), name, f"storage={shorten(found.kept_in)}", *settings]
+    config = load_run(source, [name, f"storage={found.parent}", *settings])
+    return config, [shorten(source), name, f"storage={shorten(found.parent)}", *settings]
 
 
 def _print_found(found: BestRelease, folder: str, *, was_there: bool) -> None:

@@ -142,21 +142,21 @@ def _measure(request: Request, scale: ScaleConfig) -> Assessment:
     """Measure in this process if one is enough, otherwise on the cluster, and show the progress."""
     from gan_dist.core.console import CountProgress
     from gan_dist.evaluation.assess import assess
-    from gan_dist.evaluation.tasks import Workers, here
+    from gan_dist.evaluation.tasks import TaskRunner, run_here
 
     with CountProgress(0, "images") as progress, ExitStack() as connected:
         if scale.workers == 1 and "RAY_ADDRESS" not in os.environ:
             _require_resources(scale)
-            do: Workers = here
+            run_tasks: TaskRunner = run_here
         else:
             progress.print("starting workers")
             from gan_dist.cluster.connect import connect_for
             from gan_dist.cluster.evaluation_pool import ray_workers
 
             connected.enter_context(connect_for(scale, evaluating=True))
-            do = connected.enter_context(ray_workers(scale))
+            run_tasks = connected.enter_context(ray_workers(scale))
         try:
-            found = assess(request, do, progress.update)
+            found = assess(request, run_tasks, progress.update)
         except KeyboardInterrupt:
             typer.echo("stopped; what was computed of the set is kept", err=True)
             raise typer.Exit(INTERRUPTED) from None

@@ -45,9 +45,9 @@ def check(to: str) -> None:
     Raises:
         GanDistError: the suffix of the file is that of another format.
     """
-    from gan_dist.artifacts.export import kind  # brings torch
+    from gan_dist.artifacts.export import file_type  # brings torch
 
-    kind(to)
+    file_type(to)
 
 
 def _print(exported: Exported, source: str, written: str) -> None:

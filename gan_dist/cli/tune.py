@@ -138,7 +138,7 @@ def _print_result(
         typer.echo(f"  {metric} {lowest_value(best):.3f} at its best, by trial {best.number}: {values}")
     for one in record_replicas(plan, study, metric) if not interrupted else []:
         values = ", ".join(f"{value:.3f}" for value in one.values)
-        typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.spread:.3f} ({values})")
+        typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.std:.3f} ({values})")
     typer.echo(f"  study       {_dashboard(plan)}")
     typer.echo(f"  report      {_report_command(plan)}")
     if not interrupted and not study.unfinished and plan.search.algorithm != "grid":

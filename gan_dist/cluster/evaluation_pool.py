@@ -1,4 +1,4 @@
-"""A pool of Ray actors that evaluates a release in parts."""
+"""A pool of Ray actors that evaluates a release in tasks."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ray.exceptions import ObjectLostError, RayActorError
 from gan_dist.config import ScaleConfig
 from gan_dist.core.errors import WorkerError
 from gan_dist.core.memory import explain_out_of_memory
-from gan_dist.evaluation.tasks import Part, Request, Workers, studio
+from gan_dist.evaluation.tasks import Request, Task, TaskRunner, worker_for
 
 RETRIES = 3
 
 
 @contextmanager
-def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
-    """Start up to `scale.workers` actors, which compute parts at the same time and repeat lost ones.
+def ray_workers(scale: ScaleConfig) -> Iterator[TaskRunner]:
+    """Start up to `scale.workers` actors, which compute tasks at the same time and repeat lost ones.
 
-    An actor keeps its GPU and its networks from part to part, unlike a Ray task. Where only some actors can
-    be placed, from the start or after a node has gone, these compute all parts.
+    An actor keeps its GPU and its networks from task to task, unlike a Ray task. Where only some actors can
+    be placed, from the start or after a node has gone, these compute all tasks.
 
     The workers raise:
-        CapacityError: a GPU's memory does not hold a part; it is not repeated.
-        WorkerError: a part was lost with its actor more than RETRIES times, or no actor is left.
+        CapacityError: a GPU's memory does not hold a task; it is not repeated.
+        WorkerError: a task was lost with its actor more than RETRIES times, or no actor is left.
     """
     actor = ray.remote(
         num_cpus=scale.cpus_per_worker,
@@ -39,10 +39,10 @@ def ray_workers(scale: ScaleConfig) -> Iterator[Workers]:
     )(_Actor)
     actors: list[Any] = []
 
-    def workers(request: Request, parts: Sequence[Part]) -> Iterator[object]:
-        while len(actors) < min(scale.workers, len(parts)):
+    def workers(request: Request, tasks: Sequence[Task]) -> Iterator[object]:
+        while len(actors) < min(scale.workers, len(tasks)):
             actors.append(actor.remote(scale.threads))
-        return iter(_Results(actors, ray.put(request), parts))
+        return iter(_Results(actors, ray.put(request), tasks))
 
     try:
         yield workers
@@ -59,25 +59,25 @@ class _Actor:
     def started(self) -> None:
         """Return once the actor has started, or restarted."""
 
-    def compute(self, request: Request, part: Part) -> object:
+    def compute(self, request: Request, task: Task) -> object:
         # A process that has reserved no GPU sees those of its node all the same.
         with explain_out_of_memory(request.out_of_memory):
-            return part(studio(request, gpu=bool(ray.get_gpu_ids())))
+            return task(worker_for(request, gpu=bool(ray.get_gpu_ids())))
 
 
 class _Results:
-    """Iterates over the results of parts, in their order; an idle actor gets the next part.
+    """Iterates over the results of tasks, in their order; an idle actor gets the next task.
 
     Some of the actors may not be placed yet; those that are gone for good are removed from the list.
     """
 
-    def __init__(self, actors: list[Any], request: Any, parts: Sequence[Part]) -> None:
-        self._actors, self._request, self._parts = actors, request, parts
+    def __init__(self, actors: list[Any], request: Any, tasks: Sequence[Task]) -> None:
+        self._actors, self._request, self._tasks = actors, request, tasks
         self._busy: dict[Any, tuple[Any, int | None]] = {}
-        """By pending result: the actor and the number of its part, or None while the actor starts."""
+        """By pending result: the actor and the number of its task, or None while the actor starts."""
         self._idle: deque[Any] = deque()
-        self._pending = list(range(len(parts)))
-        """A heap of the numbers of parts: a lost part comes first again."""
+        self._pending = list(range(len(tasks)))
+        """A heap of the numbers of tasks: a lost task comes first again."""
         self._losses: Counter[int] = Counter()
 
     def __iter__(self) -> Iterator[object]:
@@ -86,45 +86,45 @@ class _Results:
 
         self._await_start(self._actors)
         results: dict[int, object] = {}
-        for number in range(len(self._parts)):
+        for number in range(len(self._tasks)):
             while number not in results:
                 # This bounds the results that wait for an earlier one.
                 self._assign(number + len(self._actors))
                 (ended,), _ = ray.wait(list(self._busy), num_returns=1)
-                actor, part = self._busy.pop(ended)
+                actor, task = self._busy.pop(ended)
                 try:
                     with plain_errors():
                         result = ray.get(ended)
                 except (RayActorError, ObjectLostError) as error:
-                    self._handle_loss(actor, part, error)
+                    self._handle_loss(actor, task, error)
                 else:
                     self._idle.append(actor)
-                    if part is not None:
-                        results[part] = result
+                    if task is not None:
+                        results[task] = result
             yield results.pop(number)
 
     def _await_start(self, actors: Iterable[Any]) -> None:
         self._busy |= {actor.started.remote(): (actor, None) for actor in actors}
 
     def _assign(self, last: int) -> None:
-        """Assign parts up to the number `last` to idle actors."""
+        """Assign tasks up to the number `last` to idle actors."""
         while self._idle and self._pending and self._pending[0] <= last:
-            actor, part = self._idle.popleft(), heapq.heappop(self._pending)
-            self._busy[actor.compute.remote(self._request, self._parts[part])] = actor, part
+            actor, task = self._idle.popleft(), heapq.heappop(self._pending)
+            self._busy[actor.compute.remote(self._request, self._tasks[task])] = actor, task
 
-    def _handle_loss(self, actor: Any, part: int | None, error: Exception) -> None:
-        """Repeat the part of a dead actor; raise a WorkerError if all are gone or it was lost too often."""
-        if part is None:
+    def _handle_loss(self, actor: Any, task: int | None, error: Exception) -> None:
+        """Repeat the task of a dead actor; raise a WorkerError if all are gone or it was lost too often."""
+        if task is None:
             self._actors.remove(actor)
             if not (self._busy or self._idle):
                 what = f"the processes of the evaluation died, each more than {RETRIES} times"
                 raise WorkerError(f"{what}: {error}") from error
             return
-        self._losses[part] += 1
-        if self._losses[part] > RETRIES:
-            what = f"a part of the evaluation was lost {self._losses[part]} times, with whoever did it"
+        self._losses[task] += 1
+        if self._losses[task] > RETRIES:
+            what = f"a part of the evaluation was lost {self._losses[task]} times, with whoever did it"
             raise WorkerError(f"{what}: {error}") from error
-        heapq.heappush(self._pending, part)
+        heapq.heappush(self._pending, task)
         # Idle actors may be gone, too. One that waits to be placed again delays no other.
         self._await_start((actor, *self._idle))
         self._idle.clear()

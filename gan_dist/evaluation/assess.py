@@ -1,4 +1,4 @@
-"""A release measured as a paper would quote it: many images, repeated, with the spread."""
+"""Measure a release as a paper would report it: many images, repeats with their spread, a test of copying."""
 
 from __future__ import annotations
 
@@ -7,148 +7,198 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import cast
 
+import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from gan_dist.core.images import image_grid
 from gan_dist.core.memory import explain_out_of_memory
-from gan_dist.evaluation.copying import find_copies
-from gan_dist.evaluation.images import BLOCK, Reals
-from gan_dist.evaluation.metrics.frechet import bias_warning, extrapolate, frechet_distance
-from gan_dist.evaluation.reference import Cache, Reference, statistics_key
-from gan_dist.evaluation.scores import require_possible, scores
-from gan_dist.evaluation.statistics import FeatureStatistics, kept
+from gan_dist.core.rng import permutation
+from gan_dist.evaluation.images import BLOCK, RealImages
+from gan_dist.evaluation.metrics.distances import bias_warning, extrapolate, frechet_distance
+from gan_dist.evaluation.metrics.memorisation import NearestNeighbours, copying_test
+from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_key
+from gan_dist.evaluation.scores import compute_scores, require_possible
+from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
 from gan_dist.evaluation.tasks import (
-    CountedWorkers,
+    CountingRunner,
     EvaluationWorker,
+    FindNearest,
+    MeasureGenerated,
+    MeasureReal,
     Request,
-    TallyFakes,
-    TallyReals,
-    Workers,
-    spans,
-    studio,
+    TaskRunner,
+    split_row_groups,
+    worker_for,
 )
 
 STAGES = 10
-"""Numbers of images at which the distance is taken, to be extrapolated to infinitely many."""
+"""Numbers of images from whose distances that of infinitely many images is extrapolated."""
+QUERIES = 2_000
+"""Generated and real images whose nearest training images are searched."""
+PAIRS = 16
+"""Generated images in the picture, each beside its nearest training image."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was found."""
+    """Result of an evaluation."""
 
     figures: dict[str, object]
-    """Each score's mean over the repeats, its standard deviation as `<score>_std` where there are several,
-    and what it depends on."""
+    """Each score's mean over the repeats, its standard deviation as `<score>_std` where there are several
+    repeats, and what the scores depend on."""
     nearest: Image | None
     """The generated images that are nearest to a training image, each to the left of it."""
     warnings: tuple[str, ...]
 
 
-def assess(request: Request, workers: Workers, progress: Callable[[int, int], None]) -> Assessment:
+def assess(
+    request: Request, run_tasks: TaskRunner, progress: Callable[[int, int], None] = lambda *_: None
+) -> Assessment:
     """Measure a release.
 
     Args:
-        request: What, and how.
-        workers: Who does the parts.
-        progress: Called with the images that have been seen, and those that will have been at the end.
+        request: The release, the set to compare with, the metrics.
+        run_tasks: Runs the tasks of the evaluation.
+        progress: Called with the number of images processed so far, and of all.
 
     Raises:
-        CapacityError: a GPU's memory does not hold it.
-        DataError: the set, the release and the metrics do not go together.
-        GanDistError: something of them cannot be loaded.
+        CapacityError: a GPU runs out of memory.
+        DataError: the metrics cannot be computed for this set and this release.
+        GanDistError: the set, the release or the extractor cannot be loaded.
     """
     with explain_out_of_memory(request.out_of_memory):
-        return _assess(request, workers, progress)
+        return _assess(request, run_tasks, progress)
 
 
-def _assess(request: Request, workers: Workers, progress: Callable[[int, int], None]) -> Assessment:
-    local = studio(request)
-    reals = local.reals(request.data)
-    require_possible(local.extractor, request.metrics, min(request.samples, reals.total))
-    cache = Cache(
-        request.data,
-        statistics_key(
-            local.images, local.extractor, local.release.shape.resolution, kept(request.metrics, reals.total)
-        ),
-    )
+def _assess(request: Request, run_tasks: TaskRunner, progress: Callable[[int, int], None]) -> Assessment:
+    local = worker_for(request)
+    real = local.real_images(request.data)
+    require_possible(local.extractor, request.metrics, min(request.samples, real.total))
+    resolution, stored = local.release.shape.resolution, stored_features(request.metrics, real.total)
+    cache = ReferenceCache(request.data, statistics_key(local.images, local.extractor, resolution, stored))
     reference = cache.load()
     copying = "memorisation" in request.metrics
     total = request.samples * request.repeats
-    total += reals.total * (reference is None) + (local.reals(local.trained_on).total if copying else 0)
-    counted = CountedWorkers(request, workers, total, progress)
+    total += real.total * (reference is None)
+    total += local.real_images(local.trained_on).total if copying else 0
+    runner = CountingRunner(request, run_tasks, total, progress)
 
-    few = [bias_warning(count, local.extractor.dim) for count in (request.samples, reals.total)]
-    warnings = [warning for warning in few if warning]
+    warnings = [bias_warning(count, local.extractor.dim) for count in (request.samples, real.total)]
     if reference is None:
-        reference = _reference(local, reals, counted)
-        warnings += [warning for warning in [cache.save(reference)] if warning]
-    draws = [_draw(local, reference, counted, draw) for draw in range(request.repeats)]
-    figures = _over_repeats([draw.figures for draw in draws])
+        reference = _measure_real(local, real, runner)
+        warnings.append(cache.save(reference))
+    repeats = [_measure_generated(local, reference, runner, draw) for draw in range(request.repeats)]
+    figures = _over_repeats([scores for _, scores in repeats])
     picture = None
     if copying:
-        copies = find_copies(local, reference, draws[0].tally, counted)
-        figures |= copies.figures
-        picture = image_grid(copies.pairs, columns=8)
-    return Assessment(figures | _conditions(local, reference), picture, tuple(warnings))
-
-
-def _reference(local: EvaluationWorker, reals: Reals, workers: CountedWorkers) -> Reference:
-    """Return the statistics of the set to compare with."""
-    tally = local.tally(reals.total, classes=reals.classes)
-    for part in workers([TallyReals(groups, images) for groups, images in spans(reals)]):
-        tally.merge(cast(FeatureStatistics, part))
-    return Reference.of(tally)
-
-
-@dataclass(frozen=True)
-class _Draw:
-    tally: FeatureStatistics
-    figures: dict[str, float]
-
-
-def _draw(local: EvaluationWorker, reference: Reference, workers: CountedWorkers, draw: int) -> _Draw:
-    """Return the figures of one set of latents, and the distance extrapolated from growing parts of it."""
-    request, extractor = local.request, local.extractor
-    step = max(BLOCK, -(-request.samples // (STAGES * BLOCK)) * BLOCK)
-    starts = range(0, request.samples, step)
-    tally = local.tally(request.samples, class_score="is" in request.metrics)
-    stages: dict[int, float] = {}
-    parts = [
-        TallyFakes(draw, start, min(start + step, request.samples), reference.labels) for start in starts
-    ]
-    for part in workers(parts):
-        tally.merge(cast(FeatureStatistics, part))
-        if tally.moments.count >= extractor.dim:
-            stages[tally.moments.count] = frechet_distance(tally.moments, reference.moments)
-    figures = scores(tally, reference, extractor, request.metrics)
-    if len(stages) > 1:
-        figures[f"{extractor.metric}_infinity"] = extrapolate([*stages], [*stages.values()])
-    return _Draw(tally, figures)
-
-
-def _over_repeats(draws: list[dict[str, float]]) -> dict[str, object]:
-    """Return each score's mean and, of several, its sample standard deviation."""
-    figures: dict[str, object] = {}
-    for name in draws[0]:
-        values = [draw[name] for draw in draws]
-        figures[name] = mean(values)
-        if len(values) > 1:
-            figures[f"{name}_std"] = stdev(values)
-    return figures
-
-
-def _conditions(local: EvaluationWorker, reference: Reference) -> dict[str, object]:
-    """Return what the figures depend on."""
-    request, extractor = local.request, local.extractor
-    return {
-        "metric": extractor.metric,
-        "extractor": extractor.name,
-        "extractor_sha256": extractor.hash,
-        "resize": extractor.resize,
-        "resolution": local.release.shape.resolution,
+        results, pairs = _find_copies(local, reference, repeats[0][0], runner)
+        figures |= results
+        picture = image_grid(pairs, columns=8)
+    figures |= {
+        "metric": local.extractor.metric,
+        "extractor": local.extractor.name,
+        "extractor_sha256": local.extractor.hash,
+        "resize": local.extractor.resize,
+        "resolution": resolution,
         "samples": request.samples,
         "repeats": request.repeats,
         "seed": request.seed,
         "reference": request.data,
         "reference_images": reference.moments.count,
     }
+    return Assessment(figures, picture, tuple(warning for warning in warnings if warning))
+
+
+def _measure_real(local: EvaluationWorker, real: RealImages, runner: CountingRunner) -> Reference:
+    statistics = local.empty_statistics(real.total, classes=real.classes)
+    for part in runner([MeasureReal(groups, images) for groups, images in split_row_groups(real)]):
+        statistics.merge(cast(FeatureStatistics, part))
+    return Reference.of(statistics)
+
+
+def _measure_generated(
+    local: EvaluationWorker, reference: Reference, runner: CountingRunner, draw: int
+) -> tuple[FeatureStatistics, dict[str, float]]:
+    """Return the statistics and scores of one set of latents, with the extrapolated distance among them."""
+    request, extractor = local.request, local.extractor
+    step = max(BLOCK, -(-request.samples // (STAGES * BLOCK)) * BLOCK)
+    starts = range(0, request.samples, step)
+    statistics = local.empty_statistics(request.samples, inception_score="is" in request.metrics)
+    distances: dict[int, float] = {}  # by number of images
+    tasks = [
+        MeasureGenerated(draw, start, min(start + step, request.samples), reference.labels)
+        for start in starts
+    ]
+    for part in runner(tasks):
+        statistics.merge(cast(FeatureStatistics, part))
+        if statistics.moments.count >= extractor.dim:
+            distances[statistics.moments.count] = frechet_distance(statistics.moments, reference.moments)
+    scores = compute_scores(statistics, reference, extractor, request.metrics)
+    if len(distances) > 1:
+        scores[f"{extractor.metric}_infinity"] = extrapolate([*distances], [*distances.values()])
+    return statistics, scores
+
+
+def _over_repeats(repeats: list[dict[str, float]]) -> dict[str, object]:
+    """Return each score's mean and, of several repeats, its sample standard deviation."""
+    figures: dict[str, object] = {}
+    for name in repeats[0]:
+        values = [scores[name] for scores in repeats]
+        figures[name] = mean(values)
+        if len(values) > 1:
+            figures[f"{name}_std"] = stdev(values)
+    return figures
+
+
+def _find_copies(
+    local: EvaluationWorker, reference: Reference, statistics: FeatureStatistics, runner: CountingRunner
+) -> tuple[dict[str, object], Tensor]:
+    """Compare the distances of generated images to the training set with those of real images.
+
+    The real images are those of the set to compare with. Where that is the training set itself, each is
+    compared with all others, which are as near to it as held-out images would be.
+
+    Returns:
+        `copying_z`, `copied_share` (see `CopyingTest`) and `copying_reference`; and uint8 (2 * pairs, C, R,
+        R), the generated images that are nearest to a training image, each followed by that image.
+    """
+    if statistics.reservoir is None:
+        raise ValueError("a test of copying needs the features of the generated images")
+    features, numbers = _choose(statistics.reservoir.features.cpu(), statistics.reservoir.indices.cpu())
+    real_features, real_numbers = _choose(reference.features, reference.numbers)
+    trained = local.real_images(local.trained_on)
+    # Compared by content: the training set may have another path here than in training.
+    same = trained.fingerprint == local.images.manifest.fingerprint()
+    excluded = torch.cat(
+        [torch.full_like(numbers, -1), real_numbers if same else -torch.ones_like(real_numbers)]
+    )
+    queries = torch.cat([features, real_features])
+
+    nearest = NearestNeighbours(queries, excluded)
+    for part in runner(
+        [FindNearest(queries, excluded, groups, images) for groups, images in split_row_groups(trained)]
+    ):
+        nearest.merge(cast(NearestNeighbours, part))
+    distances, real_distances = nearest.distances.split([len(features), len(real_features)])
+    test = copying_test(distances, real_distances)
+    figures: dict[str, object] = {
+        "copying_z": test.z,
+        "copied_share": test.share,
+        "copying_reference": "leave-one-out" if same else "held-out",
+    }
+    generated = local.generated_images(0, reference.labels)
+    pairs = []
+    for query in distances.argsort(stable=True)[:PAIRS].tolist():
+        block, place = divmod(int(numbers[query]), BLOCK)
+        pairs += [
+            generated.block(block, local.device)[place].cpu(),
+            trained.image(int(nearest.indices[query])),
+        ]
+    return figures, torch.stack(pairs)
+
+
+def _choose(features: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a uniform choice of QUERIES rows; a set may be in the order of its classes."""
+    chosen = torch.from_numpy(permutation(len(numbers), 0, "copying")[:QUERIES])
+    return features[chosen], numbers[chosen]

@@ -1,4 +1,4 @@
-"""Numbered images to measure: a generator's, and those of a set."""
+"""Images to measure, by number: those of a generator, and those of a set."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.models.generator import generate
 
 BLOCK = 256
-"""Latents that are drawn together. Image i is the same however many are asked for, and by whom."""
+"""Latents drawn together: image i is the same for any number of images and on any rank."""
 
 
 @dataclass(frozen=True)
-class Fakes:
-    """A generator's images by number: pure functions of the weights, the seed and the stream.
+class GeneratedImages:
+    """Images of a generator by number: pure functions of the weights, the seed and the draw.
 
     Args:
-        generator: Takes latents (n, latent_dim) and classes (n,); returns images (n, C, R, R) in [-1, 1].
+        generator: Maps latents (n, latent_dim) and classes (n,) to images (n, C, R, R) in [-1, 1].
         latent_dim: Length of a latent.
         resolution: R.
-        classes: How often each class is asked for, any scale, (classes,); None without classes.
-        seed: Of latents and classes.
+        classes: Frequency of each class, on any scale, (classes,); None without classes.
+        seed: Seed of latents and classes.
         draw: Number of this set of latents among those of the seed.
     """
 
@@ -52,7 +52,6 @@ class Fakes:
         return generate(self.generator, latents.to(device), labels, self.resolution, named)
 
     def _labels(self, index: int, device: torch.device) -> Tensor | None:
-        """Return classes, as frequent as asked for."""
         if self.classes is None:
             return None
         draws = rng.uniform((BLOCK,), self.seed, "labels-eval", self.draw, index).double()
@@ -61,12 +60,12 @@ class Fakes:
         return chosen.clamp(max=len(ends) - 1).to(device)
 
 
-class Reals:
-    """The images of a set by number, which follow its row groups.
+class RealImages:
+    """Images of a set by number, in the order of its row groups.
 
     Args:
         images: The set.
-        resolution: Edge length in pixels that they are resized to.
+        resolution: Edge in pixels that the images are resized to.
     """
 
     def __init__(self, images: ImageSet, resolution: int) -> None:
@@ -80,19 +79,19 @@ class Reals:
         self.fingerprint = images.manifest.fingerprint()
         self.classes = len(images.manifest.classes or ())
 
-    def group(self, index: int) -> tuple[int, Batch]:
+    def row_group(self, index: int) -> tuple[int, Batch]:
         """Return the number of a row group's first image, and the group."""
         return self._starts[index], to_batch(self._images.read_group(index), self._images, self._resolution)
 
     def image(self, number: int) -> Tensor:
         """Return one image, uint8 (C, R, R)."""
         index = next(i for i in self.groups if number < self._starts[i + 1])
-        first, batch = self.group(index)
+        first, batch = self.row_group(index)
         return batch.images[number - first]
 
 
-def blocks(start: int, stop: int) -> Iterator[tuple[int, slice]]:
-    """Yield the blocks that hold images `start` to `stop` - 1, and which of each block's images these are."""
+def block_slices(start: int, stop: int) -> Iterator[tuple[int, slice]]:
+    """Yield the blocks with images `start` to `stop` - 1, and the slice of each block with these images."""
     for index in range(start // BLOCK, -(-stop // BLOCK)):
         first = BLOCK * index
         yield index, slice(max(start - first, 0), min(stop - first, BLOCK))

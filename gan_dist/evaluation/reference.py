@@ -1,4 +1,4 @@
-"""Statistics of a set's images, computed once and kept beside the set."""
+"""Statistics of the real images that generated ones are compared with; computed once for each set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from gan_dist.data.builtin import PREFIX
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.data.shards.verify import Without
 from gan_dist.evaluation.extractors.features import Extractor
-from gan_dist.evaluation.images import Reals
 from gan_dist.evaluation.metrics.moments import Moments
 from gan_dist.evaluation.statistics import FeatureStatistics
 
@@ -29,41 +28,51 @@ TENSORS = "statistics.safetensors"
 
 @dataclass(frozen=True)
 class Reference:
-    """What generated images are compared with."""
+    """Statistics of real images, which generated ones are compared with."""
 
     moments: Moments
     distance: float
     """Root mean squared distance between two images, in grey levels."""
     labels: Tensor
-    """int64 (classes,): how many images of each class there are."""
+    """int64 (classes,): number of images of each class."""
     features: Tensor
-    """float32 (k, d): those of some of the images; k may be 0."""
+    """float32 (k, d): features of k of the images; k may be 0."""
     numbers: Tensor
-    """int64 (k,): which images these are."""
+    """int64 (k,): numbers of these images."""
 
     @classmethod
-    def of(cls, tally: FeatureStatistics) -> Reference:
-        """Return the statistics of a set that has been seen in whole.
+    def of(cls, statistics: FeatureStatistics) -> Reference:
+        """Return the reference with the statistics of all images of a set.
 
         Raises:
-            DataError: the extractor sees no difference between its images.
+            DataError: the features of all images are equal.
         """
-        moments, reservoir = tally.moments, tally.reservoir
+        moments, reservoir = statistics.moments, statistics.reservoir
         if moments.count > 1 and not moments.m2.diagonal().any():
             raise DataError(
-                f"all {moments.count} images of the set have the same features: nothing can be compared with "
-                "them",
+                f"all {moments.count} images of the set have the same features, and nothing can be compared "
+                "with them",
                 "look at the set, or use another eval.extractor",
+                keys=("data.path", "eval.extractor"),
             )
         none = (torch.zeros(0, len(moments.mean)), torch.zeros(0, dtype=torch.int64))
         features, numbers = none if reservoir is None else (reservoir.features, reservoir.indices)
-        return cls(moments, tally.spread.distance, tally.labels.cpu(), features.cpu(), numbers.cpu())
+        return cls(
+            moments, statistics.spread.distance, statistics.labels.cpu(), features.cpu(), numbers.cpu()
+        )
 
 
 def statistics_key(
-    images: ImageSet, extractor: Extractor, resolution: int, keep: int
+    images: ImageSet, extractor: Extractor, resolution: int, stored: int
 ) -> dict[str, str | int]:
-    """Return all that statistics depend on; another value of any of these makes them another's."""
+    """Return what the statistics of a set depend on.
+
+    Args:
+        images: The set.
+        extractor: The extractor of the features.
+        resolution: Edge in pixels that the images are resized to.
+        stored: Images whose features are stored.
+    """
     kept = images.kept if isinstance(images, Without) else None
     return {
         "format": 1,
@@ -75,16 +84,16 @@ def statistics_key(
         "resize": extractor.resize,
         "resolution": resolution,
         "dtype": "float32 features, float64 moments",
-        "features": keep,
+        "features": stored,
     }
 
 
-class Cache:
-    """A set's statistics beside its shards, a folder for each key; built-in sets have none.
+class ReferenceCache:
+    """Statistics stored beside the shards of a set, a folder for each key; built-in sets have no such folder.
 
     Args:
         data_path: The set.
-        key: As `statistics_key` gives it.
+        key: The result of `statistics_key`.
     """
 
     def __init__(self, data_path: str, key: dict[str, str | int]) -> None:
@@ -93,13 +102,13 @@ class Cache:
         self._uri = None if data_path.startswith(PREFIX) else storage.join(data_path, FOLDER, name)
 
     def load(self) -> Reference | None:
-        """Return what is kept under the key, or None where there is nothing whole."""
+        """Return the statistics with this key, or None if they are absent or damaged."""
         if self._uri is None:
             return None
         try:
             _, contents = read_folder(self._uri, ["statistics"])
         except (CheckpointError, StorageError):
-            # Where a store does not let its contents be listed, it refuses what is not there.
+            # A store that refuses listings refuses an absent file as well.
             return None
         if contents.get(KEY) != self._key:
             return None
@@ -113,7 +122,7 @@ class Cache:
         )
 
     def save(self, reference: Reference) -> str | None:
-        """Keep statistics; returns a sentence where that is not possible, which is no reason to stop."""
+        """Write the statistics; return a warning if the set cannot be written to, which is no error."""
         if self._uri is None:
             return None
         moments = reference.moments
@@ -132,13 +141,3 @@ class Cache:
         except StorageError as error:
             return f"the set's statistics are computed anew each time, for they cannot be kept: {error}"
         return None
-
-
-def tally_groups(
-    tally: FeatureStatistics, extractor: Extractor, reals: Reals, groups: range
-) -> FeatureStatistics:
-    """Add row groups of a set to a tally, and return it."""
-    for index in groups:
-        first, batch = reals.group(index)
-        tally.add(extractor, first, batch.images, batch.labels, "real")
-    return tally

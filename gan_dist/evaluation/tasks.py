@@ -1,4 +1,4 @@
-"""The parts that an evaluation of a release is cut into: each a pure function, done by whoever is free."""
+"""An evaluation of a release as tasks: pure functions, which any process can run."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.features import Extractor
-from gan_dist.evaluation.images import BLOCK, Fakes, Reals, blocks
+from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.memorisation import NearestNeighbours
-from gan_dist.evaluation.reference import tally_groups
-from gan_dist.evaluation.statistics import FeatureStatistics, kept, to_cpu
+from gan_dist.evaluation.statistics import FeatureStatistics, stored_features, to_cpu
 from gan_dist.models import release
 from gan_dist.models.generator import Release
 
-PART_IMAGES = 5_000
-"""Real images in a part of the work, at least."""
+TASK_IMAGES = 5_000
+"""Real images of a task, at least."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be evaluated, and how."""
+    """An evaluation that a user asks for."""
 
     source: str
     """A release, a checkpoint, or a run's folder."""
     data: str
     """The set to compare with."""
     metrics: tuple[str, ...]
-    """Any of `kid`, `is`, `pr`, `dc`, `memorisation`; the Frechet distance is always measured."""
+    """Any of `kid`, `is`, `pr`, `dc`, `memorisation`; the Frechet distance is always computed."""
     samples: int
+    """Generated images of a repeat."""
     repeats: int
+    """Number of sets of latents."""
     extractor: str
     inception_weights: str | None
     seed: int
@@ -58,11 +59,11 @@ class Request:
 
 
 class EvaluationWorker:
-    """A process's networks and sets for one request, loaded when they are first needed.
+    """Networks and image sets of one process for one request, loaded when they are first needed.
 
     Args:
         request: The request.
-        gpu: Whether a GPU may be used, where there is one.
+        gpu: Whether to use a GPU, where there is one.
     """
 
     def __init__(self, request: Request, *, gpu: bool) -> None:
@@ -73,7 +74,7 @@ class EvaluationWorker:
 
     @cached_property
     def extractor(self) -> Extractor:
-        """The network that features come from."""
+        """The extractor of the features."""
         request = self.request
         return load_extractor(request.extractor, self.device, inception_weights=request.inception_weights)
 
@@ -84,7 +85,7 @@ class EvaluationWorker:
 
     @property
     def trained_on(self) -> str:
-        """The set that the generator has learned from."""
+        """The set that the generator was trained on."""
         return self.release.config.data.path
 
     @cached_property
@@ -92,62 +93,64 @@ class EvaluationWorker:
         """The set to compare with."""
         return open_images(self.request.data)
 
-    def reals(self, data: str) -> Reals:
-        """Return a set's images in the generator's resolution.
+    def real_images(self, data: str) -> RealImages:
+        """Return the images of a set in the generator's resolution.
 
         Raises:
-            DataError: they have another number of channels.
+            DataError: they have another number of channels than the generator's.
         """
         images = self.images if data == self.request.data else open_images(data)
         shape, channels = self.release.shape, images.manifest.channels
         if channels != shape.channels:
             raise DataError(
-                f"the images of {data} have {channels} channels and the generator's have {shape.channels}: "
-                f"pack the set with --channels {shape.channels}"
+                f"the images of {data} have {channels} channels and the generator's have {shape.channels}",
+                f"pack the set with --channels {shape.channels}",
             )
-        return Reals(images, shape.resolution)
+        return RealImages(images, shape.resolution)
 
-    def fakes(self, draw: int, frequencies: Tensor) -> Fakes:
-        """Return the generator's images of one draw, with classes as frequent as in the set."""
-        request, made = self.request, self.release
-        latent_dim = made.config.model.latent_dim
-        classes = frequencies if made.shape.classes else None
-        return Fakes(made.generator, latent_dim, made.shape.resolution, classes, request.seed, draw)
+    def generated_images(self, draw: int, frequencies: Tensor) -> GeneratedImages:
+        """Return the generator's images of one set of latents, with classes as frequent as in the set."""
+        generator, shape = self.release.generator, self.release.shape
+        latent_dim = self.release.config.model.latent_dim
+        classes = frequencies if shape.classes else None
+        return GeneratedImages(generator, latent_dim, shape.resolution, classes, self.request.seed, draw)
 
-    def tally(self, total: int, *, classes: int = 0, class_score: bool = False) -> FeatureStatistics:
-        """Return an empty tally of that many images."""
+    def empty_statistics(
+        self, total: int, *, classes: int = 0, inception_score: bool = False
+    ) -> FeatureStatistics:
+        """Return statistics to which `total` images will be added, by this task and others."""
         shape, metrics = self.release.shape, self.request.metrics
         return FeatureStatistics.empty(
             self.extractor,
             total,
-            keep=kept(metrics, total),
+            stored=stored_features(metrics, total),
             image_values=shape.channels * shape.resolution**2,
             classes=classes,
-            class_score=class_score,
+            inception_score=inception_score,
             device=self.device,
         )
 
 
 @lru_cache(maxsize=1)
-def studio(request: Request, *, gpu: bool = True) -> EvaluationWorker:
-    """Return this process's studio; a process serves one request at a time."""
+def worker_for(request: Request, *, gpu: bool = True) -> EvaluationWorker:
+    """Return this process's worker for a request; it has one at a time."""
     return EvaluationWorker(request, gpu=gpu)
 
 
-class Part(Protocol):
-    """A part of the work."""
+class Task(Protocol):
+    """A part of an evaluation."""
 
     @property
     def images(self) -> int:
-        """Images that it goes through."""
+        """Number of images that it processes."""
 
-    def __call__(self, studio: EvaluationWorker) -> object:
-        """Do it; the result can be pickled, on the CPU."""
+    def __call__(self, worker: EvaluationWorker) -> object:
+        """Run the task; its result can be pickled and has its tensors on the CPU."""
 
 
 @dataclass(frozen=True)
-class TallyFakes:
-    """FeatureStatistics images `start` to `stop` - 1 of a draw."""
+class MeasureGenerated:
+    """Collect the statistics of generated images `start` to `stop` - 1 of a set of latents."""
 
     draw: int
     start: int
@@ -158,93 +161,94 @@ class TallyFakes:
     def images(self) -> int:
         return self.stop - self.start
 
-    def __call__(self, studio: EvaluationWorker) -> FeatureStatistics:
-        request = studio.request
-        tally = studio.tally(request.samples, class_score="is" in request.metrics)
-        fakes = studio.fakes(self.draw, self.frequencies)
-        for index, part in blocks(self.start, self.stop):
-            images = fakes.block(index, studio.device)[part]
-            tally.add(studio.extractor, BLOCK * index + part.start, images, None, "generated")
-        return to_cpu(tally)
+    def __call__(self, worker: EvaluationWorker) -> FeatureStatistics:
+        request = worker.request
+        statistics = worker.empty_statistics(request.samples, inception_score="is" in request.metrics)
+        generated = worker.generated_images(self.draw, self.frequencies)
+        for index, part in block_slices(self.start, self.stop):
+            images = generated.block(index, worker.device)[part]
+            statistics.add(worker.extractor, BLOCK * index + part.start, images, None, "generated")
+        return to_cpu(statistics)
 
 
 @dataclass(frozen=True)
-class TallyReals:
-    """FeatureStatistics some row groups of the set to compare with."""
+class MeasureReal:
+    """Collect the statistics of some row groups of the set to compare with."""
 
     groups: range
     images: int
 
-    def __call__(self, studio: EvaluationWorker) -> FeatureStatistics:
-        reals = studio.reals(studio.request.data)
-        tally = studio.tally(reals.total, classes=reals.classes)
-        return to_cpu(tally_groups(tally, studio.extractor, reals, self.groups))
+    def __call__(self, worker: EvaluationWorker) -> FeatureStatistics:
+        real = worker.real_images(worker.request.data)
+        statistics = worker.empty_statistics(real.total, classes=real.classes)
+        statistics.add_row_groups(worker.extractor, real, self.groups)
+        return to_cpu(statistics)
 
 
 @dataclass(frozen=True)
 class FindNearest:
-    """Find for each query the nearest image in some row groups of the set that was trained on."""
+    """Find for each query the nearest image in some row groups of the training set."""
 
     queries: Tensor
     excluded: Tensor
     groups: range
     images: int
 
-    def __call__(self, studio: EvaluationWorker) -> NearestNeighbours:
-        nearest = NearestNeighbours(self.queries.to(studio.device), self.excluded.to(studio.device))
-        reals = studio.reals(studio.trained_on)
+    def __call__(self, worker: EvaluationWorker) -> NearestNeighbours:
+        nearest = NearestNeighbours(self.queries.to(worker.device), self.excluded.to(worker.device))
+        real = worker.real_images(worker.trained_on)
         for index in self.groups:
-            first, batch = reals.group(index)
+            first, batch = real.row_group(index)
             for start in range(0, len(batch.images), BLOCK):
-                images = batch.images[start : start + BLOCK].to(studio.device)
-                numbers = torch.arange(first + start, first + start + len(images), device=studio.device)
-                nearest.update(numbers, studio.extractor(images).features)
+                images = batch.images[start : start + BLOCK].to(worker.device)
+                numbers = torch.arange(first + start, first + start + len(images), device=worker.device)
+                nearest.update(numbers, worker.extractor(images).features)
         return to_cpu(nearest)
 
 
-Workers = Callable[[Request, Sequence[Part]], Iterator[object]]
-"""Does parts wherever it likes, and yields their results in order."""
+TaskRunner = Callable[[Request, Sequence[Task]], Iterator[object]]
+"""Runs tasks, in any processes, and yields their results in the order of the tasks."""
 
 
-def here(request: Request, parts: Sequence[Part]) -> Iterator[object]:
-    """Do parts in this process, one after another."""
-    for part in parts:
-        yield part(studio(request))
+def run_here(request: Request, tasks: Sequence[Task]) -> Iterator[object]:
+    """Run tasks in this process, one after another."""
+    for task in tasks:
+        yield task(worker_for(request))
 
 
-class CountedWorkers:
-    """Workers whose progress over all calls is told.
+class CountingRunner:
+    """Runs tasks and reports the progress of all its calls together.
 
     Args:
-        request: What they work for.
-        workers: The workers.
-        total: Images that all calls together will go through.
+        request: The request of the tasks.
+        run_tasks: Runs the tasks.
+        total: Images that all calls together will process.
         progress: Called with the images so far, and `total`.
     """
 
     def __init__(
-        self, request: Request, workers: Workers, total: int, progress: Callable[[int, int], None]
+        self, request: Request, run_tasks: TaskRunner, total: int, progress: Callable[[int, int], None]
     ) -> None:
-        self._request, self._workers = request, workers
+        self._request, self._run_tasks = request, run_tasks
         self._total, self._progress = total, progress
-        self._seen = 0
+        self._processed = 0
         progress(0, total)
 
-    def __call__(self, parts: Sequence[Part]) -> Iterator[object]:
-        """Yield the results of parts, in order."""
-        for part, result in zip(parts, self._workers(self._request, parts), strict=True):
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[object]:
+        """Yield the results of tasks, in their order."""
+        for task, result in zip(tasks, self._run_tasks(self._request, tasks), strict=True):
             yield result
-            self._seen += part.images
-            self._progress(self._seen, self._total)
+            self._processed += task.images
+            self._progress(self._processed, self._total)
 
 
-def spans(reals: Reals) -> list[tuple[range, int]]:
-    """Return a set cut into row groups of about PART_IMAGES images, with the images of each."""
-    found: list[tuple[range, int]] = []
+def split_row_groups(real: RealImages) -> list[tuple[range, int]]:
+    """Return ranges of row groups of about TASK_IMAGES images, each with its number of images."""
+    ranges: list[tuple[range, int]] = []
     first, images = 0, 0
-    for group, rows in enumerate(reals.group_rows):
+    for group, rows in enumerate(real.group_rows):
         images += rows
-        if images >= PART_IMAGES or group == len(reals.group_rows) - 1:
-            found.append((range(first, group + 1), images))
+        if images >= TASK_IMAGES or group == len(real.group_rows) - 1:
+            ranges.append((range(first, group + 1), images))
             first, images = group + 1, 0
-    return found
+    return ranges

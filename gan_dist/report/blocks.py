@@ -1,4 +1,4 @@
-"""What a page is made of. `page.html` draws a block by its `kind`, and escapes all text in it."""
+"""Blocks of a page. `page.html` renders a block by its `kind` and escapes all text in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence or two."""
+    """A paragraph."""
 
     kind: ClassVar = "note"
     text: str
@@ -17,7 +17,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and what is to be said of each."""
+    """Names, each with its value."""
 
     kind: ClassVar = "facts"
     rows: Sequence[tuple[str, str]]
@@ -25,32 +25,32 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head."""
+    """A table with a header."""
 
     kind: ClassVar = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: int | None = None
-    """The row that stands out."""
+    """Number of the row to highlight."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of plotly's."""
+    """A plotly figure."""
 
     kind: ClassVar = "chart"
     title: str
     unit: str
-    """Of the values, if that is not said by an axis."""
+    """Unit of the values; empty if an axis has it."""
     figure: str
-    """Its data and layout as JSON in which no `<` stands, so that it cannot end the script it is kept in."""
+    """Data and layout as JSON without the character `<`, so that it cannot end the script element."""
     wide: bool = False
     height: int = 260
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG within the page."""
+    """A PNG in the page."""
 
     source: str
     """A data URI."""
@@ -59,7 +59,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures one beside the other."""
+    """Pictures side by side."""
 
     kind: ClassVar = "pictures"
     pictures: Sequence[Picture]
@@ -68,7 +68,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Commands:
-    """What to type, and what for."""
+    """Purposes, each with its command."""
 
     kind: ClassVar = "commands"
     rows: Sequence[tuple[str, str]]
@@ -79,7 +79,7 @@ Block: TypeAlias = Note | Facts | Table | Chart | Pictures | Commands
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a title; one that is folded shows when its title is clicked."""
+    """Blocks under a title; a folded section opens by a click on its title."""
 
     title: str
     blocks: Sequence[Block]
@@ -88,7 +88,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """All of a page."""
+    """A report."""
 
     title: str
     subtitle: str
@@ -96,10 +96,10 @@ class Page:
 
 
 def number(value: float) -> str:
-    """Return a figure as it stands in text."""
+    """Return a number with six significant digits."""
     return f"{value:.6g}"
 
 
 def kimg(images: float) -> str:
-    """Return images in thousands, with the unit."""
+    """Return a number of images in kimg, with the unit."""
     return f"{images / 1000:,.10g} kimg"

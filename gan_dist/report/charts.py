@@ -1,4 +1,4 @@
-"""Figures of plotly's: kept as JSON in the page, drawn by plotly.js in the browser."""
+"""Charts as plotly figures: JSON in the page, which plotly.js draws in the browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from gan_dist.report.blocks import Chart
 
 GREY, GRID = "#8a8f98", "rgba(128,128,128,0.22)"
-"""They are read on white and on black."""
+"""Colours that are legible on white and on black."""
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#eab308")
 AXIS = {"gridcolor": GRID, "zerolinecolor": GRID, "linecolor": GRID}
 Values = Sequence[float | None]
@@ -27,9 +27,9 @@ def chart(
     margin: Mapping[str, int] | None = None,
     **layout: Any,
 ) -> Chart:
-    """Return a chart of plotly's traces, without a background of its own.
+    """Return a chart of plotly traces with a transparent background.
 
-    Plotly reads some HTML in names and texts: whoever makes a trace escapes them.
+    Names and texts of traces must be escaped, since plotly interprets some HTML in them.
     """
     figure = go.Figure(list(traces))
     figure.layout.template = None
@@ -58,14 +58,14 @@ def curves(
     *,
     best: tuple[float, float] | None = None,
 ) -> Chart:
-    """Return curves over the thousands of images seen.
+    """Return curves over kimg, the thousands of images seen.
 
     Args:
-        title: What is drawn.
-        unit: Of the values.
-        kimg: Where they were recorded.
-        series: By name; a gap where a value is None.
-        best: A point to mark, as thousands of images and value; such a chart has the page's whole width.
+        title: Title of the chart.
+        unit: Unit of the values.
+        kimg: Horizontal positions of the values.
+        series: Values by name; None is a gap.
+        best: Position and value of a point to mark; such a chart has the full width of the page.
     """
     wide = best is not None
     traces: list[Any] = [
@@ -86,7 +86,7 @@ def curves(
 
 
 def bars(title: str, unit: str, values: Mapping[str, float]) -> Chart:
-    """Return a horizontal bar for each name, the first on top."""
+    """Return a chart with a horizontal bar for each name, the first on top."""
     names = [escape(name) for name in values]
     trace = go.Bar(x=list(values.values()), y=names, orientation="h", marker={"color": COLOURS[0]})
     return chart(

@@ -1,4 +1,4 @@
-"""Blocks as one HTML file, with plotly.js and all pictures in it."""
+"""The report of a run or search as one HTML file, with plotly.js and all pictures in it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ TEMPLATE = "page.html"
 def write_report(
     uri: str, out: str, optuna_storage: str | None = None
 ) -> tuple[Literal["run", "search"], int]:
-    """Write the page of a run or a search; nothing else is written, and nothing is held up.
+    """Write the report of a run or a search, which may be running; its folder stays unchanged and unlocked.
 
     Args:
-        uri: The folder of a run or a search, which may be running.
+        uri: The folder of a run or a search.
         out: The file to write, a path or a URI.
-        optuna_storage: The database that a search's study is in, if it is in one: a URL, or `env:NAME`.
+        optuna_storage: Database of a search's study, if it is in a database: a URL, or `env:NAME`.
 
     Returns:
-        What it is of, and its size in bytes.
+        Whether it is a run or a search, and the size of the file in bytes.
 
     Raises:
-        GanDistError: a database is given, and `uri` is a run.
+        GanDistError: `optuna_storage` is given for a run.
         CheckpointError: `uri` is neither a run nor a search, or a search whose `search.json` is damaged.
         ConfigError: this version cannot read its configuration.
-        StorageError: something there cannot be read, or `out` cannot be written.
+        StorageError: a file of the folder cannot be read, or `out` cannot be written.
     """
     of_search = is_search(uri)
     storage.require_writable(out)
     if of_search:
-        # It brings Optuna and scikit-learn, which take seconds that a run's page does without.
+        # It imports Optuna and scikit-learn, which takes seconds; a run's page does not need them.
         from gan_dist.report.search import search_page
 
         page = search_page(uri, optuna_storage)
@@ -58,7 +58,7 @@ def write_report(
 
 
 def render(page: Page) -> str:
-    """Return a page as HTML that loads nothing: its policy forbids it, and scripts other than its own."""
+    """Return a page as HTML. Its content security policy forbids it to load anything or run other scripts."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,10 +1,11 @@
-"""A run's sample grids as PNGs within the page, few enough and small enough to be mailed."""
+"""Sample grids of a run as PNGs in the page, few enough and small enough for a mail."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
+from typing import TypeVar
 
 from PIL import Image
 
@@ -12,39 +13,45 @@ from gan_dist.core import storage
 from gan_dist.report.blocks import Block, Note, Picture, Pictures, kimg
 
 EARLIER = 11
-"""Grids that are shown beside the newest."""
+"""Number of grids besides the newest."""
 LARGE, SMALL = 1200, 560
-"""Edges in pixels to which pictures are reduced."""
+"""Largest edges of pictures in pixels."""
+_GRID = re.compile(r"fakes_(\d+(?:\.\d+)?)\.png")
+
+T = TypeVar("T")
 
 
 def grids(run_uri: str) -> list[Block]:
-    """Return the newest sample grid of a run, large, and earlier ones, evenly spread over the run."""
-    names = [
-        name for name in storage.list_names(storage.join(run_uri, "samples")) if _images(name) is not None
-    ]
+    """Return the newest sample grid of a run, large, and earlier ones, evenly spaced over the run."""
+    folder = storage.join(run_uri, "samples")
+    matches = map(_GRID.fullmatch, storage.list_names(folder))
+    names = sorted((float(match[1]), match[0]) for match in matches if match)
     if not names:
         return [Note("No samples yet: the first come with the first evaluation.")]
-    names.sort(key=_images)  # type: ignore[arg-type]  # those without are left out
-    chosen = evenly(names[:-1], EARLIER)
-    found = [_picture(run_uri, name, LARGE if name == names[-1] else SMALL) for name in [*chosen, names[-1]]]
-    whole = [picture for picture in found if picture]
-    blocks: list[Block] = [Pictures(whole[-1:], large=True), Pictures(whole[:-1])]
-    said = f"The same latents throughout; {len(found)} of {len(names)} grids, evenly spread over the run, "
-    said += f"are in this page, the newest reduced to {LARGE} pixels and the others to {SMALL} if larger."
-    if damaged := len(found) - len(whole):
-        said += f" {damaged} of them cannot be read as pictures."
-    return [*blocks, Note(said)]
+    *earlier, newest = names
+    chosen = [*evenly(earlier, EARLIER), newest]
+    pictures = []
+    for at, name in chosen:
+        content, edge = storage.read_bytes(storage.join(folder, name)), LARGE if name == newest[1] else SMALL
+        if picture := embed(content, f"after {kimg(1000 * at)}", edge):
+            pictures.append(picture)
+    blocks: list[Block] = [Pictures(pictures[-1:], large=True), Pictures(pictures[:-1])]
+    text = f"The same latents throughout; {len(chosen)} of {len(names)} grids, evenly spread over the run, "
+    text += f"are in this page, the newest reduced to {LARGE} pixels and the others to {SMALL} if larger."
+    if damaged := len(chosen) - len(pictures):
+        text += f" {damaged} of them cannot be read as pictures."
+    return [*blocks, Note(text)]
 
 
-def evenly(items: list[str], count: int) -> list[str]:
-    """Return `count` items or fewer, the first and the last among them, with even distances between."""
+def evenly(items: list[T], count: int) -> list[T]:
+    """Return at most `count` items at even distances, the first and the last among them."""
     if len(items) <= count:
         return items
     return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
 
 
-def embedded(content: bytes, caption: str, edge: int = LARGE) -> Picture | None:
-    """Return a PNG as a part of the page, reduced to `edge` pixels; None if it cannot be read."""
+def embed(content: bytes, caption: str, edge: int = LARGE) -> Picture | None:
+    """Return a PNG as a picture of the page, reduced to `edge` pixels; None if it cannot be read."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             picture.load()
@@ -57,14 +64,3 @@ def embedded(content: bytes, caption: str, edge: int = LARGE) -> Picture | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", caption)
-
-
-def _picture(run_uri: str, name: str, edge: int) -> Picture | None:
-    content = storage.read_bytes(storage.join(run_uri, "samples", name))
-    return embedded(content, f"after {kimg(1000 * (_images(name) or 0))}", edge)
-
-
-def _images(name: str) -> float | None:
-    """Return thousands of images, by a grid's name."""
-    found = re.fullmatch(r"fakes_(\d+(\.\d+)?)\.png", name)
-    return float(found[1]) if found else None

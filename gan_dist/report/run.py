@@ -1,49 +1,60 @@
-"""What the page of a run says."""
+"""The report of a run."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
 
-from gan_dist.artifacts.best import BestRelease, distance, find_best, split
-from gan_dist.config import RunConfig, load_config
+from gan_dist.artifacts.best import BestRelease, find_best, split_uri
+from gan_dist.artifacts.records import distance_name
+from gan_dist.config import flatten, load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError
 from gan_dist.core.storage import lock
 from gan_dist.models.release import CONFIG
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Pictures, Section, kimg, number
 from gan_dist.report.charts import curves
-from gan_dist.report.pictures import embedded, grids
-from gan_dist.report.series import Record, finite, groups, read_legible, settled
+from gan_dist.report.pictures import embed, grids
+from gan_dist.report.series import Record, constants, finite, groups, read_sorted, speed
 from gan_dist.report.settings import settings
 from gan_dist.training.loop import total_images
 
+Rows = Iterator[tuple[str, str]]
+
 
 def run_page(uri: str) -> Page:
-    """Return the page of a run, which may have recorded little or nothing yet.
+    """Return the report of a run, which may have few or no records yet.
 
     Raises:
         ConfigError: this version cannot read its configuration.
-        StorageError: something there cannot be read.
+        StorageError: a file of the run cannot be read.
     """
     config = load_config(storage.join(uri, CONFIG))
-    records, left_out = read_legible(uri)
+    records, damaged = read_sorted(uri)
     best = _lowest(records)
-    found, why = released(uri)
-    first: list[Block] = [
-        Facts(
-            [
-                *_state(uri, config, records),
-                *_measured(records, best),
-                *_made_of(config),
-                *settled(records),
-            ]
-        )
+    found, reason = find_release(uri)
+    scale = config.scale
+    hardware = f"{scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs"
+    setup = [
+        ("images", storage.redact(config.data.path)),
+        ("networks", f"{config.model.name}, latents of {config.model.latent_dim} numbers"),
+        ("loss", config.loss.name),
+        (
+            "asked for",
+            f"{scale.workers} workers of {hardware}, batches of {config.train.batch_size} over all",
+        ),
     ]
+    facts = [
+        *_state(uri, total_images(config), config.eval.patience, records),
+        *_measured(records, best),
+        *setup,
+        *constants(records),
+    ]
+    first: list[Block] = [Facts(facts)]
     if best is None:
         first.append(Note("Nothing was measured yet: there is no evaluation with a finite distance."))
-    if left_out:
-        first.append(Note(f"{left_out} lines of metrics.jsonl are damaged; they were left out."))
+    if damaged:
+        first.append(Note(f"{damaged} lines of metrics.jsonl are damaged; they were left out."))
     return Page(
         title=config.name,
         subtitle="a run",
@@ -51,84 +62,82 @@ def run_page(uri: str) -> Page:
             Section("Run", first),
             Section("Samples", grids(uri)),
             Section("Curves", _charts(records, best)),
-            Section("Best release", best_release(found, why)),
-            *settings(config),
-            Section("Go on", [Commands(list(_commands(uri, config, found)))]),
+            Section("Best release", release_blocks(found, reason)),
+            *settings(flatten(config)),
+            Section("Go on", [Commands(list(_commands(uri, config.name, config.train.kimg, found)))]),
         ],
     )
 
 
-def best_release(found: BestRelease | None, why: str) -> list[Block]:
-    """Return the picture and figures of a best release, or why there is none."""
-    if found is None:
-        return [Note(why)]
-    said = f"{found.metric} {number(found.value)} after {kimg(found.images)}"
-    rows = [("folder", storage.redact(found.release))]
-    rows += [
-        (key, number(told) if finite(told) is not None else str(told)) for key, told in found.record.items()
-    ]
-    picture = embedded(found.contents["samples.png"], said)
-    warnings = [Note(warning) for warning in found.warnings]
-    shown = (
-        Pictures([picture], large=True) if picture else Note("Its samples.png cannot be read as a picture.")
-    )
-    return [shown, Facts(rows), *warnings]
-
-
-def released(uri: str) -> tuple[BestRelease | None, str]:
-    """Return the best release of a run or search, or why there is none."""
+def find_release(uri: str) -> tuple[BestRelease | None, str]:
+    """Return the best release of a run or search, or None and the reason."""
     try:
         return find_best(uri), ""
     except CheckpointError as error:
         return None, str(error)
 
 
+def release_blocks(found: BestRelease | None, reason: str) -> list[Block]:
+    """Return the picture and the scores of a best release, or the reason why there is none."""
+    if found is None:
+        return [Note(reason)]
+    rows = [("folder", storage.redact(found.release))]
+    rows += [
+        (key, number(value) if finite(value) is not None else str(value))
+        for key, value in found.record.items()
+    ]
+    caption = f"{found.metric} {number(found.value)} after {kimg(found.images)}"
+    picture = embed(found.contents["samples.png"], caption)
+    unreadable = Note("Its samples.png cannot be read as a picture.")
+    return [
+        Pictures([picture], large=True) if picture else unreadable,
+        Facts(rows),
+        *map(Note, found.warnings),
+    ]
+
+
+def release_commands(uri: str, name: str) -> Rows:
+    """Yield the commands that copy and use the best release of a run or search."""
+    source, release = storage.redact(uri), f"releases/{name}"
+    yield "take the best as a release", shlex.join(["gan-dist", "best", source, "--to", release])
+    yield "draw its samples", shlex.join(["gan-dist", "sample", release, "--n", "64", "--out", "grid.png"])
+    yield "measure it again", shlex.join(["gan-dist", "evaluate", release])
+
+
 def _lowest(records: Sequence[Record]) -> Record | None:
     """Return the record with the lowest distance, the first of several."""
-    metric = distance(records) or ""
+    metric = distance_name(records) or ""
     measured = [record for record in records if finite(record.get(metric)) is not None]
     return min(measured, key=lambda record: float(record[metric]), default=None)
 
 
-def _state(uri: str, config: RunConfig, records: Sequence[Record]) -> Iterator[tuple[str, str]]:
-    total, images = total_images(config), records[-1]["images"] if records else 0
+def _state(uri: str, total: int, patience: int | None, records: Sequence[Record]) -> Rows:
+    images = records[-1]["images"] if records else 0
     yield "folder", storage.redact(uri)
     yield "length", f"{kimg(images)} of {kimg(total)} recorded ({min(1, images / total):.0%})"
-    worker = lock.lock_holder(uri)
     if images >= total:
         yield "state", "finished"
-    elif worker:
-        yield "state", f"not finished; {worker}"
+    elif holder := lock.lock_holder(uri):
+        yield "state", f"not finished; {holder}"
     else:
-        patience = config.eval.patience
         ended = f"ended early by eval.patience={patience}, or " if patience else ""
         yield "state", f"not finished, and nobody works on it: {ended}interrupted"
     if times := [str(record["time"]) for record in records if record.get("time")]:
         yield "recorded", f"from {times[0]} to {times[-1]}"
 
 
-def _measured(records: Sequence[Record], best: Record | None) -> Iterator[tuple[str, str]]:
-    metric = distance(records)
+def _measured(records: Sequence[Record], best: Record | None) -> Rows:
+    metric = distance_name(records)
     if best is not None and metric is not None:
         yield f"best {metric}", f"{number(best[metric])} after {kimg(best['images'])} (lower is better)"
-    speeds = [speed for record in records if (speed := finite(record.get("images_per_second")))]
-    if speeds:
-        yield "speed", f"{speeds[-1]:,.0f} images/s, evaluations left out"
-
-
-def _made_of(config: RunConfig) -> Iterator[tuple[str, str]]:
-    scale, train = config.scale, config.train
-    yield "images", storage.redact(config.data.path)
-    yield "networks", f"{config.model.name}, latents of {config.model.latent_dim} numbers"
-    yield "loss", config.loss.name
-    placed = f"{scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs"
-    yield "asked for", f"{scale.workers} workers of {placed}, batches of {train.batch_size} over all"
+    if last := speed(records):
+        yield "speed", f"{last:,.0f} images/s, evaluations left out"
 
 
 def _charts(records: Sequence[Record], best: Record | None) -> list[Block]:
     if not records:
         return [Note("Nothing was recorded yet.")]
-    metric, clock = distance(records) or "", [record["images"] / 1000 for record in records]
+    metric, clock = distance_name(records) or "", [record["images"] / 1000 for record in records]
     mark = (best["images"] / 1000, float(best[metric])) if best else None
     return [
         curves(group.title, group.unit, clock, group.series, best=mark if metric in group.series else None)
@@ -136,22 +145,13 @@ def _charts(records: Sequence[Record], best: Record | None) -> list[Block]:
     ]
 
 
-def _commands(uri: str, config: RunConfig, found: BestRelease | None) -> Iterator[tuple[str, str]]:
-    parent, name = split(uri)
-    longer = f"train.kimg={2 * config.train.kimg:g}"
+def _commands(uri: str, name: str, length: float, found: BestRelease | None) -> Rows:
+    parent, folder = split_uri(uri)
     source = storage.redact(storage.join(uri, CONFIG))
-    go_on = ["gan-dist", "train", source, f"storage={storage.redact(parent)}"]
-    # A copy goes on where it lies. A name like 00003 would be a number here; in the configuration it is text.
-    go_on += [f"name={name}"] if name != config.name else []
-    yield "continue it", shlex.join(go_on)
-    yield "continue it for longer", shlex.join([*go_on, longer])
+    command = ["gan-dist", "train", source, f"storage={storage.redact(parent)}"]
+    # A copied run continues in its own folder. In a command 00003 would be a number; in the file it is text.
+    command += [f"name={folder}"] if folder != name else []
+    yield "continue it", shlex.join(command)
+    yield "continue it for longer", shlex.join([*command, f"train.kimg={2 * length:g}"])
     if found is not None:
-        yield from commands_of_best(uri, found.name)
-
-
-def commands_of_best(uri: str, name: str) -> Iterator[tuple[str, str]]:
-    """Yield how the best of a run or search is taken and used."""
-    shown, release = storage.redact(uri), f"releases/{name}"
-    yield "take the best as a release", shlex.join(["gan-dist", "best", shown, "--to", release])
-    yield "draw its samples", shlex.join(["gan-dist", "sample", release, "--n", "64", "--out", "grid.png"])
-    yield "measure it again", shlex.join(["gan-dist", "evaluate", release])
+        yield from release_commands(uri, found.name)

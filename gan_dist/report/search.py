@@ -1,8 +1,7 @@
-"""What the page of a search says. Its study is read as it is: nothing is locked, nothing written."""
+"""The report of a search."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -12,19 +11,36 @@ from typing import Any
 from optuna.study import Study
 
 from gan_dist.artifacts.best import BestRelease
-from gan_dist.artifacts.search_folder import REPLICATES, goal, read_replicated, trial_folder
-from gan_dist.config import RunConfig, load_config
+from gan_dist.artifacts.search_folder import (
+    REPLICATES,
+    TRIALS,
+    SearchInfo,
+    read_replicated,
+    read_search,
+    trial_folder,
+)
+from gan_dist.config import flatten, load_config
 from gan_dist.core import storage
 from gan_dist.core.storage import lock
-from gan_dist.models.release import CONFIG, SEARCH
+from gan_dist.models.release import CONFIG
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
-from gan_dist.report.effort import effort
 from gan_dist.report.pictures import grids
-from gan_dist.report.run import best_release, commands_of_best, released
+from gan_dist.report.run import find_release, release_blocks, release_commands
 from gan_dist.report.search_charts import importances, learning, parallel, progress
-from gan_dist.report.series import finite, read_legible
+from gan_dist.report.series import finite, read_sorted
 from gan_dist.report.settings import settings
-from gan_dist.report.trials import COMPLETE, FAILED, PRUNED, RUNNING, UNKNOWN, Trial, of_folders, of_study
+from gan_dist.report.trials import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    UNKNOWN,
+    Trial,
+    cost,
+    folder_trials,
+    full_length,
+    study_trials,
+)
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import format_plain
 from gan_dist.search.study import SPACE
@@ -34,42 +50,47 @@ ORDER = (COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN)
 
 
 def search_page(uri: str, optuna_storage: str | None = None) -> Page:
-    """Return the page of a search, whether it has ended, is running, or was killed.
+    """Return the report of a search that has ended, is running, or was killed.
+
+    The study is only read: it is not locked, and nothing is written.
 
     Args:
-        uri: The search's folder.
-        optuna_storage: The database that its study is in, if it is in one: a URL, or `env:NAME`.
+        uri: Folder of the search.
+        optuna_storage: Database of its study, if it is in a database: a URL, or `env:NAME`.
 
     Raises:
         CheckpointError: its `search.json` is damaged or of another format, or its `replicates.json` damaged.
         ConfigError: this version cannot read its configuration.
-        StorageError: something there cannot be read, or the database has no such study.
+        StorageError: a file of the search cannot be read, or the database has no such study.
     """
-    metric, _ = goal(uri)
-    config = load_config(storage.join(uri, CONFIG))
+    info = read_search(uri)
+    metric, config = info.metric, load_config(storage.join(uri, CONFIG))
     study = read_study(uri, optuna_storage, config.name)
-    space = Space.from_json(
-        _recorded(uri).get("space", {}) if study is None else study.user_attrs.get(SPACE, {})
-    )
+    space = Space.from_json(info.space if study is None else study.user_attrs.get(SPACE, {}))
     keys = list(space.distributions)
-    trials = of_folders(uri, metric, keys) if study is None else of_study(study, uri, metric)
-    found, why = released(uri)
-    best = _number_of_best(found, trials)
-    first: list[Block] = [Facts([*_state(uri, metric, trials, found, best), *effort(config, trials)])]
+    trials = folder_trials(uri, metric, keys) if study is None else study_trials(study, uri, metric)
+    lengths = {trial.number: full_length(config, trial.values) for trial in trials}
+    found, reason = find_release(uri)
+    best = _best_number(found, trials)
+    state = _state(uri, info, trials, found, best)
+    first: list[Block] = [Facts([*state, *cost(config.scale, trials, lengths)])]
     if study is None:
         first.append(Note(_WITHOUT_STUDY))
     samples = [] if best is None else grids(trial_folder(uri, best))
+    commands = [("continue it", "# the `gan-dist tune` command that began it, again")]
+    if found is not None:
+        commands += release_commands(uri, config.name)
     sections = [
         Section("Search", first),
         Section("Space", [_space_table(space, trials, best)]),
         Section("Curves", _charts(study, space, metric, trials, best)),
-        Section("The winner", [*best_release(found, why), *samples]),
+        Section("The winner", [*release_blocks(found, reason), *samples]),
         Section(f"All {len(trials)} trials", [_table(metric, keys, trials, best)]),
     ]
-    if again := _again(uri, metric):
-        sections.append(Section("The best with other seeds", again))
-    sections += settings(config, frozenset(keys))
-    sections.append(Section("Go on", [Commands(list(_commands(uri, config, found)))]))
+    if replicas := _replicas(uri, metric):
+        sections.append(Section("The best with other seeds", replicas))
+    sections += settings(flatten(config), frozenset(keys))
+    sections.append(Section("Go on", [Commands(commands)]))
     return Page(title=config.name, subtitle="a search", sections=sections)
 
 
@@ -79,14 +100,8 @@ _WITHOUT_STUDY = (
 )
 
 
-def _recorded(uri: str) -> dict[str, Any]:
-    """Return a search's `search.json`; `goal` has seen that it is whole."""
-    found: dict[str, Any] = json.loads(storage.read_bytes(storage.join(uri, SEARCH)))
-    return found
-
-
-def _number_of_best(found: BestRelease | None, trials: Sequence[Trial]) -> int | None:
-    """Return the winner's number: that of the release, or where there is none that of the lowest value."""
+def _best_number(found: BestRelease | None, trials: Sequence[Trial]) -> int | None:
+    """Return the winner's number: the trial of the release, or without one that of the lowest value."""
     if found is not None:
         return found.trial
     best = min(trials, key=lambda trial: (trial.best, trial.number), default=None)
@@ -94,25 +109,25 @@ def _number_of_best(found: BestRelease | None, trials: Sequence[Trial]) -> int |
 
 
 def _state(
-    uri: str, metric: str, trials: Sequence[Trial], found: BestRelease | None, best: int | None
+    uri: str, info: SearchInfo, trials: Sequence[Trial], found: BestRelease | None, best: int | None
 ) -> Iterator[tuple[str, str]]:
     yield "folder", storage.redact(uri)
-    yield "minimised", metric
+    yield "minimised", info.metric
     counts = Counter(trial.state for trial in trials)
-    parts = " + ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
-    asked = _recorded(uri).get("trials")
-    of_all = f"{len(trials)} of {asked} begun" if asked else f"{len(trials)} begun"
-    yield "trials", of_all + (f" = {parts}" if parts else "")
-    worker = lock.lock_holder(uri)
-    if worker:
-        yield "process", worker
+    sums = " + ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    of_all = f"{len(trials)} of {info.trials} begun" if info.trials else f"{len(trials)} begun"
+    yield "trials", of_all + (f" = {sums}" if sums else "")
+    if holder := lock.lock_holder(uri):
+        yield "process", holder
     elif counts[RUNNING]:
         yield "process", "none: trials that are running in the study were interrupted"
     winner = next((trial for trial in trials if trial.number == best), None)
     if found is not None:
-        yield "best", f"{metric} {number(found.value)} of trial {found.trial} after {kimg(found.images)}"
+        value, after = number(found.value), kimg(found.images)
+        yield "best", f"{info.metric} {value} of trial {found.trial} after {after}"
     elif winner is not None:
-        yield "best", f"{metric} {number(winner.best)} of trial {best}, of which there is no whole release"
+        value = number(winner.best)
+        yield "best", f"{info.metric} {value} of trial {best}, of which there is no whole release"
 
 
 def _charts(
@@ -120,9 +135,10 @@ def _charts(
 ) -> list[Block]:
     if not any(trial.curve for trial in trials):
         return [Note("Nothing was measured yet.")]
-    mattered = [] if study is None else importances(study)
-    across = [] if study is None else [parallel(space, metric, trials)]
-    return [progress(metric, trials), *mattered, learning(metric, trials, best), *across]
+    course, curves = progress(metric, trials), learning(metric, trials, best)
+    if study is None:
+        return [course, curves]
+    return [course, *importances(study), curves, parallel(space, metric, trials)]
 
 
 def _space_table(space: Space, trials: Sequence[Trial], best: int | None) -> Block:
@@ -142,7 +158,7 @@ def _table(metric: str, keys: Sequence[str], trials: Sequence[Trial], best: int 
         state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
         value = number(trial.best) if math.isfinite(trial.best) else ""
         values = [_short(trial.values[key]) if key in trial.values else "" for key in keys]
-        folder = "/".join(storage.redact(trial.uri).partition("?")[0].rsplit("/", 2)[1:])
+        folder = f"{TRIALS}/{trial.number:05d}"
         rows.append([str(trial.number), state, value, f"{trial.images / 1000:g}", *values, folder])
     marked = next((place for place, trial in enumerate(trials) if trial.number == best), None)
     return Table(["trial", "state", metric, "kimg", *keys, "run"], rows, marked)
@@ -152,31 +168,25 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else format_plain(value)
 
 
-def _again(uri: str, metric: str) -> list[Block]:
-    """Return what runs of the best trials with other seeds came to, as far as there are any."""
+def _replicas(uri: str, metric: str) -> list[Block]:
+    """Return tables of the best trials' runs with other seeds, if there are any."""
     folder = storage.join(uri, REPLICATES)
     rows = []
     for name in storage.list_names(folder):
         if found := re.fullmatch(r"(\d+)-(\d+)", name):
-            records, _ = read_legible(storage.join(folder, name))
+            records, _ = read_sorted(storage.join(folder, name))
             values = [value for record in records if (value := finite(record.get(metric))) is not None]
             images = records[-1]["images"] if records else 0
             lowest = number(min(values)) if values else ""
             rows.append([f"{int(found[1])}", found[2], lowest, f"{images / 1000:g}", f"{REPLICATES}/{name}"])
     blocks: list[Block] = []
-    if again := read_replicated(uri):
+    if replicated := read_replicated(uri):
         means = [
-            [str(one.trial), number(one.mean), number(one.spread), ", ".join(map(number, one.values))]
-            for one in again
+            [str(one.trial), number(one.mean), number(one.std), ", ".join(map(number, one.values))]
+            for one in replicated
         ]
         columns = ["trial", f"mean {metric}", "standard deviation", "values, the search's own first"]
         blocks.append(Table(columns, means, 0))
     if rows:
         blocks.append(Table(["trial", "repetition", metric, "kimg", "run"], rows))
     return blocks
-
-
-def _commands(uri: str, config: RunConfig, found: BestRelease | None) -> Iterator[tuple[str, str]]:
-    yield "continue it", "# the `gan-dist tune` command that began it, again"
-    if found is not None:
-        yield from commands_of_best(uri, config.name)

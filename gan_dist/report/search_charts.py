@@ -1,4 +1,4 @@
-"""The figures of a search: how it went, how its trials learned, what mattered."""
+"""Charts of a search: its progress, learning curves, importances, and values side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES: dict[str, dict[str, Any]] = {
     UNKNOWN: {"color": COLOURS[0], "width": 1.5},
     COMPLETE: {"color": COLOURS[0], "width": 1.5},
 }
-"""Lines by state, those that should lie on top last."""
+"""Lines by state, the topmost last."""
 BEST_TO_WORST = [[0, COLOURS[1]], [0.5, COLOURS[3]], [1, COLOURS[0]]]
 TICKS = 4
 
@@ -56,7 +56,7 @@ def progress(metric: str, trials: Sequence[Trial]) -> Block:
 
 
 def learning(metric: str, trials: Sequence[Trial], best: int | None) -> Block:
-    """Return all trials' curves, a colour for each state, the best one on top."""
+    """Return the curves of all trials, a colour for each state, the best trial on top."""
     traces: list[Any] = []
     for state, line in STYLES.items():
         mine = [trial for trial in trials if trial.state == state and trial.curve]
@@ -86,7 +86,7 @@ def importances(study: Study) -> list[Block]:
 
 
 def parallel(space: Space, metric: str, trials: Sequence[Trial]) -> Block:
-    """Return complete trials as lines across the keys that all of them have, coloured by rank."""
+    """Return complete trials as lines across their common keys, coloured by rank."""
     complete = [trial for trial in trials if trial.state == COMPLETE and trial.curve]
     keys = [key for key in space.distributions if all(key in trial.values for trial in complete)]
     if len(complete) < 2 or not keys:
@@ -100,9 +100,9 @@ def parallel(space: Space, metric: str, trials: Sequence[Trial]) -> Block:
         for key in keys
     ]
     values = _axis(metric, [trial.best for trial in complete], log=_scale(complete) == "log")
-    # Places rather than values: one trial that diverged would leave all others one colour.
-    places = sorted(trial.best for trial in complete)
-    line = {"color": [places.index(trial.best) for trial in complete], "colorscale": BEST_TO_WORST}
+    # Ranks rather than values: one diverged trial would leave all others the same colour.
+    ranks = sorted(trial.best for trial in complete)
+    line = {"color": [ranks.index(trial.best) for trial in complete], "colorscale": BEST_TO_WORST}
     trace = go.Parcoords(
         dimensions=[*axes, values],
         line=line,
@@ -129,12 +129,12 @@ def _lines(name: str, trials: Sequence[Trial], line: dict[str, Any]) -> Any:
 
 
 def _scale(trials: Sequence[Trial]) -> str:
-    """Distances fall by orders of magnitude; what is not positive has no logarithm."""
+    # Distances fall by orders of magnitude; but zero and negative values have no logarithm.
     return "log" if all(value > 0 for trial in trials for value in trial.curve.values()) else "linear"
 
 
 def _axis(name: str, values: Sequence[object], *, log: bool) -> dict[str, Any]:
-    """Return a dimension of parallel coordinates: numbers, their logarithms, or places of words."""
+    """Return a dimension of parallel coordinates: numbers, their logarithms, or indices of words."""
     figures = [finite(value) for value in values]
     if any(figure is None for figure in figures):
         words = sorted({str(value) for value in values})

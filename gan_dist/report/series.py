@@ -1,4 +1,4 @@
-"""A run's records as series to draw, each with its unit, and as facts that hold all along."""
+"""Records of a run as series of numbers with their units, and as constants."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gan_dist.artifacts.best import distance
-from gan_dist.artifacts.records import METRICS, read_valid_records
-from gan_dist.core import storage
+from gan_dist.artifacts.records import distance_name, read_valid_records
+from gan_dist.core.errors import AbsentError
 
 Record = Mapping[str, Any]
 CLOCK = ("images", "kimg")
-UNTOLD = ("checkpoint", "time")
-"""What changes from record to record and is no number."""
-OF_EXTRACTOR = r"(_[a-z]\w*)?"
-"""What a score's name ends with where it is not the papers' extractor that it is of."""
+LEFT_OUT = ("checkpoint", "time")
+"""Keys whose values change from record to record and are no numbers."""
+SUFFIX = r"(_[a-z]\w*)?"
+"""Suffix of a score's name: an extractor other than that of FID."""
 GROUPS = (
-    ("Kernel distance", "lower is better", rf"kid{OF_EXTRACTOR}"),
-    ("Inception Score", "higher is better", rf"is{OF_EXTRACTOR}"),
-    ("Precision and recall", "share of images", rf"(precision|recall){OF_EXTRACTOR}"),
-    ("Density and coverage", "1 is as real images", rf"(density|coverage){OF_EXTRACTOR}"),
+    ("Kernel distance", "lower is better", rf"kid{SUFFIX}"),
+    ("Inception Score", "higher is better", rf"is{SUFFIX}"),
+    ("Precision and recall", "share of images", rf"(precision|recall){SUFFIX}"),
+    ("Density and coverage", "1 is as real images", rf"(density|coverage){SUFFIX}"),
     ("Losses", "loss, mean over the batch", r"loss_\w+"),
     ("Accuracy of the discriminator", "share judged rightly", r"(real|fake)_accuracy"),
     ("Gradient norms", "L2 norm", r"grad_norm_\w+"),
@@ -33,43 +32,44 @@ GROUPS = (
     ("Speed", "images/s, evaluations left out", r"images_per_second"),
     ("Images left out as damaged", "images", r"quarantined"),
 )
-"""Title, unit, and names of the series that are drawn together."""
+"""Title and unit of a chart, and the pattern of the names of its series."""
 UNITS = {"_s": "seconds", "_bytes": "bytes", "_gb": "GB", "_kimg": "kimg"}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Series that are drawn together."""
+    """Series in one chart."""
 
     title: str
     unit: str
     series: Mapping[str, Sequence[float | None]]
-    """By key: a value for each record; None where there is none, or none that is finite."""
+    """By key: the value in each record; None where it is absent or not finite."""
 
 
-def read_legible(run_uri: str) -> tuple[list[Record], int]:
-    """Return the records of a run by images seen, and how many lines are none and were left out.
-
-    A run that has recorded nothing has no records.
-    """
-    if not storage.exists(storage.join(run_uri, METRICS)):
+def read_sorted(run_uri: str) -> tuple[list[Record], int]:
+    """Return the records of a run by images seen, and the number of damaged lines; no file has no records."""
+    try:
+        records, damaged = read_valid_records(run_uri)
+    except AbsentError:
         return [], 0
-    records, damaged = read_valid_records(run_uri)
     return sorted(records, key=lambda record: int(record["images"])), len(damaged)
 
 
 def finite(value: object) -> float | None:
-    """Return a value that is a finite number, as what it is; else None."""
+    """Return a value if it is a finite number, else None."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return value
     return None
 
 
 def groups(records: Sequence[Record]) -> list[Group]:
-    """Return every series of numbers, grouped; the distance first, what has no group of its own last."""
-    left = {key: values for key, values in _numbers(records).items() if not _same(records, key)}
+    """Return all series of numbers in groups: the distance first, series without a group last."""
+    keys = dict.fromkeys(key for record in records for key in record if key not in CLOCK)
+    varying = [key for key in keys if not _constant(records, key)]
+    left = {key: [finite(record.get(key)) for record in records] for key in varying}
+    left = {key: values for key, values in left.items() if any(value is not None for value in values)}
     found = []
-    metric = distance(records)
+    metric = distance_name(records)
     if metric in left:
         found.append(Group("Distance", "lower is better", {metric: left.pop(metric)}))
     for title, unit, pattern in GROUPS:
@@ -81,24 +81,23 @@ def groups(records: Sequence[Record]) -> list[Group]:
     return found
 
 
-def settled(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
-    """Yield what records say that is no series: words, and whole numbers that never change."""
+def constants(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """Yield the values that are no series: texts, and integers that are the same in all records."""
     for key in dict.fromkeys(key for record in records for key in record):
-        if key in CLOCK or key in UNTOLD:
+        if key in CLOCK or key in LEFT_OUT:
             continue
         values = [record[key] for record in records if record.get(key) is not None]
-        words = [value for value in values if isinstance(value, str)]
-        if _same(records, key) or words:
-            yield key, ", then ".join(dict.fromkeys(map(str, words or values[:1])))
+        texts = [value for value in values if isinstance(value, str)]
+        if _constant(records, key) or texts:
+            yield key, ", then ".join(dict.fromkeys(map(str, texts or values[:1])))
 
 
-def _numbers(records: Sequence[Record]) -> dict[str, list[float | None]]:
-    keys = dict.fromkeys(key for record in records for key in record if key not in CLOCK)
-    series = {key: [finite(record.get(key)) for record in records] for key in keys}
-    return {key: values for key, values in series.items() if any(value is not None for value in values)}
+def speed(records: Sequence[Record]) -> float | None:
+    """Return the images per second of the last record that has them."""
+    rates = [rate for record in records if (rate := finite(record.get("images_per_second")))]
+    return rates[-1] if rates else None
 
 
-def _same(records: Sequence[Record], key: str) -> bool:
-    """Tell whether a key has one whole number all along."""
+def _constant(records: Sequence[Record], key: str) -> bool:
     values = [record[key] for record in records if record.get(key) is not None]
     return bool(values) and isinstance(values[0], int) and all(value == values[0] for value in values)

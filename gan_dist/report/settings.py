@@ -1,8 +1,9 @@
-"""A configuration as tables: what was set otherwise than by default first."""
+"""A configuration as tables: first what differs from the defaults."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from gan_dist.config import DataConfig, RunConfig, flatten
 from gan_dist.config.loss_defaults import LOSS_DEFAULTS
@@ -10,24 +11,24 @@ from gan_dist.core import storage
 from gan_dist.report.blocks import Section, Table
 
 
-def settings(config: RunConfig, varied: frozenset[str] = frozenset()) -> list[Section]:
-    """Return what differs from the defaults, and folded everything else.
+def settings(values: Mapping[str, object], varied: frozenset[str] = frozenset()) -> list[Section]:
+    """Return the values that differ from the defaults, and folded all others.
 
     Args:
-        config: The resolved configuration. Defaults are those that its loss brings with it.
-        varied: Keys that a search varies, and that are left out.
+        values: The resolved configuration by key. The defaults are those of its loss.
+        varied: Keys that a search varies; they are left out.
     """
-    # No run has a section `search`: a search keeps it in its study.
-    left_out = varied | {"search"}
-    values = {key: value for key, value in flatten(config).items() if key not in left_out}
-    bare = RunConfig(name=config.name, data=DataConfig(path=config.data.path))
-    defaults = flatten(bare) | LOSS_DEFAULTS.get(config.loss.name, {})
-    set_here = [key for key in values if key not in defaults or values[key] != defaults[key]]
-    set_here = ["data.path", *(key for key in set_here if key != "data.path")]
-    others = [[key, _written(values[key])] for key in values if key not in set_here]
+    loss = str(values["loss.name"])
+    # A run has no section `search`, which a search keeps in its study.
+    values = {key: value for key, value in values.items() if key not in varied | {"search"}}
+    bare = RunConfig(name=str(values["name"]), data=DataConfig(path=str(values["data.path"])))
+    defaults = flatten(bare) | LOSS_DEFAULTS.get(loss, {})
+    changed = [key for key in values if key not in defaults or values[key] != defaults[key]]
+    changed = ["data.path", *(key for key in changed if key != "data.path")]
+    others = [[key, _format(values[key])] for key in values if key not in changed]
     rows = [
-        [key, _written(values[key]), _written(defaults[key]) if values[key] != defaults[key] else ""]
-        for key in set_here
+        [key, _format(values[key]), _format(defaults[key]) if values[key] != defaults[key] else ""]
+        for key in changed
     ]
     return [
         Section("Set otherwise than by default", [Table(["key", "value", "default"], rows)]),
@@ -35,6 +36,6 @@ def settings(config: RunConfig, varied: frozenset[str] = frozenset()) -> list[Se
     ]
 
 
-def _written(value: object) -> str:
-    """Return a value as it stands after `key=`; a URI without what is secret in it."""
+def _format(value: object) -> str:
+    """Return a value as in `key=value`, without secrets in URIs."""
     return storage.redact(value) if isinstance(value, str) else json.dumps(value, default=str)

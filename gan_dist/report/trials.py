@@ -1,9 +1,10 @@
-"""A search's trials as its study has them, or where that is not at hand as their folders do."""
+"""Trials of a search, read from its study or, without a study, from their folders; and their cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,11 +13,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from gan_dist.artifacts.search_folder import READERS, trial_folder, trial_folders
-from gan_dist.config import flatten, load_config
+from gan_dist.config import RunConfig, ScaleConfig, flatten, load_config
 from gan_dist.core import storage
 from gan_dist.models.release import CONFIG
-from gan_dist.report.series import Record, finite, read_legible
+from gan_dist.report.blocks import kimg
+from gan_dist.report.series import Record, finite, read_sorted, speed
 from gan_dist.search.study import REASON
+from gan_dist.training.loop import total_images
 
 COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN = "complete", "pruned", "failed", "running", "unknown"
 STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
@@ -24,85 +27,81 @@ STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.F
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial."""
+    """A trial of a search."""
 
     number: int
     state: str
     """`complete`, `pruned`, `failed`, `running` (or interrupted), or `unknown` without a study."""
     reason: str
-    """Why it failed; else nothing."""
+    """Why it failed; empty otherwise."""
     values: Mapping[str, object]
-    """What it varies, by configuration key."""
+    """Values of the varied configuration keys."""
     curve: Mapping[int, float]
     """Finite measurements by images seen, in order."""
     images: int
-    """Images that it has trained with, as far as it has told."""
-    uri: str
-    """Its run's folder."""
+    """Images seen at its last measurement."""
     rate: float | None
-    """Images a second by its last record; None where there is none."""
+    """Images per second in its last record; None if there is none."""
     ended: datetime | None = None
 
     @property
     def best(self) -> float:
-        """The lowest finite value that it has told, or infinity."""
+        """The lowest finite measurement, or infinity."""
         return min(self.curve.values(), default=math.inf)
 
 
-def of_study(study: Study, uri: str, metric: str) -> list[Trial]:
-    """Return all trials of a search that were begun, in order.
+def study_trials(study: Study, uri: str, metric: str) -> list[Trial]:
+    """Return the trials of a study that have begun, in order.
 
     Args:
-        study: The search's.
-        uri: Its folder. Of trials that have not ended this may know more than the study: what was measured as
-            they were interrupted.
-        metric: Name of what trials are compared by.
+        study: The study.
+        uri: Folder of the search. For trials that have not ended it may have later measurements than the
+            study, from the moment of an interruption.
+        metric: Name of the value that trials are compared by.
     """
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-    places = [trial_folder(uri, trial.number) for trial in begun]
-    return [_of_study(metric, *one) for one in zip(begun, places, _records(places), strict=True)]
+    folders = [trial_folder(uri, trial.number) for trial in begun]
+    return [_study_trial(metric, *one) for one in zip(begun, _read_all(folders), strict=True)]
 
 
-def of_folders(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
-    """Return the trials of a search that have a folder, in order; how each ended is not known there.
+def folder_trials(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
+    """Return the trials of a search that have a folder, in order; their states are unknown.
 
     Args:
-        uri: The search's folder.
-        metric: Name of what trials are compared by.
-        keys: What varies.
+        uri: Folder of the search.
+        metric: Name of the value that trials are compared by.
+        keys: The varied configuration keys.
     """
-    places = trial_folders(uri)
-    found = []
-    for (place, number), records in zip(places, _records([place for place, _ in places]), strict=True):
-        source = storage.join(place, CONFIG)
+    folders = trial_folders(uri)
+    trials = []
+    for (folder, number), records in zip(folders, _read_all([one for one, _ in folders]), strict=True):
+        source = storage.join(folder, CONFIG)
         config = flatten(load_config(source)) if storage.exists(source) else {}
         values = {key: config[key] for key in keys if key in config}
         images = records[-1]["images"] if records else 0
-        found.append(
-            Trial(number or 0, UNKNOWN, "", values, _curve(records, metric), images, place, _rate(records))
-        )
-    return found
+        curve = _curve(records, metric)
+        trials.append(Trial(number, UNKNOWN, "", values, curve, images, speed(records)))
+    return trials
 
 
-def _of_study(metric: str, trial: FrozenTrial, uri: str, records: Sequence[Record]) -> Trial:
+def _study_trial(metric: str, trial: FrozenTrial, records: Sequence[Record]) -> Trial:
     recorded = {} if trial.state.is_finished() else _curve(records, metric)
-    told = dict(sorted((recorded | trial.intermediate_values).items()))
+    values = dict(sorted((recorded | trial.intermediate_values).items()))
     return Trial(
         number=trial.number,
         state=STATES.get(trial.state, RUNNING),
         reason=str(trial.user_attrs.get(REASON, "")),
         values=trial.params,
-        curve={images: value for images, value in told.items() if math.isfinite(value)},
-        images=max(told, default=0),
-        uri=uri,
-        rate=_rate(records),
+        curve={images: value for images, value in values.items() if math.isfinite(value)},
+        images=max(values, default=0),
+        rate=speed(records),
         ended=trial.datetime_complete,
     )
 
 
-def _records(places: Sequence[str]) -> list[list[Record]]:
+def _read_all(folders: Sequence[str]) -> list[list[Record]]:
     with ThreadPoolExecutor(READERS) as pool:
-        return [records for records, _ in pool.map(read_legible, places)]
+        return [records for records, _ in pool.map(read_sorted, folders)]
 
 
 def _curve(records: Sequence[Record], metric: str) -> dict[int, float]:
@@ -110,6 +109,53 @@ def _curve(records: Sequence[Record], metric: str) -> dict[int, float]:
     return {images: value for images, value in measured if value is not None}
 
 
-def _rate(records: Sequence[Record]) -> float | None:
-    rates = [rate for record in records if (rate := finite(record.get("images_per_second")))]
-    return rates[-1] if rates else None
+def cost(
+    scale: ScaleConfig, trials: Sequence[Trial], lengths: Mapping[int, int]
+) -> Iterator[tuple[str, str]]:
+    """Yield the images and hours that the trials took, and those that pruning saved, with the arithmetic.
+
+    Args:
+        scale: Resources of a trial.
+        trials: All trials that have begun.
+        lengths: The result of `full_length` by the number of the trial.
+    """
+    trained = sum(trial.images for trial in trials)
+    by_state: Counter[str] = Counter()
+    for trial in trials:
+        by_state[trial.state] += trial.images
+    sums = " + ".join(f"{images / 1000:,.10g} {state}" for state, images in by_state.items())
+    yield "trained", kimg(trained) + (f" = {sums}" if len(by_state) > 1 else "")
+    pruned = [trial for trial in trials if trial.state == PRUNED]
+    if pruned:
+        whole, done = sum(lengths[one.number] for one in pruned), sum(one.images for one in pruned)
+        saved = whole - done
+        yield (
+            "saved by stopping early",
+            f"{kimg(saved)} = {kimg(whole)} that {len(pruned)} pruned trials would have had to their end - "
+            f"{kimg(done)} that they had; {saved / (trained + saved):.0%} of {kimg(trained + saved)} in all",
+        )
+
+    # Hours of the hardware that trials reserve, without evaluations and waiting.
+    each, unit = (scale.gpus_per_worker, "GPU") if scale.gpus_per_worker else (scale.cpus_per_worker, "CPU")
+    timed = [(trial, trial.rate) for trial in trials if trial.rate]
+    if not timed:
+        return
+    hours = sum(trial.images / rate for trial, rate in timed) / 3600
+    text = f"{scale.workers * each * hours:.3g} {unit}-hours = {hours:.3g} hours of training x "
+    text += f"{scale.workers} workers x {each:g} {unit}s; a trial's hours are its images over its images/s, "
+    text += "evaluations left out"
+    if len(timed) < len(trials):
+        text += f"; of the {len(timed)} trials that have recorded their speed"
+    yield f"{unit}-hours", text
+    left = [(lengths[one.number] - one.images) / rate for one, rate in timed if one.state == PRUNED]
+    if left:
+        yield f"{unit}-hours saved", f"{scale.workers * each * sum(left) / 3600:.3g}, reckoned likewise"
+
+
+def full_length(config: RunConfig, values: Mapping[str, object]) -> int:
+    """Return the images of a trial that is not stopped early; its values may change its length."""
+    sections = {}
+    for section, keys in (("train", ("kimg", "batch_size")), ("optim", ("d_steps",))):
+        update = {key: values[f"{section}.{key}"] for key in keys if f"{section}.{key}" in values}
+        sections[section] = getattr(config, section).model_copy(update=update)
+    return total_images(config.model_copy(update=sections))

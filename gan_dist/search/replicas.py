@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from optuna.trial import TrialState
 
 from gan_dist.artifacts import records
-from gan_dist.artifacts.search_folder import REPLICATED, Replicated
+from gan_dist.artifacts.search_folder import REPLICATED, ReplicatedTrial
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.storage.hashed_folder import to_json
@@ -24,13 +24,13 @@ def replica_configs(plan: Plan, study: SearchStudy) -> list[RunConfig]:
     return [config for number, values in _best(study).items() for config in _replicas(plan, number, values)]
 
 
-def record_replicas(plan: Plan, study: SearchStudy, metric: str) -> list[Replicated]:
+def record_replicas(plan: Plan, study: SearchStudy, metric: str) -> list[ReplicatedTrial]:
     """Return the best trials' values over all seeds, the best mean first, and write them to the folder."""
     if not plan.search.replicates:
         return []
     own = {trial.number: lowest_value(trial) for trial in study.trials()}
     found = [
-        Replicated(
+        ReplicatedTrial(
             number,
             (own[number], *(_lowest(config.run_uri, metric) for config in _replicas(plan, number, values))),
         )
@@ -38,7 +38,7 @@ def record_replicas(plan: Plan, study: SearchStudy, metric: str) -> list[Replica
     ]
     found.sort(key=lambda one: (one.mean, one.trial))
     record = [
-        {"trial": one.trial, "values": one.values, "mean": one.mean, "std": one.spread}
+        {"trial": one.trial, "values": one.values, "mean": one.mean, "std": one.std}
         for one in found
         if math.isfinite(one.mean)
     ]

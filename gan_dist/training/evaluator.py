@@ -13,12 +13,12 @@ from gan_dist.data.batches.loader import image_resolution
 from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.digits import Digits
-from gan_dist.evaluation.images import BLOCK, Fakes, Reals, blocks
-from gan_dist.evaluation.metrics.frechet import bias_warning
-from gan_dist.evaluation.metrics.modes import Modes
-from gan_dist.evaluation.reference import Cache, Reference, statistics_key, tally_groups
-from gan_dist.evaluation.scores import require_possible, scores
-from gan_dist.evaluation.statistics import FeatureStatistics, kept
+from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
+from gan_dist.evaluation.metrics.class_scores import DigitModes
+from gan_dist.evaluation.metrics.distances import bias_warning
+from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_key
+from gan_dist.evaluation.scores import compute_scores, require_possible
+from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
 
 DRAWS = 5
 """Sets of latents from which the noise of a measurement is estimated."""
@@ -53,8 +53,8 @@ class Evaluator:
         require_possible(self._extractor, config.eval.metrics, fewest)
         self._resolution = image_resolution(config.data, images)
         self._of_digits = _shows_digits(images.manifest)
-        self._reals = Reals(images, self._resolution)
-        self._keep = kept(config.eval.metrics, config.eval.samples)
+        self._reals = RealImages(images, self._resolution)
+        self._stored = stored_features(config.eval.metrics, config.eval.samples)
         if context.rank == 0:
             for count in (self._reals.total, config.eval.samples):
                 if warning := bias_warning(count, self._extractor.dim):
@@ -86,18 +86,20 @@ class Evaluator:
             NonFiniteError: the generator or the extractor gives something that is not a number.
         """
         context, samples = self._context, self._config.eval.samples
-        tally = self._tally(samples, class_score="is" in self._config.eval.metrics, modes=self._modes())
+        statistics = self._empty_statistics(
+            samples, inception_score="is" in self._config.eval.metrics, modes=self._modes()
+        )
         labels = self._labels if self._config.model.conditional else None
-        fakes = Fakes(
+        fakes = GeneratedImages(
             generator, self._config.model.latent_dim, self._resolution, labels, self._config.seed, draw
         )
-        for index, part in list(blocks(0, samples))[context.rank :: context.world_size]:
+        for index, part in list(block_slices(0, samples))[context.rank :: context.world_size]:
             images = fakes.block(index, context.device)[part]
-            tally.add(self._extractor, BLOCK * index, images, None, "generated")
-        tally.all_reduce()
+            statistics.add(self._extractor, BLOCK * index, images, None, "generated")
+        statistics.all_reduce()
         figures: dict[str, float] = {}
         if context.rank == 0 and self._reference is not None:
-            figures = scores(tally, self._reference, self._extractor, self._config.eval.metrics)
+            figures = compute_scores(statistics, self._reference, self._extractor, self._config.eval.metrics)
         figures = broadcast_from_rank0(context, figures)
         return Measurement(figures[self.metric], figures)
 
@@ -114,39 +116,40 @@ class Evaluator:
     def _known_or_computed(self, images: ImageSet) -> tuple[Reference | None, Tensor]:
         """Return the set's statistics, which only rank 0 needs, and how often each class occurs."""
         context = self._context
-        cache = Cache(
-            self._config.data.path, statistics_key(images, self._extractor, self._resolution, self._keep)
+        cache = ReferenceCache(
+            self._config.data.path, statistics_key(images, self._extractor, self._resolution, self._stored)
         )
         reference = cache.load() if context.rank == 0 else None
         labels: Tensor | None = broadcast_from_rank0(context, reference and reference.labels)
         if labels is not None:
             return reference, labels
-        tally = self._tally(self._reals.total)
+        statistics = self._empty_statistics(self._reals.total)
         mine = self._reals.groups[context.rank :: context.world_size]
-        tally_groups(tally, self._extractor, self._reals, mine).all_reduce()
-        reference = Reference.of(tally)
+        statistics.add_row_groups(self._extractor, self._reals, mine)
+        statistics.all_reduce()
+        reference = Reference.of(statistics)
         if context.rank == 0 and (warning := cache.save(reference)):
             context.warn(warning)
         return reference, reference.labels
 
-    def _tally(
-        self, total: int, *, class_score: bool = False, modes: Modes | None = None
+    def _empty_statistics(
+        self, total: int, *, inception_score: bool = False, modes: DigitModes | None = None
     ) -> FeatureStatistics:
         return FeatureStatistics.empty(
             self._extractor,
             total,
-            keep=min(self._keep, total),
+            stored=min(self._stored, total),
             image_values=self._reals.channels * self._resolution**2,
             classes=self._reals.classes,
-            class_score=class_score,
+            inception_score=inception_score,
             modes=modes,
             device=self._context.device,
         )
 
-    def _modes(self) -> Modes | None:
+    def _modes(self) -> DigitModes | None:
         if not self._of_digits or not isinstance(self._extractor, Digits):
             return None
-        return Modes(self._extractor, self._reals.channels, self._context.device)
+        return DigitModes(self._extractor, self._reals.channels, self._context.device)
 
 
 def _shows_digits(manifest: Manifest) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 from PIL.Image import Image
@@ -95,7 +97,7 @@ class Recorder:
         record = self._record(metrics)
         folder, name = None, ""
         if self._first:
-            folder = records.local_folder()
+            folder = Path(tempfile.mkdtemp(prefix="gan-dist-"))
             states.save(self._state, str(folder), self._config_yaml)
             self._context.before_writing()
             name = states.checkpoint_name(self._state.images, checkpoint_names(self._run_uri))

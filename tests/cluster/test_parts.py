@@ -13,7 +13,7 @@ from gan_dist.cluster.evaluation_pool import ray_workers
 from gan_dist.config import ScaleConfig
 from gan_dist.core.errors import CapacityError, DataError, WorkerError
 from gan_dist.evaluation.assess import assess
-from gan_dist.evaluation.tasks import TallyReals, here
+from gan_dist.evaluation.tasks import MeasureReal, run_here
 from tests.cluster.conftest import AddNode
 from tests.support.parts import Deadly, Exhausting, Held, Numbered, let_go
 from tests.support.releases import request_of, untrained
@@ -29,9 +29,9 @@ def test_processes_find_what_one_process_finds(tmp_path: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    alone = assess(request, here, lambda *_: None)
+    alone = assess(request, run_here)
     with ray_workers(ScaleConfig(workers=2)) as workers:
-        together = assess(request, workers, lambda *_: None)
+        together = assess(request, workers)
     assert together.figures == alone.figures
     assert alone.nearest is not None
     assert together.nearest is not None
@@ -45,7 +45,7 @@ def test_a_users_error_in_a_process_is_told_as_it_is(tmp_path: Path) -> None:
         ray_workers(ScaleConfig()) as workers,
         pytest.raises(DataError, match="have 3 channels and the generator's have 1"),
     ):
-        list(workers(request, [TallyReals(range(1), 64)]))
+        list(workers(request, [MeasureReal(range(1), 64)]))
 
 
 def test_processes_go_from_part_to_part_and_a_killed_one_is_replaced(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_wrong_configuration_is_told_before_anything_is_submitted() -> None:
         ("sample runs/faces --out x.jpg", "--out x.jpg: pictures are written as PNG"),
         ("sample runs/faces --n 60 --interpolate 8", "set --n 56 or 64"),
         ("sample runs/faces --single --out x.png", "--single writes into a folder"),
-        ("export runs/faces --to x.pth", "--to x.pth: end the name in .pt2"),
+        ("export runs/faces --to x.pth", "--to x.pth has no known ending; end the name in .pt2"),
         ("best runs/faces kimg=3", "kimg=3: settings are for --retrain"),
         ("best runs/faces --retrain", "--retrain needs --to DIR"),
         ("pack photos", "DEST is missing"),

@@ -23,7 +23,7 @@ class Numbered:
     folder: Path
     images: int = 1
 
-    def __call__(self, studio: EvaluationWorker) -> tuple[int, int]:
+    def __call__(self, worker: EvaluationWorker) -> tuple[int, int]:
         once = self.folder / "killed"
         if self.number == 3 and not once.exists():
             once.touch()
@@ -40,7 +40,7 @@ class Held:
     folder: Path
     images: int = 1
 
-    def __call__(self, studio: EvaluationWorker) -> int:
+    def __call__(self, worker: EvaluationWorker) -> int:
         (self.folder / f"begun-{self.number}").touch()
         while not (self.folder / "go").exists():
             time.sleep(0.05)
@@ -67,7 +67,7 @@ class Deadly:
 
     images: int = 1
 
-    def __call__(self, studio: EvaluationWorker) -> None:
+    def __call__(self, worker: EvaluationWorker) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -78,7 +78,7 @@ class Exhausting:
     folder: Path
     images: int = 1
 
-    def __call__(self, studio: EvaluationWorker) -> None:
+    def __call__(self, worker: EvaluationWorker) -> None:
         with (self.folder / "tried").open("a") as file:
             file.write("x")
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -12,8 +12,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from gan_dist.artifacts.best import is_figure
-from gan_dist.artifacts.records import METRICS, read_records
+from gan_dist.artifacts.records import METRICS, is_score, read_records
 from gan_dist.artifacts.search_folder import trial_folder
 from gan_dist.cluster.connect import connect_for
 from gan_dist.cluster.jobs.secrets import keep_credentials_from_trials
@@ -203,7 +202,7 @@ class _StudyTrials(TrialSource):
         """Return an error if a trial recorded only other metrics than the search's; None if none at all."""
         uri = trial_folder(self._plan.uri, number)
         records = read_records(uri) if storage.exists(storage.join(uri, METRICS)) else []
-        found = sorted({key for record in records for key in record if is_figure(key)})
+        found = sorted({key for record in records for key in record if is_score(key)})
         if not found:
             return None
         return ClusterError(

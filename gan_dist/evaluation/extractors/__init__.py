@@ -1,28 +1,44 @@
-"""The extractor of a name: one of the package's, or a user's own."""
+"""Feature extractors by name: the package's own, or a user's class, `eval.extractor=package.module:Class`.
+
+A user's class is called with the device (`torch.device`), and its object must
+
+- have `dim`, the number of features, and `hash`, the SHA-256 of its weights or of whatever else defines it;
+- return, for images uint8 (B, C, H, W) on the device, features (B, dim) of a floating type, or `Features`.
+
+It may have `name` (absent: the class's name in lower case), `classes` (absent: 0, and logits are ignored),
+and `layer` and `resize`, which are recorded. A PyTorch module is switched to evaluation mode.
+"""
 
 from __future__ import annotations
 
-import torch
+import importlib
+import inspect
+import re
+from typing import Any
 
-from gan_dist.core.errors import ConfigError, nearest
-from gan_dist.evaluation.extractors.custom import load_custom
+import torch
+from torch import Tensor, nn
+
+from gan_dist.core.errors import ConfigError, Problem, nearest
 from gan_dist.evaluation.extractors.digits import load_digits
-from gan_dist.evaluation.extractors.features import BUILT_IN, Extractor
+from gan_dist.evaluation.extractors.features import BUILT_IN, Extractor, Features, exact
 from gan_dist.evaluation.extractors.inception import load_inception
 from gan_dist.evaluation.extractors.random_features import RandomFeatures
 
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
 
 def load_extractor(name: str, device: torch.device, *, inception_weights: str | None = None) -> Extractor:
-    """Return the extractor of a name.
+    """Return the extractor with a name.
 
     Args:
-        name: One of `BUILT_IN`, or `package.module:Class` for a user's own: see `custom.py`.
-        device: Where it computes.
-        inception_weights: Path or URI of the weights of `inception`; absent, the environment says it.
+        name: One of `BUILT_IN`, or `package.module:Class` for a user's class.
+        device: Device of the computation.
+        inception_weights: Path or URI of the weights of `inception`; absent, an environment variable has it.
 
     Raises:
         ConfigError: there is no such extractor, or it lacks something.
-        CheckpointError: its weights are damaged or others.
+        CheckpointError: its weights are damaged or of another network.
         StorageError: its weights cannot be read.
     """
     if name == "digits":
@@ -32,10 +48,130 @@ def load_extractor(name: str, device: torch.device, *, inception_weights: str | 
     if name == "random":
         return RandomFeatures(device)
     if ":" in name:
-        return load_custom(name, device)
-    raise ConfigError(
-        [
-            f"eval.extractor={name}: there is no such extractor; use {', '.join(BUILT_IN)}, or a class of "
-            f"your own as package.module:Class{nearest(name, BUILT_IN)}"
-        ]
+        return _load_custom(name, device)
+    raise _error(
+        f"eval.extractor={name}: there is no such extractor",
+        f"use {', '.join(BUILT_IN)}, or a class of your own as package.module:Class{nearest(name, BUILT_IN)}",
     )
+
+
+class CustomExtractor:
+    """A user's object with the interface of the package's extractors.
+
+    Args:
+        path: Its import path, for errors.
+        inner: The object.
+        device: Device of the computation.
+
+    Raises:
+        ConfigError: the object lacks an attribute, or an attribute has an impossible value.
+    """
+
+    def __init__(self, path: str, inner: Any, device: torch.device) -> None:
+        if problems := _problems(inner):
+            raise ConfigError(
+                [
+                    Problem(f"eval.extractor={path}: {what}", remedy, ("eval.extractor",))
+                    for what, remedy in problems
+                ]
+            )
+        self.name: str = _name(inner)
+        self.metric = f"fd_{self.name}"
+        self.dim: int = inner.dim
+        self.classes: int = getattr(inner, "classes", 0)
+        self.hash: str = inner.hash
+        self.layer = str(getattr(inner, "layer", "output"))
+        self.resize = str(getattr(inner, "resize", "own"))
+        self._path = path
+        self._inner = inner.eval() if isinstance(inner, nn.Module) else inner
+        self._device = device
+
+    def __call__(self, images: Tensor) -> Features:
+        """Return the user's features as float32, and logits where it has classes.
+
+        Raises TypeError if images are not uint8, ConfigError if the user's code returns another shape or type
+        than it should.
+        """
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images are {images.dtype}, not torch.uint8")
+        with exact(self._device):
+            returned = self._inner(images.to(self._device))
+        features, logits = returned if isinstance(returned, Features) else (returned, None)
+        count = len(images)
+        return Features(
+            self._checked(features, "features", (count, self.dim)),
+            self._checked(logits, "logits", (count, self.classes)) if self.classes else None,
+        )
+
+    def _checked(self, values: Any, what: str, shape: tuple[int, int]) -> Tensor:
+        if not isinstance(values, Tensor):
+            returned = f"a {type(values).__name__}"
+        elif values.shape != shape or not values.is_floating_point():
+            returned = f"{tuple(values.shape)} of {values.dtype}"
+        else:
+            return values.to(self._device, torch.float32)
+        raise _error(
+            f"eval.extractor={self._path} returned {returned} as {what} of {shape[0]} images; its `dim` is "
+            f"{self.dim} and its `classes` {self.classes}",
+            f"return {shape} of a floating type",
+        )
+
+
+def _load_custom(path: str, device: torch.device) -> CustomExtractor:
+    """Return the extractor of a user's class. Errors of the user's own code are not caught.
+
+    Raises ConfigError if there is no such module or class, or it cannot be called with the device.
+    """
+    if not _IMPORT_PATH.fullmatch(path):
+        raise _error(f"eval.extractor={path} is no import path", "write it as package.module:Class")
+    module, _, name = path.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise _error(
+            f"eval.extractor={path}: importing {module} failed ({error})",
+            "install it on every machine, or put its folder into PYTHONPATH there",
+        ) from error
+    if not callable(kind):
+        raise _error(f"eval.extractor={path}: {module} has no class {name}", "correct the name")
+    try:
+        inspect.signature(kind).bind(device)
+    except (TypeError, ValueError) as error:  # ValueError: a built-in class may have no signature
+        raise _error(
+            f"eval.extractor={path}: {name} cannot be called with the device alone ({error})",
+            "let it take one argument",
+        ) from error
+    return CustomExtractor(path, kind(device), device)
+
+
+def _error(what: str, remedy: str) -> ConfigError:
+    return ConfigError([Problem(what, remedy, ("eval.extractor",))])
+
+
+def _name(inner: Any) -> str:
+    return str(getattr(inner, "name", type(inner).__name__.lower()))
+
+
+def _problems(inner: Any) -> list[tuple[str, str]]:
+    """Return what is wrong with a user's object, each with its remedy."""
+    dim, classes = getattr(inner, "dim", None), getattr(inner, "classes", 0)
+    sha256, name = getattr(inner, "hash", None), _name(inner)
+    problems = []
+    if type(dim) is not int or dim < 1:
+        problems.append((f"`dim` is {dim!r}", "set it to the number of features, 1 or more"))
+    if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        problems.append(
+            (
+                f"`hash` is {sha256!r}",
+                "set it to the SHA-256 of its weights, as hashlib.sha256(...).hexdigest() gives it, for "
+                "statistics of other weights must not be mistaken for its own",
+            )
+        )
+    if not callable(inner):
+        problems.append(("it cannot be called", "give it a __call__(images) that returns features (B, dim)"))
+    if type(classes) is not int or classes < 0:
+        problems.append((f"`classes` is {classes!r}", "set it to the number of logits, or leave it out"))
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in BUILT_IN:
+        remedy = "set it to letters, digits, - and _, and not to a built-in extractor's"
+        problems.append((f"`name` is {name!r}", remedy))
+    return problems

@@ -17,7 +17,7 @@ LENET_PATH = Path(__file__).parents[2] / "assets" / "lenet.safetensors"
 """Weights of the `digits` extractor; `tools/train_lenet.py` made them."""
 
 LENET_SHA256 = "e0ad31e8e0e2ff08d15ffd3aba4b26bf7562d4fde696e37c6b507fcc19971837"
-"""Hash of that file. It is part of what a score means: other weights give other distances."""
+"""Hash of that file: other weights give other distances."""
 
 
 class LeNet(nn.Module):
@@ -39,22 +39,22 @@ class LeNet(nn.Module):
         self.classes = nn.Linear(self.dim, self.digits)
 
     def features(self, images: Tensor) -> Tensor:
-        """Penultimate activations float32 (B, 64) of images float32 (B, 1, 16, 16) in [-1, 1]."""
+        """Return penultimate activations float32 (B, 64) of images float32 (B, 1, 16, 16) in [-1, 1]."""
         maps = functional.avg_pool2d(functional.gelu(self.conv1(images)), 2)  # (B, 16, 8, 8)
         maps = functional.avg_pool2d(functional.gelu(self.conv2(maps)), 2)  # (B, 32, 4, 4)
         return functional.gelu(self.hidden(maps.flatten(1)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class logits float32 (B, 10) of images float32 (B, 1, 16, 16) in [-1, 1]."""
+        """Return class logits float32 (B, 10) of images float32 (B, 1, 16, 16) in [-1, 1]."""
         logits: Tensor = self.classes(self.features(images))
         return logits
 
 
 def lenet_input(images: Tensor) -> Tensor:
-    """Images uint8 (B, C, H, W) as the LeNet takes them: float32 (B, 1, 16, 16) in [-1, 1].
+    """Return images uint8 (B, C, H, W) as the input of the LeNet: float32 (B, 1, 16, 16) in [-1, 1].
 
-    C is 1 or 3; three channels are averaged to grey. Any resolution is resized bilinearly with antialiasing,
-    and real and generated images go the same way. Raises as `check_images` does.
+    C is 1 or 3; three channels are averaged to grey. Any resolution is resized bilinearly with antialiasing.
+    Raises as `check_images` does.
     """
     check_images(images, Digits.name)
     grey = images.float().mean(dim=1, keepdim=True)
@@ -66,9 +66,12 @@ def lenet_input(images: Tensor) -> Tensor:
 class Digits:
     """Features and classes of handwritten digits.
 
-    `weights` is the content of a file that `tools.train_lenet` wrote. Images of three channels are
-    averaged to grey; to classify stacked digits, where each channel is a digit, pass the channels as
-    images of their own (3B, 1, H, W).
+    Images of three channels are averaged to grey; to classify stacked digits, where each channel is a digit,
+    pass the channels as separate images (3B, 1, H, W).
+
+    Args:
+        weights: Content of a file that `tools/train_lenet.py` wrote.
+        device: Device of the computation.
     """
 
     name = "digits"
@@ -86,28 +89,26 @@ class Digits:
         self._network.to(device)
 
     def __call__(self, images: Tensor) -> Features:
-        """Features (B, 64) and logits (B, 10) of images uint8 (B, 1 or 3, H, W). Raises as `lenet_input`."""
+        """Return features (B, 64) and logits (B, 10) of images uint8 (B, 1 or 3, H, W).
+
+        Raises as `lenet_input` does.
+        """
         with exact(self._device):
             features = self._network.features(lenet_input(images.to(self._device)))
             return Features(features, self._network.classes(features))
 
     def classify(self, images: Tensor) -> Tensor:
-        """Logits float32 (B, 10) of images uint8 (B, 1 or 3, H, W). Raises as `lenet_input` does."""
+        """Return logits float32 (B, 10) of images uint8 (B, 1 or 3, H, W). Raises as `lenet_input` does."""
         with exact(self._device):
             logits: Tensor = self._network(lenet_input(images.to(self._device)))
             return logits
 
 
 def load_digits(device: torch.device, path: Path = LENET_PATH) -> Digits:
-    """The digits extractor on `device`.
+    """Return the digits extractor.
 
-    Raises CheckpointError if the file of weights at `path` is missing, or is not the file that belongs here.
+    Raises CheckpointError if the file of weights at `path` is missing or is another file.
     """
-    return Digits(_verified(path, LENET_SHA256), device)
-
-
-def _verified(path: Path, sha256: str) -> bytes:
-    # The bytes that were hashed are the bytes that are parsed: nothing reads the file a second time.
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -115,9 +116,9 @@ def _verified(path: Path, sha256: str) -> bytes:
             f"cannot read {path}: {error.strerror}", "it is part of the package: install gan-dist again"
         ) from error
     found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    if found != LENET_SHA256:
         raise CheckpointError(
-            f"{path} has SHA-256 {found} and should have {sha256}: the file is damaged or was replaced",
+            f"{path} has SHA-256 {found} and should have {LENET_SHA256}: the file is damaged or was replaced",
             "install gan-dist again",
         )
-    return content
+    return Digits(content, device)

@@ -1,4 +1,4 @@
-"""What turns images into the features whose distributions are compared, and what all extractors need."""
+"""The interface of feature extractors, and helpers of the package's own ones."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ BUILT_IN = ("digits", "inception", "random")
 
 
 class Features(NamedTuple):
-    """What an extractor says of a batch, on its device."""
+    """Output of an extractor for a batch, on the extractor's device."""
 
     features: Tensor
     """float32 (B, dim)."""
     logits: Tensor | None
-    """float32 (B, classes), or None where there is no classifier."""
+    """float32 (B, classes), or None if the extractor is no classifier."""
 
 
 class Extractor(Protocol):
-    """A fixed network; distances are comparable between equal extractors only."""
+    """A fixed network from images to features; only distances of equal extractors can be compared."""
 
     @property
     def name(self) -> str:
-        """One of `BUILT_IN`, or that of a user's own."""
+        """One of `BUILT_IN`, or the name of a user's extractor."""
 
     @property
     def metric(self) -> str:
@@ -41,26 +41,26 @@ class Extractor(Protocol):
 
     @property
     def classes(self) -> int:
-        """Number of classes that the logits are of; 0 where there is no classifier."""
+        """Number of logits; 0 if the extractor is no classifier."""
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the weights, or of what else defines it, hexadecimal."""
+        """SHA-256 of the weights, or of whatever else defines the extractor, hexadecimal."""
 
     @property
     def layer(self) -> str:
-        """Which of the network's layers the features are."""
+        """Layer of the network that the features are taken from."""
 
     @property
     def resize(self) -> str:
-        """How images get the size that the network takes: a method and an edge in pixels."""
+        """Method that resizes images for the network, and the edge in pixels."""
 
     def __call__(self, images: Tensor) -> Features:
-        """Return what it says of images uint8 (B, C, H, W), from any device."""
+        """Return the features of images uint8 (B, C, H, W) on any device."""
 
 
 def check_images(images: Tensor, extractor: str, *, smallest: int = 1) -> None:
-    """Refuse images that a built-in extractor cannot take.
+    """Refuse images that an extractor of the package cannot process.
 
     Raises:
         TypeError: they are not uint8.
@@ -70,20 +70,23 @@ def check_images(images: Tensor, extractor: str, *, smallest: int = 1) -> None:
         raise TypeError(f"images are {images.dtype}, not torch.uint8")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise DataError(
-            f"the {extractor} extractor takes images (B, 1 or 3, H, W), not {tuple(images.shape)}: "
-            "use images of 1 or 3 channels, or another eval.extractor"
+            f"the {extractor} extractor takes images (B, 1 or 3, H, W), not {tuple(images.shape)}",
+            "use images of 1 or 3 channels, or another eval.extractor",
+            keys=("eval.extractor",),
         )
     if min(images.shape[2:]) < smallest:
         raise DataError(
             f"the {extractor} extractor takes images of {smallest}x{smallest} pixels or more, not "
-            f"{images.shape[2]}x{images.shape[3]}: raise data.resolution, or use another eval.extractor"
+            f"{images.shape[2]}x{images.shape[3]}",
+            "raise data.resolution, or use another eval.extractor",
+            keys=("data.resolution", "eval.extractor"),
         )
 
 
 def require_finite(features: Tensor, where: str) -> None:
-    """Refuse features (B, dim) that are not numbers; waits once for the device.
+    """Raise NonFiniteError if a feature of (B, dim) is NaN or infinite; waits once for the device.
 
-    `where` says which images they are of, such as `generated images 512 to 767`. Raises NonFiniteError.
+    `where` names the images for the error, such as `generated images 512 to 767`.
     """
     finite = features.isfinite()
     if finite.all():
@@ -94,6 +97,7 @@ def require_finite(features: Tensor, where: str) -> None:
         f"the features of {where} hold {what}, in {rows} of {len(features)} images: the weights or the "
         "arithmetic of the extractor are not finite",
         "look at eval.extractor",
+        keys=("eval.extractor",),
     )
 
 
@@ -101,8 +105,8 @@ def require_finite(features: Tensor, where: str) -> None:
 def exact(device: torch.device) -> Iterator[None]:
     """Compute without gradients, repeatably, in float32 that is not rounded to TF32 or to autocast's type.
 
-    Training may have allowed that, and scores must not depend on it. Afterwards the process's settings are as
-    they were.
+    Training may have allowed such rounding, and scores must not depend on it. On exit the process has its
+    earlier settings again.
     """
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""The extractor `inception`: the network of FID, as torch-fidelity has it; the user brings its weights."""
+"""The extractor `inception`: the network of FID as in torch-fidelity; the user provides its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError, ConfigError, StorageError
+from gan_dist.core.errors import CheckpointError, ConfigError, Problem, StorageError
 from gan_dist.evaluation.extractors.features import Features, check_images, exact
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -22,27 +22,27 @@ WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.
 WEIGHTS_BYTES = 95_628_359
 
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Hash of that file. With any other, the distance is not FID and is not called so."""
+"""Hash of that file. With other weights the distance is not FID and has another name."""
 
 VARIABLE = "GAN_DIST_INCEPTION_WEIGHTS"
-"""Environment variable with the path or URI of the file, where no argument gives it."""
+"""Environment variable with the path or URI of the file, where no argument has it."""
 
 CHUNK = 32
-"""Images that go through the network at once. Each takes 18 MB, and on a CPU more at once are slower."""
+"""Images that go through the network at once. Each needs 18 MB, and on a CPU larger batches are slower."""
 
 
 class Inception:
     """Inception's last pooled features, and its logits without their bias, from one pass.
 
-    What torch-fidelity computes as `2048` and `logits_unbiased`, to the bit on a CPU, its imitation of
-    TensorFlow 1's resizing included; images of one channel are repeated to three.
+    The same as torch-fidelity's `2048` and `logits_unbiased`, to the bit on a CPU, with its imitation of
+    TensorFlow 1's resizing; images of one channel are repeated to three.
 
     Args:
         weights: Content of a file of weights: a dictionary of tensors that PyTorch saved.
-        device: Where it computes.
+        device: Device of the computation.
 
     Raises:
-        CheckpointError: it is none, or the tensors are of another network.
+        CheckpointError: it is no such file, or the tensors are of another network.
     """
 
     name = "inception"
@@ -58,7 +58,7 @@ class Inception:
         self._network = _network(_tensors(weights)).to(device)
 
     def __call__(self, images: Tensor) -> Features:
-        """Features (B, 2048) and logits (B, 1008) of images uint8 (B, 1 or 3, H, W).
+        """Return features (B, 2048) and logits (B, 1008) of images uint8 (B, 1 or 3, H, W).
 
         Raises as `check_images` does.
         """
@@ -73,47 +73,50 @@ class Inception:
 def load_inception(
     device: torch.device, weights: str | None = None, *, sha256: str = WEIGHTS_SHA256
 ) -> Inception:
-    """Return the extractor with the weights of a file whose hash is known.
+    """Return the extractor with the weights of a file.
 
     Args:
-        device: Where it computes.
-        weights: Path or URI of the file; absent, the environment variable `VARIABLE` says it.
-        sha256: Hash that the file must have, hexadecimal.
+        device: Device of the computation.
+        weights: Path or URI of the file; absent, the environment variable `VARIABLE` has it.
+        sha256: Required hash of the file, hexadecimal.
 
     Raises:
-        ConfigError: neither says where the file is.
-        StorageError: it cannot be read.
+        ConfigError: there is neither a path nor the environment variable.
+        StorageError: the file cannot be read.
         CheckpointError: it has another hash, or is no such file.
     """
     uri = weights or os.environ.get(VARIABLE)
     if not uri:
-        raise ConfigError(
-            [
-                f"eval.extractor=inception needs the weights of FID: download {WEIGHTS_URL} (SHA-256 "
-                f"{WEIGHTS_SHA256}) and set eval.inception_weights or {VARIABLE} to the path or URI of that "
-                "file; or use eval.extractor=random, which needs none"
-            ]
+        what = "eval.extractor=inception needs the weights of FID"
+        remedy = (
+            f"download {WEIGHTS_URL} (SHA-256 {WEIGHTS_SHA256}) and set eval.inception_weights or {VARIABLE} "
+            "to the path or URI of that file; or use eval.extractor=random, which needs none"
         )
+        raise ConfigError([Problem(what, remedy, ("eval.inception_weights", "eval.extractor"))])
     try:
         content = storage.read_bytes(uri)
     except StorageError as error:
         raise StorageError(
-            f"{error}", f"it was to be the weights of eval.extractor=inception, which are at {WEIGHTS_URL}"
+            f"the weights of eval.extractor=inception cannot be read: {error.what}",
+            f"{error.remedy}; the file is at {WEIGHTS_URL}" if error.remedy else f"download {WEIGHTS_URL}",
+            keys=("eval.inception_weights",),
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise CheckpointError(
             f"{storage.redact(uri)} has SHA-256 {found} ({len(content)} bytes) and should have {sha256}: "
-            f"it is damaged, or another file than {WEIGHTS_URL} ({WEIGHTS_BYTES} bytes)"
+            "it is damaged, or another file",
+            f"download {WEIGHTS_URL} ({WEIGHTS_BYTES} bytes)",
+            keys=("eval.inception_weights",),
         )
     return Inception(content, device)
 
 
 def _tensors(weights: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a file, without running anything that it may hold."""
+    """Return the tensors of a file, without running code from it."""
     try:
         found = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
-    except Exception as error:  # what parsing a damaged pickle raises is not to be foretold
+    except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             "the weights of eval.extractor=inception are no file of tensors that can be read without running "
             f"code from it ({type(error).__name__})",
@@ -132,8 +135,8 @@ def _network(tensors: dict[str, Tensor]) -> Any:
     """Return torch-fidelity's network with these weights, on the CPU."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    # The constructor unpickles whatever it is given, and downloads when given nothing: it is given a file
-    # that was written here, of nothing but tensors.
+    # The constructor unpickles its file, and downloads one where there is none. This file was written here,
+    # and has nothing but tensors.
     file = io.BytesIO()
     torch.save(tensors, file)
     file.seek(0)
@@ -141,7 +144,7 @@ def _network(tensors: dict[str, Tensor]) -> Any:
     try:
         with torch.random.fork_rng(devices=[]):  # layers draw weights before they are loaded
             return FeatureExtractorInceptionV3("inception", layers, feature_extractor_weights_path=file)
-    except RuntimeError as error:  # what load_state_dict raises
+    except RuntimeError as error:  # from load_state_dict
         raise CheckpointError(
             "the weights of eval.extractor=inception are of another network", f"use {WEIGHTS_URL}"
         ) from error

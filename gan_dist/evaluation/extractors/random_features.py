@@ -1,7 +1,8 @@
-"""The extractor `random`: convolutions that were never trained, for images far from any photograph.
+"""The extractor `random`: convolutions with random weights, for images unlike photographs.
 
-A trained network sees what it was trained for; Naeem et al. 2020 therefore embed such images with a VGG16 of
-random weights. This one is smaller, fast on a CPU, and needs no file: its weights are the same everywhere.
+The features of a trained network suit its training images; Naeem et al. 2020 therefore embed other images
+with a VGG16 of random weights. This network is smaller, fast on a CPU, and needs no file: its weights are the
+same on every machine.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from gan_dist.evaluation.extractors.features import Features, check_images, exac
 SIZE = 64
 """Edge in pixels that images are resized to."""
 SMALLEST = 8
-"""Shortest edge of an image, in pixels; of less there is nothing to see."""
+"""Shortest edge of an image, in pixels."""
 WIDTHS = (32, 32, 64, 128, 256)
 """Channels of the layers; each halves the edge, from 32 to 2 pixels."""
 SEED = 0
-"""Of the weights. Another seed is another extractor."""
+"""Seed of the weights. Another seed is another extractor."""
 
 
 class RandomFeatures:
     """Channel means after each of five 3x3 convolutions with stride 2 and ReLU, 512 in all.
 
-    Early layers tell of texture and colour, late ones of the composition. Weights are uniform with variance
+    Early layers describe texture and colour, late ones the composition. Weights are uniform with variance
     2 / fan-in (He et al. 2015, equation 10), without biases. Uniform and not normal or orthogonal: PyTorch's
     normal numbers differ in the last bit between CPUs, and so do LAPACK's factors.
     """
@@ -49,7 +50,7 @@ class RandomFeatures:
         self._weights = [weight.to(device) for weight in weights]
 
     def __call__(self, images: Tensor) -> Features:
-        """Features (B, 512) of images uint8 (B, 1 or 3, H, W); one channel is repeated to three.
+        """Return features (B, 512) of images uint8 (B, 1 or 3, H, W); one channel is repeated to three.
 
         Any resolution from 8 is resized bilinearly with antialiasing. Raises as `check_images` does.
         """

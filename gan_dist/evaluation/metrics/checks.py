@@ -1,4 +1,4 @@
-"""What is asked of rows of features before a score is computed from them."""
+"""Checks of features, and of the numbers of their images, before a score is computed from them."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from torch import Tensor
 from gan_dist.core.errors import DataError
 
 
-def check_finite(features: Tensor, what: str = "features") -> None:
-    """Raise DataError if a value is NaN or infinite."""
-    if not features.isfinite().all():
+def check_finite(values: Tensor, what: str = "features", count: int | None = None) -> None:
+    """Raise DataError if a value of `count` images, len(values) when absent, is NaN or infinite."""
+    if not values.isfinite().all():
         raise DataError(
-            f"the {what} of {len(features)} images are not all finite: the network that made the images, or "
-            "the extractor, holds NaN or infinity",
-            "an earlier checkpoint may be whole",
+            f"the {what} of {len(values) if count is None else count} images are not all finite: the network "
+            "that made the images, or the extractor, holds NaN or infinity",
+            "use an earlier checkpoint",
         )
 
 
+def check_same_dim(a: int, b: int) -> None:
+    """Raise DataError if two sets have different numbers of features."""
+    if a != b:
+        raise DataError(f"cannot compare {a} features with {b}", "use one extractor for both image sets")
+
+
 def check_pair(real: Tensor, generated: Tensor, needed: int, score: str) -> None:
-    """Check two sets of features (N, d) and (M, d) that `score` is to compare.
+    """Check the features (N, d) and (M, d) of two image sets that `score` compares.
 
     Raises DataError if the dimensions differ, a set has fewer than `needed` rows or a value is not finite,
     ValueError if a set is not a matrix.
     """
     if real.ndim != 2 or generated.ndim != 2:
         raise ValueError(f"features are {tuple(real.shape)} and {tuple(generated.shape)}, not (N, d), (M, d)")
-    if real.shape[1] != generated.shape[1]:
-        raise DataError(
-            f"cannot compare {real.shape[1]} features with {generated.shape[1]}: use one extractor for both "
-            "image sets"
-        )
+    check_same_dim(real.shape[1], generated.shape[1])
     if min(len(real), len(generated)) < needed:
         raise DataError(
             f"{score} needs at least {needed} images of each kind, and there are {len(real)} real and "
-            f"{len(generated)} generated: give more images"
+            f"{len(generated)} generated",
+            "give more images",
         )
     check_finite(real)
     check_finite(generated)

@@ -1,19 +1,16 @@
-"""Mean and covariance of features, gathered batch by batch and rank by rank.
-
-Sums of x and of x x^T lose all digits of the variance once the mean is large beside it. Here everything is
-centred: what is kept is the mean and M2 = sum of (x - mean)(x - mean)^T, and two such pairs are merged by
-Chan, Golub and LeVeque 1983 (equations 2.1), all in float64.
-"""
+"""Sums over images, added up over batches and ranks: mean and covariance of features, spread of pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from gan_dist.core.errors import DataError
+from gan_dist.evaluation.metrics.checks import check_finite
 
 _ROWS = 4096  # rows converted to float64 at once, whatever the size of a batch
 
@@ -21,6 +18,10 @@ _ROWS = 4096  # rows converted to float64 at once, whatever the size of a batch
 @dataclass
 class Moments:
     """Count, mean and centred second moment of the rows of a feature matrix.
+
+    Sums of x and of x x^T lose all digits of the variance once the mean is large beside it. So these moments
+    are centred, M2 = sum of (x - mean)(x - mean)^T, and two of them are merged by Chan, Golub and LeVeque
+    1983 (equations 2.1), all in float64.
 
     All methods stay on the device of `mean` and need memory for two (d, d) matrices besides this one at most,
     however many rows there are.
@@ -35,13 +36,13 @@ class Moments:
 
     @classmethod
     def empty(cls, dim: int, device: torch.device | None = None) -> Moments:
-        """The moments of no rows of `dim` features."""
+        """Return the moments of no rows of `dim` features."""
         mean = torch.zeros(dim, dtype=torch.float64, device=device)
         return cls(0, mean, torch.zeros(dim, dim, dtype=torch.float64, device=device))
 
     @classmethod
     def of(cls, features: Tensor) -> Moments:
-        """The moments of the rows of `features`, any floating type (N, d)."""
+        """Return the moments of the rows of `features`, any floating type (N, d)."""
         moments = cls.empty(features.shape[1], features.device)
         moments.update(features)
         return moments
@@ -62,19 +63,49 @@ class Moments:
                 self._shift(len(rows), mean)
 
     def merge(self, other: Moments) -> None:
-        """Add the rows that `other` has seen, in place. Raises ValueError if the dimensions differ."""
+        """Add the rows of `other`, in place. Raises ValueError if the dimensions differ."""
         if other.mean.shape != self.mean.shape:
             raise ValueError(f"cannot merge moments of {len(other.mean)} features into {len(self.mean)}")
         if other.count:
             self.m2 += other.m2.to(self.m2.device)
             self._shift(other.count, other.mean.to(self.mean.device))
 
-    def covariance(self) -> Tensor:
-        """The unbiased covariance M2 / (count - 1), float64 (d, d). Raises DataError if count is below 2."""
+    def all_reduce(self) -> None:
+        """Add the rows of all ranks, in place; every rank then has the same bits.
+
+        Collective over torch.distributed's default group, if there is one; ranks without rows take part. Two
+        all-reduces: count and count * mean, which give the global mean; then the upper triangle of M2 about
+        that mean.
+        """
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return
+        sums = torch.cat([self.mean.new_tensor([self.count]), self.count * self.mean])
+        dist.all_reduce(sums)
+        total = round(sums[0].item())
+        global_mean = sums[1:] / max(total, 1)
+
+        delta = self.mean - global_mean
+        self.m2.addr_(delta, delta, alpha=self.count)
+        upper = torch.ones_like(self.m2, dtype=torch.bool).triu_()
+        triangle = self.m2.masked_select(upper)
+        dist.all_reduce(triangle)
+        self.m2.masked_scatter_(upper, triangle)
+        del upper, triangle
+        self.m2.triu_()
+        self.m2 += self.m2.triu(1).T
+        self.count, self.mean = total, global_mean
+
+    def require_usable(self) -> None:
+        """Raise DataError for fewer than 2 rows or a value that is not finite."""
         if self.count < 2:
             raise DataError(
-                f"a covariance needs at least 2 images and there are {self.count}: give more images"
+                f"a covariance needs at least 2 images and there are {self.count}", "give more images"
             )
+        check_finite(self.mean.sum() + self.m2.sum(), count=self.count)  # NaN and infinity stay in a sum
+
+    def covariance(self) -> Tensor:
+        """Return the covariance M2 / (count - 1), float64 (d, d). Raises as `require_usable` does."""
+        self.require_usable()
         return self.m2 / (self.count - 1)
 
     def _shift(self, count: int, mean: Tensor) -> None:
@@ -86,30 +117,50 @@ class Moments:
         self.count = total
 
 
-def all_reduce(moments: Moments, device: torch.device | None = None) -> Moments:
-    """The moments of the rows of all ranks together, equal on every rank; `moments` stays as it is.
+class Sums:
+    """A tensor of sums over images; the sums of all batches and ranks are added up.
 
-    Collective over torch.distributed's default group, or `moments` itself where there is no group or only one
-    rank. Two all-reduces: count and count * mean, which give the global mean; then the upper triangle of M2
-    about that mean. Ranks without rows take part. `device` is where the communication takes place (NCCL
-    reduces GPU tensors only); absent, the moments' own. The result is on the moments' own device.
+    Args:
+        sums: The sums over no image, on the device of the images.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return moments
-    home, device = moments.mean.device, device or moments.mean.device
-    mean = moments.mean.to(device)
-    sums = torch.cat([mean.new_tensor([moments.count]), moments.count * mean])
-    dist.all_reduce(sums)
-    total = round(sums[0].item())
-    global_mean = sums[1:] / max(total, 1)
 
-    delta = mean - global_mean
-    m2 = moments.m2.to(device, copy=True).addr_(delta, delta, alpha=moments.count)
-    upper = torch.ones_like(m2, dtype=torch.bool).triu_()
-    triangle = m2.masked_select(upper)
-    dist.all_reduce(triangle)
-    m2.masked_scatter_(upper, triangle)
-    del upper, triangle
-    m2.triu_()
-    m2 += m2.triu(1).T
-    return Moments(total, global_mean.to(home), m2.to(home))
+    def __init__(self, sums: Tensor) -> None:
+        self.sums = sums
+
+    def merge(self, other: Self) -> None:
+        """Add the images of `other`, in place."""
+        self.sums += other.sums.to(self.sums.device)
+
+    def all_reduce(self) -> None:
+        """Add the images of all ranks, in place."""
+        if dist.is_initialized():
+            dist.all_reduce(self.sums)
+
+
+class PixelSpread(Sums):
+    """The root mean squared distance between two images of a set: near 0 where a generator has collapsed.
+
+    E|x - y|^2 = 2 (E|x|^2 - |E x|^2) for independent x and y of the same set. The sums are whole numbers
+    below 2^53, and so exact in any order and on any number of ranks.
+
+    Args:
+        pixels: Values of an image, C * H * W.
+        device: Device of the sums.
+    """
+
+    def __init__(self, pixels: int, device: torch.device) -> None:
+        # Number of images, sum of their squares, sums of each pixel.
+        super().__init__(torch.zeros(2 + pixels, dtype=torch.float64, device=device))
+
+    def update(self, images: Tensor) -> None:
+        """Add images uint8 (B, C, H, W)."""
+        values = images.flatten(1).double()
+        self.sums[0] += len(values)
+        self.sums[1] += values.square().sum()
+        self.sums[2:] += values.sum(0)
+
+    @property
+    def distance(self) -> float:
+        """The root mean squared distance, in grey levels; NaN where there is no image."""
+        square, mean = self.sums[1] / self.sums[0], self.sums[2:] / self.sums[0]
+        return float((2 * (square - mean.square().sum())).clamp(min=0).sqrt())

@@ -1,10 +1,11 @@
-"""Fidelity and diversity, told apart by balls around features that reach to their k-th nearest neighbours.
+"""Fidelity and diversity as separate scores: precision and recall, density and coverage.
 
-A row's neighbours are the other rows of its own set: it is not its own neighbour, and a copy of it is one.
+All compare balls around features, whose radius is the distance to the k-th nearest neighbour. The neighbours
+of a row are the other rows of its own set; a copy of the row is one of them.
 
 Squared distances are expanded, |x|^2 + |y|^2 - 2 x.y, for the speed of a matrix product, in float64 and about
-the real features' mean. Two distances that rounding cannot tell apart are taken as equal, as they are where
-images are repeated; so a ball with or without its surface is what the definitions say.
+the real features' mean. Two distances within the rounding error count as equal, as they are where images are
+repeated; so balls with and without their surface are what the definitions say.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ROUNDING = 1e-12  # of |x|^2 + |y|^2; the error of a squared distance is hundre
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """Shares in 0..1, of which more is better."""
+    """Shares in 0..1; more is better."""
 
     precision: float
     """Share of generated images that lie among the real ones: fidelity."""
@@ -33,18 +34,18 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class DensityCoverage:
-    """What replaces precision and recall where outliers would widen the balls."""
+    """Scores that outliers, which widen the balls, affect less than precision and recall."""
 
     density: float
-    """Real images' balls that a generated image lies in, over the k expected of an ideal generator; it may
-    exceed 1."""
+    """Number of real images' balls around a generated image, over the k expected of an ideal generator; it
+    may exceed 1."""
     coverage: float
     """Share of real images, 0..1, with a generated image nearer than their k-th real neighbour; from as many
     images an ideal generator's is about 1 - 2^-k."""
 
 
 def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> PrecisionRecall:
-    """Precision and recall of features float32 (N, d) and (M, d) (Kynkaanniemi et al. 2019, equations 1, 2).
+    """Return precision and recall of features float32 (N, d), (M, d): Kynkaanniemi et al. 2019, eqs. 1, 2.
 
     An image lies among those of the other set if for one of them, x, its distance to x is at most (<=) that
     of x to its k-th nearest neighbour, k = `neighbours`. Time O((N + M)^2 d) on the features' device, memory
@@ -65,7 +66,7 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> Pr
 
 
 def density_coverage(real: Tensor, generated: Tensor, neighbours: int = 5) -> DensityCoverage:
-    """Density and coverage of features float32 (N, d) and (M, d) (Naeem et al. 2020, section 3).
+    """Return density and coverage of features float32 (N, d), (M, d): Naeem et al. 2020, section 3.
 
     The ball of a real image x holds the images whose distance to x is below (<) that of x to its k-th
     nearest neighbour, k = `neighbours`: open, as in the authors' code, where the paper does not say. So the
@@ -86,7 +87,7 @@ def density_coverage(real: Tensor, generated: Tensor, neighbours: int = 5) -> De
 
 
 def _prepared(real: Tensor, generated: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """Both sets, checked, in float64 and about the mean of the real one."""
+    """Return both sets, checked, in float64 and about the mean of the real one."""
     if neighbours < 1:
         raise ValueError(f"{neighbours} nearest neighbours: there must be 1 at least")
     check_pair(real, generated, neighbours + 1, f"a score by {neighbours} nearest neighbours")
@@ -95,7 +96,7 @@ def _prepared(real: Tensor, generated: Tensor, neighbours: int) -> tuple[Tensor,
 
 
 def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
-    """Squared distances of rows to their k-th nearest other rows, float64 (N,)."""
+    """Return squared distances of rows to their k-th nearest other rows, float64 (N,)."""
     radii = []
     for block, squares, _ in _squared_distances(features, features):
         squares.diagonal(block.start).fill_(torch.inf)
@@ -104,9 +105,9 @@ def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """For each block of rows of `x`: which, their squared distances to all of `y`, and bounds on their error.
+    """Yield blocks of rows of `x`: the rows, their squared distances to all of `y`, and bounds on the error.
 
-    All float64, the latter two (block, len(y)).
+    The latter two are float64 (block, len(y)).
     """
     x_norms, y_norms = x.square().sum(1), y.square().sum(1)
     step = max(1, _PAIRS // len(y))

@@ -269,6 +269,6 @@ def test_damaged_means_over_seeds_are_named(written: bytes, tmp_path: Path) -> N
     write_run(trial_uri(uri, 0), [record(64, 1.0)], record(64, 1.0))
     (tmp_path / "replicates.json").write_bytes(written)
     with pytest.raises(
-        CheckpointError, match=rf"^{uri}/replicates\.json is damaged .*: restore it, or delete"
+        CheckpointError, match=rf"^{uri}/replicates\.json is damaged .*; restore it, or delete"
     ):
         find_best(uri)

@@ -204,7 +204,7 @@ def test_what_onnx_needs_is_told_before_anything_is_read(monkeypatch: pytest.Mon
     with pytest.raises(GanDistError) as error:
         export.export("nowhere", "generator.onnx")
     assert str(error.value) == (
-        '--to generator.onnx needs onnx, onnxscript: pip install "gan-dist[onnx]", or end the name in .pt2'
+        '--to generator.onnx needs onnx, onnxscript; pip install "gan-dist[onnx]", or end the name in .pt2'
     )
 
 
@@ -247,7 +247,7 @@ def test_a_file_that_makes_no_numbers_once_is_not_written(
 
     def once(content: bytes) -> export.Run:
         run = read(content)
-        return lambda given: run(given) * (math.nan if len(given[0]) == export.TRIED[-1] else 1)
+        return lambda given: run(given) * (math.nan if len(given[0]) == export.TESTED[-1] else 1)
 
     monkeypatch.setattr(export, "_run_archive", once)
     with pytest.raises(GanDistError, match="differ from the generator's by nan"):
@@ -257,7 +257,7 @@ def test_a_file_that_makes_no_numbers_once_is_not_written(
 
 def test_a_generator_that_makes_no_numbers_is_not_written(tmp_path: Path) -> None:
     to = tmp_path / "generator.pt2"
-    with pytest.raises(NonFiniteError, match="the generator's images are not numbers; export an earlier"):
+    with pytest.raises(NonFiniteError, match="the generator's images are not finite; export an earlier"):
         export.export(released(tmp_path, scale=float("inf")), str(to))
     assert not to.exists()
 

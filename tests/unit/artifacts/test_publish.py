@@ -14,8 +14,7 @@ import yaml
 
 import gan_dist
 from gan_dist.artifacts.best import BestRelease, find_best
-from gan_dist.artifacts.model_card import model_card
-from gan_dist.artifacts.publish import copy_release
+from gan_dist.artifacts.publish import copy_release, model_card
 from gan_dist.config import load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, StorageError
@@ -52,7 +51,7 @@ def test_from_a_bucket_and_into_it(run_uri: str, bucket: str, tmp_path: Path) ->
     write_run(trial_uri(search, 4), [record(64, 9.0)], record(64, 9.0))
     found = find_best(search)
     assert (found.trial, found.trials, found.value) == (3, 2, 1.0)
-    assert (found.name, found.kept_in) == ("faces", storage.join(bucket, "searches"))
+    assert (found.name, found.parent) == ("faces", storage.join(bucket, "searches"))
     assert copy_release(found, out)
     assert not copy_release(found, out)
     assert copy_release(found, str(tmp_path / "out"))

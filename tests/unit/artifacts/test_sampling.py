@@ -276,7 +276,7 @@ def test_a_folder_of_other_images_is_refused(tmp_path: Path) -> None:
         (4, 1, None, "seed 0, not 1"),
         (4, 0, 1, "label None, not 1"),
     ):
-        with pytest.raises(StorageError, match=f"of {told}: give --out another folder, or empty this one"):
+        with pytest.raises(StorageError, match=f"of {told}; give --out another folder, or empty this one"):
             write_images(generator, str(tmp_path / "there"), n, seed, label)
     with pytest.raises(StorageError, match="of generator_sha256 "):
         write_images(other, str(tmp_path / "there"), 4)

@@ -13,7 +13,7 @@ from gan_dist.data.batches.loader import open_images, to_batch
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import write_set
 from gan_dist.evaluation.extractors.digits import load_digits
-from gan_dist.evaluation.metrics.modes import Modes
+from gan_dist.evaluation.metrics.class_scores import DigitModes
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluator import Evaluator, Measurement
 from tests.support.gloo import run_gloo
@@ -112,19 +112,19 @@ def test_modes_are_the_digits_of_the_channels() -> None:
     images, labels = images[sure], labels[sure]
     picks = torch.randint(0, len(images), (200, 3), generator=torch.Generator().manual_seed(0))
     stacked = images[picks, 0]
-    modes = Modes(classifier, channels=3, device=CPU)
+    modes = DigitModes(classifier, channels=3, device=CPU)
     for chunk in stacked.split(64):
         modes.update(chunk)
     numbers = labels[picks] @ torch.tensor([100, 10, 1])
-    assert torch.equal(modes.counts, torch.bincount(numbers, minlength=1000))
+    assert torch.equal(modes.sums, torch.bincount(numbers, minlength=1000))
     assert modes.hit == len(numbers.unique())
 
 
 def test_the_divergence_is_that_of_the_shares() -> None:
-    modes = Modes(load_digits(CPU), channels=1, device=CPU)
-    modes.counts = torch.tensor([30, 10, 0, 0, 0, 0, 0, 0, 0, 0])
+    modes = DigitModes(load_digits(CPU), channels=1, device=CPU)
+    modes.sums = torch.tensor([30, 10, 0, 0, 0, 0, 0, 0, 0, 0])
     expected = 0.75 * torch.tensor(7.5).log() + 0.25 * torch.tensor(2.5).log()
     assert modes.kl == pytest.approx(expected.item(), rel=1e-6)
-    modes.counts = torch.full((10,), 7)
+    modes.sums = torch.full((10,), 7)
     assert modes.kl == pytest.approx(0, abs=1e-12)
     assert modes.hit == 10

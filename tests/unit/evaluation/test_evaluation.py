@@ -28,12 +28,12 @@ from gan_dist.data.shards.verify import Without
 from gan_dist.evaluation.assess import assess
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.digits import load_digits
-from gan_dist.evaluation.images import BLOCK, Fakes, Reals, blocks
-from gan_dist.evaluation.metrics.modes import Modes
-from gan_dist.evaluation.reference import Cache, Reference, statistics_key, tally_groups
-from gan_dist.evaluation.scores import require_possible, scores
-from gan_dist.evaluation.statistics import FeatureStatistics, kept
-from gan_dist.evaluation.tasks import Part, Request, here
+from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
+from gan_dist.evaluation.metrics.class_scores import DigitModes
+from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_key
+from gan_dist.evaluation.scores import compute_scores, require_possible
+from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
+from gan_dist.evaluation.tasks import Request, Task, run_here
 from gan_dist.models import release
 from gan_dist.models.generator import pieces
 from gan_dist.training.context import LocalContext
@@ -76,9 +76,9 @@ class Sparse(nn.Module):
 
 
 def test_an_image_does_not_depend_on_how_many_are_asked_for() -> None:
-    fakes = Fakes(Sparse(), 4, 8, None, seed=3)
-    whole = torch.cat([fakes.block(index, CPU)[part] for index, part in blocks(0, 1000)])
-    some = torch.cat([fakes.block(index, CPU)[part] for index, part in blocks(200, 700)])
+    fakes = GeneratedImages(Sparse(), 4, 8, None, seed=3)
+    whole = torch.cat([fakes.block(index, CPU)[part] for index, part in block_slices(0, 1000)])
+    some = torch.cat([fakes.block(index, CPU)[part] for index, part in block_slices(200, 700)])
     assert whole.shape == (1000, 1, 8, 8)
     assert torch.equal(some, whole[200:700])
     assert not torch.equal(whole[:BLOCK], replace(fakes, draw=1).block(0, CPU))
@@ -111,22 +111,22 @@ def test_large_images_are_made_a_few_at_a_time(resolution: int, at_a_time: int) 
 
 def test_a_block_of_large_images_is_that_of_small_ones() -> None:
     classes, generator = torch.ones(3), Wide(256)
-    large = Fakes(generator, 4, 256, classes, seed=3).block(1, CPU)
+    large = GeneratedImages(generator, 4, 256, classes, seed=3).block(1, CPU)
     assert generator.asked == [64] * 4
     assert large.shape == (BLOCK, 1, 256, 256)
-    assert torch.equal(large[..., :1, :1], Fakes(Wide(1), 4, 1, classes, seed=3).block(1, CPU))
+    assert torch.equal(large[..., :1, :1], GeneratedImages(Wide(1), 4, 1, classes, seed=3).block(1, CPU))
 
 
 def test_a_generator_that_is_not_finite_is_refused_with_its_images() -> None:
-    fakes = Fakes(Sparse(nan_after=1), 4, 8, None, seed=0)
+    fakes = GeneratedImages(Sparse(nan_after=1), 4, 8, None, seed=0)
     fakes.block(0, CPU)
     with pytest.raises(NonFiniteError, match=r"generated images 256 to 511 .*earlier checkpoint"):
         fakes.block(1, CPU)
 
 
 def test_real_images_are_numbered_as_the_set_lists_them(digits: str) -> None:
-    reals = Reals(open_images(digits), 8)
-    listed = torch.cat([reals.group(index)[1].images for index in reals.groups])
+    reals = RealImages(open_images(digits), 8)
+    listed = torch.cat([reals.row_group(index)[1].images for index in reals.groups])
     assert len(listed) == reals.total == 1797
     for number in (0, 127, 128, 1000, 1796):
         assert torch.equal(reals.image(number), listed[number])
@@ -136,16 +136,17 @@ def test_real_images_are_numbered_as_the_set_lists_them(digits: str) -> None:
 
 
 def computed(path: str, keep: int = 0) -> Reference:
-    extractor, reals = load_digits(CPU), Reals(open_images(path), 8)
-    tally = FeatureStatistics.empty(
-        extractor, reals.total, keep=keep, image_values=64, classes=10, device=CPU
+    extractor, reals = load_digits(CPU), RealImages(open_images(path), 8)
+    statistics = FeatureStatistics.empty(
+        extractor, reals.total, stored=keep, image_values=64, classes=10, device=CPU
     )
-    return Reference.of(tally_groups(tally, extractor, reals, reals.groups))
+    statistics.add_row_groups(extractor, reals, reals.groups)
+    return Reference.of(statistics)
 
 
 def test_statistics_are_kept_and_come_back_to_the_bit(digits: str) -> None:
     extractor = load_digits(CPU)
-    cache = Cache(digits, statistics_key(open_images(digits), extractor, 8, 50))
+    cache = ReferenceCache(digits, statistics_key(open_images(digits), extractor, 8, 50))
     assert cache.load() is None
     reference = computed(digits, keep=50)
     assert cache.save(reference) is None
@@ -166,11 +167,11 @@ def test_any_change_misses(digits: str) -> None:
         setattr(changed, name, "another")
         return statistics_key(images, changed, 8, 0)
 
-    Cache(digits, statistics_key(images, extractor, 8, 0)).save(computed(digits))
+    ReferenceCache(digits, statistics_key(images, extractor, 8, 0)).save(computed(digits))
     key = statistics_key(images, extractor, 8, 0)
-    assert Cache(digits, key).load() is not None
+    assert ReferenceCache(digits, key).load() is not None
     for name in key:
-        assert Cache(digits, {**key, name: "another"}).load() is None, name
+        assert ReferenceCache(digits, {**key, name: "another"}).load() is None, name
     # What a user would change ends up in the key.
     others = [
         statistics_key(images, extractor, 16, 0),
@@ -186,7 +187,7 @@ def test_any_change_misses(digits: str) -> None:
 
 
 def test_damaged_statistics_count_as_none(digits: str) -> None:
-    cache = Cache(digits, statistics_key(open_images(digits), load_digits(CPU), 8, 0))
+    cache = ReferenceCache(digits, statistics_key(open_images(digits), load_digits(CPU), 8, 0))
     cache.save(computed(digits))
     (file,) = Path(digits).glob("statistics/*/statistics.safetensors")
     content = bytearray(file.read_bytes())
@@ -197,7 +198,7 @@ def test_damaged_statistics_count_as_none(digits: str) -> None:
 
 def test_a_set_that_cannot_be_written_to_is_no_obstacle(digits: str) -> None:
     Path(digits, "statistics").write_text("a file where a folder would be")
-    cache = Cache(digits, statistics_key(open_images(digits), load_digits(CPU), 8, 0))
+    cache = ReferenceCache(digits, statistics_key(open_images(digits), load_digits(CPU), 8, 0))
     warning = cache.save(computed(digits))
     assert warning is not None
     assert "computed anew each time" in warning
@@ -205,10 +206,10 @@ def test_a_set_that_cannot_be_written_to_is_no_obstacle(digits: str) -> None:
 
 def test_a_set_without_differences_is_refused() -> None:
     extractor = load_digits(CPU)
-    tally = FeatureStatistics.empty(extractor, 20, keep=0, image_values=64, device=CPU)
-    tally.add(extractor, 0, torch.full((20, 1, 8, 8), 9, dtype=torch.uint8), None, "real")
+    statistics = FeatureStatistics.empty(extractor, 20, stored=0, image_values=64, device=CPU)
+    statistics.add(extractor, 0, torch.full((20, 1, 8, 8), 9, dtype=torch.uint8), None, "real")
     with pytest.raises(DataError, match="all 20 images of the set have the same features"):
-        Reference.of(tally)
+        Reference.of(statistics)
 
 
 def test_a_second_run_does_not_read_the_set_again(digits: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +262,7 @@ def test_a_set_of_one_image_is_refused_before_anything_is_trained(tmp_path: Path
     rows = Rows(torch.zeros(1, 8 * 8, dtype=torch.uint8).numpy(), None)
     write_set(str(tmp_path / "one"), iter([rows]), group_rows=1, height=8, width=8, channels=1)
     one = config(str(tmp_path / "one"), f"storage={tmp_path}/runs", "eval.metrics=[]")
-    with pytest.raises(DataError, match=r"needs at least 2 .* of one kind there is 1: take a larger set"):
+    with pytest.raises(DataError, match=r"needs at least 2 .* of one kind there is 1; take a larger set"):
         prepare(one)
 
 
@@ -270,8 +271,8 @@ def test_too_few_images_for_a_metric_are_refused_before_anything_is_computed(
     trained: str, metric: str, fewest: int
 ) -> None:
     with pytest.raises(DataError, match=f"`{metric}` needs at least {fewest} generated"):
-        assess(replace(request_of(trained, (metric,)), samples=fewest - 1), here, lambda *_: None)
-    assert assess(replace(request_of(trained, (metric,)), samples=fewest), here, lambda *_: None).figures
+        assess(replace(request_of(trained, (metric,)), samples=fewest - 1), run_here)
+    assert assess(replace(request_of(trained, (metric,)), samples=fewest), run_here).figures
 
 
 # Releases
@@ -285,7 +286,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_an_assessment_tells_means_spreads_and_conditions(trained: str) -> None:
     seen: list[tuple[int, int]] = []
     found = assess(
-        replace(request_of(trained, ALL), repeats=3), here, lambda *progress: seen.append(progress)
+        replace(request_of(trained, ALL), repeats=3), run_here, lambda *progress: seen.append(progress)
     )
     figures = found.figures
     values = []
@@ -309,8 +310,7 @@ def test_an_assessment_tells_means_spreads_and_conditions(trained: str) -> None:
 
 def test_another_seed_draws_other_images_and_the_same_one_the_same(trained: str) -> None:
     first, again, other = (
-        assess(replace(request_of(trained), seed=seed), here, lambda *_: None).figures["fd_digits"]
-        for seed in (1, 1, 2)
+        assess(replace(request_of(trained), seed=seed), run_here).figures["fd_digits"] for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -323,7 +323,7 @@ def test_a_conditional_release_is_asked_for_classes_as_often_as_the_set_has_them
     uri, classes = str(tmp_path / "few"), tuple(map(str, range(10)))
     write_set(uri, iter([few]), group_rows=64, height=8, width=8, channels=1, classes=classes)
     made = untrained(tmp_path, "model.conditional=true")
-    found = assess(request_of(made, data=uri), here, lambda *_: None)
+    found = assess(request_of(made, data=uri), run_here)
     asked_for = ["model.conditional=true", "eval.samples=600", "seed=1", f"data.path={uri}"]
     settings = load_config("digits", asked_for)
     evaluator = Evaluator(settings, open_images(uri), LocalContext("unused"))
@@ -334,13 +334,13 @@ def test_a_conditional_release_is_asked_for_classes_as_often_as_the_set_has_them
 def test_a_set_that_was_not_trained_on_is_held_out(trained: str, tmp_path: Path) -> None:
     negatives = Rows(255 - open_images("builtin://digits").read_group(0).pixels, None)
     write_set(str(tmp_path), iter([negatives]), group_rows=64, height=8, width=8, channels=1, classes=None)
-    found = assess(request_of(trained, ("memorisation",), str(tmp_path)), here, lambda *_: None)
+    found = assess(request_of(trained, ("memorisation",), str(tmp_path)), run_here)
     assert found.figures["copying_reference"] == "held-out"
 
 
 def test_a_copy_of_the_training_set_is_the_training_set(trained: str, digits: str) -> None:
     here_and_there = [
-        assess(request_of(trained, ("memorisation",), data), here, lambda *_: None).figures
+        assess(request_of(trained, ("memorisation",), data), run_here).figures
         for data in ("builtin://digits", digits)
     ]
     for figures in here_and_there:
@@ -349,8 +349,8 @@ def test_a_copy_of_the_training_set_is_the_training_set(trained: str, digits: st
 
 
 def test_another_number_of_channels_is_refused(trained: str) -> None:
-    with pytest.raises(DataError, match="have 3 channels and the generator's have 1: pack the set with"):
-        assess(request_of(trained, data="builtin://shapes?count=64&resolution=8"), here, lambda *_: None)
+    with pytest.raises(DataError, match="have 3 channels and the generator's have 1; pack the set with"):
+        assess(request_of(trained, data="builtin://shapes?count=64&resolution=8"), run_here)
 
 
 @pytest.mark.parametrize(
@@ -363,14 +363,14 @@ def test_another_number_of_channels_is_refused(trained: str) -> None:
 def test_an_evaluation_that_memory_does_not_hold_names_what_makes_it_smaller(
     metrics: tuple[str, ...], remedy: str, trained: str, tmp_path: Path
 ) -> None:
-    def workers(request: Request, parts: Sequence[Part]) -> Iterator[object]:
-        return here(request, [Exhausting(tmp_path) for _ in parts])
+    def run_tasks(request: Request, tasks: Sequence[Task]) -> Iterator[object]:
+        return run_here(request, [Exhausting(tmp_path) for _ in tasks])
 
     asked = f"--metrics {','.join(('fid', *metrics))} with --samples 600"
     with pytest.raises(
         CapacityError, match=rf"{asked} \(torch says: .*Tried to allocate 2\.00 GiB.*{remedy}"
     ):
-        assess(request_of(trained, metrics), workers, lambda *_: None)
+        assess(request_of(trained, metrics), run_tasks)
 
 
 def test_a_release_and_its_set_are_reached_by_the_backend_that_is_asked_for(
@@ -438,25 +438,25 @@ def test_numbers_out_of_range_are_refused(option: str, values: str) -> None:
 
 
 def test_features_are_kept_only_for_metrics_that_need_them() -> None:
-    assert kept((), 100) == kept(("is",), 100) == 0
-    assert kept(("is", "dc"), 100) == 100
-    assert kept(("kid",), 10**6) == 10_000
+    assert stored_features((), 100) == stored_features(("is",), 100) == 0
+    assert stored_features(("is", "dc"), 100) == 100
+    assert stored_features(("kid",), 10**6) == 10_000
 
 
-def test_merged_tallies_are_that_of_all_their_images() -> None:
-    extractor, (_, batch) = load_digits(CPU), Reals(open_images("builtin://digits"), 8).group(0)
+def test_merged_statistics_are_those_of_all_their_images() -> None:
+    extractor, (_, batch) = load_digits(CPU), RealImages(open_images("builtin://digits"), 8).row_group(0)
     images, labels = batch.images, batch.labels
     assert labels is not None
 
-    def tally(start: int, stop: int) -> FeatureStatistics:
+    def statistics(start: int, stop: int) -> FeatureStatistics:
         found = FeatureStatistics.empty(
             extractor,
             len(images),
-            keep=50,
+            stored=50,
             image_values=64,
             classes=10,
-            class_score=True,
-            modes=Modes(extractor, 1, CPU),
+            inception_score=True,
+            modes=DigitModes(extractor, 1, CPU),
             device=CPU,
         )
         found.add(extractor, start, images[start:stop], labels[start:stop], "real")
@@ -464,34 +464,34 @@ def test_merged_tallies_are_that_of_all_their_images() -> None:
 
     def parts(found: FeatureStatistics) -> list[Tensor]:
         assert found.modes
-        assert found.class_score
+        assert found.inception_score
         assert found.reservoir
         return [
             found.moments.mean,
             found.spread.sums,
             found.labels,
-            found.modes.counts,
-            found.class_score.scores,
+            found.modes.sums,
+            found.inception_score.scores,
             found.reservoir.features,
         ]
 
-    merged, whole = tally(0, 100), tally(0, len(images))
-    merged.merge(tally(100, len(images)))
+    merged, whole = statistics(0, 100), statistics(0, len(images))
+    merged.merge(statistics(100, len(images)))
     torch.testing.assert_close(parts(merged), parts(whole))
 
 
 def test_golden_numbers() -> None:
     """Odd digits against even ones, of the set's order: what a change of a metric would change."""
-    extractor, images = load_digits(CPU), Reals(open_images("builtin://digits"), 8)
-    listed = torch.cat([images.group(index)[1].images for index in images.groups])
+    extractor, images = load_digits(CPU), RealImages(open_images("builtin://digits"), 8)
+    listed = torch.cat([images.row_group(index)[1].images for index in images.groups])
     halves = []
     for half in (listed[::2], listed[1::2]):
-        tally = FeatureStatistics.empty(
-            extractor, len(half), keep=len(half), image_values=64, class_score=True, device=CPU
+        statistics = FeatureStatistics.empty(
+            extractor, len(half), stored=len(half), image_values=64, inception_score=True, device=CPU
         )
-        tally.add(extractor, 0, half, None, "real")
-        halves.append(tally)
-    found = scores(halves[1], Reference.of(halves[0]), extractor, ("kid", "is", "pr", "dc"))
+        statistics.add(extractor, 0, half, None, "real")
+        halves.append(statistics)
+    found = compute_scores(halves[1], Reference.of(halves[0]), extractor, ("kid", "is", "pr", "dc"))
     assert found == pytest.approx(GOLDEN, rel=1e-4)
 
 

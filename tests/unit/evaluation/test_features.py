@@ -13,7 +13,7 @@ from gan_dist.core.errors import CheckpointError, ConfigError, DataError, NonFin
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.digits import LENET_PATH, LENET_SHA256, Digits, load_digits
 from gan_dist.evaluation.extractors.features import exact, require_finite
-from gan_dist.evaluation.metrics.frechet import frechet_distance
+from gan_dist.evaluation.metrics.distances import frechet_distance
 from gan_dist.evaluation.metrics.moments import Moments
 from tools.train_lenet import digits, held_out
 

@@ -141,7 +141,7 @@ def test_a_large_batch_is_split(extractor: Inception, monkeypatch: pytest.Monkey
 
 
 def test_other_images_are_refused(extractor: Inception) -> None:
-    with pytest.raises(DataError, match=r"the inception extractor .* not \(2, 4, 8, 8\): use images of"):
+    with pytest.raises(DataError, match=r"the inception extractor .* not \(2, 4, 8, 8\); use images of"):
         extractor(torch.zeros(2, 4, 8, 8, dtype=torch.uint8))
     with pytest.raises(TypeError, match=r"torch\.float32"):
         extractor(torch.zeros(2, 3, 8, 8))

@@ -15,7 +15,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from gan_dist.core.errors import DataError
-from gan_dist.evaluation.metrics.inception_score import ClassScore
+from gan_dist.evaluation.metrics.class_scores import InceptionScore
 from tests.support.gloo import run_gloo
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -40,13 +40,13 @@ def test_the_numbers_of_torch_fidelity() -> None:
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     logits = logits_of(1003)
-    score = ClassScore(CLASSES, len(logits))
+    score = InceptionScore(CLASSES, len(logits))
     for batch in torch.randperm(len(logits)).split(64):
         score.update(batch, logits[batch])
     expected = isc_features_to_metric(logits, splits=10, shuffle=False)
-    assert score.mean == pytest.approx(expected["inception_score_mean"], rel=1e-12)
-    assert score.std == pytest.approx(expected["inception_score_std"], rel=1e-9)
-    assert score.std > 0.01
+    assert score.scores.mean().item() == pytest.approx(expected["inception_score_mean"], rel=1e-12)
+    assert score.scores.std(correction=0).item() == pytest.approx(expected["inception_score_std"], rel=1e-9)
+    assert score.scores.std() > 0.01
 
 
 @settings(deadline=None, max_examples=80)
@@ -56,7 +56,7 @@ def test_any_order_batches_and_splits(data: st.DataObject, total: int, merged: b
     order = torch.tensor(data.draw(st.permutations(range(total))))
     cuts = sorted(data.draw(st.lists(st.integers(0, total), max_size=5)))
     logits = logits_of(total)
-    score, other = ClassScore(CLASSES, total, splits), ClassScore(CLASSES, total, splits)
+    score, other = InceptionScore(CLASSES, total, splits), InceptionScore(CLASSES, total, splits)
     for index, (start, stop) in enumerate(pairwise([0, *cuts, total])):
         batch = order[start:stop]
         (other if merged and index % 2 else score).update(batch, logits[batch])
@@ -67,7 +67,7 @@ def test_any_order_batches_and_splits(data: st.DataObject, total: int, merged: b
 @pytest.mark.parametrize("confidence", [100.0, 1e30])
 def test_best_and_worst(confidence: float) -> None:
     """Sure of one class: p is 0 for the others, whose p log p is 0 and not NaN."""
-    best, worst = ClassScore(CLASSES, 4 * CLASSES, 4), ClassScore(CLASSES, 4 * CLASSES, 4)
+    best, worst = InceptionScore(CLASSES, 4 * CLASSES, 4), InceptionScore(CLASSES, 4 * CLASSES, 4)
     numbers = torch.arange(4 * CLASSES)
     best.update(numbers, confidence * torch.eye(CLASSES).repeat(4, 1))
     worst.update(numbers, confidence * torch.eye(CLASSES)[:1].expand(4 * CLASSES, -1))
@@ -77,7 +77,7 @@ def test_best_and_worst(confidence: float) -> None:
 
 def test_a_bfloat16_logit_is_widened_first() -> None:
     logits = logits_of(40).bfloat16()
-    score = ClassScore(CLASSES, 40, 2)
+    score = InceptionScore(CLASSES, 40, 2)
     score.update(torch.arange(40), logits)
     assert score.scores.tolist() == pytest.approx(plain(logits.float(), 2), rel=1e-12)
 
@@ -85,7 +85,7 @@ def test_a_bfloat16_logit_is_widened_first() -> None:
 def on_a_rank(counts: list[int]) -> npt.NDArray[np.float64]:
     """On a rank: its share of the images, reduced over all ranks."""
     logits = logits_of(sum(counts))
-    score = ClassScore(CLASSES, len(logits), 3)
+    score = InceptionScore(CLASSES, len(logits), 3)
     mine = torch.randperm(len(logits), generator=torch.Generator().manual_seed(0)).split(counts)
     for batch in mine[dist.get_rank()].split(16):
         score.update(batch, logits[batch])
@@ -103,21 +103,21 @@ def test_ranks_equal_one_process(counts: list[int]) -> None:
 
 def test_a_split_that_is_not_whole_is_refused() -> None:
     with pytest.raises(DataError, match="needs at least 10 images and there are 9"):
-        ClassScore(CLASSES, 9)
-    score = ClassScore(CLASSES, 30, 3)
+        InceptionScore(CLASSES, 9)
+    score = InceptionScore(CLASSES, 30, 3)
     score.update(torch.arange(10), logits_of(10))
     score.update(torch.arange(20, 30), logits_of(10))
     with pytest.raises(
         DataError, match="split 1 of the Inception Score was given 0 of its 10 images, numbers 10 to 19"
     ):
-        score.mean  # noqa: B018
+        score.scores  # noqa: B018
     score.update(torch.arange(9, 20), logits_of(11))
     with pytest.raises(DataError, match=r"split 0 .* was given 11 of its 10 images, numbers 0 to 9"):
-        score.std  # noqa: B018
+        score.scores  # noqa: B018
 
 
 def test_bad_batches_are_refused() -> None:
-    score = ClassScore(CLASSES, 30, 3)
+    score = InceptionScore(CLASSES, 30, 3)
     for bad in (torch.nan, torch.inf, -torch.inf):
         logits = logits_of(4)
         logits[2, 3] = bad

@@ -12,7 +12,7 @@ import torch
 from gan_dist.core.errors import DataError
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.random_features import RandomFeatures
-from gan_dist.evaluation.metrics.frechet import frechet_distance
+from gan_dist.evaluation.metrics.distances import frechet_distance
 from gan_dist.evaluation.metrics.moments import Moments
 from tools.train_lenet import digits
 
@@ -96,7 +96,7 @@ def test_noise_is_far_from_digits(extractor: RandomFeatures) -> None:
 def test_other_images_are_refused(extractor: RandomFeatures) -> None:
     with pytest.raises(DataError, match=r"the random extractor .* not \(2, 2, 8, 8\)"):
         extractor(torch.zeros(2, 2, 8, 8, dtype=torch.uint8))
-    with pytest.raises(DataError, match=r"8x8 pixels or more, not 9x7: raise data\.resolution"):
+    with pytest.raises(DataError, match=r"8x8 pixels or more, not 9x7; raise data\.resolution"):
         extractor(torch.zeros(2, 1, 9, 7, dtype=torch.uint8))
     with pytest.raises(TypeError, match=r"torch\.float32"):
         extractor(torch.zeros(2, 1, 8, 8))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError
-from gan_dist.evaluation.metrics.reservoir import Reservoir
+from gan_dist.evaluation.statistics import Reservoir
 from tests.support.gloo import run_gloo
 
 pytestmark = pytest.mark.usefixtures("no_network")

@@ -29,7 +29,7 @@ from gan_dist.config import load_config, to_yaml
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
 from gan_dist.core.storage.hashed_folder import to_json
-from gan_dist.report.effort import length
+from gan_dist.report.trials import full_length
 from gan_dist.search.plan import Plan, begin, make_plan
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import JOURNAL, study_storage
@@ -373,7 +373,7 @@ def test_what_was_spent_and_saved_is_reckoned_from_the_trials(tmp_path: Path) ->
         f"{hours:.3g} GPU-hours = {hours:.3g} hours of training x 2 workers x 0.5"
     )
     assert seen.facts["GPU-hours saved"].startswith(f"{448 / 100 / 3600:.3g}")
-    assert length(plan.config, {"train.kimg": 1.0, "train.batch_size": 100}) == 1000
+    assert full_length(plan.config, {"train.kimg": 1.0, "train.batch_size": 100}) == 1000
 
 
 def test_curves_and_values_of_all_trials_are_drawn(tmp_path: Path) -> None:

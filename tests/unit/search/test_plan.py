@@ -256,7 +256,7 @@ def test_the_best_that_came_to_their_end_are_run_again(tmp_path: Path) -> None:
     found = record_replicas(plan, study, "fd_digits")
     assert [one.trial for one in found] == [2, 3, 5]
     assert found[0].values == (3.0, 3.5, 2.5)
-    assert (found[0].mean, found[0].spread) == (3.0, 0.5)
+    assert (found[0].mean, found[0].std) == (3.0, 0.5)
     named = json.loads((tmp_path / "search/replicates.json").read_text())
     assert [one["trial"] for one in named] == [2, 3]  # a run that measured nothing names no winner
 
