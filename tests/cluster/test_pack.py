@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import typer
 from PIL import Image, ImageOps
 from ray.data import DataContext
@@ -304,26 +305,30 @@ def slow_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, format="JPEG", quality=95)
     content = buffer.getvalue()
-    for number in range(400):
+    for number in range(240):
         path = folder / f"{'ab'[number % 2]}" / f"{number:03d}.jpg"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content[:1000] if number % 100 == 50 else content)
+        path.write_bytes(content[:1000] if number % 60 == 30 else content)
     return folder
 
 
 def stop_and_continue(photos: Path, folder: Path, signals: Sequence[int], seed: int) -> None:
-    """Compare an undisturbed packing with one whose process is killed or interrupted again and again."""
+    """Compare an undisturbed packing with one whose process is killed or interrupted again and again.
+
+    The processes join the cluster of these tests: starting one would take longer than packing.
+    """
     draw = random.Random(seed)
     whole, dest = folder / "whole", folder / "dest"
     options = ["--resolution", "16", "--shard-mb", "0.01", "--max-bad", "4"]
     run("pack", photos, whole, *options)
     total = len(list(whole.glob("shard-*")))
     command = [sys.executable, "-m", "gan_dist", "pack", str(photos), str(dest), *options]
+    env = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     for kill, number in enumerate(signals):
         # At a random moment between two states, or in the middle of what leads from one to the other.
         target = draw.randint(0, total * (kill + 1) // (len(signals) + 1))
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             deadline = time.monotonic() + 60
             while not (dest / "pack.json").exists() or len(list(dest.glob("shard-*"))) < target:
@@ -337,7 +342,7 @@ def stop_and_continue(photos: Path, folder: Path, signals: Sequence[int], seed: 
             assert process.returncode == 130
             assert said.splitlines()[-1] == "stopped; the same command again continues", said
         assert not (dest / "manifest.json").exists()
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert contents(dest) == contents(whole)
     verify_set(str(dest))

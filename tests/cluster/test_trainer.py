@@ -7,11 +7,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
 
 import gan_dist
 from gan_dist.artifacts.records import read_records
@@ -29,91 +29,95 @@ from tests.support.gloo import run_gloo
 from tests.unit.training.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+WORKERS = ["scale.workers=2", "eval.every_kimg=0.064"]
 
 
 @pytest.mark.slow
 def test_a_resumed_run_from_and_to_a_bucket_has_the_bits_of_plain_torch_distributed(
     bucket: str, tmp_path: Path
 ) -> None:
-    whole = config(tmp_path, "scale.workers=2", "data.cache=memory")
+    whole = config(tmp_path, *WORKERS, "train.kimg=0.256", "data.cache=memory")
     run_gloo(run_on_ranks, 2, whole)
 
     images = storage.join(bucket, "digits")
     storage.copy_tree(str(DIGITS), images)
-    streamed = ["scale.workers=2", f"data.path={images}", "data.cache=stream", "storage.backend=s3fs"]
+    streamed = [*WORKERS, f"data.path={images}", "data.cache=stream", "storage.backend=s3fs"]
     news: list[RunStatus] = []
-    for kimg in (0.32, 0.64):
+    # A continued run keeps three checkpoints, those of before included.
+    for kimg, kept in ((0.128, [128, 64]), (0.256, [256, 192, 128])):
         parts = config(bucket, *streamed, f"train.kimg={kimg}")
         outcome = driver.run(parts, news.append)
         assert outcome.finished
+        assert checkpoint_names(parts.run_uri) == [f"checkpoint_{number:012d}" for number in kept]
 
     assert_same_bits(tensors(whole), tensors(parts))
     assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
     shown = [one.progress for one in news if one.progress is not None]
-    assert shown[-1].images == shown[-1].total_images == 640
+    assert shown[-1].images == shown[-1].total_images == 256
     assert shown[-1].best == json.loads(storage.read_text(storage.join(parts.run_uri, "best.json")))["value"]
     assert gan_dist.load(parts.run_uri).sample(2).shape == (2, 1, 16, 16)
 
 
 @pytest.mark.slow
-def test_a_continued_run_keeps_three_checkpoints_those_of_before_included(tmp_path: Path) -> None:
-    for kimg, kept in ((0.128, [128, 64]), (0.256, [256, 192, 128])):
-        settings = config(tmp_path, "eval.every_kimg=0.064", f"train.kimg={kimg}")
-        driver.run(settings, lambda _: None)
-        assert checkpoint_names(settings.run_uri) == [f"checkpoint_{images:012d}" for images in kept]
-
-
-@pytest.mark.slow
-def test_a_store_that_fails_for_a_moment_costs_no_checkpoint(bucket: str, s3_url: str) -> None:
+def test_a_store_that_fails_for_a_moment_costs_no_checkpoint_and_damage_ends_the_run_by_its_name(
+    bucket: str, s3_url: str, tmp_path: Path
+) -> None:
+    shutil.copytree(DIGITS, tmp_path / "set")
+    streamed = [f"data.path={tmp_path / 'set'}", "data.cache=stream"]
+    news: list[RunStatus] = []
     with proxy(s3_url) as between:
         between.faults.planned = ["unavailable"] * 12
         between.faults.planned_for = "/discriminator.safetensors"
         place = f"{bucket}?endpoint_override=127.0.0.1:{between.port}&scheme=http"
-        news: list[RunStatus] = []
-        outcome = driver.run(config(place, "data.path=builtin://shapes?count=64&resolution=16"), news.append)
+        outcome = driver.run(config(place, *streamed, "train.kimg=0.32"), news.append)
         assert between.counts["unavailable"] == 12
-    assert outcome.finished
-    assert news[-1].warnings == ()
-    assert checkpoint_names(f"{bucket}/run") == ["checkpoint_000000000640", "checkpoint_000000000320"]
-
-
-@pytest.mark.slow
-def test_a_run_that_diverges_ends_with_a_named_error(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteError, match=r"a lower optim\.g\.lr"):
-        driver.run(config(tmp_path, "optim.d.lr=1e30", "optim.g.lr=1e30"), lambda _: None)
-
-
-@pytest.mark.slow
-def test_damage_that_a_continued_run_streams_ends_it_at_once_by_its_name(tmp_path: Path) -> None:
-    shutil.copytree(DIGITS, tmp_path / "set")
-    streamed = [f"data.path={tmp_path / 'set'}", "data.cache=stream"]
-    driver.run(config(tmp_path, *streamed, "train.kimg=0.32"), lambda _: None)
-    shard = min((tmp_path / "set").glob("*.parquet"))
-    content = bytearray(shard.read_bytes())
-    content[2000] ^= 1
-    shard.write_bytes(content)
-    news: list[RunStatus] = []
-    with pytest.raises(DataError, match=f"{shard.name}.* is damaged"):
-        driver.run(config(tmp_path, *streamed), news.append)
-    assert news[-1].warnings == ()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
-def test_a_full_disk_ends_a_run_at_once_by_its_name(tmp_path: Path) -> None:
-    images, runs = tmp_path / "set", tmp_path / "runs"
-    shutil.copytree(DIGITS, images)  # its statistics will be kept beside it
-    runs.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", runs]).returncode:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
-        news: list[RunStatus] = []
-        with pytest.raises(StorageError, match="No space left on device") as caught:
-            driver.run(config(runs, "model.width=32", f"data.path={images}"), news.append)
-        assert "the run is kept as its last checkpoint has it" in str(caught.value)
+        assert outcome.finished
         assert news[-1].warnings == ()
-    finally:
-        subprocess.run(["umount", runs], check=True)
+        assert checkpoint_names(f"{bucket}/run") == ["checkpoint_000000000320"]
+
+        # The same run, continued, streams what has been damaged meanwhile.
+        shard = min((tmp_path / "set").glob("*.parquet"))
+        content = bytearray(shard.read_bytes())
+        content[2000] ^= 1
+        shard.write_bytes(content)
+        with pytest.raises(DataError, match=f"{shard.name}.* is damaged"):
+            driver.run(config(place, *streamed), news.append)
+    assert news[-1].warnings == ()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A folder on a disk of 512 KB; None where this process may mount none."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount).returncode:
+        yield None
+        return
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_that_diverge_or_fill_a_disk_end_at_once_each_by_its_own_error(
+    tmp_path: Path, small_disk: Path | None
+) -> None:
+    diverging = config(tmp_path, "optim.d.lr=1e30", "optim.g.lr=1e30")
+    images = tmp_path / "set"
+    shutil.copytree(DIGITS, images)  # its statistics will be kept beside it
+    news: list[RunStatus] = []
+    with ThreadPoolExecutor(2) as pool:
+        diverged = pool.submit(driver.run, diverging, lambda _: None)
+        if small_disk is not None:
+            full = config(small_disk, "model.width=32", f"data.path={images}")
+            with pytest.raises(StorageError, match="No space left on device") as caught:
+                driver.run(full, news.append)
+            assert "the run is kept as its last checkpoint has it" in str(caught.value)
+            assert news[-1].warnings == ()
+        with pytest.raises(NonFiniteError, match=r"a lower optim\.g\.lr"):
+            diverged.result()
+    if small_disk is None:
+        pytest.skip("the run that fills a disk: this process cannot mount a tmpfs")
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(tmp_path: Path) -> None:
@@ -151,15 +155,6 @@ def test_a_run_ends_after_four_failures_without_a_checkpoint_between_them(
     assert "the run is kept as it was at 0.064 kimg" in str(caught.value)
     told = [one for one in news[-1].warnings if one.endswith("the run goes on from 0.064 kimg")]
     assert len(told) == 4
-
-
-@pytest.fixture
-def a_busy_cpu() -> Iterator[None]:
-    """One of the cluster's two CPUs is another's."""
-    taken = placement_group([{"CPU": 1}])
-    assert taken.wait(30)
-    yield
-    remove_placement_group(taken)
 
 
 @pytest.mark.usefixtures("a_busy_cpu")
