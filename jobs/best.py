@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to fetch the best release, or train it again: the program `gan-dist best`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist best`."""
 
 import sys
 

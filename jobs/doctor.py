@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to look at a cluster: the same program as `gan-dist doctor`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist doctor`."""
 
 import sys
 

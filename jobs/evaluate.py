@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to measure a release: the same program as `gan-dist evaluate`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist evaluate`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to export a generator: the same program as `gan-dist export`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist export`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to pack images: the same program as `gan-dist pack`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist pack`."""
 
 import sys
 

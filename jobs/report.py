@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to write a page of a run or search: the same program as `gan-dist report`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist report`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to draw samples: the same program as `gan-dist sample`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist sample`."""
 
 import sys
 

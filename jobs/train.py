@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to train: the same program as `gan-dist train`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist train`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What `ray job submit` runs to search: the same program as `gan-dist tune`."""
+"""Entrypoint for `ray job submit`: the same program as `gan-dist tune`."""
 
 import sys
 

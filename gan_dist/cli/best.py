@@ -53,7 +53,9 @@ def best(
 
         folder = absolute(to)
         was_there = not copy_release(found, folder)
-    _print_found(found, folder, was_there=was_there)
+    trial = "" if found.trial is None else f", of trial {found.trial} among {found.trials}"
+    typer.echo(f"{found.metric} {found.value:.6g} after {found.images / 1000:g} kimg{trial}")
+    typer.echo(f"  release  {shorten(folder)}{', where it was already' if was_there else ''}")
     result: dict[str, object] = {
         "dir": folder,
         "metric": found.metric,
@@ -75,7 +77,7 @@ def best(
 
 
 def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> None:
-    """Check the arguments as far as they allow without a look at files.
+    """Check the arguments alone, without a look at any file.
 
     Raises:
         GanDistError: there are settings without --retrain, or --retrain without --to.
@@ -107,12 +109,6 @@ def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tup
     source, name = storage.join(folder, CONFIG), f"name={found.name}-best"
     config = load_run(source, [name, f"storage={found.parent}", *settings])
     return config, [shorten(source), name, f"storage={shorten(found.parent)}", *settings]
-
-
-def _print_found(found: BestRelease, folder: str, *, was_there: bool) -> None:
-    trial = "" if found.trial is None else f", of trial {found.trial} among {found.trials}"
-    typer.echo(f"{found.metric} {found.value:.6g} after {found.images / 1000:g} kimg{trial}")
-    typer.echo(f"  release  {shorten(folder)}{', where it was already' if was_there else ''}")
 
 
 def _print_next(found: BestRelease, folder: str, *, copied: bool) -> None:

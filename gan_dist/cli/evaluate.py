@@ -17,7 +17,6 @@ from gan_dist.core.errors import DataError
 
 if TYPE_CHECKING:
     from gan_dist.config import ScaleConfig
-    from gan_dist.core.storage import StorageOptions
     from gan_dist.evaluation.assess import Assessment
     from gan_dist.evaluation.tasks import Request
 
@@ -82,6 +81,9 @@ def evaluate(
     source = absolute(source)
     config = release.load(source).config
     weights = inception_weights or config.eval.inception_weights
+    options, chosen_backend = config.storage.options, storage.options().backend
+    if chosen_backend != storage.StorageOptions().backend:
+        options = replace(options, backend=chosen_backend)
     request = Request(
         source=source,
         data=absolute(data or config.data.path),
@@ -91,7 +93,7 @@ def evaluate(
         extractor=extractor or config.eval.extractor,
         inception_weights=weights and absolute(weights),
         seed=seed,
-        storage=_storage_options(config.storage.options),
+        storage=options,
     )
     scale = ScaleConfig(workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
     found = _measure(request, scale)
@@ -106,16 +108,8 @@ def evaluate(
         typer.echo(json.dumps({**found.figures, **picture}))
 
 
-def _storage_options(of_run: StorageOptions) -> StorageOptions:
-    """Return a run's options with the backend of --backend, if that is not the default."""
-    from gan_dist.core.storage import StorageOptions, options
-
-    chosen = options().backend
-    return of_run if chosen == StorageOptions().backend else replace(of_run, backend=chosen)
-
-
 def check(metrics: str, out: str) -> None:
-    """Check the arguments as far as they allow without a look at files.
+    """Check the arguments alone, without a look at any file.
 
     Raises:
         DataError: a metric is unknown.
@@ -139,14 +133,21 @@ def _parse_metrics(metrics: str) -> tuple[str, ...]:
 
 
 def _measure(request: Request, scale: ScaleConfig) -> Assessment:
-    """Measure in this process if one is enough, otherwise on the cluster, and show the progress."""
+    """Measure in this process if one is enough, otherwise on the cluster, and show the progress.
+
+    Raises:
+        CapacityError: this machine has not the resources that were asked for.
+    """
     from gan_dist.core.console import CountProgress
     from gan_dist.evaluation.assess import assess
     from gan_dist.evaluation.tasks import TaskRunner, run_here
 
     with CountProgress(0, "images") as progress, ExitStack() as connected:
         if scale.workers == 1 and "RAY_ADDRESS" not in os.environ:
-            _require_resources(scale)
+            if scale.cpus_per_worker > 1 or scale.gpus_per_worker:
+                from gan_dist.cluster.nodes.resources import local_node, require_capacity  # brings Ray
+
+                require_capacity(scale, [local_node()], "this machine", evaluating=True)
             run_tasks: TaskRunner = run_here
         else:
             progress.print("starting workers")
@@ -163,15 +164,3 @@ def _measure(request: Request, scale: ScaleConfig) -> Assessment:
         for warning in found.warnings:
             progress.print(f"warning: {warning}")
     return found
-
-
-def _require_resources(scale: ScaleConfig) -> None:
-    """Refuse to measure in this process with more than this machine has.
-
-    Raises:
-        CapacityError: it has not what was asked for.
-    """
-    if scale.cpus_per_worker > 1 or scale.gpus_per_worker:
-        from gan_dist.cluster.nodes.resources import local_node, require_capacity  # brings Ray
-
-        require_capacity(scale, [local_node()], "this machine", evaluating=True)

@@ -40,7 +40,7 @@ def export(
 
 
 def check(to: str) -> None:
-    """Check the arguments as far as they allow without a look at files.
+    """Check the arguments alone, without a look at any file.
 
     Raises:
         GanDistError: the suffix of the file is that of another format.

@@ -120,7 +120,7 @@ def check(
     *,
     verify: bool,
 ) -> None:
-    """Check the arguments as far as they allow without a look at files.
+    """Check the arguments alone, without a look at any file.
 
     Raises:
         DataError: one is missing, superfluous, or out of its range.

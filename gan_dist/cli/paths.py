@@ -87,7 +87,7 @@ def shorten(uri: str) -> str:
 
 
 def command(verb: str, *arguments: str) -> str:
-    """Return the shell command with which the user, who called this program, calls a verb."""
+    """Return the shell command for a verb, in the form in which the user called this program."""
     return shlex.join([*_program(verb), *arguments])
 
 

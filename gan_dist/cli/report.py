@@ -39,7 +39,7 @@ def report(
 
 
 def check(out: str) -> None:
-    """Check the arguments as far as they allow without a look at files.
+    """Check the arguments alone, without a look at any file.
 
     Raises:
         GanDistError: the suffix of the page is not that of HTML.

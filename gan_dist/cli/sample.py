@@ -61,7 +61,12 @@ def sample(
     if not single:
         storage.require_writable(target)
     generator = release.load(absolute(source))
-    _require_class(label, generator.shape.classes)
+    classes = generator.shape.classes
+    if label is not None and label >= classes:
+        has = f"has the classes 0 to {classes - 1}" if classes else "was trained without classes"
+        raise DataError(
+            f"--label {label}: the generator {has}", "name one" if classes else "leave --label out"
+        )
     if single:
         _write_single(generator, target, n, seed, label)
     elif interpolate:
@@ -76,7 +81,7 @@ def sample(
 
 
 def check(out: str | None, n: int, interpolate: int | None, *, single: bool) -> None:
-    """Check the arguments as far as they allow without a look at files.
+    """Check the arguments alone, without a look at any file.
 
     Raises:
         GanDistError: they contradict one another.
@@ -119,19 +124,6 @@ def _folder_error(out: str) -> GanDistError:
         f"--out {out} is a folder",
         f"add --single for a file an image, or name a picture, as in {out.rstrip('/')}.png",
     )
-
-
-def _require_class(label: int | None, classes: int) -> None:
-    """Raise an error if the generator has no such class.
-
-    Raises:
-        DataError: it has none.
-    """
-    if label is not None and label >= classes:
-        has = f"has the classes 0 to {classes - 1}" if classes else "was trained without classes"
-        raise DataError(
-            f"--label {label}: the generator {has}", "name one" if classes else "leave --label out"
-        )
 
 
 def _labels(label: int | None, count: int) -> list[int] | None:

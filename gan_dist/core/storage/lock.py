@@ -29,10 +29,10 @@ RENEW_S = 10.0
 STALE_S = 60.0
 """Seconds without a renewal after which the process of a lock counts as gone."""
 CONFIRM_S = 0.5
-"""Seconds after which a lock is read again, since of two processes that write it at once the last has it."""
+"""Seconds before a new lock is read again: of two processes that write it at once, the last has it."""
 
 UNKNOWN = "unknown"
-"""Start time of a process about which this user may not learn more than that it exists."""
+"""Start time of a process that exists but whose details this user may not read."""
 
 
 @contextmanager
