@@ -179,6 +179,3 @@ def convert_integers(value: Any, schema: dict[str, Any]) -> Any:
     if isinstance(value, float) and value.is_integer() and "integer" in kinds and "number" not in kinds:
         return int(value)
     return value
-
-
-shown, brief, fit = format_value, shorten, convert_integers  # until gan_dist/search has the new names

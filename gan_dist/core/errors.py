@@ -66,11 +66,10 @@ class GanDistError(Exception):
 class ConfigError(GanDistError):
     """A configuration with one or more problems."""
 
-    def __init__(self, problems: Sequence[Problem | str]) -> None:
-        self._problems = tuple(one if isinstance(one, Problem) else Problem(one) for one in problems)
-        super().__init__(
-            "\n".join(map(str, self._problems)), keys=[key for one in self._problems for key in one.keys]
-        )
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self._problems = tuple(problems)
+        keys = [key for problem in self._problems for key in problem.keys]
+        super().__init__("\n".join(map(str, self._problems)), keys=keys)
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...]]]:
         return type(self), (self._problems,)

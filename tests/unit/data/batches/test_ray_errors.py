@@ -7,7 +7,7 @@ import pickle
 import pytest
 from ray.exceptions import RayTaskError
 
-from gan_dist.core.errors import ConfigError, DataError, GanDistError, StorageError
+from gan_dist.core.errors import ConfigError, DataError, GanDistError, Problem, StorageError
 from gan_dist.data.batches.ray_reader import plain_errors
 
 
@@ -18,7 +18,12 @@ def raised(error: Exception) -> Exception:
 
 
 @pytest.mark.parametrize(
-    "error", [DataError("a.png is none"), StorageError("no bucket"), ConfigError(["one problem", "another"])]
+    "error",
+    [
+        DataError("a.png is none"),
+        StorageError("no bucket"),
+        ConfigError([Problem("one problem"), Problem("another")]),
+    ],
 )
 def test_the_users_error_is_found_with_its_text(error: GanDistError) -> None:
     found = raised(error)
