@@ -17,7 +17,7 @@ PLACED_S = 5.0
 
 
 def placeable_workers(scale: ScaleConfig, counts: Sequence[int], placed: int = 0) -> int | None:
-    """Return the first of `counts` for which the workers that are not `placed` yet can be placed, or None."""
+    """Return the first of some numbers of workers that can be placed now, or None; `placed` already are."""
     draining = draining_nodes()
     capacity = worker_capacity(scale, [node for node in cluster_nodes() if node.id not in draining])
     for count in counts:
@@ -29,7 +29,10 @@ def placeable_workers(scale: ScaleConfig, counts: Sequence[int], placed: int = 0
 
 
 class GrowthRequest:
-    """A pending request for more `workers` than a group has, to one of `counts`; an autoscaler sees it."""
+    """A pending request for more workers than the `workers` of a group, which an autoscaler sees.
+
+    `counts` are the numbers of workers that the run may have, the most wanted first.
+    """
 
     def __init__(self, scale: ScaleConfig, counts: Sequence[int], workers: int) -> None:
         self._scale, self._workers = scale, workers
