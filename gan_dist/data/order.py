@@ -1,19 +1,27 @@
-"""Which row when: the order of images as a pure function of seed, set and position. No I/O, no Ray.
+"""Order of images: a pure function of the seed, the set and the position. No I/O, no Ray.
 
-The run is an endless sequence of slots 0, 1, 2, ...; slot i shows one image and i is the clock, images seen.
-With N images, epoch e is the slots [e*N, (e+1)*N), and its rows are a permutation of the set: every image is
-shown exactly once an epoch. Batch b is the slots [b*B, (b+1)*B); a batch may span two epochs, so no tail is
-dropped or padded.
+A run is an endless sequence of slots 0, 1, 2, ...; slot i holds one image and i is the clock, images seen.
+With N images, epoch e is the slots [e*N, (e+1)*N), a permutation of the set: every image comes exactly once
+an epoch. Batch b is the slots [b*B, (b+1)*B); a batch may span two epochs, so no tail is dropped or padded.
 
-Slot i belongs to stream i mod S. For every epoch the groups of rows (what storage can read at once) are put
-in a fresh random order and cut into S segments, one a stream; a stream cuts its segment into windows of whole
-pieces of groups, and shuffles the rows of each window. So a stream reads few, large, contiguous parts, yet a
-batch draws from S places of the set.
+Words, in the whole of `gan_dist.data`:
+  row group     rows that storage reads at once, `group` for short; a shard is a file of several
+  group slice   consecutive rows of one group
+  stream        one of S interleaved sequences of images: slot i belongs to stream i mod S
+  segment       a stream's images of one epoch: consecutive group slices
+  window        group slices of a segment whose rows are shuffled together
+  batch slice   consecutive positions of a stream, in one rank's part of a batch
+  part          rows of a group as they are read, a few mebibytes at a time
+  block         memory of several consecutive batches of a rank
+
+For every epoch the groups are put in a fresh random order and cut into S segments, one a stream; a stream
+cuts its segment into windows and shuffles the rows of each. So a stream reads few, large, contiguous slices,
+yet a batch draws from S places of the set.
 
 Neither S nor the windows depend on the number of workers. Within a batch the slots are sorted by stream, and
-rank r of W takes the r-th of W equal parts: the global batches are the same for every W that divides B, and
-where W divides S and S divides B no two ranks read the same stream. The whole state is one integer, the slot
-to go on from.
+rank r of W has the r-th of W equal parts: the global batches are the same for every W that divides B, and
+where W divides S and S divides B no two ranks read the same stream. The whole state is one integer, the next
+slot.
 """
 
 from __future__ import annotations
@@ -47,25 +55,25 @@ class GroupSlice:
 
 @dataclass(frozen=True)
 class Window:
-    """Rows that are shuffled together: positions [start, stop) of a stream."""
+    """Rows that are shuffled together, at positions [start, stop) of a stream."""
 
     stream: int
     epoch: int
     start: int
     stop: int
-    pieces: tuple[GroupSlice, ...]
+    slices: tuple[GroupSlice, ...]
     seed: int
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def permutation(self) -> npt.NDArray[np.intp]:
-        """Return the order in which the pieces' rows, laid end to end, are shown."""
+        """Return a permutation of the rows of all slices, laid end to end."""
         return rng.permutation(len(self), self.seed, "window", self.stream, self.start)
 
 
 class BatchSlice(NamedTuple):
-    """Positions [start, stop) of a stream, which a rank's part of a batch consists of."""
+    """Positions [start, stop) of a stream, in a rank's part of a batch."""
 
     stream: int
     start: int
@@ -106,25 +114,26 @@ class Order:
         self._epoch_layout = lru_cache(maxsize=2)(self._layout)
 
     def position(self, stream: int, slot: int) -> int:
-        """Return how many of a stream's slots lie before `slot`."""
+        """Return the number of a stream's slots before `slot`."""
         return -((stream - slot) // self.streams)
 
     def windows(self, streams: Sequence[int], start: int, stop: int) -> Iterator[Window]:
-        """Yield the windows that slots [start, stop) need of some streams, by their first slot."""
+        """Yield the windows of some streams that cover slots [start, stop), by their first slot."""
         ordered = [self._stream_windows(stream, start, stop) for stream in streams]
         return heapq.merge(*ordered, key=lambda window: window.start * self.streams + window.stream)
 
     def rank_streams(self, rank: int, world_size: int) -> list[int]:
-        """Return the streams of which a rank needs rows."""
+        """Return the streams that have rows for a rank."""
         # The division of batches among streams repeats after at most S batches.
-        takes = (self.takes(batch * self.batch_size, rank, world_size) for batch in range(self.streams))
-        return sorted({take.stream for batch in takes for take in batch})
+        starts = range(0, self.streams * self.batch_size, self.batch_size)
+        batches = (self.batch_slices(start, rank, world_size) for start in starts)
+        return sorted({one.stream for slices in batches for one in slices})
 
-    def takes(self, slot: int, rank: int, world_size: int) -> list[BatchSlice]:
-        """Return what a rank shows of the batch that begins at `slot`, in order."""
-        share = self.batch_size // world_size
-        low, high = rank * share, (rank + 1) * share
-        takes = []
+    def batch_slices(self, slot: int, rank: int, world_size: int) -> list[BatchSlice]:
+        """Return a rank's part of the batch that begins at `slot`, in order."""
+        size = self.batch_size // world_size
+        low, high = rank * size, (rank + 1) * size
+        slices = []
         before = 0
         begin, end = slot, slot + self.batch_size
         for stream in range(self.streams):
@@ -134,14 +143,14 @@ class Order:
             if after > low and before < high:
                 first, last = max(low - before, 0), min(high - before, stop - start)
                 if first < last:
-                    takes.append(BatchSlice(stream, start + first, start + last))
+                    slices.append(BatchSlice(stream, start + first, start + last))
             before = after
-        return takes
+        return slices
 
-    def rows_shown(self, window: Window, rank: int, world_size: int) -> npt.NDArray[np.int64]:
-        """Return which of a rank's rows show a window's positions: -1 where another rank does.
+    def rank_rows(self, window: Window, rank: int, world_size: int) -> npt.NDArray[np.int64]:
+        """Return the rank's row at each position of a window; -1 where the position is another rank's.
 
-        A rank's rows are its parts of all batches laid end to end: row 0 is the first of batch 0.
+        A rank's rows are its parts of all batches, laid end to end: row 0 is the first of batch 0.
         """
         positions = np.arange(window.start, window.stop)
         batches = (positions * self.streams + window.stream) // self.batch_size
@@ -149,12 +158,12 @@ class Order:
         # A batch is sorted by stream: before a slot come those of lower streams and the earlier of its own.
         rows = self._below(begins + self.batch_size, window.stream) - self._below(begins, window.stream)
         rows += positions + (window.stream - begins) // self.streams
-        share = self.batch_size // world_size
-        owners, rows = np.divmod(rows, share)
-        return np.where(owners == rank, batches * share + rows, -1)
+        size = self.batch_size // world_size
+        owners, rows = np.divmod(rows, size)
+        return np.where(owners == rank, batches * size + rows, -1)
 
     def _below(self, slots: npt.NDArray[np.int64], stream: int) -> npt.NDArray[np.int64]:
-        """Return how many slots before each of `slots` belong to lower streams than `stream`."""
+        """Return the number of slots before each of `slots` that belong to lower streams than `stream`."""
         rounds, rest = np.divmod(slots, self.streams)
         return rounds * stream + np.minimum(rest, stream)
 
@@ -171,19 +180,19 @@ class Order:
 
     def _epoch_windows(self, stream: int, epoch: int) -> Iterator[Window]:
         begin = self.position(stream, epoch * self.count)
-        held: list[GroupSlice] = []
+        slices: list[GroupSlice] = []
         rows = 0
-        for piece in self._segment(stream, epoch):
-            held.append(piece)
-            rows += len(piece)
+        for one in self._segment(stream, epoch):
+            slices.append(one)
+            rows += len(one)
             if rows >= self.stream_window:
-                yield Window(stream, epoch, begin, begin + rows, tuple(held), self.seed)
-                begin, held, rows = begin + rows, [], 0
-        if held:
-            yield Window(stream, epoch, begin, begin + rows, tuple(held), self.seed)
+                yield Window(stream, epoch, begin, begin + rows, tuple(slices), self.seed)
+                begin, slices, rows = begin + rows, [], 0
+        if slices:
+            yield Window(stream, epoch, begin, begin + rows, tuple(slices), self.seed)
 
     def _segment(self, stream: int, epoch: int) -> Iterator[GroupSlice]:
-        """Yield the pieces of groups that are a stream's part of an epoch."""
+        """Yield the group slices of a stream's segment of an epoch."""
         groups, ends, borders = self._epoch_layout(epoch)
         low, high = int(borders[stream]), int(borders[stream + 1])
         index = int(np.searchsorted(ends, low, side="right"))
@@ -196,7 +205,7 @@ class Order:
     def _layout(
         self, epoch: int
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return an epoch's order of groups, where each ends, and where the streams' segments begin."""
+        """Return an epoch's order of groups, the end of each, and the borders of the streams' segments."""
         groups = rng.permutation(len(self.group_rows), self.seed, "epoch", epoch)
         ends = np.cumsum(self.group_rows[groups])
         first, last = epoch * self.count, (epoch + 1) * self.count

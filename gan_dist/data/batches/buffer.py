@@ -1,4 +1,4 @@
-"""Batches in the making: rows go where they will be shown as they are read, in whatever order that is."""
+"""Buffers of coming batches: rows are copied to their places as they are read, in any order."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gan_dist.data.shards.rows import Rows
 
 
 class BatchBuffer:
-    """A rank's batches to come, put together window by window.
+    """A rank's coming batches, filled window by window.
 
     Batches lie in blocks of memory, each of as many batches as one window of every stream fills. A block is
-    allocated when the first window that fills it is to be read, and freed with the last of its batches.
+    allocated before its first window is read, and freed with its last batch.
 
     Args:
         order: The order of a run.
-        empty: Makes so many rows whose values are still to be written.
-        rank: Whose batches.
+        empty: Allocates rows.
+        rank: The rank.
         world_size: Number of ranks.
         start: Images seen before the first batch.
         stop: Images seen after the last one.
@@ -37,72 +37,72 @@ class BatchBuffer:
         stop: int,
     ) -> None:
         self._order, self._empty, self._rank, self._world_size = order, empty, rank, world_size
-        self._share = order.batch_size // world_size
-        self._first = start // order.batch_size * self._share
-        self._end = stop // order.batch_size * self._share
+        self._size = order.batch_size // world_size
+        self._first = start // order.batch_size * self._size
+        self._end = stop // order.batch_size * self._size
         self._batches = max(1, order.window_slots // order.batch_size)
         self._blocks: dict[int, Rows] = {}
         self._counts: dict[int, int] = {}
 
     @property
     def block_rows(self) -> int:
-        """Rows of the batches whose memory is taken at once."""
-        return self._batches * self._share
+        """Rows of a block."""
+        return self._batches * self._size
 
-    def filling(self, window: Window) -> WindowWriter:
-        """Return what puts a window's rows into the batches that show them."""
-        shown = self._order.rows_shown(window, self._rank, self._world_size)
-        shown[(shown < self._first) | (shown >= self._end)] = -1
-        at = np.empty_like(shown)
-        at[window.permutation()] = shown
+    def writer(self, window: Window) -> WindowWriter:
+        """Return a writer of a window's rows into their batches."""
+        rows = self._order.rank_rows(window, self._rank, self._world_size)
+        rows[(rows < self._first) | (rows >= self._end)] = -1
+        at = np.empty_like(rows)
+        at[window.permutation()] = rows
         numbers = np.unique(at[at >= 0] // self.block_rows).tolist()
         return WindowWriter(window, at, {number: self._block(number) for number in numbers})
 
     def _block(self, number: int) -> Rows:
         if number not in self._blocks:
-            # Taken by the one thread that shows batches: the C library keeps its freed memory for the next.
+            # Allocated by the one thread that yields batches: the C library reuses the memory that it frees.
             self._blocks[number] = self._empty(self.block_rows)
         return self._blocks[number]
 
-    def take_in(self, filling: WindowWriter) -> int:
-        """Note that a window's rows are all there; return how many of them are this rank's."""
-        batches, counts = np.unique(filling.at[filling.at >= 0] // self._share, return_counts=True)
+    def add(self, writer: WindowWriter) -> int:
+        """Count a window whose rows are all written; return how many of them are this rank's."""
+        batches, counts = np.unique(writer.at[writer.at >= 0] // self._size, return_counts=True)
         for batch, count in zip(batches.tolist(), counts.tolist(), strict=True):
             self._counts[batch] = self._counts.get(batch, 0) + count
         return int(counts.sum())
 
-    def is_whole(self, batch: int) -> bool:
-        """Return whether all rows of a batch are there."""
-        return self._counts.get(batch) == self._share
+    def is_complete(self, batch: int) -> bool:
+        """Return whether all rows of a batch are written."""
+        return self._counts.get(batch) == self._size
 
-    def take_out(self, batch: int) -> Rows:
-        """Return this rank's part of a batch, which is whole; batches are taken out one after another."""
+    def pop(self, batch: int) -> Rows:
+        """Remove this rank's part of a complete batch and return it; batches come one after another."""
         del self._counts[batch]
         number, place = divmod(batch, self._batches)
-        rows = self._blocks[number][place * self._share : (place + 1) * self._share]
+        rows = self._blocks[number][place * self._size : (place + 1) * self._size]
         if place == self._batches - 1:
             del self._blocks[number]
         return rows
 
 
 class WindowWriter:
-    """A window's rows on their way into batches.
+    """Writes a window's rows into batches.
 
     Args:
         window: The window.
-        at: For each row of its pieces, laid end to end, where in the rank's rows it belongs; -1 for nowhere.
-        blocks: The rank's rows in blocks of equal size, by number, as far as the window needs them.
+        at: The rank's row for each row of its slices, laid end to end; -1 for none.
+        blocks: Blocks of the rank's rows that have rows of the window, by number.
     """
 
     def __init__(self, window: Window, at: npt.NDArray[np.int64], blocks: dict[int, Rows]) -> None:
         self.window, self.at, self._blocks = window, at, blocks
 
-    def put(self, first: int, rows: Rows) -> None:
-        """Copy rows to where they belong; any thread may, and rows that were put before are replaced.
+    def write(self, first: int, rows: Rows) -> None:
+        """Copy rows to their places; any thread may, and rows written before are replaced.
 
         Args:
-            first: Which of the window's pieces' rows, laid end to end, comes first.
-            rows: That one and those that follow it.
+            first: Number of the first one among the rows of the window's slices, laid end to end.
+            rows: That row and those that follow it.
         """
         at = self.at[first : first + len(rows)]
         for number, block in self._blocks.items():

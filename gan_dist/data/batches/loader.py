@@ -28,16 +28,14 @@ READ_AHEAD = 16
 class Reader(Protocol):
     """A way of reading."""
 
-    def __call__(
-        self, windows: Iterable[Window], assembly: BatchBuffer, ahead: int
-    ) -> Iterator[WindowWriter]:
-        """Put windows into batches, `ahead` of them at once, and yield each, in order, when it is there."""
+    def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
+        """Write windows into a buffer, `ahead` of them at once; yield each, in order, once it is written."""
 
     def empty(self, count: int) -> Rows:
-        """Return room for so many rows of what is put."""
+        """Allocate rows for a buffer."""
 
-    def shown(self, rows: Rows) -> Rows:
-        """Return what a batch of what was put shows."""
+    def to_images(self, rows: Rows) -> Rows:
+        """Return the images of rows of a buffer."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def bytes_in_memory(images: ImageSet, cache: str) -> int:
 
 
 def batches(
-    order: Order, fetch: Reader, *, rank: int, world_size: int, start: int, stop: int
+    order: Order, reader: Reader, *, rank: int, world_size: int, start: int, stop: int
 ) -> Iterator[Rows]:
     """Yield a rank's part of every global batch from slot `start` until `stop` is reached.
 
@@ -117,18 +115,18 @@ def batches(
     """
     batch = order.batch_size
     stop = start + -(-(stop - start) // batch) * batch
-    assembly = BatchBuffer(order, fetch.empty, rank=rank, world_size=world_size, start=start, stop=stop)
-    arriving = fetch(order.windows(order.rank_streams(rank, world_size), start, stop), assembly, READ_AHEAD)
-    arrived = shown = 0
+    buffer = BatchBuffer(order, reader.empty, rank=rank, world_size=world_size, start=start, stop=stop)
+    written = reader(order.windows(order.rank_streams(rank, world_size), start, stop), buffer, READ_AHEAD)
+    added = yielded = 0
     for number in range(start // batch, stop // batch):
-        while not assembly.is_whole(number):
-            arrived += assembly.take_in(next(arriving))
-        rows = fetch.shown(assembly.take_out(number))
-        shown += len(rows)
+        while not buffer.is_complete(number):
+            added += buffer.add(next(written))
+        rows = reader.to_images(buffer.pop(number))
+        yielded += len(rows)
         yield rows
-        # Take in as much as has been shown, for all streams may need their next window in the same batch.
-        while arrived < shown + assembly.block_rows and (filling := next(arriving, None)):
-            arrived += assembly.take_in(filling)
+        # Add as much as has been yielded, for all streams may need their next window in the same batch.
+        while added < yielded + buffer.block_rows and (writer := next(written, None)):
+            added += buffer.add(writer)
 
 
 def to_batch(rows: Rows, images: ImageSet, resolution: int) -> Batch:

@@ -1,4 +1,4 @@
-"""The order run by Ray Data: read tasks are windows planned over many epochs; no epoch restarts anything.
+"""Reader of windows by Ray Data: its read tasks are windows of many epochs; no epoch restarts anything.
 
 Every rank makes a dataset of its own. Read tasks reserve no CPU: they mostly wait for storage, a few run at a
 time, and so they can never be locked out by the workers that wait for them.
@@ -19,57 +19,57 @@ from ray.exceptions import RayTaskError
 
 from gan_dist.core.errors import GanDistError
 from gan_dist.data.batches.buffer import BatchBuffer, WindowWriter
-from gan_dist.data.batches.readers import read_pieces
+from gan_dist.data.batches.readers import read_slices
 from gan_dist.data.order import Window
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.data.shards.rows import Rows, rows_table, table_rows
 
 TASK_BYTES = 32 * 2**20
-"""What one task reads at most."""
+"""Bytes that one task reads, at most."""
 TASK_ROWS = 8192
-"""What it reads where images are small: it arrives when all is read, and training waits for the first."""
+"""Rows that one task reads of small images: they arrive together, and training waits for the first task."""
 TASKS = 500
 """Tasks of one dataset: Ray plans all of them before the first runs. Then comes the next dataset."""
 CONCURRENT_TASKS = 2
 
 
 class RayDataReader:
-    """Shows rows as Ray Data's tasks read them, anywhere in the cluster.
+    """Reads windows by Ray Data's tasks, anywhere in the cluster.
 
     Args:
-        images: The set to read; it travels to the tasks.
+        images: The set; it is sent to the tasks.
     """
 
     def __init__(self, images: ImageSet) -> None:
         self._images = images
 
-    def __call__(
-        self, windows: Iterable[Window], assembly: BatchBuffer, ahead: int
-    ) -> Iterator[WindowWriter]:
+    def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        portions = _portions(windows, max(1, min(TASK_ROWS, TASK_BYTES // self._images.manifest.image_bytes)))
-        while tasks := list(islice(portions, TASKS)):
+        planned = _plan_tasks(
+            windows, max(1, min(TASK_ROWS, TASK_BYTES // self._images.manifest.image_bytes))
+        )
+        while tasks := list(islice(planned, TASKS)):
             dataset = ray.data.read_datasource(
                 _Windows(self._images, tasks),
                 num_cpus=0,
                 concurrency=min(CONCURRENT_TASKS, len(tasks)),
                 override_num_blocks=len(tasks),
             )
-            blocks = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
-            for window, rows in _regroup(chain.from_iterable(tasks), _plainly(blocks)):
-                filling = assembly.filling(window)
-                filling.put(0, rows)
-                yield filling
+            tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
+            for window, rows in _split_windows(chain.from_iterable(tasks), _unwrapped(tables)):
+                writer = buffer.writer(window)
+                writer.write(0, rows)
+                yield writer
 
     def empty(self, count: int) -> Rows:
-        """Return room for so many rows."""
+        """Allocate rows."""
         return self._images.manifest.empty(count)
 
-    def shown(self, rows: Rows) -> Rows:
-        """Return the rows as they were put."""
+    def to_images(self, rows: Rows) -> Rows:
+        """Return the rows as they are."""
         return rows
 
 
@@ -89,7 +89,7 @@ class _Windows(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
-        """Return the read tasks, whatever the parallelism: the order is the plan's."""
+        """Return the read tasks, whatever the parallelism asked for."""
         return [self._read_task(windows) for windows in self._tasks]
 
     def _read_task(self, windows: list[Window]) -> ReadTask:
@@ -101,42 +101,42 @@ class _Windows(Datasource):
         def read() -> Iterator[pa.Table]:
             for window in windows:
                 rows = manifest.empty(len(window))
-                for first, part in read_pieces(images, window.pieces):
+                for first, part in read_slices(images, window.slices):
                     rows.put(slice(first, first + len(part)), part)
                 yield rows_table(rows)
 
         return ReadTask(read, metadata)
 
 
-def _portions(windows: Iterable[Window], rows: int) -> Iterator[list[Window]]:
-    """Yield consecutive windows in portions of at least `rows` rows, but for the last."""
-    portion: list[Window] = []
-    held = 0
+def _plan_tasks(windows: Iterable[Window], rows: int) -> Iterator[list[Window]]:
+    """Yield the consecutive windows of each task: at least `rows` rows, but for the last task."""
+    task: list[Window] = []
+    count = 0
     for window in windows:
-        portion.append(window)
-        held += len(window)
-        if held >= rows:
-            yield portion
-            portion, held = [], 0
-    if portion:
-        yield portion
+        task.append(window)
+        count += len(window)
+        if count >= rows:
+            yield task
+            task, count = [], 0
+    if task:
+        yield task
 
 
-def _plainly(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _unwrapped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     with plain_errors():
-        yield from blocks
+        yield from tables
 
 
-def _regroup(windows: Iterable[Window], blocks: Iterable[pa.Table]) -> Iterator[tuple[Window, Rows]]:
-    """Cut the rows of all blocks, which Ray may have merged or split, into windows again."""
-    source = iter(blocks)
-    held: list[Rows] = []
+def _split_windows(windows: Iterable[Window], tables: Iterable[pa.Table]) -> Iterator[tuple[Window, Rows]]:
+    """Split the rows of all tables, which Ray may have merged or split, into windows again."""
+    source = iter(tables)
+    read: list[Rows] = []
     for window in windows:
-        while sum(map(len, held)) < len(window):
-            held.append(table_rows(next(source)))
-        rows = Rows.concatenate(held)
+        while sum(map(len, read)) < len(window):
+            read.append(table_rows(next(source)))
+        rows = Rows.concatenate(read)
         yield window, rows[: len(window)]
-        held = [rows[len(window) :]] if len(rows) > len(window) else []
+        read = [rows[len(window) :]] if len(rows) > len(window) else []
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Sets that fit in memory, and the direct reading of those that do not: batches without Ray."""
+"""Readers of windows without Ray: from memory, and by threads."""
 
 from __future__ import annotations
 
@@ -21,54 +21,52 @@ def read_all(images: ImageSet) -> Rows:
     return Rows.concatenate([images.read_group(group) for group in range(len(images.group_rows))])
 
 
-def read_pieces(images: ImageSet, pieces: Iterable[GroupSlice]) -> Iterator[tuple[int, Rows]]:
-    """Yield the rows of pieces, laid end to end, as they are read: a part's first row, and the part.
+def read_slices(images: ImageSet, slices: Iterable[GroupSlice]) -> Iterator[tuple[int, Rows]]:
+    """Yield the rows of slices, laid end to end, as they are read: a part's first row, and the part.
 
     As with a set's own parts, a part is valid until the next, and rows may come again.
     """
-    laid = 0
-    for piece in pieces:
-        for first, part in images.read_parts(piece.group):
-            low, high = max(piece.start, first), min(piece.stop, first + len(part))
+    begin = 0
+    for one in slices:
+        for first, part in images.read_parts(one.group):
+            low, high = max(one.start, first), min(one.stop, first + len(part))
             if low < high:
-                yield laid + low - piece.start, part[low - first : high - first]
-        laid += len(piece)
+                yield begin + low - one.start, part[low - first : high - first]
+        begin += len(one)
 
 
 class InMemoryReader:
-    """Shows rows from memory.
+    """Reads windows of a set that is held in memory.
 
-    What is put into batches are rows' numbers, so that images are copied once and only when they are shown.
+    Buffers hold rows' numbers, so that images are copied once and only when their batch is complete.
 
     Args:
-        images: A set of which every row is read now.
+        images: The set; all of it is read at once.
     """
 
     def __init__(self, images: ImageSet) -> None:
         self._rows = read_all(images)
         self._begins = np.concatenate([[0], np.cumsum(images.group_rows)])
 
-    def __call__(
-        self, windows: Iterable[Window], assembly: BatchBuffer, ahead: int
-    ) -> Iterator[WindowWriter]:
+    def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
         for window in windows:
-            filling = assembly.filling(window)
+            writer = buffer.writer(window)
             begins = self._begins
-            ranges = [np.arange(piece.start, piece.stop) + begins[piece.group] for piece in window.pieces]
-            filling.put(0, Rows(np.concatenate(ranges)[:, None].view(np.uint8), None))
-            yield filling
+            numbers = [np.arange(one.start, one.stop) + begins[one.group] for one in window.slices]
+            writer.write(0, Rows(np.concatenate(numbers)[:, None].view(np.uint8), None))
+            yield writer
 
     def empty(self, count: int) -> Rows:
-        """Return room for so many rows' numbers."""
+        """Allocate numbers of rows."""
         return Rows.empty(count, 8, labelled=False)
 
-    def shown(self, rows: Rows) -> Rows:
-        """Return the images whose numbers were put."""
+    def to_images(self, rows: Rows) -> Rows:
+        """Return the images with these numbers."""
         return self._rows[rows.pixels.view(np.int64)[:, 0]]
 
 
 class ThreadedReader:
-    """Shows rows as a few threads of this process read them.
+    """Reads windows by a few threads of this process.
 
     Args:
         images: The set to read.
@@ -77,31 +75,29 @@ class ThreadedReader:
     def __init__(self, images: ImageSet) -> None:
         self._images = images
 
-    def __call__(
-        self, windows: Iterable[Window], assembly: BatchBuffer, ahead: int
-    ) -> Iterator[WindowWriter]:
-        def read(filling: WindowWriter) -> WindowWriter:
-            for first, part in read_pieces(self._images, filling.window.pieces):
-                filling.put(first, part)
-            return filling
+    def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
+        def read(writer: WindowWriter) -> WindowWriter:
+            for first, part in read_slices(self._images, writer.window.slices):
+                writer.write(first, part)
+            return writer
 
         pending: deque[Future[WindowWriter]] = deque()
         with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
             try:
                 for window in windows:
-                    pending.append(pool.submit(read, assembly.filling(window)))
+                    pending.append(pool.submit(read, buffer.writer(window)))
                     if len(pending) > ahead:
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()
             finally:
-                for filling in pending:
-                    filling.cancel()
+                for future in pending:
+                    future.cancel()
 
     def empty(self, count: int) -> Rows:
-        """Return room for so many rows."""
+        """Allocate rows."""
         return self._images.manifest.empty(count)
 
-    def shown(self, rows: Rows) -> Rows:
-        """Return the rows as they were put."""
+    def to_images(self, rows: Rows) -> Rows:
+        """Return the rows as they are."""
         return rows

@@ -69,7 +69,7 @@ def plans_of_many_batches(draw: st.DrawFn) -> tuple[Plan, int]:
 
 
 def window_rows(window: Window) -> list[Row]:
-    laid = [(piece.group, row) for piece in window.pieces for row in range(piece.start, piece.stop)]
+    laid = [(one.group, row) for one in window.slices for row in range(one.start, one.stop)]
     return [laid[index] for index in window.permutation()]
 
 
@@ -81,7 +81,7 @@ def shown(order: Order, rank: int, world_size: int, start: int, stop: int) -> li
     return [
         [
             at[take.stream, position]
-            for take in order.takes(slot, rank, world_size)
+            for take in order.batch_slices(slot, rank, world_size)
             for position in range(take.start, take.stop)
         ]
         for slot in range(start, stop, order.batch_size)
@@ -236,7 +236,7 @@ def test_a_rank_asks_for_exactly_the_streams_that_it_shows(plan: Plan, far: int)
             used = {
                 take.stream
                 for batch in range(first, first + 2 * order.streams)
-                for take in order.takes(batch * plan.batch, rank, world_size)
+                for take in order.batch_slices(batch * plan.batch, rank, world_size)
             }
             assert sorted(used) == order.rank_streams(rank, world_size)
 
@@ -253,13 +253,13 @@ def test_where_a_windows_rows_are_shown_follows_from_what_batches_take(plan: Pla
             taken = [
                 (take.stream, position)
                 for slot in range(start, stop, plan.batch)
-                for take in order.takes(slot, rank, world_size)
+                for take in order.batch_slices(slot, rank, world_size)
                 for position in range(take.start, take.stop)
             ]
             expected = {at: first * share + row for row, at in enumerate(taken)}
             found: dict[tuple[int, int], int] = {}
             for window in order.windows(range(order.streams), start, stop):
-                for position, row in enumerate(order.rows_shown(window, rank, world_size), window.start):
+                for position, row in enumerate(order.rank_rows(window, rank, world_size), window.start):
                     if start <= position * order.streams + window.stream < stop and row >= 0:
                         found[window.stream, position] = int(row)
             assert found == expected
@@ -304,12 +304,12 @@ def test_windows_come_once_each_and_by_their_first_slot(plan: Plan, span: tuple[
 def test_pieces_of_an_epoch_cover_the_set_without_overlap(plan: Plan, epoch: int) -> None:
     order = plan.order()
     windows = order.windows(range(order.streams), epoch * plan.count, (epoch + 1) * plan.count)
-    pieces = [piece for window in windows for piece in window.pieces]
-    rows = [(piece.group, row) for piece in pieces for row in range(piece.start, piece.stop)]
-    assert all(len(piece) > 0 for piece in pieces)
+    slices = [one for window in windows for one in window.slices]
+    rows = [(one.group, row) for one in slices for row in range(one.start, one.stop)]
+    assert all(len(one) > 0 for one in slices)
     assert len(rows) == plan.count == len(set(rows))
     # A stream reads whole groups: only its segment's ends may cut one.
-    assert len(pieces) <= len(plan.groups) + order.streams - 1
+    assert len(slices) <= len(plan.groups) + order.streams - 1
 
 
 def test_each_epoch_and_each_seed_has_an_order_of_its_own() -> None:
@@ -332,7 +332,7 @@ def spearman(groups: GroupRows, seed: int, epochs: int, window: int = 16384) -> 
     for epoch in range(epochs):
         rows = np.empty(order.count, dtype=np.int64)
         for window_ in order.windows(range(order.streams), epoch * order.count, (epoch + 1) * order.count):
-            laid = [begins[piece.group] + np.arange(piece.start, piece.stop) for piece in window_.pieces]
+            laid = [begins[one.group] + np.arange(one.start, one.stop) for one in window_.slices]
             slots = window_.stream + order.streams * np.arange(window_.start, window_.stop)
             rows[slots - epoch * order.count] = np.concatenate(laid)[window_.permutation()]
         assert len(np.unique(rows)) == order.count

@@ -109,8 +109,8 @@ def numbers_of(rows: Rows) -> list[int]:
 
 def window_rows(images: ImageSet, window: Window) -> Rows:
     """A window's rows in the order in which they are shown."""
-    pieces = [images.read_group(piece.group)[piece.start : piece.stop] for piece in window.pieces]
-    return Rows.concatenate(pieces)[window.permutation()]
+    slices = [images.read_group(one.group)[one.start : one.stop] for one in window.slices]
+    return Rows.concatenate(slices)[window.permutation()]
 
 
 def order_of(images: ImageSet, batch: int, streams: int | None = None, window: int = 2048) -> Order:
@@ -197,12 +197,12 @@ def test_the_number_of_windows_read_ahead_changes_nothing() -> None:
     expected = list(global_batches(order, InMemoryReader(images), 1, 0, 500))
     for ahead in (0, 1, 3, 10**6):
         direct = ThreadedReader(images)
-        assembly = BatchBuffer(order, direct.empty, rank=0, world_size=1, start=0, stop=500)
-        read = list(direct(windows, assembly, ahead))
-        assert [filling.window for filling in read] == windows
-        assert sum(map(assembly.take_in, read)) == 500
+        buffer = BatchBuffer(order, direct.empty, rank=0, world_size=1, start=0, stop=500)
+        read = list(direct(windows, buffer, ahead))
+        assert [writer.window for writer in read] == windows
+        assert sum(map(buffer.add, read)) == 500
         for number, rows in enumerate(expected):
-            assert_same(assembly.take_out(number), rows)
+            assert_same(buffer.pop(number), rows)
 
 
 @pytest.mark.parametrize(("uri", "batch"), list(zip(SETS, (599, 1000, 1000), strict=True)))
@@ -338,8 +338,8 @@ def test_closing_waits_only_for_the_reads_that_have_begun() -> None:
     images = Numbered((10,) * 200, seconds=0.05)
     order = order_of(images, 8, streams=4, window=40)
     direct = ThreadedReader(images)
-    assembly = BatchBuffer(order, direct.empty, rank=0, world_size=1, start=0, stop=2000)
-    reading = direct(list(order.windows(range(4), 0, 2000)), assembly, 150)
+    buffer = BatchBuffer(order, direct.empty, rank=0, world_size=1, start=0, stop=2000)
+    reading = direct(list(order.windows(range(4), 0, 2000)), buffer, 150)
     next(reading)
     reading.close()  # type: ignore[attr-defined]
     assert len(images.reads) < 50

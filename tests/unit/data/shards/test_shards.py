@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan_dist.core.errors import DataError
-from gan_dist.data.batches.readers import read_all, read_pieces
+from gan_dist.data.batches.readers import read_all, read_slices
 from gan_dist.data.order import GroupSlice
 from gan_dist.data.shards import row_group
 from gan_dist.data.shards.manifest import MANIFEST
@@ -563,15 +563,15 @@ def test_parts_are_the_row_group_piece_by_piece(groups: list[int], chunk: int, d
         write_set(folder, iter(parts), group_rows=17, height=4, width=4, channels=3, classes=CLASSES)
         images = ShardSet(folder)
         assert_same(read_all(images), Rows.concatenate(parts))
-        pieces = []
+        slices = []
         for group in data.draw(st.permutations(range(len(images.group_rows)))):
             start = data.draw(st.integers(0, images.group_rows[group] - 1))
-            pieces.append(
+            slices.append(
                 GroupSlice(group, start, data.draw(st.integers(start + 1, images.group_rows[group])))
             )
-        expected = Rows.concatenate([images.read_group(p.group)[p.start : p.stop] for p in pieces])
-        laid = images.manifest.empty(sum(map(len, pieces)))
-        for first, part in read_pieces(images, pieces):
+        expected = Rows.concatenate([images.read_group(p.group)[p.start : p.stop] for p in slices])
+        laid = images.manifest.empty(sum(map(len, slices)))
+        for first, part in read_slices(images, slices):
             assert part.pixels.nbytes <= max(chunk, 48)
             laid.put(slice(first, first + len(part)), part)
         assert_same(laid, expected)
