@@ -1,1 +1,1 @@
-"""Hyperparameter search: what varies (`parse.py`, `space.py`), and what picks it (`samplers.py`)."""
+"""Hyperparameter search without Ray: the space, Optuna's study, samplers and pruners, the best run again."""

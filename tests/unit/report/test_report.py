@@ -185,24 +185,24 @@ CURVES = {
 
 def search_with(plan: Plan, reason: str = "NonFiniteError: the loss", trials: int = len(CURVES)) -> str:
     """Write a search in which trials ended in every way, and one has not; return its folder."""
-    ledger = ledger_of(plan)
+    study = ledger_of(plan)
     for number, (state, curve) in islice(CURVES.items(), trials):
-        task = ledger.next()
-        assert task is not None
+        trial = study.next()
+        assert trial is not None
         for images, value in curve.items():
-            ledger.report(number, images, value)
+            study.report(number, images, value)
         if state == "complete":
-            ledger.complete(number)
+            study.complete(number)
         elif state == "pruned":
-            ledger.prune(number)
+            study.prune(number)
         elif state == "failed":
-            ledger.fail(number, reason)
+            study.fail(number, reason)
         records = [{**record(images, value), "images_per_second": 100.0} for images, value in curve.items()]
         best = min(records, key=lambda one: one["fd_digits"])
         run = trial_uri(plan.uri, number)
         write_run(run, records, *([best] if state == "complete" else []))
         storage.write_bytes(
-            storage.join(run, "config.yaml"), to_yaml(plan.trial(number, task.params)).encode()
+            storage.join(run, "config.yaml"), to_yaml(plan.trial(number, trial.params)).encode()
         )
     return plan.uri
 
@@ -435,11 +435,11 @@ def test_what_a_trial_measured_as_it_was_interrupted_is_there(tmp_path: Path) ->
 
 def test_a_search_that_was_only_just_begun(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    ledger = ledger_of(plan)
+    study = ledger_of(plan)
     seen = page(plan.uri, tmp_path)
     assert seen.facts["trials"] == "0 of 9 begun"
     assert "Nothing was measured yet" in seen.shown
-    ledger.next()
+    study.next()
     seen = page(plan.uri, tmp_path)
     assert seen.facts["trials"] == "1 of 9 begun = 1 running"
     assert "has no measurement yet" in seen.shown
