@@ -41,18 +41,20 @@ def open_builtin(uri: str) -> ImageSet:
     name, _, query = uri.removeprefix(PREFIX).partition("?")
     given = dict(parse_qsl(query, keep_blank_values=True))
     if name == "digits":
-        _parameters(uri, given, {})
+        _parse_parameters(uri, given, {})
         return ShardSet(str(DIGITS))
     if name == "stacked-digits":
-        return StackedDigits(**_parameters(uri, given, {"count": 60_000}))
+        return StackedDigits(**_parse_parameters(uri, given, {"count": 60_000}))
     if name == "shapes":
-        return Shapes(**_parameters(uri, given, {"count": 10_000, "resolution": 64}))
+        return Shapes(**_parse_parameters(uri, given, {"count": 10_000, "resolution": 64}))
     raise DataError(
-        f"data.path={uri}: there is no such set", "built in are digits, stacked-digits and shapes"
+        f"data.path={uri}: there is no such set",
+        "built in are digits, stacked-digits and shapes",
+        keys=("data.path",),
     )
 
 
-def _parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int]) -> dict[str, int]:
+def _parse_parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int]) -> dict[str, int]:
     unknown = sorted(set(given) - set(defaults))
     if unknown:
         known = ", ".join(defaults) or "none"
@@ -66,7 +68,7 @@ def _parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int])
     return {**defaults, **{key: int(value) for key, value in given.items()}}
 
 
-def _virtual_manifest(name: str, count: int, resolution: int, classes: tuple[str, ...]) -> Manifest:
+def _computed_manifest(name: str, count: int, resolution: int, classes: tuple[str, ...]) -> Manifest:
     sizes = tuple(min(GROUP_ROWS, count - start) for start in range(0, count, GROUP_ROWS))
     size = resolution * resolution * 3
     shard = ShardInfo(file=name, row_groups=sizes, checksums=(), bytes=count * size, sha256="")
@@ -81,7 +83,7 @@ def _virtual_manifest(name: str, count: int, resolution: int, classes: tuple[str
     )
 
 
-class _Procedural(ABC):
+class _ComputedSet(ABC):
     """A set whose rows are computed from their index."""
 
     manifest: Manifest
@@ -105,7 +107,7 @@ class _Procedural(ABC):
         """Return the rows with these indices."""
 
 
-class StackedDigits(_Procedural):
+class StackedDigits(_ComputedSet):
     """Three digits drawn at random, one a colour channel: 1000 classes (Srivastava et al. 2017, on digits).
 
     Args:
@@ -114,7 +116,7 @@ class StackedDigits(_Procedural):
 
     def __init__(self, count: int) -> None:
         classes = tuple(f"{number:03d}" for number in range(1000))
-        self.manifest = _virtual_manifest(f"stacked-digits?count={count}", count, 8, classes)
+        self.manifest = _computed_manifest(f"stacked-digits?count={count}", count, 8, classes)
 
     @cached_property
     def _digits(self) -> Rows:
@@ -128,12 +130,13 @@ class StackedDigits(_Procedural):
         draws = rng.bits(3 * self.manifest.count, 0, "stacked-digits").reshape(-1, 3)[indices]
         picks = (draws % np.uint64(len(self._digits))).astype(np.int64)
         pixels = self._digits.pixels[picks]
-        assert self._digits.labels is not None
+        if self._digits.labels is None:
+            raise DataError(f"{DIGITS} has no labels", "install the package again")
         labels = self._digits.labels[picks] @ np.array([100, 10, 1])
         return Rows(np.ascontiguousarray(pixels.transpose(0, 2, 1)).reshape(len(indices), -1), labels)
 
 
-class Shapes(_Procedural):
+class Shapes(_ComputedSet):
     """One shape on a plain ground, antialiased, with known factors: for benchmarks and tests.
 
     Args:
@@ -143,10 +146,10 @@ class Shapes(_Procedural):
 
     def __init__(self, count: int, resolution: int) -> None:
         name = f"shapes?count={count}&resolution={resolution}"
-        self.manifest = _virtual_manifest(name, count, resolution, SHAPES)
+        self.manifest = _computed_manifest(name, count, resolution, SHAPES)
 
     def factors(self, indices: npt.NDArray[np.int64]) -> dict[str, Floats]:
-        """Return what each image shows.
+        """Return the factors of each image.
 
         `shape` is the index in `SHAPES`; `x`, `y` the centre and `size` the radius, as fractions of the edge;
         `angle` is in radians; `foreground` and `background` are RGB in [0, 1].
@@ -184,7 +187,7 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _coverage(factors: Mapping[str, Floats], resolution: int) -> Floats:
-    """Return the share of each pixel that the shape covers, (n, R, R) in [0, 1], from signed distances."""
+    """Return the fraction of each pixel that the shape covers, (n, R, R) in [0, 1], from signed distances."""
     centres = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
     angle = factors["angle"][:, None, None]
     x = centres[None, None, :] - factors["x"][:, None, None]

@@ -233,7 +233,7 @@ def test_too_many_bad_images_end_it_and_what_is_finished_is_used_later(photos: P
     with pytest.raises(DataError) as caught:
         run("pack", photos, dest, *common, "--max-bad", "1")
     message = str(caught.value)
-    assert "of 303 images cannot be used so far, and --max-bad 1 allows 1: mend or remove them" in message
+    assert "of 303 images cannot be used so far, and --max-bad 1 allows 1; mend or remove them" in message
     assert "  bird/empty.png: empty file" in message
     assert not (dest / "manifest.json").exists()
     finished = sorted((dest / ".pack").iterdir())

@@ -1,4 +1,4 @@
-"""A packing as plain data: all that decides its bytes, and what goes into which shard. No Ray."""
+"""Plan of a packing: all that decides the bytes of a packed set, and the images of each shard. No Ray."""
 
 from __future__ import annotations
 
@@ -199,14 +199,14 @@ def require_few_bad(bad: Sequence[Rejection], total: int, max_bad: str) -> None:
     if len(bad) <= limit:
         return
     raise DataError(
-        f"{len(bad)} of {total} images cannot be used so far, and --max-bad {max_bad} allows {limit}: "
+        f"{len(bad)} of {total} images cannot be used so far, and --max-bad {max_bad} allows {limit}",
         "mend or remove them, or raise --max-bad to go on without them"
-        + _lines([f"{path}: {reason}" for path, reason in bad])
+        + _lines([f"{path}: {reason}" for path, reason in bad]),
     )
 
 
 def require_whole(damaged: Sequence[str], max_bad: str) -> None:
-    """Refuse files of which an unknown number of images is lost, where not any number may be.
+    """Refuse files that have lost an unknown number of images, unless any number may be lost.
 
     Args:
         damaged: A sentence for each such file.
@@ -219,8 +219,8 @@ def require_whole(damaged: Sequence[str], max_bad: str) -> None:
         return
     raise DataError(
         f"how many images are lost with {counted(len(damaged), 'damaged file')} is not known, so that "
-        f"--max-bad {max_bad} cannot be kept: fetch or write them again, or take what is left of them with "
-        "--max-bad 100%" + _lines(damaged)
+        f"--max-bad {max_bad} cannot be kept",
+        "fetch or write them again, or use what is left of them with --max-bad 100%" + _lines(damaged),
     )
 
 

@@ -1,7 +1,7 @@
-"""The packing run by Ray: each read task of Ray Data makes one shard.
+"""Packing on a Ray cluster: each read task of Ray Data makes one shard.
 
-Pixels never leave the task that decodes them; what the driver gets are reports: how many items are decoded,
-which of them were left out, and at last what the manifest must say of the shard.
+Pixels never leave the task that decodes them; the driver gets reports: the number of decoded items, those
+left out, and at last the shard's entry in the manifest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a set of images holds: the manifest, and what any set can do."""
+"""Manifest of a packed set, and the protocol of all image sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gan_dist.data.shards.rows import Rows
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LARGEST_IMAGE = 2**31 - 1
-"""Bytes of an image, of which Arrow counts no more."""
+"""Bytes of an image, at most: Arrow counts no more."""
 
 
 class ShardInfo(BaseModel):
@@ -41,7 +41,7 @@ class ShardInfo(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a set holds."""
+    """Contents of a packed set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,7 +66,7 @@ class Manifest(BaseModel):
         return self.height * self.width * self.channels
 
     def empty(self, count: int) -> Rows:
-        """Return so many rows of such a set, whose values are still to be written."""
+        """Allocate rows of such a set."""
         return Rows.empty(count, self.image_bytes, labelled=self.classes is not None)
 
     def fingerprint(self) -> str:
@@ -101,7 +101,7 @@ class ImageSet(Protocol):
 
 
 def unknown_label(labels: npt.NDArray[np.int64] | None, manifest: Manifest) -> str | None:
-    """Return which label a manifest has no class for, in words, or None where it has one for all."""
+    """Return a sentence about a label that the manifest has no class for, or None where there is none."""
     if labels is None or manifest.classes is None:
         return None
     count = len(manifest.classes)
@@ -110,11 +110,11 @@ def unknown_label(labels: npt.NDArray[np.int64] | None, manifest: Manifest) -> s
 
 
 def read_manifest(uri: str, asked_by: str = "data.path=") -> Manifest:
-    """Return what the set at a path or URI holds.
+    """Return the manifest of the set at a path or URI.
 
     Args:
         uri: The set's folder.
-        asked_by: What a user has named it with, for the message.
+        asked_by: The option that names the set, for the message.
 
     Raises:
         DataError: there is no manifest, or it cannot be understood.

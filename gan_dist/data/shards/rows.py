@@ -34,7 +34,7 @@ class Rows:
 
     @staticmethod
     def empty(count: int, size: int, *, labelled: bool) -> Rows:
-        """Return rows whose values are still to be written."""
+        """Allocate rows."""
         labels = np.empty(count, dtype=np.int64) if labelled else None
         return Rows(np.empty((count, size), dtype=np.uint8), labels)
 

@@ -21,7 +21,7 @@ READERS = 4
 
 
 class Without:
-    """A set of which some groups are left out; the others keep their order and are numbered anew.
+    """A set without some of its groups; the others keep their order and are numbered anew.
 
     Args:
         images: The whole set.

@@ -17,7 +17,7 @@ from gan_dist.data.packing.decode import RejectedError
 from gan_dist.data.packing.sources.items import FoundFile, Item, Reader
 
 LISTING_BYTES = 128 * 2**20
-"""What a store may send in listing millions of objects; how many there are it does not tell beforehand."""
+"""Bytes that a store may send to list millions of objects; their number is not known beforehand."""
 READ_AHEAD = 4 * 2**20
 STORE_READERS = 16
 """Whole files read at a time from a store, where each waits for the store's latency."""
@@ -66,7 +66,7 @@ class _RangeReader:
         self._filesystem, self._root = storage.open_uri(root)
         self._name = ""
         self._file: Any = None
-        self._begin, self._held = 0, b""
+        self._begin, self._content = 0, b""
 
     def __call__(self, item: Item) -> bytes:
         return _tried(storage.join(self._uri, item.file), lambda: self._range(item), READ_AHEAD)
@@ -75,10 +75,10 @@ class _RangeReader:
         name, start, size = item.file, item.at or 0, item.size
         if self._name != name:
             self._file = self._filesystem.open_input_file(f"{self._root}/{name}")
-            self._name, self._held = name, b""
-        if not self._begin <= start <= start + size <= self._begin + len(self._held):
-            self._begin, self._held = start, self._file.read_at(max(size, READ_AHEAD), start)
-        return self._held[start - self._begin :][:size]
+            self._name, self._content = name, b""
+        if not self._begin <= start <= start + size <= self._begin + len(self._content):
+            self._begin, self._content = start, self._file.read_at(max(size, READ_AHEAD), start)
+        return self._content[start - self._begin :][:size]
 
 
 class SteadyFile(io.RawIOBase):

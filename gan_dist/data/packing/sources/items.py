@@ -71,11 +71,11 @@ class Origin(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """What was found to pack.
+    """Images to pack.
 
-    `classes` are the names of the labels, None for a set without; `rejected` is what the listing alone could
-    tell to be bad; `notes` are sentences that the owner should read; `damaged` one for each file of which an
-    unknown number of images is lost.
+    `classes` are the names of the labels, None for a set without; `rejected` are images that listing found to
+    be unusable; `notes` are sentences that the owner should read; `damaged` has a sentence for each file
+    that has lost an unknown number of images.
     """
 
     origin: Origin

@@ -57,7 +57,7 @@ def open_parquet(root: str, files: Sequence[FoundFile], options: SourceOptions) 
                 labels, names = _read_labels(file.path, reader, options)
                 named = names or named
                 rows = reader.metadata.num_rows
-        except (pa.ArrowException, OSError) as error:  # Arrow says of some damage that it is the latter
+        except (pa.ArrowException, OSError) as error:  # as Arrow reports some damage
             raise DataError(f"{file.path} of {redact(root)} cannot be read as Parquet ({error})") from None
         found += [
             Labelled(Item(f"{file.path}#{row}", file.path, row, 0, UNLABELLED), label)
@@ -116,7 +116,7 @@ def _read_labels(
     if not pa.types.is_integer(kind):
         return values, None
     names = _feature_names(schema, column)
-    # Hugging Face's sign for a label that is kept secret.
+    # Hugging Face writes -1 for labels that are not published.
     labels = [None if value is None or value == -1 else str(value) for value in values]
     if names is not None and any(label and not 0 <= int(label) < len(names) for label in labels):
         raise DataError(f"{path}: a label in {column} is outside its {len(names)} named classes")
@@ -156,13 +156,12 @@ class _ColumnReader:
         self._begin = 0
 
     def __call__(self, item: Item) -> bytes:
-        assert item.at is not None
         try:
-            value = self._row(item.file, item.at)
+            value = self._row(item.file, item.at or 0)
         except StorageError:
             self._group = -1
             raise
-        except (pa.ArrowException, OSError) as error:  # Arrow says of some damage that it is the latter
+        except (pa.ArrowException, OSError) as error:  # as Arrow reports some damage
             # The rows after this one are looked for anew: how far the reading got is not known.
             self._group = -1
             raise RejectedError(f"damaged Parquet: {error}") from None

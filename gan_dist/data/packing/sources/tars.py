@@ -78,7 +78,7 @@ def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Reject
     for magic, name in COMPRESSED.items():
         if head.startswith(magic):
             raise DataError(
-                f"{file.path} is compressed ({name}), so that no member can be read alone", "unpack it"
+                f"{file.path} is compressed ({name}), so that no member can be read by itself", "unpack it"
             )
     samples: dict[str, _Sample] = {}
     rejected: list[Rejection] = []
@@ -86,7 +86,7 @@ def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Reject
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=STREAM_BYTES) as tar:
             while (member := tar.next()) is not None:
-                # Tarfile keeps every member that it has seen.
+                # Tarfile collects every member that it has read.
                 tar.members = []  # type: ignore[attr-defined]
                 end = tar.offset
                 if end > file.size:

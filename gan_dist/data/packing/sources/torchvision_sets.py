@@ -125,9 +125,8 @@ class TorchvisionSet:
         images = _loaded(self)
 
         def read(item: Item) -> bytes:
-            assert item.at is not None
             try:
-                picture = images[item.at][0]
+                picture = images[item.at or 0][0]
             except Exception as error:
                 # Torchvision decodes by itself, and lets through whatever a decoder raises.
                 raise RejectedError(f"damaged: {error}") from None
