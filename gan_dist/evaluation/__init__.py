@@ -1,1 +1,6 @@
-"""Generators measured: images streamed through an extractor, what is kept of them, the scores of that."""
+"""Measure a generator: which images, which features, which statistics, which scores.
+
+Generated and real `images` go through an extractor (`extractors/`). The `statistics` of their features are
+collected by many processes and merged; those of real images are the `reference`, stored beside the set.
+`scores` computes the metrics of `metrics/` from both. `assess` does all this for a release, in `tasks`.
+"""

@@ -1,1 +1,1 @@
-"""One HTML page of a run or a search: it opens offline, and loads nothing."""
+"""The report of a run or a search: one HTML page that opens offline and loads nothing."""

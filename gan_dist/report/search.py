@@ -29,24 +29,11 @@ from gan_dist.report.run import find_release, release_blocks, release_commands
 from gan_dist.report.search_charts import importances, learning, parallel, progress
 from gan_dist.report.series import finite, read_sorted
 from gan_dist.report.settings import settings
-from gan_dist.report.trials import (
-    COMPLETE,
-    FAILED,
-    PRUNED,
-    RUNNING,
-    UNKNOWN,
-    Trial,
-    cost,
-    folder_trials,
-    full_length,
-    study_trials,
-)
+from gan_dist.report.trials import State, Trial, cost, folder_trials, full_length, study_trials
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import format_plain
 from gan_dist.search.study import SPACE
 from gan_dist.search.study_storage import read_study
-
-ORDER = (COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN)
 
 
 def search_page(uri: str, optuna_storage: str | None = None) -> Page:
@@ -114,12 +101,12 @@ def _state(
     yield "folder", storage.redact(uri)
     yield "minimised", info.metric
     counts = Counter(trial.state for trial in trials)
-    sums = " + ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    sums = " + ".join(f"{counts[state]} {state}" for state in State if counts[state])
     of_all = f"{len(trials)} of {info.trials} begun" if info.trials else f"{len(trials)} begun"
     yield "trials", of_all + (f" = {sums}" if sums else "")
     if holder := lock.lock_holder(uri):
         yield "process", holder
-    elif counts[RUNNING]:
+    elif counts[State.RUNNING]:
         yield "process", "none: trials that are running in the study were interrupted"
     winner = next((trial for trial in trials if trial.number == best), None)
     if found is not None:

@@ -15,15 +15,15 @@ from optuna.study import Study
 from gan_dist.report.blocks import Block, Note
 from gan_dist.report.charts import COLOURS, GREY, bars, chart
 from gan_dist.report.series import finite
-from gan_dist.report.trials import COMPLETE, FAILED, PRUNED, RUNNING, UNKNOWN, Trial
+from gan_dist.report.trials import State, Trial
 from gan_dist.search.space import Space
 
-STYLES: dict[str, dict[str, Any]] = {
-    PRUNED: {"color": "rgba(138,143,152,0.55)", "width": 1},
-    FAILED: {"color": COLOURS[4], "width": 1, "dash": "dot"},
-    RUNNING: {"color": COLOURS[2], "width": 1.5, "dash": "dash"},
-    UNKNOWN: {"color": COLOURS[0], "width": 1.5},
-    COMPLETE: {"color": COLOURS[0], "width": 1.5},
+STYLES: dict[State, dict[str, Any]] = {
+    State.PRUNED: {"color": "rgba(138,143,152,0.55)", "width": 1},
+    State.FAILED: {"color": COLOURS[4], "width": 1, "dash": "dot"},
+    State.RUNNING: {"color": COLOURS[2], "width": 1.5, "dash": "dash"},
+    State.UNKNOWN: {"color": COLOURS[0], "width": 1.5},
+    State.COMPLETE: {"color": COLOURS[0], "width": 1.5},
 }
 """Lines by state, the topmost last."""
 BEST_TO_WORST = [[0, COLOURS[1]], [0.5, COLOURS[3]], [1, COLOURS[0]]]
@@ -59,9 +59,9 @@ def learning(metric: str, trials: Sequence[Trial], best: int | None) -> Block:
     """Return the curves of all trials, a colour for each state, the best trial on top."""
     traces: list[Any] = []
     for state, line in STYLES.items():
-        mine = [trial for trial in trials if trial.state == state and trial.curve]
-        if mine:
-            traces.append(_lines(f"{state} ({len(mine)})", mine, line))
+        drawn = [trial for trial in trials if trial.state == state and trial.curve]
+        if drawn:
+            traces.append(_lines(f"{state} ({len(drawn)})", drawn, line))
     winner = [trial for trial in trials if trial.number == best and trial.curve]
     if winner:
         traces.append(_lines(f"the winner, trial {best}", winner, {"color": COLOURS[1], "width": 3}))
@@ -70,16 +70,16 @@ def learning(metric: str, trials: Sequence[Trial], best: int | None) -> Block:
 
 
 def importances(study: Study) -> list[Block]:
-    """Return how much each key matters, with what Optuna warns of; or why that cannot be said."""
-    unsaid = "How much each key matters cannot be said yet"
+    """Return the importance of each key with Optuna's warnings, or the reason why there is none."""
+    unknown = "How much each key matters cannot be said yet"
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
             found = get_param_importances(study)
         except (ValueError, RuntimeError) as error:
-            return [Note(f"{unsaid}: {error}")]
+            return [Note(f"{unknown}: {error}")]
     if not found:
-        return [Note(f"{unsaid}: too few trials are complete.")]
+        return [Note(f"{unknown}: too few trials are complete.")]
     notes = dict.fromkeys(str(one.message) for one in warned)
     title = "What matters (PED-ANOVA, complete trials)"
     return [bars(title, "importance", found), *map(Note, notes)]
@@ -87,7 +87,7 @@ def importances(study: Study) -> list[Block]:
 
 def parallel(space: Space, metric: str, trials: Sequence[Trial]) -> Block:
     """Return complete trials as lines across their common keys, coloured by rank."""
-    complete = [trial for trial in trials if trial.state == COMPLETE and trial.curve]
+    complete = [trial for trial in trials if trial.state == State.COMPLETE and trial.curve]
     keys = [key for key in space.distributions if all(key in trial.values for trial in complete)]
     if len(complete) < 2 or not keys:
         return Note("Values beside each other are drawn from two complete trials on.")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -21,8 +22,24 @@ from gan_dist.report.series import Record, finite, read_sorted, speed
 from gan_dist.search.study import REASON
 from gan_dist.training.loop import total_images
 
-COMPLETE, PRUNED, FAILED, RUNNING, UNKNOWN = "complete", "pruned", "failed", "running", "unknown"
-STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
+
+class State(StrEnum):
+    """State of a trial."""
+
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    RUNNING = "running"
+    """Running, or interrupted."""
+    UNKNOWN = "unknown"
+    """Without a study."""
+
+
+STATES = {
+    TrialState.COMPLETE: State.COMPLETE,
+    TrialState.PRUNED: State.PRUNED,
+    TrialState.FAIL: State.FAILED,
+}
 
 
 @dataclass(frozen=True)
@@ -30,8 +47,7 @@ class Trial:
     """A trial of a search."""
 
     number: int
-    state: str
-    """`complete`, `pruned`, `failed`, `running` (or interrupted), or `unknown` without a study."""
+    state: State
     reason: str
     """Why it failed; empty otherwise."""
     values: Mapping[str, object]
@@ -80,7 +96,7 @@ def folder_trials(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
         values = {key: config[key] for key in keys if key in config}
         images = records[-1]["images"] if records else 0
         curve = _curve(records, metric)
-        trials.append(Trial(number, UNKNOWN, "", values, curve, images, speed(records)))
+        trials.append(Trial(number, State.UNKNOWN, "", values, curve, images, speed(records)))
     return trials
 
 
@@ -89,7 +105,7 @@ def _study_trial(metric: str, trial: FrozenTrial, records: Sequence[Record]) -> 
     values = dict(sorted((recorded | trial.intermediate_values).items()))
     return Trial(
         number=trial.number,
-        state=STATES.get(trial.state, RUNNING),
+        state=STATES.get(trial.state, State.RUNNING),
         reason=str(trial.user_attrs.get(REASON, "")),
         values=trial.params,
         curve={images: value for images, value in values.items() if math.isfinite(value)},
@@ -120,12 +136,12 @@ def cost(
         lengths: The result of `full_length` by the number of the trial.
     """
     trained = sum(trial.images for trial in trials)
-    by_state: Counter[str] = Counter()
+    by_state: Counter[State] = Counter()
     for trial in trials:
         by_state[trial.state] += trial.images
     sums = " + ".join(f"{images / 1000:,.10g} {state}" for state, images in by_state.items())
     yield "trained", kimg(trained) + (f" = {sums}" if len(by_state) > 1 else "")
-    pruned = [trial for trial in trials if trial.state == PRUNED]
+    pruned = [trial for trial in trials if trial.state == State.PRUNED]
     if pruned:
         whole, done = sum(lengths[one.number] for one in pruned), sum(one.images for one in pruned)
         saved = whole - done
@@ -147,7 +163,7 @@ def cost(
     if len(timed) < len(trials):
         text += f"; of the {len(timed)} trials that have recorded their speed"
     yield f"{unit}-hours", text
-    left = [(lengths[one.number] - one.images) / rate for one, rate in timed if one.state == PRUNED]
+    left = [(lengths[one.number] - one.images) / rate for one, rate in timed if one.state == State.PRUNED]
     if left:
         yield f"{unit}-hours saved", f"{scale.workers * each * sum(left) / 3600:.3g}, reckoned likewise"
 

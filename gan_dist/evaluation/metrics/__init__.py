@@ -1,1 +1,1 @@
-"""Metrics of generated images, one per file."""
+"""Metrics of generated images."""
