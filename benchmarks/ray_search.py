@@ -18,7 +18,8 @@ from gan_dist.search.plan import Plan, begin, make_plan
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.context import LocalContext
-from gan_dist.training.loop import total_images, train
+from gan_dist.training.loop import train
+from gan_dist.training.preflight import total_images
 
 WARM = 4
 """Trials before the actors, their libraries and caches are there."""
@@ -136,7 +137,9 @@ def _searched(
         plan = make_plan("search-digits", [*settings, f"storage={folder}", f"search.trials={trials}"])
         begin(plan, "fd_digits")
         study = _Until(plan, enough)
-        with SearchView(study, trials, total_images(plan.config), "fd_digits") as view:
+        with SearchView(
+            study, trials, total_images(plan.config.train, plan.config.optim), "fd_digits"
+        ) as view:
             view.print(f"{plan.search.algorithm}, {plan.search.scheduler}, seed {plan.search.seed}")
             driver.run(plan, study, "fd_digits", view.update)
         return study.spent()
@@ -147,7 +150,7 @@ class _Until(SearchStudy):
 
     def __init__(self, plan: Plan, enough: Callable[[float, int], bool]) -> None:
         database = study_storage(plan.uri, None)
-        length = total_images(plan.config)
+        length = total_images(plan.config.train, plan.config.optim)
         super().__init__(database, "bench", plan.space, plan.search, plan.grace, length)
         self._enough, self._every = enough, round(1000 * plan.config.eval.every_kimg)
         self._steps: dict[int, int] = {}

@@ -111,12 +111,19 @@ def _pixels() -> Tensor:
 
 def _ours(device: torch.device) -> Callable[[], None]:
     config = load_config("shapes", ["name=bench"])
-    state = new_state(config, ImageShape(RESOLUTION, 3), device)
+    state = new_state(
+        config.model,
+        config.optim,
+        ImageShape(RESOLUTION, 3),
+        device,
+        seed=config.seed,
+        channels_last=config.train.channels_last,
+    )
     step = Step(config, state, LocalContext("unused", device=device))
     batch = Batch(_pixels().to(device), None)
 
     def one() -> None:
-        step.share(step.discriminator_phase(batch) | step.generator_phase(batch), stop=False)
+        step.average_over_ranks(step.discriminator_phase(batch) | step.generator_phase(batch), stop=False)
         step.update_average()
 
     return one

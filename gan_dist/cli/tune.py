@@ -90,7 +90,7 @@ def _run_locked(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     from gan_dist.search.plan import begin, warm_start_points
     from gan_dist.search.study import SearchStudy
     from gan_dist.search.study_storage import study_storage
-    from gan_dist.training.loop import total_images
+    from gan_dist.training.preflight import total_images
 
     owner = begin(plan, metric)
     search_config = plan.search
@@ -98,7 +98,7 @@ def _run_locked(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
         points = (*search_config.points, *warm_start_points(absolute(search_config.warm_start), plan.space))
         search_config = search_config.model_copy(update={"points": points})
     database = study_storage(plan.uri, plan.search.optuna_storage)
-    length = total_images(plan.config)
+    length = total_images(plan.config.train, plan.config.optim)
     study = SearchStudy(database, plan.config.name, plan.space, search_config, plan.grace, length, owner)
     if not study.unfinished and not plan.search.replicates:
         return study, False

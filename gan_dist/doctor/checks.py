@@ -29,8 +29,7 @@ from gan_dist.core.storage.redaction import reason
 from gan_dist.data.batches.loader import open_images
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.scores import require_possible
-from gan_dist.training.loop import image_shape, require_same_run
-from gan_dist.training.preflight import summarise
+from gan_dist.training.preflight import image_shape, require_same_run, summarise
 
 PROJECT = "gan-dist"
 INSTALL = "install what requirements.lock lists: make setup"
@@ -266,7 +265,7 @@ def preflight(config: RunConfig) -> Iterator[Finding]:
     """All that `gan-dist train` checks before it starts: images, extractor, networks, an earlier run."""
     try:
         images = open_images(config.data.path)
-        manifest, edge = images.manifest, image_shape(config, images).resolution
+        manifest, edge = images.manifest, image_shape(config.data, config.model, images).resolution
         size = f"{manifest.count} images of {manifest.height}x{manifest.width}x{manifest.channels}"
         data = [Finding("data", "ok", f"{size}, read at {edge}x{edge}")]
     except GanDistError as error:

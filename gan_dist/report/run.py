@@ -17,7 +17,7 @@ from gan_dist.report.charts import curves
 from gan_dist.report.pictures import embed, grids
 from gan_dist.report.series import Record, constants, finite, groups, read_sorted, speed
 from gan_dist.report.settings import settings
-from gan_dist.training.loop import total_images
+from gan_dist.training.preflight import total_images
 
 Rows = Iterator[tuple[str, str]]
 
@@ -45,7 +45,7 @@ def run_page(uri: str) -> Page:
         ),
     ]
     facts = [
-        *_state(uri, total_images(config), config.eval.patience, records),
+        *_state(uri, total_images(config.train, config.optim), config.eval.patience, records),
         *_measured(records, best),
         *setup,
         *constants(records),

@@ -20,7 +20,7 @@ from gan_dist.models.release import CONFIG
 from gan_dist.report.blocks import kimg
 from gan_dist.report.series import Record, finite, read_sorted, speed
 from gan_dist.search.study import REASON
-from gan_dist.training.loop import total_images
+from gan_dist.training.preflight import total_images
 
 
 class State(StrEnum):
@@ -170,8 +170,8 @@ def cost(
 
 def full_length(config: RunConfig, values: Mapping[str, object]) -> int:
     """Return the images of a trial that is not stopped early; its values may change its length."""
-    sections = {}
+    sections = []
     for section, keys in (("train", ("kimg", "batch_size")), ("optim", ("d_steps",))):
         update = {key: values[f"{section}.{key}"] for key in keys if f"{section}.{key}" in values}
-        sections[section] = getattr(config, section).model_copy(update=update)
-    return total_images(config.model_copy(update=sections))
+        sections.append(getattr(config, section).model_copy(update=update))
+    return total_images(*sections)

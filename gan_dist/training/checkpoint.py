@@ -1,4 +1,4 @@
-"""Everything a run is, and its checkpoints: safetensors and JSON, with a manifest of hashes written last."""
+"""State of a run, and its checkpoints: safetensors and JSON, with a manifest of hashes written last."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from gan_dist import models
-from gan_dist.config import RateConfig, RunConfig
+from gan_dist.config import ModelConfig, OptimConfig, RateConfig
 from gan_dist.core import rng, storage
 from gan_dist.core.errors import CheckpointError
 from gan_dist.core.storage.hashed_folder import checkpoint_names, read_folder, to_json, write_folder
+from gan_dist.models import Discriminator, Generator
 from gan_dist.models.generator import ImageShape
 from gan_dist.models.release import CONFIG, SHAPE, to_safetensors
+from gan_dist.training.early_stopping import DistanceHistory
 from gan_dist.training.precision import memory_format
 
 STATE = "state.json"
 KEEP = 3
-"""Checkpoints of a run that are kept: the newest, and two to fall back on."""
+"""Newest checkpoints of a run that are not deleted: one to continue from, and two to fall back on."""
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best measurement so far, and where on the clock it was."""
+    """The lowest distance so far, and the images seen then."""
 
     value: float
     images: int
@@ -36,9 +38,9 @@ class Best:
 
 @dataclass
 class AugmentStrength:
-    """How often `data.augment=ada` changes an image, and the signs that its next adjustment goes by.
+    """State of ADA's controller: the probability of each transform, and the signs for its next adjustment.
 
-    With `data.augment_p` the clock says how often, and this stays at 0.
+    With `data.augment_p` the probability is a function of the images seen, and this stays at 0.
     """
 
     p: float = 0.0
@@ -48,33 +50,21 @@ class AugmentStrength:
 
 
 @dataclass
-class Measured:
-    """What evaluations have found so far: what the end of a run is decided from."""
-
-    extractor: str = ""
-    """SHA-256 of the extractor; distances of another are not comparable."""
-    spread: float | None = None
-    """Relative standard deviation of the distance over sets of latents, once it has been measured."""
-    values: list[tuple[int, float]] = field(default_factory=list)
-    """Images seen and the distance then, oldest first."""
-
-
-@dataclass
 class TrainingState:
-    """A run at one moment. What is not here is a pure function of the configuration and `images`."""
+    """State of a run; all else is a pure function of the configuration and `images`."""
 
     shape: ImageShape
-    generator: nn.Module
-    discriminator: nn.Module
-    average: nn.Module
-    """The generator's exponential moving average: what is evaluated and released."""
+    generator: Generator
+    discriminator: Discriminator
+    average: Generator
+    """The generator's exponential moving average, which is evaluated and released."""
     optimizer_g: torch.optim.Optimizer
     optimizer_d: torch.optim.Optimizer
     images: int = 0
     """The clock: images that the discriminator has seen."""
     best: Best | None = None
     augment: AugmentStrength = field(default_factory=AugmentStrength)
-    measured: Measured = field(default_factory=Measured)
+    measured: DistanceHistory = field(default_factory=DistanceHistory)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return every tensor, by file and name; the same storage, not a copy."""
@@ -87,13 +77,21 @@ class TrainingState:
         }
 
 
-def new_state(config: RunConfig, shape: ImageShape, device: torch.device) -> TrainingState:
+def new_state(
+    model: ModelConfig,
+    optim: OptimConfig,
+    shape: ImageShape,
+    device: torch.device,
+    *,
+    seed: int,
+    channels_last: bool,
+) -> TrainingState:
     """Return the state before the first image; the weights are a function of the seed."""
-    generator, discriminator = models.build(config.model, shape)
-    models.initialise(generator, rng.generator(config.seed, "generator"))
-    models.initialise(discriminator, rng.generator(config.seed, "discriminator"))
+    generator, discriminator = models.build(model, shape)
+    models.initialise(generator, rng.generator(seed, "generator"))
+    models.initialise(discriminator, rng.generator(seed, "discriminator"))
     average = copy.deepcopy(generator).eval().requires_grad_(False)
-    layout = memory_format(channels_last=config.train.channels_last)
+    layout = memory_format(channels_last=channels_last)
     for network in (generator, discriminator, average):
         network.to(device).to(memory_format=layout)
     return TrainingState(
@@ -101,8 +99,8 @@ def new_state(config: RunConfig, shape: ImageShape, device: torch.device) -> Tra
         generator=generator,
         discriminator=discriminator,
         average=average,
-        optimizer_g=_optimizer(generator, config.optim.name, config.optim.g),
-        optimizer_d=_optimizer(discriminator, config.optim.name, config.optim.d),
+        optimizer_g=_optimizer(generator, optim.name, optim.g),
+        optimizer_d=_optimizer(discriminator, optim.name, optim.d),
     )
 
 
@@ -133,19 +131,19 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
 
 
 def checkpoint_name(images: int, taken: list[str]) -> str:
-    """Return the name for a checkpoint at `images` that no entry of `taken` has."""
+    """Return a name for a checkpoint at `images` that is not in `taken`."""
     plain = f"checkpoint_{images:012d}"
     names = [plain] + [f"{plain}-{attempt}" for attempt in range(1, len(taken) + 2)]
     return next(name for name in names if name not in taken)
 
 
 def newest_images(run_uri: str) -> int:
-    """Return the clock of a run's newest checkpoint, by its name; 0 where there is none."""
+    """Return the images seen at a run's newest checkpoint, by its name; 0 without a checkpoint."""
     return max((int(name[11:23]) for name in checkpoint_names(run_uri)), default=0)
 
 
 def save(state: TrainingState, uri: str, config_yaml: str) -> None:
-    """Write a checkpoint; its manifest, without which it counts for nothing, last."""
+    """Write a checkpoint; its manifest, which makes it valid, is written last."""
     best = None if state.best is None else asdict(state.best)
     record = {
         "images": state.images,
@@ -162,32 +160,32 @@ def load(state: TrainingState, uri: str) -> None:
     """Fill `state` from a checkpoint, bit for bit.
 
     Raises:
-        CheckpointError: it is missing, damaged or made for other networks; `state` is then unchanged.
+        CheckpointError: it is missing, damaged or of other networks; `state` is then unchanged.
     """
     _, contents = read_folder(uri, ["checkpoint"])
     record: dict[str, Any] = json.loads(contents[STATE])
     tensors = {name: load_tensors(contents[f"{name}.safetensors"]) for name in state.tensors()}
-    for name in ("generator", "discriminator", "average"):
-        network: nn.Module = getattr(state, name)
+    networks = {name: getattr(state, name) for name in ("generator", "discriminator", "average")}
+    for name, network in networks.items():
         expected = {key: value.shape for key, value in network.state_dict().items()}
         if {key: value.shape for key, value in tensors[name].items()} != expected:
             raise CheckpointError(f"{uri}/{name}.safetensors holds another network than the configuration's")
-    for name in ("generator", "discriminator", "average"):
-        getattr(state, name).load_state_dict(tensors[name])
+    for name, network in networks.items():
+        network.load_state_dict(tensors[name])
     _load_optimizer(state.optimizer_g, tensors["optimizer_g"])
     _load_optimizer(state.optimizer_d, tensors["optimizer_d"])
     state.images = record["images"]
     state.best = None if record["best"] is None else Best(**record["best"])
     state.augment = AugmentStrength(**record["augment"])
     measured = record["measured"]
-    state.measured = Measured(**measured | {"values": [tuple(pair) for pair in measured["values"]]})
+    state.measured = DistanceHistory(**measured | {"values": [tuple(pair) for pair in measured["values"]]})
 
 
 def load_latest(state: TrainingState, run_uri: str) -> list[str]:
-    """Fill `state` from the newest checkpoint of a run that is whole; leave it as it is where there is none.
+    """Fill `state` from the newest valid checkpoint of a run; without one, leave it unchanged.
 
     Returns:
-        One sentence for each newer checkpoint that had to be passed over.
+        One sentence for each newer checkpoint that is damaged.
     """
     damaged = []
     for name in checkpoint_names(run_uri):
@@ -201,7 +199,7 @@ def load_latest(state: TrainingState, run_uri: str) -> list[str]:
 
 
 def prune(run_uri: str, among: Container[str] | None = None) -> None:
-    """Delete all but the newest checkpoints of a run; where `among` is given, of these names only."""
+    """Delete all but the newest checkpoints of a run; with `among`, only those with these names."""
     for name in checkpoint_names(run_uri)[KEEP:]:
         if among is None or name in among:
             storage.delete_tree(storage.join(run_uri, name))

@@ -1,9 +1,10 @@
-"""When a run stops early: its distance no longer falls, as far as the measurement's noise lets one see."""
+"""Early stopping: a run ends when its distance no longer falls by more than the noise of measurement."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from gan_dist.config import EmaConfig
@@ -13,19 +14,38 @@ INCONCLUSIVE = 0.013
 coefficient of variation is 1 to 2 %."""
 
 
-def warm_up_images(ema: EmaConfig) -> int:
-    """Return the images after which the average's half-life is no longer limited by its ramp.
+@dataclass
+class DistanceHistory:
+    """Distances of a run's evaluations so far."""
 
-    Until then the averaged generator, which is what is measured, is still forgetting its start.
+    extractor: str = ""
+    """SHA-256 of the extractor; distances of other extractors are not comparable."""
+    spread: float | None = None
+    """Relative standard deviation of the distance over sets of latents; None before it is measured."""
+    values: list[tuple[int, float]] = field(default_factory=list)
+    """Images seen, and the distance then; oldest first."""
+
+    def without_progress(self, patience: int | None, ema: EmaConfig) -> bool:
+        """Return whether `patience` evaluations (never if None) have passed without progress."""
+        if patience is None or self.spread is None:
+            return False
+        warm_up = warm_up_images(ema)
+        return should_stop(self.values, patience=patience, spread=self.spread, warm_up=warm_up)
+
+
+def warm_up_images(ema: EmaConfig) -> int:
+    """Return the images after which the ramp no longer limits the half-life of the averaged generator.
+
+    Until then the average, whose images are measured, still contains the initial weights.
     """
     return round(1000 * ema.half_life_kimg / ema.ramp_up)
 
 
 def threshold(spread: float) -> float:
-    """Return the relative improvement, at least 0.013, that counts between two single measurements.
+    """Return the smallest relative improvement between two measurements that counts, at least 0.013.
 
-    It is two standard deviations. `spread` is one: that of the distance between draws of latents, relative
-    to the distance. One that is not finite (the evaluation failed) counts as 0.
+    It is twice `spread`, the relative standard deviation of the distance between draws of latents. A spread
+    that is not finite (the evaluation failed) counts as 0.
     """
     return max(INCONCLUSIVE, 2 * spread) if math.isfinite(spread) else INCONCLUSIVE
 
@@ -33,16 +53,16 @@ def threshold(spread: float) -> float:
 def should_stop(values: Sequence[tuple[int, float]], *, patience: int, spread: float, warm_up: int) -> bool:
     """Return whether the last `patience` evaluations are no better than the `patience` before them.
 
-    Medians are compared, and have to fall by more than threshold(spread) / sqrt(patience), because the noise
-    of a median falls with that root. So a slow decay adds up over `patience` evaluations, a lucky value
-    does not become the mark that later ones have to beat, and spikes in less than half of the evaluations
-    hardly count. A run whose distance is constant stops after 2 `patience` evaluations.
+    The median has to fall by more than threshold(spread) / sqrt(patience), because the noise of a median
+    falls with that root. So a slow decay adds up over `patience` evaluations, a single lucky value sets no
+    mark for later ones, and spikes in less than half of the evaluations hardly count. A run of constant
+    distance stops after 2 `patience` evaluations.
 
     Args:
-        values: The whole history, oldest first: images seen, and the distance (lower is better) then. One
-            that is not finite is a failed evaluation, and as bad as can be.
-        patience: Evaluations, at least 1. The smaller, the less a slow decay is told from noise: at a spread
-            of 1.5 %, a sixth of the whole run's evaluations is enough (`tests/unit/test_patience.py`).
+        values: The whole history, oldest first: images seen, and the distance (lower is better) then. A
+            distance that is not finite is a failed evaluation, and worse than all others.
+        patience: Evaluations, at least 1. With few of them a slow decay looks like noise: at a spread of
+            1.5 %, a sixth of the whole run's evaluations is enough (by test).
         spread: Relative standard deviation of the distance between draws of latents.
         warm_up: Images; evaluations before them are left out.
 
@@ -55,5 +75,5 @@ def should_stop(values: Sequence[tuple[int, float]], *, patience: int, spread: f
     if len(distances) < 2 * patience:
         return False
     before, last = median(distances[-2 * patience : -patience]), median(distances[-patience:])
-    # Said this way round, two infinite medians are no progress.
+    # Written so that two infinite medians are no progress.
     return not last < before * (1 - threshold(spread) / math.sqrt(patience))

@@ -1,4 +1,4 @@
-"""The random numbers of a step: drawn for the whole global batch, of which each rank takes its own part."""
+"""Random numbers of a step: drawn for the whole global batch; each rank uses its own part."""
 
 from __future__ import annotations
 
@@ -6,44 +6,45 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from gan_dist.config import RunConfig
 from gan_dist.core import rng
-from gan_dist.training.context import Context
+from gan_dist.core.distributed import Process
 
 
 class StepNoise:
-    """Numbers as pure functions of the seed, a name and the clock, for one portion of this rank's images.
+    """Random numbers as pure functions of the seed, a name and the images seen, by micro-batch.
 
     Args:
-        config: The run.
-        context: The process that this is.
+        seed: Of the run.
+        batch_size: Images of the global batch.
+        accumulate: Micro-batches in a rank's part of it.
+        process: This process.
     """
 
-    def __init__(self, config: RunConfig, context: Context) -> None:
-        self._config = config
-        self._context = context
-        self._at = -1
+    def __init__(self, seed: int, batch_size: int, accumulate: int, process: Process) -> None:
+        self._seed, self._batch_size, self._accumulate = seed, batch_size, accumulate
+        self._process = process
+        self._images = -1
         self._drawn: dict[str, tuple[Tensor, ...]] = {}
 
-    def normal(self, name: str, shape: tuple[int, ...], images: int, portion: int) -> Tensor:
-        """Return N(0, 1) numbers float32 (n, *shape) for the n images of a portion, at the clock `images`."""
-        return self._mine(rng.normal, name, shape, images, portion)
+    def normal(self, name: str, shape: tuple[int, ...], images: int, micro_batch: int) -> Tensor:
+        """Return N(0, 1) numbers float32 (n, *shape) for the n images of a micro-batch, at `images` seen."""
+        return self._part(rng.normal, name, shape, images, micro_batch)
 
-    def uniform(self, name: str, shape: tuple[int, ...], images: int, portion: int) -> Tensor:
+    def uniform(self, name: str, shape: tuple[int, ...], images: int, micro_batch: int) -> Tensor:
         """Return numbers in [0, 1), float32 (n, *shape), likewise."""
-        return self._mine(rng.uniform, name, shape, images, portion)
+        return self._part(rng.uniform, name, shape, images, micro_batch)
 
-    def _mine(
-        self, draw: Callable[..., Tensor], name: str, shape: tuple[int, ...], images: int, portion: int
+    def _part(
+        self, draw: Callable[..., Tensor], name: str, shape: tuple[int, ...], images: int, micro_batch: int
     ) -> Tensor:
-        if images != self._at:
-            self._at = images
+        if images != self._images:
+            self._images = images
             self._drawn.clear()
         if name not in self._drawn:
-            train, context = self._config.train, self._context
-            whole = draw((train.batch_size, *shape), self._config.seed, name, images)
-            mine = whole.chunk(context.world_size)[context.rank]
-            if context.device.type == "cuda":
-                mine = mine.pin_memory()  # copied while the device computes, and without waiting for it
-            self._drawn[name] = mine.to(context.device, non_blocking=True).chunk(train.accumulate)
-        return self._drawn[name][portion]
+            process = self._process
+            numbers = draw((self._batch_size, *shape), self._seed, name, images)
+            part = numbers.chunk(process.world_size)[process.rank]
+            if process.device.type == "cuda":
+                part = part.pin_memory()  # copied while the device computes, and without waiting for it
+            self._drawn[name] = part.to(process.device, non_blocking=True).chunk(self._accumulate)
+        return self._drawn[name][micro_batch]

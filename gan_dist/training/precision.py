@@ -1,4 +1,4 @@
-"""How a step computes: number formats, memory layout, compilation."""
+"""Number formats, memory layout and compilation of a step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gan_dist.config import RunConfig
+from gan_dist.config import TrainConfig
 from gan_dist.core.errors import ConfigError, Problem
 from gan_dist.core.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
 class PrecisionPolicy:
-    """What `train.precision`, `train.channels_last` and `train.compile` come to on a device."""
+    """Values of `train.precision`, `train.channels_last` and `train.compile` on a device, `auto` resolved."""
 
     device: torch.device
     bf16: bool
@@ -28,41 +28,45 @@ class PrecisionPolicy:
     compiled: bool
 
     @classmethod
-    def of(cls, config: RunConfig, device: torch.device, *, synchronised: bool = False) -> PrecisionPolicy:
-        """Return a run's arithmetic on a device.
+    def of(
+        cls, train: TrainConfig, device: torch.device, *, penalised: bool, synchronised: bool = False
+    ) -> PrecisionPolicy:
+        """Return the policy for a device.
 
         Args:
-            config: The run.
-            device: Where its networks are.
+            train: The three settings.
+            device: Device of the networks.
+            penalised: Whether the discriminator is differentiated twice.
             synchronised: Whether layers of the networks exchange statistics with other ranks.
 
         Raises:
-            ConfigError: it asks for what the device has not.
+            ConfigError: the device does not support a setting.
         """
-        train, penalised = config.train, config.loss.penalised
         possible = has_bf16(device)
         if train.precision == "bf16" and not possible:
-            what = f"train.precision=bf16: this machine's {device.type} does not compute in bfloat16"
-            remedy = "use train.precision=auto, which takes it only where it is to be had"
-            raise ConfigError([Problem(what, remedy, ("train.precision",))])
+            raise _refused(
+                f"train.precision=bf16: this machine's {device.type} does not compute in bfloat16",
+                "use train.precision=auto, which takes it only where it is to be had",
+                "train.precision",
+            )
         # Compiled graphs cannot be differentiated twice, and end at each layer that asks other ranks; on CPUs
         # they gain nothing.
         automatic = not penalised and not synchronised and device.type == "cuda" and can_compile(device)
         if train.compile == "always" and penalised:
-            what = (
+            raise _refused(
                 "train.compile=always: a compiled discriminator cannot be differentiated twice, as gradient "
-                "penalties need"
+                "penalties need",
+                "use train.compile=auto, or a loss without a penalty",
+                *("train.compile", "loss.name"),
             )
-            remedy = "use train.compile=auto, or a loss without a penalty"
-            raise ConfigError([Problem(what, remedy, ("train.compile", "loss.name"))])
         if train.compile == "always" and device.type == "cuda" and not can_compile(device):
-            what = (
+            raise _refused(
                 "train.compile=always: torch.compile needs a GPU of compute capability 7.0 or more, a C "
                 "compiler and Python's headers (apt-get install gcc python3-dev), and this machine lacks one "
-                "of them"
+                "of them",
+                "use train.compile=auto, which compiles only where all are to be had",
+                "train.compile",
             )
-            remedy = "use train.compile=auto, which compiles only where all are to be had"
-            raise ConfigError([Problem(what, remedy, ("train.compile",))])
         return cls(
             device=device,
             bf16=possible and train.precision != "fp32",
@@ -70,21 +74,25 @@ class PrecisionPolicy:
             compiled=train.compile == "always" or (train.compile == "auto" and automatic),
         )
 
-    def networks(self, *, exact: bool = False) -> AbstractContextManager[object]:
-        """Return the context in which networks are called; `exact` is float32 whatever is configured."""
-        if not self.bf16 or exact:
+    def networks(self, *, float32: bool = False) -> AbstractContextManager[object]:
+        """Return the context for calls of the networks; `float32` overrides the configured precision."""
+        if not self.bf16 or float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Return uint8 images (B, C, R, R) as float32 in [-1, 1] on the device, in the layout."""
+        """Return uint8 images (B, C, R, R) as float32 in [-1, 1], on the device and in its memory layout."""
         layout = memory_format(channels_last=self.channels_last)
         images = pixels.to(self.device).to(torch.float32, memory_format=layout)
         return images.div_(127.5).sub_(1)
 
 
+def _refused(what: str, remedy: str, *keys: str) -> ConfigError:
+    return ConfigError([Problem(what, remedy, keys)])
+
+
 def tune_process(device: torch.device) -> None:
-    """Set what concerns the whole process: its allocator; on GPUs TF32 for products, and an order of sums."""
+    """Set the allocator of this process; on GPUs also TF32 for products, and a fixed order of sums."""
     keep_freed_memory()
     if device.type != "cpu":
         torch.set_float32_matmul_precision("high")
@@ -99,14 +107,14 @@ def memory_format(*, channels_last: bool) -> torch.memory_format:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 numbers by itself."""
+    """Return whether a device has instructions for products of bfloat16 numbers."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has_bf16()
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether Triton, which torch.compile calls, knows a GPU and finds a C compiler and Python's headers."""
+    """Return whether Triton supports a GPU and finds a C compiler and Python's headers."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_path("include"), "Python.h")
     return bool(compiler) and header.exists() and torch.cuda.get_device_capability(device) >= (7, 0)

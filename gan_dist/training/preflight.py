@@ -1,19 +1,34 @@
-"""Checks of a run that need no cluster, and its sizes for a dry run."""
+"""Before a run: its length, its sizes, and the checks that need no cluster."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from gan_dist import models
-from gan_dist.config import RunConfig
+from gan_dist.config import (
+    FREE_ON_RESUME,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+    differing_keys,
+    load_config,
+)
 from gan_dist.core import storage
-from gan_dist.data.batches.loader import open_images
+from gan_dist.core.distributed import Process
+from gan_dist.core.errors import DataError, ResumeError
+from gan_dist.data.batches.loader import image_resolution, open_images
+from gan_dist.data.shards.manifest import ImageSet
+from gan_dist.data.shards.verify import Without, find_damage
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.scores import require_possible
+from gan_dist.models import release
+from gan_dist.models.generator import ImageShape
 from gan_dist.training import checkpoint as states
-from gan_dist.training.loop import image_shape, require_same_run, total_images
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.progress import RunResult
 
@@ -52,6 +67,41 @@ class RunSummary:
         return self.images / self.image_count
 
 
+def total_images(train: TrainConfig, optim: OptimConfig) -> int:
+    """Return the length of a run in images: `train.kimg`, rounded up to whole generator updates."""
+    update = train.batch_size * optim.d_steps
+    return -(-round(train.kimg * 1000) // update) * update
+
+
+def require_same_run(config: RunConfig, run_uri: str) -> None:
+    """Refuse to continue a run with a configuration of other results.
+
+    Raises:
+        ResumeError: a key differs, or the folder is a search's.
+    """
+    if storage.exists(storage.join(run_uri, release.SEARCH)):
+        raise ResumeError(
+            f"{run_uri} is a search, not a run", "give the run another name (name=...)", keys=("name",)
+        )
+    earlier_uri = storage.join(run_uri, release.CONFIG)
+    if not storage.exists(earlier_uri):
+        return
+    differing = differing_keys(load_config(earlier_uri), config, FREE_ON_RESUME)
+    if differing:
+        listed = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
+        raise ResumeError(
+            f"{run_uri} belongs to a run with another configuration: {listed}",
+            "give the run another name (name=...), or the values it was begun with",
+            keys=[key for key, _, _ in differing],
+        )
+
+
+def image_shape(data: DataConfig, model: ModelConfig, images: ImageSet) -> ImageShape:
+    """Return the shape of the images that a run's networks generate."""
+    classes = len(images.manifest.classes or ()) if model.conditional else 0
+    return ImageShape(image_resolution(data, images), images.manifest.channels, classes)
+
+
 def summarise(config: RunConfig) -> RunSummary:
     """Return the sizes of a run; nothing is written, and the networks take no memory.
 
@@ -63,11 +113,11 @@ def summarise(config: RunConfig) -> RunSummary:
     storage.configure(config.storage.options)
     images = open_images(config.data.path)
     manifest = images.manifest
-    shape = image_shape(config, images)
+    shape = image_shape(config.data, config.model, images)
     with torch.device("meta"):
         networks = models.build(config.model, shape)
     if not config.scale.gpus_per_worker:
-        PrecisionPolicy.of(config, torch.device("cpu"))
+        PrecisionPolicy.of(config.train, torch.device("cpu"), penalised=config.loss.penalised)
     extractor = load_extractor(
         config.eval.extractor, torch.device("cpu"), inception_weights=config.eval.inception_weights
     )
@@ -81,7 +131,7 @@ def summarise(config: RunConfig) -> RunSummary:
         resolution=shape.resolution,
         generator_parameters=generator,
         discriminator_parameters=discriminator,
-        images=total_images(config),
+        images=total_images(config.train, config.optim),
         metric=extractor.metric,
         samples=config.eval.samples,
         every_kimg=config.eval.every_kimg,
@@ -105,6 +155,31 @@ def prepare(config: RunConfig) -> RunResult | None:
     run_uri = config.run_uri
     require_same_run(config, run_uri)
     images = states.newest_images(run_uri)
-    if images >= total_images(config):
+    if images >= total_images(config.train, config.optim):
         return RunResult(images, finished=True, images_per_second=None, value=None)
     return None
+
+
+def without_damage(data: DataConfig, images: ImageSet, process: Process) -> tuple[ImageSet, int]:
+    """Return a set without its damaged row groups, and the number of images in these.
+
+    Every rank reads a part of the set and returns the same. With `data.verify=raise` nothing is read: damage
+    then stops the run at the damaged row group.
+
+    Raises:
+        DataError: all row groups are damaged.
+    """
+    count = len(images.group_rows)
+    if data.verify == "raise":
+        return images, 0
+    damage = find_damage(images, range(process.rank, count, process.world_size))
+    for sentence in damage.values():
+        process.warn(f"left out: {sentence}")
+    damaged = torch.zeros(count, dtype=torch.int32, device=process.device)
+    damaged[list(damage)] = 1
+    if process.world_size > 1:
+        dist.all_reduce(damaged)
+    groups = damaged.nonzero().flatten().tolist()
+    if len(groups) == count:
+        raise DataError(f"no row group of data.path={data.path} is whole", "pack the set again")
+    return Without(images, groups), sum(images.group_rows[group] for group in groups)

@@ -1,4 +1,4 @@
-"""Writes a run's folder and tells the context: records, samples, checkpoints, the best release."""
+"""Writes a run's folder: records, samples, checkpoints, the best release; reports them to the context."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from PIL.Image import Image
 
 from gan_dist.artifacts import records
-from gan_dist.config import RunConfig, to_yaml
 from gan_dist.core import rng, storage
 from gan_dist.core.images import image_grid, write_png
 from gan_dist.core.storage.hashed_folder import checkpoint_names
@@ -21,35 +20,47 @@ from gan_dist.training.checkpoint import Best, TrainingState
 from gan_dist.training.context import Context
 from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.progress import Progress
-from gan_dist.training.schedule import augment_p
 
 GRID = 64
 
 
 class Recorder:
-    """What differs by rank is here rather than in the loop."""
+    """Records of a run: every rank calls it, rank 0 writes.
+
+    Args:
+        run_uri: Folder of the run.
+        config_yaml: The run's configuration, as YAML.
+        state: The run.
+        context: This process.
+        evaluator: Names the metric and its settings.
+        seed: Of the sample latents.
+        total: Length of the run in images.
+        quarantined: Images in damaged row groups.
+    """
 
     def __init__(
         self,
-        config: RunConfig,
+        run_uri: str,
+        config_yaml: str,
         state: TrainingState,
         context: Context,
         evaluator: Evaluator,
         *,
+        seed: int,
         total: int,
         quarantined: int,
     ) -> None:
         self.value: float | None = None
-        self._config = config
-        self._config_yaml = to_yaml(config)
-        self._quarantined = quarantined
+        """The last distance."""
+        self._run_uri, self._config_yaml = run_uri, config_yaml
+        self._seed = seed
         self._total = total
-        self._run_uri = config.run_uri
+        self._quarantined = quarantined
         self._state = state
         self._context = context
         self._metric = evaluator.metric
         self._settings = evaluator.settings
-        self._told = {"loss_d": float("nan"), "loss_g": float("nan")}
+        self._scalars = {"loss_d": float("nan"), "loss_g": float("nan")}
         self._trained_s = 0.0
         self._waited_s = 0.0
         self._trained_images = 0
@@ -65,18 +76,18 @@ class Recorder:
     def images_per_second(self) -> float:
         return self._trained_images / self._trained_s if self._trained_s else 0.0
 
-    def step(self, told: dict[str, float], waited_s: float) -> None:
-        """Note a finished round, the scalars of its phases, and the seconds that it waited for images."""
+    def step(self, scalars: dict[str, float], waited_s: float) -> None:
+        """Record a round: the scalars of its phases, and the seconds of waiting for images."""
         now = time.perf_counter()
         self._trained_s += now - self._last_step
         self._trained_images += self._state.images - self._last_images
         self._last_step, self._last_images = now, self._state.images
-        self._told = told
+        self._scalars = scalars
         self._waited_s += waited_s
         self._context.progress(self._progress())
 
     def measured(self, found: Measurement) -> None:
-        """Note a measurement: the record, the samples, the checkpoint and whether it is the best."""
+        """Write the record, samples and checkpoint of a measurement, and the release if it is the best."""
         state = self._state
         self.value = value = found.distance
         better = state.best is None or value < state.best.value
@@ -93,7 +104,7 @@ class Recorder:
         self._context.progress(self._progress())
 
     def checkpoint(self, metrics: dict[str, object]) -> None:
-        """Write a checkpoint and the record that goes with it."""
+        """Write a checkpoint and its record."""
         record = self._record(metrics)
         folder, name = None, ""
         if self._first:
@@ -108,31 +119,28 @@ class Recorder:
         return {
             "images": self._state.images,
             "kimg": self._state.images / 1000,
-            **self._told,
-            **self._watched(),
+            **self._scalars,
+            **self._weight_norms(),
             "images_per_second": self.images_per_second,
             "quarantined": self._quarantined,
             **metrics,
         }
 
-    def _watched(self) -> dict[str, float]:
-        state = self._state
-        norms = {
+    def _weight_norms(self) -> dict[str, float]:
+        networks = {"d": self._state.discriminator, "g": self._state.generator}
+        return {
             f"weight_norm_{name}": float(torch.nn.utils.get_total_norm(list(network.parameters())))
-            for name, network in (("d", state.discriminator), ("g", state.generator))
+            for name, network in networks.items()
         }
-        if self._config.data.augment == "ada":
-            norms["augment_p"] = augment_p(self._config, state.augment.p, state.images)
-        return norms
 
     def close(self) -> None:
         if self._first:
             self._records.close()
 
     def _write_samples(self) -> Image:
-        """Write the grid of what fixed latents have become, and return it."""
-        config, state = self._config, self._state
-        latents = rng.normal((GRID, config.model.latent_dim), config.seed, "latents-grid")
+        """Write the grid of images of the same latents as ever, and return it."""
+        state = self._state
+        latents = rng.normal((GRID, state.average.latent_dim), self._seed, "latents-grid")
         device, classes = self._context.device, state.shape.classes
         labels = torch.arange(GRID, device=device) * classes // GRID if classes else None
         with torch.no_grad():
@@ -142,7 +150,7 @@ class Recorder:
         return picture
 
     def _write_best(self, metrics: dict[str, object], picture: Image) -> None:
-        """Keep the averaged generator as a release, beside the checkpoints, which come and go."""
+        """Write the averaged generator as a release; checkpoints are deleted as the run goes on."""
         release.write_best(
             self._run_uri,
             self._state.average,
@@ -158,8 +166,8 @@ class Recorder:
         return Progress(
             images=state.images,
             total_images=self._total,
-            loss_d=self._told["loss_d"],
-            loss_g=self._told["loss_g"],
+            loss_d=self._scalars["loss_d"],
+            loss_g=self._scalars["loss_g"],
             metric=self._metric,
             value=self.value,
             best=None if state.best is None else state.best.value,

@@ -1,14 +1,14 @@
-"""What changes with the clock: learning rates, penalties, Adam's memory, augmentation, instance noise."""
+"""Schedules of the images seen: learning rates, penalties, Adam's decays, augmentation, instance noise."""
 
 from __future__ import annotations
 
 import math
 
-from gan_dist.config import LossConfig, OptimConfig, RateConfig, RunConfig
+from gan_dist.config import DataConfig, LossConfig, OptimConfig, RateConfig
 
 
 def remaining(optim: OptimConfig, images: int) -> float:
-    """Return what is left of the schedule after `images` images: 1 at the start, 0 from `decay_kimg` on.
+    """Return the remaining part of the schedule: 1 at the start, 0 from `decay_kimg` on.
 
     `linear` is 1 - t and `cosine` (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017, equation 5, without
     restarts), t being the part of `optim.decay_kimg` that has passed, at most 1. `constant` stays at 1.
@@ -20,40 +20,37 @@ def remaining(optim: OptimConfig, images: int) -> float:
 
 
 def rate_factor(optim: OptimConfig, images: int) -> float:
-    """Return what learning rates are multiplied with: from 1 to `optim.end_factor`."""
+    """Return the factor of the learning rates: from 1 to `optim.end_factor`."""
     return _between(1.0, optim.end_factor, remaining(optim, images))
 
 
 def penalty_factor(loss: LossConfig, optim: OptimConfig, images: int) -> float:
-    """Return what penalties' weights are multiplied with: from 1 to `loss.penalty_end_factor`."""
+    """Return the factor of the penalties' weights: from 1 to `loss.penalty_end_factor`."""
     return _between(1.0, loss.penalty_end_factor, remaining(optim, images))
 
 
 def betas(rate: RateConfig, optim: OptimConfig, images: int) -> tuple[float, float]:
-    """Return Adam's two decays; the second goes from `beta2_start`, where there is one, to `beta2`.
+    """Return Adam's two decays; the second goes from `beta2_start`, if it is set, to `beta2`.
 
-    PyTorch's Adam, the fused one too, reads them anew at every update: its k-th averages squared gradients
-    with the beta2 of that moment, and divides the average by 1 - beta2^k, as if it had never been another.
-    R3GAN's code does the same.
+    PyTorch's Adam, the fused one too, reads them at every update: update k averages squared gradients with
+    the present beta2, and divides the average by 1 - beta2^k, as if beta2 had never changed. R3GAN's code
+    does the same.
     """
     if rate.beta2_start is None:
         return rate.beta1, rate.beta2
     return rate.beta1, _between(rate.beta2_start, rate.beta2, remaining(optim, images))
 
 
-def augment_p(config: RunConfig, adapted: float, images: int) -> float:
-    """Return the probability with which `ada` changes an image, in [0, 1].
+def augment_p(data: DataConfig, optim: OptimConfig, adapted: float, images: int) -> float:
+    """Return ADA's probability of each transform, in [0, 1].
 
-    Args:
-        config: The run. With `data.augment_p` the probability goes there from 0, and is there at once where
-            the schedule is constant.
-        adapted: The probability where the configuration leaves it to the controller.
-        images: The clock.
+    With `data.augment_p` it goes from 0 to that value, or is that value from the start if the schedule is
+    constant. Otherwise it is `adapted`, which the controller sets.
     """
-    end = config.data.augment_p
+    end = data.augment_p
     if end is None:
         return adapted
-    return end if config.optim.schedule == "constant" else _between(0.0, end, remaining(config.optim, images))
+    return end if optim.schedule == "constant" else _between(0.0, end, remaining(optim, images))
 
 
 def instance_noise(loss: LossConfig, images: int) -> float:
@@ -64,6 +61,17 @@ def instance_noise(loss: LossConfig, images: int) -> float:
     return loss.instance_noise * max(0.0, 1.0 - images / (1000 * loss.instance_noise_kimg))
 
 
+def ema_decay(batch: int, images: int, half_life_kimg: float, ramp_up: float) -> float:
+    """Return the weight in [0, 1) of the old average in the update after a batch.
+
+    beta = 0.5^(batch / half-life), half-life = min(1000 half_life_kimg, ramp_up * images): Karras et al.
+    2020 (StyleGAN2), with the ramp of Karras et al. 2022 (EDM). `batch` is the number of images over all
+    workers, `images` the number seen before this batch. At `images` 0 it is 0: the average is the model.
+    """
+    half_life = min(1000.0 * half_life_kimg, ramp_up * images)
+    return float(0.5 ** (batch / half_life)) if half_life > 0 else 0.0
+
+
 def _between(start: float, end: float, left: float) -> float:
-    """Return `start` while 1 is left and `end` once 0 is, both to the last bit."""
+    """Return `start` at left = 1 and `end` at left = 0, both to the last bit."""
     return start * left + end * (1.0 - left)

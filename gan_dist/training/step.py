@@ -1,4 +1,4 @@
-"""One discriminator phase and one generator phase, each equal on one worker and on many."""
+"""One discriminator phase and one generator phase, each with the same result on one worker and on many."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from gan_dist import models
 from gan_dist.config import RateConfig, RunConfig
+from gan_dist.core.distributed import Process
 from gan_dist.core.errors import NonFiniteError
 from gan_dist.data.batches.loader import Batch
-from gan_dist.training import ema, losses
-from gan_dist.training.augment import ada
+from gan_dist.training import losses
+from gan_dist.training.augment import DiscriminatorInput, ada
 from gan_dist.training.checkpoint import TrainingState
-from gan_dist.training.context import Context
-from gan_dist.training.discriminator_input import DiscriminatorInput
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
-from gan_dist.training.schedule import betas, rate_factor
+from gan_dist.training.schedule import augment_p, betas, ema_decay, rate_factor
 
 # Newer versions of torch warn of the old name, older ones do not know the new one.
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -35,46 +35,52 @@ ADJUST_EVERY = 4
 
 
 class Step:
-    """Advances a state by discriminator and generator updates.
+    """Advances a training state by discriminator and generator updates.
 
-    The two networks are wrapped in DDP apart, since each has a backward pass of its own.
+    The two networks are wrapped in DDP separately, since each has its own backward pass.
 
     Args:
         config: The run.
-        state: What is advanced, in place.
-        context: The process that this is.
+        state: Advanced in place.
+        process: This process.
 
     Raises:
-        ConfigError: the device cannot compute as configured.
+        ConfigError: the device does not support the configured precision or compilation.
     """
 
-    def __init__(self, config: RunConfig, state: TrainingState, context: Context) -> None:
-        self._config = config
-        self._state = state
-        self._context = context
-        self._loss = losses.build(config.loss)
-        uses_batch_statistics = models.uses_batch_statistics(state.generator) or models.uses_batch_statistics(
-            state.discriminator
+    def __init__(self, config: RunConfig, state: TrainingState, process: Process) -> None:
+        self._config, self._state, self._process = config, state, process
+        loss, train = config.loss, config.train
+        self._loss = losses.build(loss)
+        networks = (state.generator, state.discriminator)
+        self._precision = PrecisionPolicy.of(
+            train,
+            process.device,
+            penalised=loss.penalised,
+            synchronised=process.world_size > 1 and any(map(models.uses_batch_statistics, networks)),
         )
-        self._arithmetic = PrecisionPolicy.of(
-            config, context.device, synchronised=uses_batch_statistics and context.world_size > 1
-        )
-        self._draws = StepNoise(config, context)
-        if self._arithmetic.compiled:
-            state.generator.compile()
-            state.discriminator.compile()
-        self._generator = _distributed(state.generator, context)
+        self._noise = StepNoise(config.seed, train.batch_size, train.accumulate, process)
+        if self._precision.compiled:
+            for network in networks:
+                network.compile()
+        self._generator = _distributed(state.generator, process)
         # Synchronised batch normalisation cannot be differentiated twice, as penalties need.
-        self._discriminator = _distributed(state.discriminator, context, together=not config.loss.penalised)
-        self._view = DiscriminatorInput(config, state, self._draws)
+        self._discriminator = _distributed(state.discriminator, process, synchronised=not loss.penalised)
+        self._augment = DiscriminatorInput(config.data, loss, config.optim, state, self._noise)
         self._objective = DiscriminatorObjective(
-            config, context, self._discriminator, self._arithmetic, self._draws, self._view
+            loss,
+            config.optim,
+            process,
+            self._discriminator,
+            self._precision,
+            self._noise,
+            self._augment,
+            batch_size=train.batch_size,
+            pack=config.model.pack,
         )
-
-    # The discriminator
 
     def discriminator_phase(self, batch: Batch) -> Scalars:
-        """Update the discriminator on reals and as many fakes; the clock moves on by the global batch.
+        """Update the discriminator on reals and as many fakes; the clock advances by the global batch.
 
         Args:
             batch: This rank's part of the global batch.
@@ -90,14 +96,14 @@ class Step:
         state.optimizer_d.zero_grad()
         models.update_spectral_norms(state.discriminator)
         sums: Scalars = {}
-        parts = self._portions(batch)
-        portions = [self._reals(part, "mirror-d", portion) for portion, (part, _) in enumerate(parts)]
-        self._objective.begin(portions, state.images)
-        for portion, (reals, (_, labels)) in enumerate(zip(portions, parts, strict=True)):
-            with torch.no_grad(), self._arithmetic.networks():
-                fakes = state.generator(self._latents("latents-d", portion), labels)
-            with self._reduced(self._discriminator, portion):
-                loss, scalars = self._objective(reals, fakes, labels, portion)
+        micro_batches = self._micro_batches(batch)
+        reals = [self._reals(pixels, "mirror-d", index) for index, (pixels, _) in enumerate(micro_batches)]
+        self._objective.begin(reals, state.images)
+        for index, (_, labels) in enumerate(micro_batches):
+            with torch.no_grad(), self._precision.networks():
+                fakes = state.generator(self._latents("latents-d", index), labels)
+            with self._all_reduce_last(self._discriminator, index):
+                loss, scalars = self._objective(reals[index], fakes, labels, index)
                 (loss / config.train.accumulate).backward()
             for name, value in scalars.items():
                 sums[name] = sums.get(name, 0) + value / config.train.accumulate
@@ -110,14 +116,12 @@ class Step:
         state.images += config.train.batch_size
         return {**sums, "grad_norm_d": norm}
 
-    # The generator
-
     def generator_phase(self, batch: Batch) -> Scalars:
         """Update the generator against the frozen discriminator.
 
         Args:
             batch: The discriminator's last; relativistic losses compare with its images, conditional
-                generators are given its classes.
+                generators use its classes.
 
         Returns:
             Scalars on the device, over this rank's part: `loss_g` and `grad_norm_g`.
@@ -130,18 +134,19 @@ class Step:
         state.discriminator.requires_grad_(False)
         state.optimizer_g.zero_grad()
         models.update_spectral_norms(state.discriminator)
-        total = torch.zeros((), device=self._context.device)
-        for portion, (part, labels) in enumerate(self._portions(batch)):
-            with self._reduced(self._generator, portion):
-                with self._arithmetic.networks():
-                    fakes = self._generator(self._latents("latents-g", portion), labels)
-                    fake_logits = state.discriminator(self._view(fakes, "fakes-g", portion=portion), labels)
+        total = torch.zeros((), device=self._process.device)
+        for index, (pixels, labels) in enumerate(self._micro_batches(batch)):
+            with self._all_reduce_last(self._generator, index):
+                with self._precision.networks():
+                    fakes = self._generator(self._latents("latents-g", index), labels)
+                    fake_inputs = self._augment(fakes, "fakes-g", micro_batch=index)
+                    fake_logits = state.discriminator(fake_inputs, labels)
                     real_logits = None
                     if self._loss.relativistic:
-                        reals = self._reals(part, "mirror-g", portion)
-                        reals = self._view(reals, "reals-g", portion=portion)
+                        reals = self._reals(pixels, "mirror-g", index)
+                        real_inputs = self._augment(reals, "reals-g", micro_batch=index)
                         with torch.no_grad():
-                            real_logits = state.discriminator(reals, labels)
+                            real_logits = state.discriminator(real_inputs, labels)
                 loss = self._loss.generator(fake_logits, real_logits) / config.train.accumulate
                 loss.backward()
             total += loss.detach()
@@ -150,39 +155,40 @@ class Step:
         self._update(state.optimizer_g, config.optim.g)
         return {"loss_g": total, "grad_norm_g": norm}
 
-    # After both
-
-    def share(self, scalars: Scalars, *, stop: bool) -> tuple[dict[str, float], bool]:
-        """Average over the ranks, in one all-reduce, what each has of its own after a round.
+    def average_over_ranks(self, scalars: Scalars, *, stop: bool) -> tuple[dict[str, float], bool]:
+        """Average over the ranks, in one all-reduce, the values that differ between them after a round.
 
         These are the running statistics of batch normalisation, so that every rank's networks stay equal to
         the last bit; the scalars of the phases; and whether any rank was asked to stop.
 
         Returns:
-            The mean scalars, and whether to stop.
+            The mean scalars, with `augment_p` if the augmentation is ADA, and whether to stop.
         """
-        flag = torch.tensor(float(stop), device=self._context.device)
-        told = torch.stack([*(value.float() for value in scalars.values()), flag])
-        shared = [told, *self._statistics()]
-        if self._context.world_size > 1:
-            flat = torch.cat([tensor.reshape(-1) for tensor in shared])
+        flag = torch.tensor(float(stop), device=self._process.device)
+        reduced = torch.stack([*(value.float() for value in scalars.values()), flag])
+        tensors = [reduced, *self._batch_statistics()]
+        if self._process.world_size > 1:
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)
-            flat /= self._context.world_size
-            sizes = [tensor.numel() for tensor in shared]
-            for tensor, part in zip(shared, flat.split(sizes), strict=True):
+            flat /= self._process.world_size
+            sizes = [tensor.numel() for tensor in tensors]
+            for tensor, part in zip(tensors, flat.split(sizes), strict=True):
                 tensor.copy_(part.view_as(tensor))
-        *values, stopped = told.tolist()
+        *values, stopped = reduced.tolist()
         means = dict(zip(scalars, values, strict=True))
-        if self._config.data.augment == "ada" and self._config.data.augment_p is None:
-            self._adjust_augmentation(means["real_accuracy"])
+        data, state = self._config.data, self._state
+        if data.augment == "ada":
+            if data.augment_p is None:
+                self._adjust_augmentation(means["real_accuracy"])
+            means["augment_p"] = augment_p(data, self._config.optim, state.augment.p, state.images)
         return means, stopped > 0
 
     def update_average(self) -> None:
         """Move the averaged generator towards the generator."""
         config, state = self._config, self._state
         batch = config.train.batch_size * config.optim.d_steps
-        beta = ema.decay(batch, state.images - batch, config.ema.half_life_kimg, config.ema.ramp_up)
-        ema.update(state.average, state.generator, beta)
+        beta = ema_decay(batch, state.images - batch, config.ema.half_life_kimg, config.ema.ramp_up)
+        update_ema(state.average, state.generator, beta)
 
     def _adjust_augmentation(self, real_accuracy: float) -> None:
         data, strength = self._config.data, self._state.augment
@@ -196,75 +202,92 @@ class Step:
             )
             strength.signs, strength.rounds = 0.0, 0
 
-    # What both phases use
-
-    def _portions(self, batch: Batch) -> list[tuple[Tensor, Tensor | None]]:
-        """Return a batch's images, uint8, and labels, in the portions that are computed at a time."""
+    def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the uint8 images and the labels of each micro-batch."""
         count = self._config.train.accumulate
-        reals = batch.images.chunk(count)
+        pixels = batch.images.chunk(count)
         if not self._config.model.conditional:
-            return [(part, None) for part in reals]
-        assert batch.labels is not None
-        return list(zip(reals, batch.labels.to(self._context.device).chunk(count), strict=True))
+            return [(part, None) for part in pixels]
+        if batch.labels is None:
+            raise ValueError("a conditional model needs batches with labels")
+        return list(zip(pixels, batch.labels.to(self._process.device).chunk(count), strict=True))
 
-    def _reals(self, pixels: Tensor, name: str, portion: int) -> Tensor:
-        """Return a portion's real images, float32 in [-1, 1], mirrored where numbers of that name say so."""
-        images = self._arithmetic.images(pixels)
+    def _reals(self, pixels: Tensor, name: str, micro_batch: int) -> Tensor:
+        """Return real images, float32 in [-1, 1], mirrored by the random numbers of that name."""
+        images = self._precision.images(pixels)
         if not self._config.data.mirror:
             return images
-        drawn = self._draws.uniform(name, (1, 1, 1), self._state.images, portion)
+        drawn = self._noise.uniform(name, (1, 1, 1), self._state.images, micro_batch)
         return torch.where(drawn < 0.5, images.flip(3), images)
 
-    def _reduced(self, network: nn.Module, portion: int) -> AbstractContextManager[object]:
-        """Return the context of a portion's passes, in which gradients are all-reduced by the last alone."""
-        if portion < self._config.train.accumulate - 1 and isinstance(network, DistributedDataParallel):
+    def _all_reduce_last(self, network: nn.Module, micro_batch: int) -> AbstractContextManager[object]:
+        """Return the context of a micro-batch's passes; only the last one all-reduces gradients."""
+        if micro_batch < self._config.train.accumulate - 1 and isinstance(network, DistributedDataParallel):
             return network.no_sync()
         return nullcontext()
 
-    def _latents(self, name: str, portion: int) -> Tensor:
-        """Return a portion's latents, (n, latent_dim)."""
-        return self._draws.normal(name, (self._config.model.latent_dim,), self._state.images, portion)
+    def _latents(self, name: str, micro_batch: int) -> Tensor:
+        """Return the latents of a micro-batch, (n, latent_dim)."""
+        return self._noise.normal(name, (self._config.model.latent_dim,), self._state.images, micro_batch)
 
     def _update(self, optimizer: torch.optim.Optimizer, rate: RateConfig) -> None:
-        optim, clock = self._config.optim, self._state.images
+        optim, images = self._config.optim, self._state.images
         for group in optimizer.param_groups:
-            group["lr"] = rate.lr * rate_factor(optim, clock)
+            group["lr"] = rate.lr * rate_factor(optim, images)
             if optim.name == "adam":
-                group["betas"] = betas(rate, optim, clock)
+                group["betas"] = betas(rate, optim, images)
         optimizer.step()
 
-    def _statistics(self) -> list[Tensor]:
+    def _batch_statistics(self) -> list[Tensor]:
         networks = (self._state.generator, self._state.discriminator)
         return [b for network in networks for b in network.buffers() if b.is_floating_point()]
 
-    def _finite_norm(self, what: str, network: nn.Module, loss: Tensor) -> Tensor:
-        """Return the norm of a network's gradient, which is then cut down to `optim.clip_norm`."""
+    def _finite_norm(self, name: str, network: nn.Module, loss: Tensor) -> Tensor:
+        """Return the norm of a network's gradient, and clip the gradient to `optim.clip_norm`."""
         # DDP has averaged the gradients, so one rank's infinity is seen by all of them.
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         norm: Tensor = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm):
             raise NonFiniteError(
-                f"the {what}'s gradient is {norm.item()} after {self._state.images} images (its loss here: "
-                f"{loss.item():.4g}); nothing was updated. Begin another run (name=...) with a lower "
-                "optim.g.lr and optim.d.lr",
-                "this one would come to the same again",
+                f"the {name}'s gradient is {norm.item()} after {self._state.images} images (its loss here: "
+                f"{loss.item():.4g}); nothing was updated",
+                "begin another run (name=...) with a lower optim.g.lr and optim.d.lr; this one would come to "
+                "the same again",
+                keys=("optim.g.lr", "optim.d.lr"),
             )
         if limit := self._config.optim.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(network.parameters(), limit, norm)
         return norm
 
 
-def _distributed(network: nn.Module, context: Context, *, together: bool = True) -> nn.Module:
+@torch.no_grad()
+def update_ema(average: nn.Module, model: nn.Module, beta: float) -> None:
+    """Set the parameters of `average` to beta * average + (1 - beta) * model; copy the model's buffers.
+
+    Raises:
+        ValueError: beta is outside [0, 1], or the modules differ in their number of parameters or buffers.
+    """
+    averaged, current = list(average.parameters()), list(model.parameters())
+    if len(averaged) != len(current):
+        raise ValueError(f"the average has {len(averaged)} parameters, the model has {len(current)}")
+    if averaged:
+        # One call for all parameters: on a GPU, small kernels one by one would cost more than the sums.
+        get_ema_multi_avg_fn(beta)(averaged, current, None)
+    for old, new in zip(average.buffers(), model.buffers(), strict=True):
+        old.copy_(new)
+
+
+def _distributed(network: nn.Module, process: Process, *, synchronised: bool = True) -> nn.Module:
     """Return a network whose gradients are averaged over the ranks.
 
-    On GPUs batch normalisation then sees the global batch, if `together`; otherwise each rank's own part.
+    On GPUs batch normalisation then sees the global batch if `synchronised`, otherwise each rank's own part.
     """
-    if context.world_size == 1:
+    if process.world_size == 1:
         return network
-    if context.device.type == "cuda" and together:
+    if process.device.type == "cuda" and synchronised:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     # Of a convolution from one channel both layouts are the same, and its gradient may come in either.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    # Buffers are averaged by `Step.share`; a broadcast between two forward passes would break the backward.
+    # `average_over_ranks` averages buffers; a broadcast between two forward passes would break the backward.
     options: dict[str, Any] = {SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
     return DistributedDataParallel(network, **options)

@@ -1,9 +1,9 @@
-"""Changes to all that the discriminator sees, real and generated alike: few images are then enough.
+"""Input of the discriminator: real and generated images alike, augmented, with instance noise.
 
-Nothing is drawn here. The caller passes uniform numbers, one row for each image, and an image's change
-depends on its own row alone: augmenting a part of the global batch is the same, to the last bit, as taking
-that part of the augmented batch. Parameters are worked out in float64 for this too, since PyTorch's
-elementary functions may differ in the last bit between one position in a batch and another.
+The augmentations draw no random numbers: they take uniform numbers, one row for each image, and the change of
+an image depends on its own row alone. So the augmentation of a part of a batch equals that part of the
+augmented batch, to the last bit. For this the parameters are computed in float64 too, since PyTorch's
+elementary functions may differ in the last bit between positions in a batch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,54 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from gan_dist.training.augment import ada, diffaugment
+from gan_dist.config import DataConfig, LossConfig, OptimConfig
+from gan_dist.training.augment import ada
+from gan_dist.training.checkpoint import TrainingState
+from gan_dist.training.noise import StepNoise
+from gan_dist.training.schedule import augment_p, instance_noise
+
+
+class DiscriminatorInput:
+    """Augments images as `data.augment` says and adds instance noise as `loss.instance_noise` says.
+
+    Args:
+        data: The augmentation.
+        loss: The instance noise.
+        optim: The schedule.
+        state: Its images seen and strength of the augmentation are read.
+        noise: Random numbers of the step.
+    """
+
+    def __init__(
+        self, data: DataConfig, loss: LossConfig, optim: OptimConfig, state: TrainingState, noise: StepNoise
+    ) -> None:
+        self._data, self._loss, self._optim = data, loss, optim
+        self._state = state
+        self._noise = noise
+        self._augment = build(data.augment)
+
+    def __call__(self, images: Tensor, *names: str, micro_batch: int) -> Tensor:
+        """Return images (n, C, R, R) as the discriminator's input; the same tensor if nothing changes.
+
+        Args:
+            images: Float; with several names, as many equal parts one after the other.
+            names: Of each part, such as `reals-d`; each name has random numbers of its own, so parts that
+                are passed together come out as if each were passed alone.
+            micro_batch: Index of the micro-batch.
+        """
+        seen = self._state.images
+        if columns := self._augment.columns:
+            draws = [self._noise.uniform(f"augment-{name}", (columns,), seen, micro_batch) for name in names]
+            p = augment_p(self._data, self._optim, self._state.augment.p, seen)
+            images = self._augment(images, torch.cat(draws), p)
+        if sigma := instance_noise(self._loss, seen):
+            shape = tuple(images.shape[1:])
+            noise = [self._noise.normal(f"noise-{name}", shape, seen, micro_batch) for name in names]
+            images = images + sigma * torch.cat(noise)
+        return images
 
 
 @dataclass(frozen=True)
@@ -22,12 +67,12 @@ class Augmentation:
     """An augmentation by name."""
 
     columns: int
-    """How many uniform numbers each image needs."""
+    """Uniform numbers for each image."""
     apply: Callable[[Tensor, Tensor, float | Tensor], Tensor]
-    """(images, draws, p) to images; those with a fixed strength do not read p."""
+    """(images, draws, p) to images; DiffAugment ignores p."""
 
     def __call__(self, images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
-        """Augment images (B, C, H, W) with draws (B, columns) and strength p: `diffaugment` and `ada`.
+        """Return images (B, C, H, W), augmented by draws (B, columns) with strength p.
 
         Raises:
             ValueError: images are not 4-D, or draws have another shape.
@@ -40,14 +85,71 @@ class Augmentation:
 
 
 def build(name: Literal["none", "diffaugment", "ada"]) -> Augmentation:
-    """The augmentation that a configuration names; "none" returns the images themselves."""
+    """Return the augmentation of a name; "none" returns the same images."""
     match name:
         case "none":
             return Augmentation(0, lambda images, draws, p: images)  # noqa: ARG005
         case "diffaugment":
-            return Augmentation(
-                diffaugment.COLUMNS,
-                lambda images, draws, p: diffaugment.augment(images, draws),  # noqa: ARG005
-            )
+            return Augmentation(DIFFAUGMENT_COLUMNS, lambda images, draws, p: diffaugment(images, draws))  # noqa: ARG005
         case "ada":
             return Augmentation(ada.COLUMNS, ada.augment)
+
+
+DIFFAUGMENT_COLUMNS = 7
+"""Numbers for each image: brightness, saturation, contrast, translation (x, y), cutout (x, y)."""
+
+
+def diffaugment(images: Tensor, draws: Tensor) -> Tensor:
+    """DiffAugment with its three policies, colour, translation and cutout: Zhao et al. 2020.
+
+    Every image gets, in this order: brightness, a shift of all values by U(-0.5, 0.5); saturation, the
+    distance of each pixel to the mean of its channels times U(0, 2); contrast, the distance of each value to
+    the mean of the image times U(0.5, 1.5); a translation by a whole number of pixels, up to 1/8 of the size
+    each way, with zeros (mid-grey) moving in; and a square of half the size set to zero, its centre uniform
+    over the image, so that it may stick out of it. Saturation leaves a single channel alone.
+
+    Args:
+        images: Float (B, C, H, W) in [-1, 1], any C and memory format; twice differentiable.
+        draws: Float (B, DIFFAUGMENT_COLUMNS) uniform in [0, 1), on any device.
+
+    Returns:
+        Images of the same shape, type and device, not clamped: values may leave [-1, 1].
+    """
+    draws = draws.to(images.device, torch.float64)
+    colour = (draws[:, :3] + draws.new_tensor([-0.5, 0, 0.5])).to(images)
+    brightness, saturation, contrast = colour.view(-1, 3, 1, 1, 1).unbind(1)
+    images = images + brightness
+    grey = images.mean(1, keepdim=True)
+    images = (images - grey) * (2 * saturation) + grey
+    # In float64, so that the order of so long a sum, which depends on the batch, does not show.
+    level = images.mean((1, 2, 3), keepdim=True, dtype=torch.float64).to(images)
+    images = (images - level) * contrast + level
+    images = _translate(images, draws[:, 3], draws[:, 4])
+    return _cut_out(images, draws[:, 5], draws[:, 6])
+
+
+def _translate(images: Tensor, draws_x: Tensor, draws_y: Tensor) -> Tensor:
+    for dim, draws in ((2, draws_y), (3, draws_x)):
+        size = images.shape[dim]
+        most = size // 8
+        shift = (draws * (2 * most + 1)).floor().long() - most
+        source = torch.arange(size, device=images.device) - shift[:, None]
+        source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
+        moved = images.gather(dim, source.clamp(0, size - 1).expand_as(images))
+        images = torch.where((source >= 0) & (source < size), moved, 0)
+    return images
+
+
+def _cut_out(images: Tensor, draws_x: Tensor, draws_y: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    rows, columns = _covered(draws_y, height), _covered(draws_x, width)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], 0, images)
+
+
+def _covered(draws: Tensor, size: int) -> Tensor:
+    """Return whether the cutout covers a row or column, bool (B, size)."""
+    side = size // 2
+    # An even side has its centre between pixels, or at either border.
+    start = (draws * (size + 1 - side % 2)).floor().long() - side // 2
+    place = torch.arange(size, device=draws.device) - start[:, None]
+    return (place >= 0) & (place < side)

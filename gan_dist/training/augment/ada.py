@@ -1,18 +1,19 @@
-"""Adaptive discriminator augmentation: its pipeline of changes, and how their strength adapts."""
+"""Adaptive discriminator augmentation (ADA): its transforms, and the controller of their strength."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
-from gan_dist.training.augment.grid_sample import look_up
-
+_BILINEAR, _REFLECTION = 0, 2  # the numbers of PyTorch's operator
 COLUMNS = 28
-"""Numbers for each image: for every transform, in the order of application, a gate and then its values."""
+"""Uniform numbers for each image: a gate and the values of every transform, in the order of application."""
 
 
 def augment(images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
@@ -32,8 +33,8 @@ def augment(images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
 
     Args:
         images: Float (B, C, H, W) in [-1, 1], any memory format; twice differentiable.
-        draws: Float (B, COLUMNS) uniform in [0, 1), on any device: the parameters are worked out there,
-            and only the images' matrices are moved.
+        draws: Float (B, COLUMNS) uniform in [0, 1), on any device: the parameters are computed there,
+            and only the matrices of the images are moved.
         p: The strength in [0, 1], a number or a 0-dim tensor, see `adjusted`.
 
     Returns:
@@ -50,11 +51,11 @@ def augment(images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
 def adjusted(p: float, sign_mean: float, images: int, *, target: float = 0.6, kimg: float = 500) -> float:
     """Strength after one adjustment: Karras et al. 2020 (ADA), section 3.
 
-    The measure of overfitting is r_t = E[sign(D(real))], equation 1: 0 for a discriminator that is at a loss,
-    1 for one that is sure of all training images. p moves by a fixed step towards r_t = target. The sign says
-    on which side of the middle between reals and fakes a logit lies. Where the loss puts that middle nowhere
-    (`wgan`, `wgan-gp`, `rpgan`), it is the sign of D(real) - D(fake), pair by pair. r_t is 2 a - 1 either
-    way, with a the share of reals that the discriminator judges rightly (`losses.Adversarial.accuracy`).
+    The measure of overfitting is r_t = E[sign(D(real))], equation 1: 0 for a discriminator that is right half
+    of the time, 1 for one that is right about all training images. p moves by a fixed step towards
+    r_t = target. For losses that do not fix the middle between reals and fakes (`wgan`, `wgan-gp`, `rpgan`)
+    the sign is that of D(real) - D(fake), pair by pair. Either way r_t is 2 a - 1, a being the accuracy on
+    reals (`losses.Adversarial.accuracy`).
 
     Args:
         p: The strength so far, in [0, 1].
@@ -197,3 +198,51 @@ def _is_identity(maps: Tensor) -> Tensor:
     """Return which maps change nothing, bool (B, 1, 1, 1)."""
     same = maps == torch.eye(*maps.shape[1:], dtype=maps.dtype, device=maps.device)
     return same.flatten(1).all(1).view(-1, 1, 1, 1)
+
+
+def look_up(images: Tensor, grid: Tensor) -> Tensor:
+    """Return images at points between their pixels: bilinear, reflected about the centres of border pixels.
+
+    Older versions of PyTorch's `grid_sample` cannot be differentiated twice. The map is linear in the images:
+    its gradient is the transposed map, whose own gradient is the map again.
+
+    Args:
+        images: Float (B, C, H, W).
+        grid: Points (B, H', W', 2) as (x, y), -1 and 1 being the centres of the border pixels; they receive
+            no gradient.
+
+    Returns:
+        Float (B, C, H', W').
+    """
+    found: Tensor = _LookUp.apply(images, grid)
+    return found
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, grid: Tensor) -> Tensor:
+        ctx.save_for_backward(grid)
+        ctx.layout = images.shape, images.stride()
+        return grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (grid,) = ctx.saved_tensors
+        return _Transposed.apply(gradients[0], grid, *ctx.layout), None
+
+
+class _Transposed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, grid: Tensor, size: torch.Size, stride: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(grid)
+        # Where the grid wants no gradient, nothing depends on the images but the shape and the layout.
+        images = values.new_empty_strided(size, stride)
+        found: Tensor = torch.ops.aten.grid_sampler_2d_backward(
+            values, images, grid, _BILINEAR, _REFLECTION, True, [True, False]
+        )[0]
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (grid,) = ctx.saved_tensors
+        return look_up(gradients[0], grid), None, None, None

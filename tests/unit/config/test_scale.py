@@ -62,7 +62,14 @@ def test_a_run_that_loses_a_worker_goes_on_as_if_it_had_never_had_it(tmp_path: P
     for part in fewer:
         run_gloo(run_on_ranks, part.scale.workers, part, timeout_s=300)
     ended = tensors(alone), tensors(fewer[-1])
-    begun = new_state(alone, ImageShape(16, 1), torch.device("cpu")).tensors()
+    begun = new_state(
+        alone.model,
+        alone.optim,
+        ImageShape(16, 1),
+        torch.device("cpu"),
+        seed=alone.seed,
+        channels_last=alone.train.channels_last,
+    ).tensors()
     moved = apart = 0.0
     for part_name in ("generator", "discriminator"):
         for key, weight in begun[part_name].items():

@@ -31,7 +31,14 @@ def config(tmp_path: Path) -> RunConfig:
 def write_checkpoint(config: RunConfig, name: str, seed: int) -> Tensor:
     """Write a run's checkpoint; returns an image that its generator makes."""
     seeded = config.model_copy(update={"seed": seed})
-    state = states.new_state(seeded, ImageShape(8, 1), torch.device("cpu"))
+    state = states.new_state(
+        seeded.model,
+        seeded.optim,
+        ImageShape(8, 1),
+        torch.device("cpu"),
+        seed=seeded.seed,
+        channels_last=seeded.train.channels_last,
+    )
     uri = f"{config.run_uri}/{name}"
     states.save(state, uri, to_yaml(config))
     return release.load(uri).sample(1)

@@ -34,7 +34,8 @@ from gan_dist.search.plan import Plan, begin, make_plan
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import JOURNAL, study_storage
 from gan_dist.training.context import LocalContext
-from gan_dist.training.loop import require_same_run, train
+from gan_dist.training.loop import train
+from gan_dist.training.preflight import require_same_run
 from tests.support.searches import record, trial_uri, write_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://example.org/a.png onerror=alert(2)>"

@@ -22,7 +22,7 @@ from gan_dist.search.replicas import record_replicas, replica_configs
 from gan_dist.search.space.parse import parse
 from gan_dist.search.study import SearchStudy, images_trained
 from gan_dist.search.study_storage import study_storage
-from gan_dist.training.loop import total_images
+from gan_dist.training.preflight import total_images
 from tests.support.searches import record, write_run
 
 SPACE = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}, loss.name: [hinge, rpgan]}"
@@ -280,7 +280,7 @@ def test_a_finished_search_names_the_command_that_makes_it_longer(tmp_path: Path
         plan.space,
         plan.search,
         plan.grace,
-        total_images(plan.config),
+        total_images(plan.config.train, plan.config.optim),
         owner,
     )
     while (trial := study.next()) is not None:

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from gan_dist.search.plan import begin, make_plan, warm_start_points
 from gan_dist.search.study import SearchStudy, images_trained
 from gan_dist.search.study_storage import study_storage
-from gan_dist.training.loop import total_images
+from gan_dist.training.preflight import total_images
 
 EARLIER = Path(__file__).parents[2] / "data" / "version_0_1" / "search"
 SPACE = (
@@ -26,7 +26,7 @@ def test_its_search_goes_on_with_the_trial_that_was_running(tmp_path: Path, sche
     settings = [f"storage={tmp_path}", SPACE, "search.trials=8", f"search.scheduler={scheduler}"]
     plan = make_plan(str(folder / "config.yaml"), settings)
     owner = begin(plan, "fd_digits")
-    database, length = study_storage(plan.uri, None), total_images(plan.config)
+    database, length = study_storage(plan.uri, None), total_images(plan.config.train, plan.config.optim)
     study = SearchStudy(database, "search", plan.space, plan.search, plan.grace, length, owner)
     earlier = study.trials()
     complete, pruned = TrialState.COMPLETE, TrialState.PRUNED

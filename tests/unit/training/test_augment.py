@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from gan_dist.training.augment import build
+from gan_dist.training.augment import DIFFAUGMENT_COLUMNS, build, diffaugment
 from gan_dist.training.augment.ada import COLUMNS as ADA_COLUMNS
-from gan_dist.training.augment.ada import adjusted
+from gan_dist.training.augment.ada import adjusted, look_up
 from gan_dist.training.augment.ada import augment as ada
-from gan_dist.training.augment.diffaugment import COLUMNS as DIFFAUGMENT_COLUMNS
-from gan_dist.training.augment.diffaugment import augment as diffaugment
-from gan_dist.training.augment.grid_sample import look_up
 
 Array = npt.NDArray[Any]
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_dist.config import EmaConfig
-from gan_dist.training import ema
 from gan_dist.training.early_stopping import should_stop, threshold, warm_up_images
+from gan_dist.training.schedule import ema_decay
 
 Curve = npt.NDArray[np.float64]
 """A run's distance at each of `HORIZON` evaluations."""
@@ -260,7 +260,7 @@ def test_threshold_is_two_standard_deviations_and_at_least_what_is_inconclusive(
 @pytest.mark.parametrize("config", [EmaConfig(), EmaConfig(half_life_kimg=0.7, ramp_up=0.03)])
 def test_the_warm_up_lasts_as_long_as_the_ramp(config: EmaConfig) -> None:
     def decay(images: int) -> float:
-        return ema.decay(64, images, config.half_life_kimg, config.ramp_up)
+        return ema_decay(64, images, config.half_life_kimg, config.ramp_up)
 
     end = warm_up_images(config)
     assert decay(end + 1) == decay(10 * end) > decay(end - 1)

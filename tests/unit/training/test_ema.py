@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from gan_dist.training import ema
+from gan_dist.training.schedule import ema_decay
+from gan_dist.training.step import update_ema
 
 
 def network() -> nn.Sequential:
@@ -15,20 +16,20 @@ def network() -> nn.Sequential:
 
 def test_weight_halves_after_the_half_life() -> None:
     # 10 kimg in batches of 64; the ramp is over after 10,000 / 0.05 images.
-    beta = ema.decay(64, 1_000_000, 10.0, 0.05)
+    beta = ema_decay(64, 1_000_000, 10.0, 0.05)
     assert beta == pytest.approx(0.5 ** (64 / 10_000), rel=1e-15)
     assert beta ** (10_000 / 64) == pytest.approx(0.5, rel=1e-12)
 
 
 def test_half_life_is_at_most_a_fraction_of_the_images_seen() -> None:
-    assert ema.decay(64, 100_000, 10.0, 0.05) == pytest.approx(0.5 ** (64 / 5_000), rel=1e-15)
-    assert ema.decay(64, 200_000, 10.0, 0.05) == ema.decay(64, 10**9, 10.0, 0.05)
+    assert ema_decay(64, 100_000, 10.0, 0.05) == pytest.approx(0.5 ** (64 / 5_000), rel=1e-15)
+    assert ema_decay(64, 200_000, 10.0, 0.05) == ema_decay(64, 10**9, 10.0, 0.05)
 
 
 def test_nothing_of_the_initial_weights_stays_at_the_start() -> None:
-    assert ema.decay(64, 0, 10.0, 0.05) == 0.0
+    assert ema_decay(64, 0, 10.0, 0.05) == 0.0
     average, model = network(), network()
-    ema.update(average, model, 0.0)
+    update_ema(average, model, 0.0)
     for kept, new in zip(average.parameters(), model.parameters(), strict=True):
         assert torch.equal(kept, new)
 
@@ -40,7 +41,7 @@ def test_update_is_the_closed_form_over_many_steps() -> None:
     start = [parameter.detach().clone() for parameter in average.parameters()]
     models = [network().double() for _ in range(steps)]
     for model in models:
-        ema.update(average, model, beta)
+        update_ema(average, model, beta)
     for index, kept in enumerate(average.parameters()):
         expected = beta**steps * start[index]
         for step, model in enumerate(models, start=1):
@@ -54,7 +55,7 @@ def test_buffers_are_copied_and_the_model_is_left_alone() -> None:
     assert isinstance(normalisation, nn.BatchNorm2d)
     normalisation(torch.randn(8, 3, 5, 5) * 3 + 1)
     before = copy.deepcopy(model.state_dict())
-    ema.update(average, model, 0.99)
+    update_ema(average, model, 0.99)
     for name, buffer in average.named_buffers():
         assert torch.equal(buffer, model.get_buffer(name)), name
     assert average.get_buffer("1.num_batches_tracked").item() == 1
@@ -63,13 +64,13 @@ def test_buffers_are_copied_and_the_model_is_left_alone() -> None:
 
 def test_average_needs_no_gradients() -> None:
     average, model = network().requires_grad_(False), network()
-    ema.update(average, model, 0.5)
+    update_ema(average, model, 0.5)
     assert not any(parameter.requires_grad for parameter in average.parameters())
     assert all(parameter.grad_fn is None for parameter in average.parameters())
 
 
 def test_modules_that_differ_are_refused() -> None:
     with pytest.raises(ValueError, match="4 parameters"):
-        ema.update(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 2), 0.5)
+        update_ema(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Linear(2, 2), 0.5)
     with pytest.raises(ValueError, match="decay"):
-        ema.update(network(), network(), 1.5)
+        update_ema(network(), network(), 1.5)

@@ -88,6 +88,12 @@ def combinations() -> dict[str, RunConfig]:
     return found | {name: settings(*overrides) for name, overrides in OTHERS.items()}
 
 
+def policy(config: RunConfig, device: torch.device, *, synchronised: bool = False) -> PrecisionPolicy:
+    return PrecisionPolicy.of(
+        config.train, device, penalised=config.loss.penalised, synchronised=synchronised
+    )
+
+
 def batches(count: int = 3) -> list[Batch]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (count, 16, 1, 16, 16), dtype=torch.uint8, generator=generator)
@@ -97,7 +103,9 @@ def batches(count: int = 3) -> list[Batch]:
 
 def fresh(config: RunConfig) -> TrainingState:
     shape = ImageShape(16, 1, 10 if config.model.conditional else 0)
-    state = new_state(config, shape, CPU)
+    state = new_state(
+        config.model, config.optim, shape, CPU, seed=config.seed, channels_last=config.train.channels_last
+    )
     # Batch normalisation by fixed statistics: nothing couples the images of a batch.
     state.generator.eval()
     state.discriminator.eval()
@@ -113,7 +121,7 @@ def take_steps(config: RunConfig, state: TrainingState, given: list[Batch]) -> d
     for batch in given:
         assert batch.labels is not None
         mine = Batch(batch.images.chunk(world)[rank], batch.labels.chunk(world)[rank])
-        step.share(step.discriminator_phase(mine) | step.generator_phase(mine), stop=False)
+        step.average_over_ranks(step.discriminator_phase(mine) | step.generator_phase(mine), stop=False)
         step.update_average()
     networks = {"d": state.discriminator, "g": state.generator}
     found = {}
@@ -336,7 +344,7 @@ def test_the_strength_of_ada_follows_the_signs_of_four_rounds() -> None:
     expected, signs = state.augment.p, []
     for number, batch in enumerate(batches(12), start=1):
         scalars = step.discriminator_phase(batch) | step.generator_phase(batch)
-        told, _ = step.share(scalars, stop=False)
+        told, _ = step.average_over_ranks(scalars, stop=False)
         signs.append(2 * told["real_accuracy"] - 1)
         if number % 4 == 0:
             expected = ada.adjusted(expected, sum(signs[-4:]) / 4, 4 * 16, kimg=1)
@@ -358,7 +366,7 @@ def test_ada_reads_logits_on_the_scale_of_the_loss(loss: str, expected: list[flo
         state.discriminator.register_forward_hook(lambda *call, c=constant: call[-1] + c)
         step = Step(config, state, LocalContext("unused"))
         for batch in batches(4):
-            step.share(step.discriminator_phase(batch) | step.generator_phase(batch), stop=False)
+            step.average_over_ranks(step.discriminator_phase(batch) | step.generator_phase(batch), stop=False)
         found.append(state.augment.p)
     assert (found[0] == found[1]) == (loss == "rpgan")
     if loss != "rpgan":
@@ -391,7 +399,7 @@ def test_all_that_is_scheduled_goes_from_its_start_to_its_end(schedule: str, lef
         assert penalty_factor(config.loss, optim, images) == pytest.approx(3 - 2 * share)
         assert betas(optim.g, optim, images) == pytest.approx((0.1, 0.99 - 0.09 * share))
         assert betas(optim.d, optim, images) == (0.5, 0.7)
-        assert augment_p(config, 0.4, images) == pytest.approx(0.6 - 0.6 * share)
+        assert augment_p(config.data, config.optim, 0.4, images) == pytest.approx(0.6 - 0.6 * share)
     # Both ends are the numbers that were given, to the last bit.
     assert (rate_factor(optim, 0), rate_factor(optim, 2000), penalty_factor(config.loss, optim, 0)) == (
         1,
@@ -402,8 +410,9 @@ def test_all_that_is_scheduled_goes_from_its_start_to_its_end(schedule: str, lef
 
 
 def test_without_a_schedule_a_given_probability_is_there_at_once() -> None:
-    assert augment_p(settings("data.augment=ada", "data.augment_p=0.6"), 0.4, 0) == 0.6
-    assert augment_p(settings("data.augment=ada"), 0.4, 0) == 0.4
+    for given, expected in ((["data.augment_p=0.6"], 0.6), ([], 0.4)):
+        config = settings("data.augment=ada", *given)
+        assert augment_p(config.data, config.optim, 0.4, 0) == expected
 
 
 def test_adam_has_the_decay_of_the_moment_and_corrects_for_it() -> None:
@@ -449,7 +458,7 @@ def test_instance_noise_falls_to_nothing() -> None:
 def test_bf16_moves_the_networks_nearly_as_float32_does() -> None:
     if not has_bf16(CPU):
         with pytest.raises(ConfigError, match=r"train\.precision=bf16: this machine's cpu does not compute"):
-            PrecisionPolicy.of(settings("train.precision=bf16"), CPU)
+            policy(settings("train.precision=bf16"), CPU)
         return
     exact, rounded = settings(), settings("train.precision=bf16")
     a, b = (take_steps(config, fresh(config), batches(1)) for config in (exact, rounded))
@@ -466,9 +475,9 @@ def test_bf16_moves_the_networks_nearly_as_float32_does() -> None:
 
 def test_what_cannot_be_compiled_is_refused() -> None:
     with pytest.raises(ConfigError, match="cannot be differentiated twice"):
-        PrecisionPolicy.of(settings("train.compile=always", "loss.r1=1"), CPU)
-    assert not PrecisionPolicy.of(settings(), CPU).compiled
-    assert PrecisionPolicy.of(settings("train.compile=always"), CPU).compiled
+        policy(settings("train.compile=always", "loss.r1=1"), CPU)
+    assert not policy(settings(), CPU).compiled
+    assert policy(settings("train.compile=always"), CPU).compiled
 
 
 def test_gpus_compile_by_themselves_only_what_can_be_compiled(
@@ -479,20 +488,20 @@ def test_gpus_compile_by_themselves_only_what_can_be_compiled(
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("CC", "gcc")
     plain, always = settings(), settings("train.compile=always")
-    assert not PrecisionPolicy.of(plain, gpu).compiled  # there are no headers
+    assert not policy(plain, gpu).compiled  # there are no headers
     (tmp_path / "Python.h").touch()
-    assert PrecisionPolicy.of(plain, gpu).compiled
-    assert PrecisionPolicy.of(always, gpu, synchronised=True).compiled
-    assert not PrecisionPolicy.of(plain, gpu, synchronised=True).compiled
-    assert not PrecisionPolicy.of(settings("loss.r1=1"), gpu).compiled
+    assert policy(plain, gpu).compiled
+    assert policy(always, gpu, synchronised=True).compiled
+    assert not policy(plain, gpu, synchronised=True).compiled
+    assert not policy(settings("loss.r1=1"), gpu).compiled
     capability = (6, 1)
-    assert not PrecisionPolicy.of(plain, gpu).compiled
+    assert not policy(plain, gpu).compiled
     capability = (7, 0)
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert not PrecisionPolicy.of(plain, gpu).compiled
+    assert not policy(plain, gpu).compiled
     with pytest.raises(ConfigError, match=r"train\.compile=always: .* gcc python3-dev"):
-        PrecisionPolicy.of(always, gpu)
+        policy(always, gpu)
 
 
 class Gpu:

@@ -46,9 +46,8 @@ from gan_dist.search.plan import begin, make_plan
 from gan_dist.training import checkpoint as states
 from gan_dist.training.checkpoint import TrainingState, new_state
 from gan_dist.training.context import LocalContext
-from gan_dist.training.damaged_groups import usable
 from gan_dist.training.loop import train
-from gan_dist.training.preflight import prepare
+from gan_dist.training.preflight import prepare, without_damage
 from gan_dist.training.progress import Progress, RunResult
 from gan_dist.training.step import Step
 from tests.extractors import Slow
@@ -82,7 +81,14 @@ def tensors(settings: RunConfig) -> dict[str, torch.Tensor]:
     """Return every tensor of a run's newest checkpoint."""
     run_uri = settings.run_uri
     shape = ImageShape(16, 1, 10 if settings.model.conditional else 0)
-    state = new_state(settings, shape, torch.device("cpu"))
+    state = new_state(
+        settings.model,
+        settings.optim,
+        shape,
+        torch.device("cpu"),
+        seed=settings.seed,
+        channels_last=settings.train.channels_last,
+    )
     states.load(state, storage.join(run_uri, checkpoint_names(run_uri)[0]))
     return {f"{file}.{key}": value for file, part in state.tensors().items() for key, value in part.items()}
 
@@ -209,12 +215,19 @@ def _live_state(settings: RunConfig) -> list[np.ndarray[tuple[int, ...], np.dtyp
     """Return this rank's own weights and running statistics after three rounds."""
     torch.set_num_threads(1)
     context = LocalContext("unused")
-    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    state = new_state(
+        settings.model,
+        settings.optim,
+        ImageShape(16, 1),
+        torch.device("cpu"),
+        seed=settings.seed,
+        channels_last=settings.train.channels_last,
+    )
     step = Step(settings, state, context)
     generator = torch.Generator().manual_seed(context.rank)
     for _ in range(3):
         batch = Batch(torch.randint(0, 256, (16, 1, 16, 16), dtype=torch.uint8, generator=generator), None)
-        step.share(step.discriminator_phase(batch) | step.generator_phase(batch), stop=False)
+        step.average_over_ranks(step.discriminator_phase(batch) | step.generator_phase(batch), stop=False)
         step.update_average()
     return [tensor.numpy() for part in state.tensors().values() for tensor in part.values()]
 
@@ -229,7 +242,14 @@ def _poisoned_step(settings: RunConfig, phase: str) -> tuple[str, bool]:
     """Take a step in which rank 1's part of the gradients of one network is not finite."""
     torch.set_num_threads(1)
     context = LocalContext("unused")
-    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    state = new_state(
+        settings.model,
+        settings.optim,
+        ImageShape(16, 1),
+        torch.device("cpu"),
+        seed=settings.seed,
+        channels_last=settings.train.channels_last,
+    )
     step = Step(settings, state, context)
     batch = Batch(torch.zeros(16, 1, 16, 16, dtype=torch.uint8), None)
     if phase == "generator":
@@ -265,12 +285,19 @@ def test_a_round_is_d_steps_batches_then_the_generator_on_the_last_then_the_aver
     rows = batches(order, reader, rank=0, world_size=1, start=0, stop=288)
     given = [to_batch(some, images, 16) for some in rows]
     assert len(given) == 9
-    state = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    state = new_state(
+        settings.model,
+        settings.optim,
+        ImageShape(16, 1),
+        torch.device("cpu"),
+        seed=settings.seed,
+        channels_last=settings.train.channels_last,
+    )
     step = Step(settings, state, LocalContext("unused"))
     for start in range(0, 9, 3):
         for batch in given[start : start + 3]:
             of_d = step.discriminator_phase(batch)
-        step.share(of_d | step.generator_phase(given[start + 2]), stop=False)
+        step.average_over_ranks(of_d | step.generator_phase(given[start + 2]), stop=False)
         step.update_average()
     by_hand = {f"{file}.{key}": v for file, part in state.tensors().items() for key, v in part.items()}
     assert_same_bits(tensors(settings), by_hand)
@@ -280,7 +307,14 @@ def test_records_tell_of_both_networks(tmp_path: Path) -> None:
     settings = config(tmp_path)
     run(settings)
     record, found = read_records(settings.run_uri)[-1], tensors(settings)
-    new = new_state(settings, ImageShape(16, 1), torch.device("cpu"))
+    new = new_state(
+        settings.model,
+        settings.optim,
+        ImageShape(16, 1),
+        torch.device("cpu"),
+        seed=settings.seed,
+        channels_last=settings.train.channels_last,
+    )
     for name, file, network in (
         ("d", "discriminator", new.discriminator),
         ("g", "generator", new.generator),
@@ -317,8 +351,8 @@ def test_a_step_that_memory_does_not_hold_names_what_makes_it_smaller(
     def exhausted(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    def made(*given: Any) -> TrainingState:
-        state = new_state(*given)
+    def made(*given: Any, **options: Any) -> TrainingState:
+        state = new_state(*given, **options)
         state.discriminator.register_forward_hook(exhausted)
         return state
 
@@ -372,7 +406,14 @@ def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, tmp
     local = config(tmp_path, "train.kimg=0.32")
     run(local)
     storage.copy_tree(local.run_uri, f"{bucket}/run")
-    state = new_state(local, ImageShape(16, 1), torch.device("cpu"))
+    state = new_state(
+        local.model,
+        local.optim,
+        ImageShape(16, 1),
+        torch.device("cpu"),
+        seed=local.seed,
+        channels_last=local.train.channels_last,
+    )
     with proxy(s3_url, seed=0) as store:
         run_uri = f"{bucket}/run?endpoint_override=127.0.0.1:{store.port}&scheme=http"
         assert len(checkpoint_names(run_uri)) == 1
@@ -427,7 +468,7 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path: Pa
 def test_the_folder_of_a_search_is_refused_though_its_configuration_is_the_same(tmp_path: Path) -> None:
     search = make_plan("search-digits", [f"storage={tmp_path}", *SMALL])
     begin(search, "fd_digits")
-    with pytest.raises(ResumeError, match=r"search-digits is a search, not a run: .*another name"):
+    with pytest.raises(ResumeError, match=r"search-digits is a search, not a run; .*another name"):
         prepare(search.config)
 
 
@@ -613,6 +654,6 @@ def test_all_workers_leave_out_the_same(tmp_path: Path) -> None:
 
 
 def _usable_groups(settings: RunConfig) -> tuple[int, ...]:
-    images, left_out = usable(settings, open_images(settings.data.path), LocalContext("unused"))
+    images, left_out = without_damage(settings.data, open_images(settings.data.path), LocalContext("unused"))
     assert left_out == 128
     return images.group_rows

@@ -52,7 +52,14 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 def test_a_step_stays_on_its_device(model: str, kind: str, loss: str, meta: torch.device) -> None:
     config = load_config("digits", [*SMALL, f"model.name={model}", f"data.augment={kind}", *LOSSES[loss]])
     classes = 10 if config.model.conditional else 0
-    state = new_state(config, ImageShape(16, 3, classes), meta)
+    state = new_state(
+        config.model,
+        config.optim,
+        ImageShape(16, 3, classes),
+        meta,
+        seed=config.seed,
+        channels_last=config.train.channels_last,
+    )
     state.augment.p = 0.5
     step = Step(config, state, LocalContext("unused", device=meta))
     labels = torch.zeros(8, dtype=torch.int64) if classes else None
