@@ -1,4 +1,4 @@
-"""The images that a generator makes, as bytes and in the same bits however many are asked for. No Ray."""
+"""Images of a generator: uint8, and the same bits for every number of images."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gan_dist.core import rng
 from gan_dist.core.errors import DataError, NonFiniteError
 
 BLOCK = 8
-"""Images that `sample` makes together, always in full: how many these are changes an image's last bits."""
+"""Batch size of `sample`, also for fewer images: it changes the last bits of an image."""
 
 
 @dataclass(frozen=True)
 class ImageShape:
-    """What the networks make: `channels` x `resolution` x `resolution`."""
+    """Shape of the generated images: `channels` x `resolution` x `resolution`."""
 
     resolution: int
     channels: int
     classes: int = 0
-    """Classes that conditional networks are told apart by; 0 where they are not told."""
+    """Classes of conditional networks; 0 for unconditional ones."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Release:
     config: RunConfig
     shape: ImageShape
     record: Mapping[str, object] = field(default_factory=dict)
-    """All that was measured of it, by name; empty for a checkpoint's."""
+    """Its measurements by name; empty for a checkpoint."""
 
     def sample(self, n: int, seed: int = 0, labels: Sequence[int] | None = None) -> Tensor:
         """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k.
@@ -45,7 +45,7 @@ class Release:
         Args:
             n: How many.
             seed: Of the latents.
-            labels: The classes of a conditional generator's images, `n` of them; all in turn when absent.
+            labels: Classes of the `n` images, for a conditional generator; all classes in turn if None.
 
         Raises:
             DataError: `n` is below 1, or labels for a generator that has none, not `n` of them, or not among

@@ -1,4 +1,4 @@
-"""A finished generator as a folder: written, found, verified, loaded. No Ray, no training code."""
+"""A trained generator as a folder: written, found, verified, loaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def best_name(images: int) -> str:
-    """Return the name of the release in a run's folder that was its best after so many images."""
+    """Return the name of a run's best release after `images` images."""
     return f"best_{images:012d}"
 
 
@@ -88,16 +88,16 @@ def read_best(run_uri: str) -> dict[str, Any]:
     """
     where = storage.join(run_uri, BEST)
     try:
-        told = json.loads(storage.read_bytes(where))
+        best = json.loads(storage.read_bytes(where))
         return {
-            "release": str(told["release"]),
-            "images": int(told["images"]),
-            "metric": str(told["metric"]),
-            "value": float(told["value"]),
+            "release": str(best["release"]),
+            "images": int(best["images"]),
+            "metric": str(best["metric"]),
+            "value": float(best["value"]),
         }
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{storage.redact(where)} is damaged ({error!r}): restore it, or delete it"
+            f"{storage.redact(where)} is damaged ({error!r})", "restore it, or delete it"
         ) from None
 
 
@@ -109,7 +109,7 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
 
     Args:
         uri: Its folder, a local path or a URI.
-        device: Where the generator is put; what `sample` returns is there too.
+        device: Device of the generator and of the images that `sample` returns.
 
     Raises:
         CheckpointError: there is none of these, or it is damaged.

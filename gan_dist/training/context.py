@@ -1,4 +1,4 @@
-"""What the loop may ask of the world it runs in."""
+"""Interface between the training loop and its launcher, and the launcher of plain processes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Context(Process, Protocol):
         """Whether images may be streamed by Ray Data, which needs a Ray to be connected."""
 
     def progress(self, progress: Progress) -> None:
-        """Take note of how far the run is; called at every step, and cheap."""
+        """Report the progress of the run; called at every step."""
 
     def stop_requested(self) -> bool:
-        """Tell whether the run should write a checkpoint and end; rank 0's answer counts."""
+        """Return whether the run should write a checkpoint and end; only rank 0's value is used."""
 
     def before_writing(self) -> None:
         """Called by rank 0 before it writes to the run's folder.
@@ -40,9 +40,9 @@ class Context(Process, Protocol):
         """
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
-        """Keep a checkpoint under the run's folder as `name`, and only a few older ones.
+        """Move a checkpoint to the run's folder as `name`, and delete old ones.
 
-        Every rank calls it at the same time; rank 0 gives the local folder with the files, which is moved.
+        Every rank calls it at the same time; rank 0 passes the local folder with the files.
         """
 
 
@@ -50,10 +50,10 @@ class LocalContext:
     """A plain process, or one of several that have already joined torch.distributed's default group.
 
     Args:
-        run_uri: The run's folder, in which checkpoints are kept.
-        device: Where to compute.
+        run_uri: The run's folder.
+        device: Device of the networks.
         on_progress: Called with every `Progress`, by rank 0.
-        should_stop: Asked at every step.
+        should_stop: Called at every step.
     """
 
     with_ray = False

@@ -1,4 +1,4 @@
-"""The averaged generator measured by all ranks together."""
+"""Evaluation of the averaged generator, by all ranks together."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gan_dist.evaluation.scores import compute_scores, require_possible
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
 
 DRAWS = 5
-"""Sets of latents from which the noise of a measurement is estimated."""
+"""Sets of latents for the estimate of a measurement's noise."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What an evaluation found."""
+    """Result of an evaluation."""
 
     distance: float
     """The Frechet distance."""
     figures: dict[str, float]
-    """All that was measured, the distance included, by name: see `gan_dist.evaluation.scores`."""
+    """All values by name, the distance included: see `gan_dist.evaluation.scores`."""
 
 
 class Evaluator:
@@ -39,8 +39,8 @@ class Evaluator:
 
     Args:
         config: The run.
-        images: Its set, whose statistics are found or computed now, by all ranks together.
-        context: The process that this is.
+        images: Its set; all ranks together compute its statistics now unless they are cached.
+        context: This process.
     """
 
     def __init__(self, config: RunConfig, images: ImageSet, context: Process) -> None:
@@ -63,12 +63,12 @@ class Evaluator:
 
     @property
     def metric(self) -> str:
-        """What the distance is called."""
+        """Name of the distance."""
         return self._extractor.metric
 
     @property
     def settings(self) -> dict[str, object]:
-        """What the figures depend on, for the records."""
+        """Settings of the evaluation, for the records."""
         extractor = self._extractor
         return {
             "extractor": extractor.name,
@@ -78,12 +78,12 @@ class Evaluator:
         }
 
     def __call__(self, generator: nn.Module, draw: int = 0) -> Measurement:
-        """Return what is found; every rank calls it and gets the same.
+        """Return the measurement of a generator; every rank calls it and returns the same.
 
-        The latents of a draw are the same at every call, so that two values differ by the weights alone.
+        The latents of a draw are the same at every call, so that only the weights change the result.
 
         Raises:
-            NonFiniteError: the generator or the extractor gives something that is not a number.
+            NonFiniteError: an image or a feature is infinite or not a number.
         """
         context, samples = self._context, self._config.eval.samples
         statistics = self._empty_statistics(
@@ -107,14 +107,14 @@ class Evaluator:
         """Return the relative standard deviation of the distance over sets of latents; all ranks call it.
 
         Args:
-            generator: What was measured.
-            found: What its first draw gave.
+            generator: The measured generator.
+            found: Its measurement with draw 0.
         """
         values = [found.distance, *(self(generator, draw).distance for draw in range(1, DRAWS))]
         return stdev(values) / mean(values)
 
     def _known_or_computed(self, images: ImageSet) -> tuple[Reference | None, Tensor]:
-        """Return the set's statistics, which only rank 0 needs, and how often each class occurs."""
+        """Return the set's statistics (None on other ranks if cached), and the images of each class."""
         context = self._context
         cache = ReferenceCache(
             self._config.data.path, statistics_key(images, self._extractor, self._resolution, self._stored)
@@ -153,6 +153,6 @@ class Evaluator:
 
 
 def _shows_digits(manifest: Manifest) -> bool:
-    """Whether a set's classes are the digits that its channels show, by their names."""
+    """Return whether a set's classes are named by the digits in its channels."""
     channels = manifest.channels
     return manifest.classes == tuple(f"{number:0{channels}d}" for number in range(10**channels))

@@ -20,24 +20,23 @@ from gan_dist.config import LossConfig
 
 @dataclass(frozen=True)
 class Adversarial:
-    """The two sides of a game. Logits are float (B,); both sides return a scalar to minimise."""
+    """Losses of both networks. Logits are float (B,); both losses are scalars to minimise."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     """(real logits, fake logits) to the discriminator's loss."""
     generator: Callable[[Tensor, Tensor | None], Tensor]
-    """(fake logits, real logits or None) to the generator's loss; relativistic games read the real ones."""
+    """(fake logits, real logits or None) to the generator's loss; only relativistic losses use the latter."""
     accuracy: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    """(real logits, fake logits) to the shares of reals and of fakes that are judged rightly, float32 scalars
-    in [0, 1] without a gradient. Where the objective fixes a scale of logits, a real is judged rightly above
-    the middle, a fake below it: 0, and 1/2 for `lsgan`, whatever the label smoothing. `wgan`, `wgan-gp` and
-    `rpgan` do not change when a constant is added to all logits; both shares are then that of the pairs
-    (i, i) whose real has the larger logit."""
+    """(real logits, fake logits) to the accuracies on reals and on fakes, float32 scalars in [0, 1] without a
+    gradient. A real is correct above a threshold, a fake below it: 0, or 1/2 for `lsgan`, whatever the label
+    smoothing. `wgan`, `wgan-gp` and `rpgan` do not change when a constant is added to all logits; both
+    accuracies are then the share of the pairs (i, i) whose real has the larger logit."""
     relativistic: bool
-    """Whether the generator's side needs the real logits."""
+    """Whether the generator's loss needs the real logits."""
 
 
 def build(loss: LossConfig) -> Adversarial:
-    """The objective that a configuration names, with its label smoothing; penalties are not part of it."""
+    """Return the objective of a configuration, with label smoothing and without penalties."""
     smoothing = loss.label_smoothing
     match loss.name:
         case "minimax":
@@ -74,7 +73,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: floa
 def minimax_generator_loss(fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:  # noqa: ARG001
     """E[log(1 - D(G(z)))]: Goodfellow et al. 2014, equation 1.
 
-    Its gradient vanishes where the discriminator is sure that an image is fake.
+    Its gradient vanishes as D(G(z)) goes to 0.
     """
     return logsigmoid(-fake_logits).mean()
 
@@ -97,7 +96,7 @@ def lsgan_generator_loss(fake_logits: Tensor, real_logits: Tensor | None = None)
 def wgan_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """E[D(G(z))] - E[D(x)]: Arjovsky et al. 2017, algorithm 1, negated.
 
-    It bounds nothing by itself: the critic's slope has to be limited by clipping or a penalty.
+    It is unbounded: clipping or a penalty has to limit the critic's gradient.
     """
     return fake_logits.mean() - real_logits.mean()
 
@@ -124,7 +123,7 @@ def rpgan_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor
 
 
 def rpgan_generator_loss(fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-    """E[softplus(-(D(G(z)) - D(x)))], x and z paired by index: the discriminator's loss with sides changed.
+    """E[softplus(-(D(G(z)) - D(x)))], x and z paired by index: the discriminator's loss, reals for fakes.
 
     Jolicoeur-Martineau 2018; it does not saturate, unlike the negated loss of the discriminator.
 

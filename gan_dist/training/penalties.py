@@ -1,12 +1,12 @@
 """Penalties on the gradient of the discriminator with respect to its images.
 
-Each comes without its weight, differentiable with respect to the discriminator's parameters.
-A mean over one worker's images becomes the mean over the global batch when DDP averages the gradients. No
-random numbers are drawn here. Mixed precision is switched off inside: the square of a gradient that was
-rounded to 8 bits is no penalty, and one that was computed in float16 overflows.
+They are without their weights, and differentiable with respect to the discriminator's parameters. A mean
+over one worker's images becomes the mean over the global batch when DDP averages the gradients. The caller
+passes the random numbers. Mixed precision is switched off: gradients rounded to 8 bits are too inexact to be
+squared, and in float16 their squares overflow.
 
-Differentiating the sum of the logits gives every image its own gradient as long as the discriminator judges
-images (or packs of them) independently, so without batch normalisation or statistics of a minibatch.
+The gradient of the sum of the logits is that of each image (or pack) if the logits do not depend on other
+images, so without batch normalisation or minibatch statistics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 Critic: TypeAlias = Callable[[Tensor], Tensor]
-"""Images float32 (B, C, H, W) to logits (B,), or (B / m,) where m consecutive images are judged together."""
+"""Images float32 (B, C, H, W) to logits (B,), or (B / m,) where m consecutive images share a logit."""
 
 
 def gradient_penalty(
@@ -34,10 +34,10 @@ def gradient_penalty(
         reals: float32 (B, C, H, W).
         fakes: As many; neither they nor the reals receive a gradient.
         mix: float32 (B,), uniform in [0, 1).
-        one_sided: Whether norms below 1 go unpunished.
-        pack: Images that the critic judges together. A point is then a pack: the norm is over all its images,
-            and the number of its first image is that of the whole pack, so that it lies on the straight line
-            between a pack of reals and one of fakes.
+        one_sided: Whether only norms above 1 are penalised.
+        pack: Images that share a logit. A point is then a pack: the norm is over all its images, and the mix
+            of its first image applies to the whole pack, so that it lies on the straight line between a pack
+            of reals and one of fakes.
 
     Returns:
         A float32 scalar.
@@ -68,8 +68,8 @@ def dragan(
         mix: float32 (B,), uniform in [0, 1).
         std: float32 scalar, the standard deviation of all numbers of the batch together (of the population,
             as NumPy has it). It is the global batch's, so that any number of workers computes the same.
-        one_sided: Whether norms below 1 go unpunished.
-        pack: Images that the critic judges together, as for `gradient_penalty`.
+        one_sided: Whether only norms above 1 are penalised.
+        pack: Images that share a logit, as for `gradient_penalty`.
 
     Returns:
         A float32 scalar.
@@ -82,29 +82,29 @@ def dragan(
 def gradient_norms_sq(logits: Tensor, images: Tensor) -> Tensor:
     """|grad D(x)|^2: Mescheder et al. 2018, equation 9 at reals (R1), 10 at fakes (R2), no gamma/2, no mean.
 
-    The forward pass is the caller's, who shares it with the loss.
+    The caller makes the forward pass and shares it with the loss.
 
     Args:
-        logits: (B,), or (B / m,) of a critic that judges m images together; of `images`, in float32.
+        logits: float32 (B,), or (B / m,) if m images share a logit; of `images`.
         images: float32 (B, C, H, W) that require a gradient.
 
     Returns:
-        float32 (B,): the squared norm over C, H and W at each image. For a critic that judges m images
-        together their mean is 1/m of the mean over packs.
+        float32 (B,): the squared norm over C, H and W at each image. If m images share a logit, their mean is
+        1/m of the mean over packs.
     """
     return _gradients(logits, images).square().flatten(1).sum(1)
 
 
 def due(images_seen: int, batch: int, every: int) -> bool:
-    """Whether a discriminator update has the penalties; their weight is then `every` times what it was.
+    """Return whether a discriminator update has the penalties, with `every` times their weight.
 
-    So their mean over any `every` consecutive updates is that of penalties in each: lazy regularisation,
-    Karras et al. 2020 (StyleGAN2), section 3.1.
+    So their mean over any `every` consecutive updates is that of penalties in each update: lazy
+    regularisation, Karras et al. 2020 (StyleGAN2), section 3.1.
 
     Args:
         images_seen: Images of the global batches before this update.
         batch: Images in one global batch.
-        every: Updates for one with penalties.
+        every: Updates from one with penalties to the next.
     """
     return images_seen // batch % every == 0
 

@@ -97,7 +97,7 @@ def test_a_place_without_any_of_these_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_pointer_to_the_best_is_told(text: str, tmp_path: Path) -> None:
     run = untrained(tmp_path)
     Path(run, "best.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"run/best\.json is damaged \(.*: restore it, or delete it"):
+    with pytest.raises(CheckpointError, match=r"run/best\.json is damaged \(.*; restore it, or delete it"):
         release.load(run)
 
 
