@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import gan_dist
 from gan_dist.cli import app
 from gan_dist.core.errors import GanDistError
+from tools.architecture import FLOORS, PICTURE, draw
 
 PACKAGE = Path(gan_dist.__file__).parent
 RAY_ROOMS = ("cluster/", "data/batches/ray_reader.py", "data/packing/ray_pack.py")
@@ -99,20 +100,8 @@ def test_ray_stays_in_its_rooms() -> None:
     assert {user for user in users if not user.startswith(RAY_ROOMS)} == set()
 
 
-FLOORS = [
-    ("core",),
-    ("config",),
-    ("data", "models"),
-    ("evaluation", "artifacts"),
-    ("training", "search"),
-    ("cluster", "doctor", "report"),
-    ("cli",),
-]
-"""The rooms of the package, the ground floor first."""
-
-
 def test_imports_go_downward_only() -> None:
-    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    floor = {room: number for number, rooms in enumerate(reversed(FLOORS)) for room in rooms}
     code = {file.relative_to(PACKAGE).parts[0] for file in PACKAGE.rglob("*.py")}
     assert code == floor.keys() | {"__init__.py", "__main__.py"}
     upward = [
@@ -199,3 +188,7 @@ def test_the_package_runs_as_a_module() -> None:
         [sys.executable, "-m", "gan_dist", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"gan-dist {version('gan-dist')}\n"
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
+    assert PICTURE.read_text() == draw(), "python -m tools.architecture"
