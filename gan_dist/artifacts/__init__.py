@@ -1,1 +1,1 @@
-"""Files of runs, searches and releases: records, best release, model card, exports and samples."""
+"""Files of runs and searches: records, best release, model card, export, samples."""

@@ -1,4 +1,4 @@
-"""The command line: a file for each verb, which imports its room when it is called, so that help is fast."""
+"""The command line, a file a verb: parse, call, print."""
 
 from __future__ import annotations
 

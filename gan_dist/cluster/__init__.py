@@ -1,1 +1,1 @@
-"""The only room that knows Ray Train and Ray Tune."""
+"""All that knows Ray Train, Ray Tune and jobs: runs, searches, nodes, submission."""

@@ -1,4 +1,4 @@
-"""A run's configuration: frozen models (`schema.py`), loaded from files and overrides (`load.py`)."""
+"""The whole run as frozen models; files and `key=value` become one."""
 
 from gan_dist.config.fields import config_schema, differing_keys, flatten
 from gan_dist.config.load import load_config, preset_names, to_yaml

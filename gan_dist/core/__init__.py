@@ -1,1 +1,1 @@
-"""Parts that know nothing of GANs: errors, random numbers, threads, memory, the console and storage."""
+"""Parts that know nothing of GANs: errors, random numbers, threads, memory, the console, storage."""

@@ -1,1 +1,1 @@
-"""From stored images to batches in an exact order."""
+"""From stored images to batches in an exact order: packing, shards, order, batches."""

@@ -1,1 +1,1 @@
-"""Checks of `gan-dist doctor` without Ray; those of a cluster are in `cluster/nodes/doctor_checks.py`."""
+"""Checks of a machine and of a configuration that need no Ray."""

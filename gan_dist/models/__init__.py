@@ -1,4 +1,4 @@
-"""Architectures: each has a file with its generator, its discriminator and their initial weights."""
+"""The networks; the trained generator, and it as files."""
 
 from __future__ import annotations
 

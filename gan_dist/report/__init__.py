@@ -1,1 +1,1 @@
-"""The report of a run or a search: one HTML page that opens offline and loads nothing."""
+"""One HTML page of a run or a search, which opens offline."""

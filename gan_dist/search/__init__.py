@@ -1,1 +1,1 @@
-"""Hyperparameter search without Ray: the space, Optuna's study, samplers and pruners, the best run again."""
+"""Hyperparameter search without Ray: the space, Optuna's study, samplers and pruners."""

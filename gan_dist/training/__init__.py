@@ -1,1 +1,1 @@
-"""The training loop and what it stands on; no Ray."""
+"""One process's training loop, and all that the two networks minimise. No Ray."""
