@@ -15,6 +15,7 @@ import ray
 
 import gan_dist
 from gan_dist.artifacts.records import read_records
+from gan_dist.cluster.nodes import placement
 from gan_dist.cluster.nodes.placement import placeable_workers
 from gan_dist.cluster.train import driver
 from gan_dist.cluster.train.status import RunStatus, StatusClient, start_status_actor
@@ -176,7 +177,8 @@ def test_a_run_that_waits_for_room_can_be_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("a_busy_cpu")
-def test_room_is_the_largest_number_of_workers_that_can_be_placed() -> None:
+def test_room_is_the_largest_number_of_workers_that_can_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "PLACED_S", 2.0)  # what has no room waits as long
     half = ScaleConfig(cpus_per_worker=0.5)
     assert placeable_workers(half, (4, 2, 1)) == 2
     assert placeable_workers(half, (4, 3)) is None
