@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gan_dist.cluster.nodes import doctor_checks
-from tests.support.heads import ROOT, gan_dist, ray_head
+from tests.support.heads import ROOT, Head, gan_dist, ray_head
 
 PATIENT = ("--timeout", "60")
 OTHER_RAY = """
@@ -55,9 +55,9 @@ def levels(found: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_closed_cluster(tmp_path: Path, ray_folder: str) -> None:
-    with ray_head(ray_folder) as head, ThreadPoolExecutor(2) as pool:
-        env = {**head, "RAY_ADDRESS": address_of(ray_folder)}
+def test_a_closed_cluster(head: Head, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        env = {**head.env, "RAY_ADDRESS": head.address}
         storage = f"storage={tmp_path}/runs"
         well = pool.submit(doctor, env, tmp_path, "digits", storage)
         wrong = pool.submit(doctor, {**env, "RAY_AUTH_TOKEN": "of-another-cluster"}, tmp_path)

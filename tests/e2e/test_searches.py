@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, TrialState
 from gan_dist.artifacts.records import read_records
 from gan_dist.core import storage
 from gan_dist.search.study_storage import study_storage
-from tests.support.heads import BIN, environment, gan_dist
+from tests.support.heads import BIN, Head, environment, gan_dist, gan_dist_here
 
-TRIALS = 12
+TRIALS = 8
 SEARCH = [
     *(
         "tune",
@@ -46,10 +46,17 @@ def curve(folder: Path | str, number: int) -> dict[int, float]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_search_that_is_killed_loses_and_doubles_nothing(
-    kills: int, tmp_path: Path, ray_folder: str
+    kills: int,
+    tmp_path: Path,
+    ray_folder: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def here(*arguments: str) -> tuple[int, str, str]:
+        return gan_dist_here(*arguments, cwd=tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+
     draws = random.Random(kills)
     folder = tmp_path / "runs/search-digits"
     ended: dict[int, FrozenTrial] = {}
@@ -77,6 +84,7 @@ def test_a_search_that_is_killed_loses_and_doubles_nothing(
     done = gan_dist(*SEARCH, env=environment(ray_folder), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
+    assert result["trials"] == TRIALS
     trials = trials_of(folder)
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
@@ -89,22 +97,28 @@ def test_a_search_that_is_killed_loses_and_doubles_nothing(
     lowest = min(value for trial in trials for value in trial.intermediate_values.values())
     assert result["best"]["value"] == lowest
     assert Path(result["best"]["checkpoint"], "generator.safetensors").exists()
-    best = gan_dist("best", str(folder), "--to", "best", "--json", env=environment(ray_folder), cwd=tmp_path)
-    assert json.loads(best.stdout.splitlines()[-1])["value"] == lowest
-    sample = gan_dist("sample", "best", "--n", "4", env=environment(ray_folder), cwd=tmp_path)
-    assert sample.returncode == 0, sample.stderr
+    code, out, err = here("best", str(folder), "--to", "best", "--json")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["value"] == lowest
+    code, _, err = here("sample", "best", "--n", "4")
+    assert code == 0, err
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_there(
-    bucket: str, tmp_path: Path, ray_folder: str
+    head: Head,
+    bucket: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    env = {**head.env, "RAY_ADDRESS": head.address}
     folder = storage.join(bucket, "runs", "search-digits")
     command = [*SEARCH, f"storage={bucket}/runs", "train.kimg=0.96"]
     process = subprocess.Popen(
         [str(BIN / "gan-dist"), *command, "search.trials=1000"],
-        env=environment(ray_folder),
+        env=env,
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -119,9 +133,10 @@ def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_th
     else:
         pytest.fail("".join(said))
     # One search has one driver, which the bucket tells.
-    second = gan_dist(*command, "search.trials=1000", env=environment(ray_folder), cwd=tmp_path)
-    assert (second.returncode, second.stdout) == (2, "")
-    assert f"is being worked on by process {process.pid} on" in second.stderr
+    second = [*command, "search.trials=1000"]
+    code, out, err = gan_dist_here(*second, cwd=tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, out) == (2, "")
+    assert f"is being worked on by process {process.pid} on" in err
     process.send_signal(signal.SIGKILL)
     process.wait()
     begun = trials_of(folder)
@@ -129,7 +144,7 @@ def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_th
     assert ended
 
     count = len(begun) + 1
-    done = gan_dist(*command, f"search.trials={count}", env=environment(ray_folder), cwd=tmp_path)
+    done = gan_dist(*command, f"search.trials={count}", env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "waiting" not in done.stderr  # it is known at once that the first is gone
     trials = trials_of(folder)
@@ -139,24 +154,26 @@ def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_th
     for trial in trials:
         assert trial.intermediate_values == curve(folder, trial.number)
     assert storage.list_names(folder) == ["config.yaml", "search.json", "study.journal", "trials"]
-    best = gan_dist("best", folder, "--to", "best", "--json", env=environment(ray_folder), cwd=tmp_path)
-    assert best.returncode == 0, best.stderr
+    best = ["best", folder, "--to", "best", "--json"]
+    code, out, err = gan_dist_here(*best, cwd=tmp_path, capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 0, err
     lowest = min(value for trial in trials for value in trial.intermediate_values.values())
-    assert json.loads(best.stdout.splitlines()[-1])["value"] == lowest
+    assert json.loads(out.splitlines()[-1])["value"] == lowest
     assert (tmp_path / "best" / "generator.safetensors").exists()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_password_of_a_study_is_in_no_file(tmp_path: Path, ray_folder: str) -> None:
+def test_the_password_of_a_study_is_in_no_file(head: Head, tmp_path: Path) -> None:
     secret = "canary-0xC0FFEE"
     database = tmp_path / f"{secret}.db"
     url = f"search.optuna_storage=sqlite:///{database}"
     small = [*SEARCH, url, "search.trials=2", "train.kimg=0.384", "search.scheduler=none"]
-    done = gan_dist(*small, env=environment(ray_folder), cwd=tmp_path)
+    done = gan_dist(*small, env={**head.env, "RAY_ADDRESS": head.address}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert database.exists()
-    written = [path for path in (*tmp_path.rglob("*"), *Path(ray_folder).rglob("*")) if path.is_file()]
+    folders = (tmp_path, head.folder, head.home)
+    written = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     holding = [path for path in written if path != database and secret.encode() in path.read_bytes()]
     assert holding == []
     assert secret not in done.stdout + done.stderr

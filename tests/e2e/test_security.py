@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
 import shlex
 import subprocess
-import tempfile
-import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,7 @@ import psutil
 import pytest
 import requests
 
-from tests.support.heads import BIN, gan_dist, ray_head
-from tests.support.s3 import KEYS, make_bucket
+from tests.support.heads import BIN, CHATTER, Head, gan_dist, routes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 REFUSED = grpc.StatusCode.UNAUTHENTICATED
@@ -34,48 +30,6 @@ train: {batch_size: 32, kimg: 100000}
 eval: {every_kimg: 90000, samples: 64}
 log: {every_s: 0.5}
 """
-
-
-@dataclass(frozen=True)
-class Head:
-    """A running head, and what its user has."""
-
-    env: dict[str, str]
-    folder: Path
-    """Ray's files."""
-    home: Path
-    bucket: str
-    canaries: dict[str, str]
-    """Secrets, by the variables that hold them."""
-
-    @property
-    def url(self) -> str:
-        return self.env["RAY_API_SERVER_ADDRESS"]
-
-
-@pytest.fixture(scope="module")
-def head(s3_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head whose environment holds secrets, as that of a user who also works on it does."""
-    home, name = tmp_path_factory.mktemp("home"), f"b{uuid.uuid4().hex[:12]}"
-    make_bucket(s3_url, name)
-    secret = f"rdb-canary-{uuid.uuid4().hex}"
-    canaries = {
-        "AWS_ACCESS_KEY_ID": f"AKIA{uuid.uuid4().hex[:16].upper()}",
-        "AWS_SECRET_ACCESS_KEY": f"key-canary-{uuid.uuid4().hex}",
-        "AWS_SESSION_TOKEN": f"session-canary-{uuid.uuid4().hex}",
-    }
-    study = {"STUDY_URL": f"sqlite:///file:{home}/study.db?mode=rwc&uri=true&password={secret}"}
-    given = {**KEYS, "AWS_ENDPOINT_URL": s3_url, "HOME": str(home), **canaries, **study}
-    with (
-        tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        ray_head(folder, **given) as env,
-    ):
-        found = {**canaries, "STUDY_URL": secret, "RAY_AUTH_TOKEN": env["RAY_AUTH_TOKEN"]}
-        head = Head(env, Path(folder), home, f"s3://{name}", found)
-        deadline = time.monotonic() + 90
-        while ("POST", "/api/job_agent/jobs/") not in routes(head, "POST") and time.monotonic() < deadline:
-            time.sleep(0.5)
-        yield head
 
 
 def stopped_in_the_middle(command: list[str], head: Head, cwd: Path) -> tuple[int, list[str]]:
@@ -118,13 +72,6 @@ def listening(head: Head) -> set[tuple[str, int]]:
                 host = connection.laddr.ip.removeprefix("::ffff:")
                 found.add(("127.0.0.1" if host in ("0.0.0.0", "::") else host, connection.laddr.port))
     return found
-
-
-def routes(head: Head, *methods: str) -> list[tuple[str, str]]:
-    """Return methods and paths of the dashboard's and the agent's routes, which they log at their start."""
-    logs = "".join(one.read_text() for one in head.folder.glob("session_2*/logs/dashboard*.log"))
-    found = re.findall(r"<ResourceRoute \[(\w+)\] <\w+\s+(/\S*?)>? ->", logs)
-    return sorted({(method, path) for method, path in found if method in methods})
 
 
 def calls() -> list[tuple[str, str]]:
@@ -221,13 +168,21 @@ def contents(head: Head) -> Iterator[tuple[str, bytes]]:
     yield "ray job list", listed.stdout + listed.stderr
 
 
-def test_secrets_are_found_nowhere(head: Head, tmp_path: Path) -> None:
+def test_a_submitted_search_has_a_log_of_its_own_lines_and_secrets_are_found_nowhere(
+    head: Head, tmp_path: Path
+) -> None:
     name = "a-name-that-is-found"
     small = ["model.width=4", "model.max_width=8", "train.batch_size=32", "eval.samples=64"]
     small += ["train.kimg=0.384", "eval.every_kimg=0.192", "search.trials=2", "search.scheduler=none"]
     places = ["search.optuna_storage=env:STUDY_URL", f"storage={head.bucket}/runs", f"name={name}"]
-    done = gan_dist("submit", "--json", "tune", "search-digits", *small, *places, env=head.env, cwd=tmp_path)
+    tune = ["tune", "search-digits", *small, *places, "--json"]
+    done = gan_dist("submit", "--json", *tune, env=head.env, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    log = done.stdout.splitlines()
+    assert len([line for line in log if line.startswith("trial ")]) == 2
+    assert [json.loads(line)["trials"] for line in log if line.startswith('{"search"')] == [2]
+    # Of Ray there is what its job manager says before the search begins.
+    assert [line for line in log if CHATTER.search(line) and "job_manager.py" not in line] == []
     assert (head.home / "study.db").exists()
     held = [("the output", (done.stdout + done.stderr).encode()), *contents(head)]
     # That a search of this kind finds what is there:
