@@ -25,8 +25,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from gan_dist.core.memory import keep_freed_memory, use_one_arena
-from gan_dist.data.batches.loader import Reader, batches
-from gan_dist.data.batches.readers import ThreadedReader
+from gan_dist.data.batches.loader import batches
+from gan_dist.data.batches.readers import Reader, ThreadedReader
 from gan_dist.data.builtin import Shapes
 from gan_dist.data.order import Order
 from gan_dist.data.shards.rows import Rows

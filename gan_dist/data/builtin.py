@@ -58,48 +58,37 @@ def _parse_parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str,
     unknown = sorted(set(given) - set(defaults))
     if unknown:
         known = ", ".join(defaults) or "none"
-        raise DataError(
-            f"data.path={uri}: {', '.join(unknown)} is no parameter of this set", f"it has: {known}"
-        )
+        what = f"data.path={uri}: {', '.join(unknown)} is no parameter of this set"
+        raise DataError(what, f"it has: {known}", keys=("data.path",))
     for key, value in given.items():
         if not value.isdecimal() or len(value) > 9 or int(value) == 0:
-            allowed = "a whole number from 1 to 999999999"
-            raise DataError(f"data.path={uri}: {key} must be {allowed}, not {value!r}")
+            what = f"data.path={uri}: {key} must be a whole number from 1 to 999999999, not {value!r}"
+            raise DataError(what, keys=("data.path",))
     return {**defaults, **{key: int(value) for key, value in given.items()}}
-
-
-def _computed_manifest(name: str, count: int, resolution: int, classes: tuple[str, ...]) -> Manifest:
-    sizes = tuple(min(GROUP_ROWS, count - start) for start in range(0, count, GROUP_ROWS))
-    size = resolution * resolution * 3
-    shard = ShardInfo(file=name, row_groups=sizes, checksums=(), bytes=count * size, sha256="")
-    return Manifest(
-        height=resolution,
-        width=resolution,
-        channels=3,
-        count=count,
-        classes=classes,
-        shards=(shard,),
-        source=name,
-    )
 
 
 class _ComputedSet(ABC):
     """A set whose rows are computed from their index."""
 
-    manifest: Manifest
-
-    @property
-    def group_rows(self) -> tuple[int, ...]:
-        """Rows in each group."""
-        return self.manifest.shards[0].row_groups
+    def __init__(self, name: str, count: int, resolution: int, classes: tuple[str, ...]) -> None:
+        self.group_rows = tuple(min(GROUP_ROWS, count - start) for start in range(0, count, GROUP_ROWS))
+        size = count * resolution * resolution * 3
+        shard = ShardInfo(file=name, row_groups=self.group_rows, checksums=(), bytes=size, sha256="")
+        self.manifest = Manifest(
+            height=resolution,
+            width=resolution,
+            channels=3,
+            count=count,
+            classes=classes,
+            shards=(shard,),
+            source=name,
+        )
 
     def read_group(self, group: int) -> Rows:
-        """Return the rows of one group."""
         start = group * GROUP_ROWS
         return self.rows(np.arange(start, start + self.group_rows[group]))
 
     def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
-        """Yield the rows of one group, in one part."""
         yield 0, self.read_group(group)
 
     @abstractmethod
@@ -108,25 +97,20 @@ class _ComputedSet(ABC):
 
 
 class StackedDigits(_ComputedSet):
-    """Three digits drawn at random, one a colour channel: 1000 classes (Srivastava et al. 2017, on digits).
-
-    Args:
-        count: Number of images.
-    """
+    """Three random digits, one a colour channel: 1000 classes (Srivastava et al. 2017, on digits)."""
 
     def __init__(self, count: int) -> None:
         classes = tuple(f"{number:03d}" for number in range(1000))
-        self.manifest = _computed_manifest(f"stacked-digits?count={count}", count, 8, classes)
+        super().__init__(f"stacked-digits?count={count}", count, 8, classes)
 
     @cached_property
     def _digits(self) -> Rows:
         return read_all(ShardSet(str(DIGITS)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"manifest": self.manifest}
+        return {key: value for key, value in self.__dict__.items() if key != "_digits"}
 
     def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
-        """Return the rows with these indices."""
         draws = rng.bits(3 * self.manifest.count, 0, "stacked-digits").reshape(-1, 3)[indices]
         picks = (draws % np.uint64(len(self._digits))).astype(np.int64)
         pixels = self._digits.pixels[picks]
@@ -137,16 +121,10 @@ class StackedDigits(_ComputedSet):
 
 
 class Shapes(_ComputedSet):
-    """One shape on a plain ground, antialiased, with known factors: for benchmarks and tests.
-
-    Args:
-        count: Number of images.
-        resolution: Edge length in pixels.
-    """
+    """One shape on a plain ground, antialiased, with known factors: for benchmarks and tests."""
 
     def __init__(self, count: int, resolution: int) -> None:
-        name = f"shapes?count={count}&resolution={resolution}"
-        self.manifest = _computed_manifest(name, count, resolution, SHAPES)
+        super().__init__(f"shapes?count={count}&resolution={resolution}", count, resolution, SHAPES)
 
     def factors(self, indices: npt.NDArray[np.int64]) -> dict[str, Floats]:
         """Return the factors of each image.
@@ -168,7 +146,6 @@ class Shapes(_ComputedSet):
         }
 
     def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
-        """Return the rows with these indices."""
         factors = self.factors(indices)
         resolution = self.manifest.height
         cover = _coverage(factors, resolution)[..., None]

@@ -89,14 +89,10 @@ def choose_streams(group_count: int) -> int:
 
 
 class Order:
-    """The order of a set of groups of rows.
+    """The order of a set of groups of rows, in global batches of `batch_size` images.
 
-    Args:
-        group_rows: Rows in each group.
-        seed: The run's seed.
-        batch_size: Images in a global batch.
-        streams: Number of canonical streams; `choose_streams` when None.
-        window: Images that are shuffled at once, over all streams together.
+    `streams` is the number of streams, `choose_streams` when None; `window` is the number of images that are
+    shuffled at once, over all streams together.
     """
 
     def __init__(
@@ -139,12 +135,10 @@ class Order:
         for stream in range(self.streams):
             # `position`, written out: this is on every batch's way.
             start, stop = -((stream - begin) // self.streams), -((stream - end) // self.streams)
-            after = before + stop - start
-            if after > low and before < high:
-                first, last = max(low - before, 0), min(high - before, stop - start)
-                if first < last:
-                    slices.append(BatchSlice(stream, start + first, start + last))
-            before = after
+            first, last = max(low - before, 0), min(high - before, stop - start)
+            if first < last:
+                slices.append(BatchSlice(stream, start + first, start + last))
+            before += stop - start
         return slices
 
     def rank_rows(self, window: Window, rank: int, world_size: int) -> npt.NDArray[np.int64]:

@@ -32,7 +32,7 @@ from gan_dist.core.storage import filesystems
 from gan_dist.data.batches.readers import read_all
 from gan_dist.data.packing.decode import Decoding
 from gan_dist.data.packing.plan import make_plan
-from gan_dist.data.packing.ray_pack import _Shards, pack, threads_of
+from gan_dist.data.packing.ray_pack import pack, shard_tasks, threads_of
 from gan_dist.data.packing.resize import resize
 from gan_dist.data.packing.sources import open_source
 from gan_dist.data.packing.sources.files import Ranges
@@ -131,7 +131,7 @@ def test_tasks_reach_the_store_as_the_command_is_told(
     source = open_source(str(photos), SourceOptions())
     plan = make_plan(str(photos), source, Decoding(24, 3, "lanczos"), 64.0)
     storage.configure(storage.StorageOptions(backend="s3fs"))
-    (task,) = _Shards(source, bucket, plan, plan.jobs()[:1]).get_read_tasks(1)
+    (task,) = shard_tasks(source, bucket, plan, plan.jobs()[:1])
     storage.configure(storage.StorageOptions())
     list(task())
     assert set(opened) == {"s3fs"}

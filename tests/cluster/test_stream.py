@@ -11,9 +11,9 @@ import pytest
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError, GanDistError, StorageError
 from gan_dist.data.batches import ray_reader as stream_module
-from gan_dist.data.batches.loader import Reader, batches, open_images
+from gan_dist.data.batches.loader import batches, open_images
 from gan_dist.data.batches.ray_reader import RayDataReader
-from gan_dist.data.batches.readers import InMemoryReader
+from gan_dist.data.batches.readers import InMemoryReader, Reader
 from gan_dist.data.builtin import DIGITS, open_builtin
 from gan_dist.data.order import Order
 from gan_dist.data.shards.manifest import ImageSet

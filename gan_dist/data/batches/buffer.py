@@ -15,26 +15,12 @@ class BatchBuffer:
     """A rank's coming batches, filled window by window.
 
     Batches lie in blocks of memory, each of as many batches as one window of every stream fills. A block is
-    allocated before its first window is read, and freed with its last batch.
-
-    Args:
-        order: The order of a run.
-        empty: Allocates rows.
-        rank: The rank.
-        world_size: Number of ranks.
-        start: Images seen before the first batch.
-        stop: Images seen after the last one.
+    allocated, by `empty`, before its first window is read, and freed with its last batch. `start` and `stop`
+    are images seen before the first batch and after the last one.
     """
 
     def __init__(
-        self,
-        order: Order,
-        empty: Callable[[int], Rows],
-        *,
-        rank: int,
-        world_size: int,
-        start: int,
-        stop: int,
+        self, order: Order, empty: Callable[[int], Rows], *, rank: int, world_size: int, start: int, stop: int
     ) -> None:
         self._order, self._empty, self._rank, self._world_size = order, empty, rank, world_size
         self._size = order.batch_size // world_size
@@ -56,13 +42,11 @@ class BatchBuffer:
         at = np.empty_like(rows)
         at[window.permutation()] = rows
         numbers = np.unique(at[at >= 0] // self.block_rows).tolist()
-        return WindowWriter(window, at, {number: self._block(number) for number in numbers})
-
-    def _block(self, number: int) -> Rows:
-        if number not in self._blocks:
-            # Allocated by the one thread that yields batches: the C library reuses the memory that it frees.
-            self._blocks[number] = self._empty(self.block_rows)
-        return self._blocks[number]
+        for number in numbers:
+            if number not in self._blocks:
+                # By the one thread that yields batches: the C library reuses the memory that it frees.
+                self._blocks[number] = self._empty(self.block_rows)
+        return WindowWriter(window, at, {number: self._blocks[number] for number in numbers})
 
     def add(self, writer: WindowWriter) -> int:
         """Count a window whose rows are all written; return how many of them are this rank's."""
@@ -88,21 +72,17 @@ class BatchBuffer:
 class WindowWriter:
     """Writes a window's rows into batches.
 
-    Args:
-        window: The window.
-        at: The rank's row for each row of its slices, laid end to end; -1 for none.
-        blocks: Blocks of the rank's rows that have rows of the window, by number.
+    `at` is the rank's row for each row of the window's slices, laid end to end, -1 for none; `blocks` are the
+    blocks that have any of them, by number.
     """
 
     def __init__(self, window: Window, at: npt.NDArray[np.int64], blocks: dict[int, Rows]) -> None:
         self.window, self.at, self._blocks = window, at, blocks
 
     def write(self, first: int, rows: Rows) -> None:
-        """Copy rows to their places; any thread may, and rows written before are replaced.
+        """Copy rows, numbered from `first` in the window's slices laid end to end, to their places.
 
-        Args:
-            first: Number of the first one among the rows of the window's slices, laid end to end.
-            rows: That row and those that follow it.
+        Any thread may, and rows written before are replaced.
         """
         at = self.at[first : first + len(rows)]
         for number, block in self._blocks.items():

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 import torch
 
 from gan_dist.config import DataConfig
 from gan_dist.core.threads import prefetch
-from gan_dist.data.batches.buffer import BatchBuffer, WindowWriter
-from gan_dist.data.batches.readers import InMemoryReader, ThreadedReader
+from gan_dist.data.batches.buffer import BatchBuffer
+from gan_dist.data.batches.readers import InMemoryReader, Reader, ThreadedReader
 from gan_dist.data.builtin import PREFIX, open_builtin
-from gan_dist.data.order import Order, Window
+from gan_dist.data.order import Order
 from gan_dist.data.shards.disk_cache import DiskCached
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.data.shards.rows import Rows
@@ -23,19 +23,6 @@ from gan_dist.data.shards.shard_set import ShardSet
 
 MEMORY_LIMIT = 256 * 2**20
 READ_AHEAD = 16
-
-
-class Reader(Protocol):
-    """A way of reading."""
-
-    def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
-        """Write windows into a buffer, `ahead` of them at once; yield each, in order, once it is written."""
-
-    def empty(self, count: int) -> Rows:
-        """Allocate rows for a buffer."""
-
-    def to_images(self, rows: Rows) -> Rows:
-        """Return the images of rows of a buffer."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +71,9 @@ def make_order(data: DataConfig, images: ImageSet, *, seed: int, batch_size: int
 
 
 def choose_reader(images: ImageSet, cache: str, *, with_ray: bool) -> Reader:
-    """Return how windows are read; every way gives the same rows.
+    """Return the reader for a value of `data.cache`; every reader gives the same rows.
 
-    Args:
-        images: The set.
-        cache: `data.cache`.
-        with_ray: Stream by Ray Data's tasks rather than by threads of this process.
+    What does not fit in memory is streamed, by Ray Data's tasks or else by threads of this process.
     """
     if bytes_in_memory(images, cache):
         return InMemoryReader(images)
@@ -145,9 +129,9 @@ def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
 
 def resize(images: torch.Tensor, resolution: int) -> torch.Tensor:
     """Return uint8 images (n, C, H, W) at another resolution: bilinear, antialiased when shrinking."""
-    if images.shape[-2:] == (resolution, resolution):
-        return images
     size = (resolution, resolution)
+    if images.shape[-2:] == size:
+        return images
     scaled = torch.nn.functional.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 

@@ -19,7 +19,7 @@ from ray.exceptions import RayTaskError
 
 from gan_dist.core.errors import GanDistError
 from gan_dist.data.batches.buffer import BatchBuffer, WindowWriter
-from gan_dist.data.batches.readers import read_slices
+from gan_dist.data.batches.readers import Reader, read_slices
 from gan_dist.data.order import Window
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.data.shards.rows import Rows, rows_table, table_rows
@@ -33,79 +33,59 @@ TASKS = 500
 CONCURRENT_TASKS = 2
 
 
-class RayDataReader:
-    """Reads windows by Ray Data's tasks, anywhere in the cluster.
-
-    Args:
-        images: The set; it is sent to the tasks.
-    """
-
-    def __init__(self, images: ImageSet) -> None:
-        self._images = images
+class RayDataReader(Reader):
+    """Reads windows by Ray Data's tasks, anywhere in the cluster; the set is sent to them."""
 
     def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        planned = _plan_tasks(
-            windows, max(1, min(TASK_ROWS, TASK_BYTES // self._images.manifest.image_bytes))
-        )
+        planned = _plan_tasks(windows, min(TASK_ROWS, TASK_BYTES // self._images.manifest.image_bytes))
         while tasks := list(islice(planned, TASKS)):
             dataset = ray.data.read_datasource(
-                _Windows(self._images, tasks),
+                ReadTasks([_read_task(self._images, task) for task in tasks]),
                 num_cpus=0,
                 concurrency=min(CONCURRENT_TASKS, len(tasks)),
                 override_num_blocks=len(tasks),
             )
             tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
-            for window, rows in _split_windows(chain.from_iterable(tasks), _unwrapped(tables)):
-                writer = buffer.writer(window)
-                writer.write(0, rows)
-                yield writer
-
-    def empty(self, count: int) -> Rows:
-        """Allocate rows."""
-        return self._images.manifest.empty(count)
-
-    def to_images(self, rows: Rows) -> Rows:
-        """Return the rows as they are."""
-        return rows
+            with plain_errors():
+                for window, rows in _split_windows(chain.from_iterable(tasks), iter(tables)):
+                    writer = buffer.writer(window)
+                    writer.write(0, rows)
+                    yield writer
 
 
-class _Windows(Datasource):
-    """Read tasks, in order: the windows that each reads."""
+class ReadTasks(Datasource):
+    """Tasks that are known beforehand, in order, whatever the parallelism that Ray asks for."""
 
-    def __init__(self, images: ImageSet, tasks: list[list[Window]]) -> None:
-        self._images, self._tasks = images, tasks
-
-    def __len__(self) -> int:
-        return len(self._tasks)
+    def __init__(self, tasks: list[ReadTask]) -> None:
+        self._tasks = tasks
 
     def estimate_inmemory_data_size(self) -> int:
-        """Return the bytes of all tasks' pixels."""
-        return sum(len(window) for task in self._tasks for window in task) * self._images.manifest.image_bytes
+        return sum(task.metadata.size_bytes or 0 for task in self._tasks)
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
-        """Return the read tasks, whatever the parallelism asked for."""
-        return [self._read_task(windows) for windows in self._tasks]
+        return self._tasks
 
-    def _read_task(self, windows: list[Window]) -> ReadTask:
-        images, manifest = self._images, self._images.manifest
-        count = sum(map(len, windows))
-        size = count * manifest.image_bytes
-        metadata = BlockMetadata(num_rows=count, size_bytes=size, input_files=None, exec_stats=None)
 
-        def read() -> Iterator[pa.Table]:
-            for window in windows:
-                rows = manifest.empty(len(window))
-                for first, part in read_slices(images, window.slices):
-                    rows.put(slice(first, first + len(part)), part)
-                yield rows_table(rows)
+def _read_task(images: ImageSet, windows: list[Window]) -> ReadTask:
+    manifest = images.manifest
+    count = sum(map(len, windows))
+    size = count * manifest.image_bytes
+    metadata = BlockMetadata(num_rows=count, size_bytes=size, input_files=None, exec_stats=None)
 
-        return ReadTask(read, metadata)
+    def read() -> Iterator[pa.Table]:
+        for window in windows:
+            rows = manifest.empty(len(window))
+            for first, part in read_slices(images, window.slices):
+                rows.put(slice(first, first + len(part)), part)
+            yield rows_table(rows)
+
+    return ReadTask(read, metadata)
 
 
 def _plan_tasks(windows: Iterable[Window], rows: int) -> Iterator[list[Window]]:
@@ -122,18 +102,12 @@ def _plan_tasks(windows: Iterable[Window], rows: int) -> Iterator[list[Window]]:
         yield task
 
 
-def _unwrapped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    with plain_errors():
-        yield from tables
-
-
-def _split_windows(windows: Iterable[Window], tables: Iterable[pa.Table]) -> Iterator[tuple[Window, Rows]]:
+def _split_windows(windows: Iterable[Window], tables: Iterator[pa.Table]) -> Iterator[tuple[Window, Rows]]:
     """Split the rows of all tables, which Ray may have merged or split, into windows again."""
-    source = iter(tables)
     read: list[Rows] = []
     for window in windows:
         while sum(map(len, read)) < len(window):
-            read.append(table_rows(next(source)))
+            read.append(table_rows(next(tables)))
         rows = Rows.concatenate(read)
         yield window, rows[: len(window)]
         read = [rows[len(window) :]] if len(rows) > len(window) else []
@@ -152,15 +126,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except RayTaskError as error:
-        raise _cause(error) from None
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return the user's error that made a task fail, or else the failure itself."""
-    found: BaseException | None = error
-    while found is not None:
-        inner = getattr(found, "cause", None) or found.__cause__
-        if isinstance(inner, GanDistError) and not isinstance(inner, RayTaskError):
-            return inner
-        found = inner
-    return error
+        cause: BaseException | None = error
+        while cause is not None and (isinstance(cause, RayTaskError) or not isinstance(cause, GanDistError)):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise cause or error from None

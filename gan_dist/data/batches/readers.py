@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,45 +36,52 @@ def read_slices(images: ImageSet, slices: Iterable[GroupSlice]) -> Iterator[tupl
         begin += len(one)
 
 
-class InMemoryReader:
-    """Reads windows of a set that is held in memory.
+class Reader(ABC):
+    """A way of reading a set's windows."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+
+    @abstractmethod
+    def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
+        """Write windows into a buffer, `ahead` of them at once; yield each, in order, once it is written."""
+
+    def empty(self, count: int) -> Rows:
+        """Allocate rows for a buffer."""
+        return self._images.manifest.empty(count)
+
+    def to_images(self, rows: Rows) -> Rows:
+        """Return the images of rows of a buffer."""
+        return rows
+
+
+class InMemoryReader(Reader):
+    """Reads windows of a set that is held in memory: all of it is read at once.
 
     Buffers hold rows' numbers, so that images are copied once and only when their batch is complete.
-
-    Args:
-        images: The set; all of it is read at once.
     """
 
     def __init__(self, images: ImageSet) -> None:
+        super().__init__(images)
         self._rows = read_all(images)
         self._begins = np.concatenate([[0], np.cumsum(images.group_rows)])
 
     def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
         for window in windows:
             writer = buffer.writer(window)
-            begins = self._begins
-            numbers = [np.arange(one.start, one.stop) + begins[one.group] for one in window.slices]
+            numbers = [np.arange(one.start, one.stop) + self._begins[one.group] for one in window.slices]
             writer.write(0, Rows(np.concatenate(numbers)[:, None].view(np.uint8), None))
             yield writer
 
     def empty(self, count: int) -> Rows:
-        """Allocate numbers of rows."""
         return Rows.empty(count, 8, labelled=False)
 
     def to_images(self, rows: Rows) -> Rows:
-        """Return the images with these numbers."""
         return self._rows[rows.pixels.view(np.int64)[:, 0]]
 
 
-class ThreadedReader:
-    """Reads windows by a few threads of this process.
-
-    Args:
-        images: The set to read.
-    """
-
-    def __init__(self, images: ImageSet) -> None:
-        self._images = images
+class ThreadedReader(Reader):
+    """Reads windows by a few threads of this process."""
 
     def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
         def read(writer: WindowWriter) -> WindowWriter:
@@ -93,11 +101,3 @@ class ThreadedReader:
             finally:
                 for future in pending:
                     future.cancel()
-
-    def empty(self, count: int) -> Rows:
-        """Allocate rows."""
-        return self._images.manifest.empty(count)
-
-    def to_images(self, rows: Rows) -> Rows:
-        """Return the rows as they are."""
-        return rows

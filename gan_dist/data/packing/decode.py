@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,15 +34,14 @@ class RejectedError(Exception):
 
 @dataclass(frozen=True)
 class Decoding:
-    """What images are turned into.
-
-    `resolution` is the edge length in pixels, `channels` 3 (RGB) or 1 (grey, ITU-R 601 luma), `filter` a key
-    of `resize.FILTERS`.
-    """
+    """What images are turned into."""
 
     resolution: int
+    """Edge length in pixels."""
     channels: int = 3
+    """3 (RGB) or 1 (grey, ITU-R 601 luma)."""
     filter: str = "lanczos"
+    """A key of `resize.FILTERS`."""
 
 
 class Decoded(NamedTuple):
@@ -92,32 +92,18 @@ def _loaded(content: bytes, channels: int) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         if image.width * image.height > PIXEL_LIMIT:
             raise RejectedError(f"too large: more than {PIXEL_LIMIT} pixels")
-        _require_one_frame(image)
+        # A camera's MPO is a JPEG followed by previews or the other eye's view: the first is the picture.
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            raise RejectedError("several pages" if image.format == "TIFF" else "animated")
         if image.format == "PNG":
-            _check_png(content)
+            # The checksum of every chunk: decoding alone passes over those of the pixels.
+            with Image.open(io.BytesIO(content), formats=("PNG",)) as unread:
+                unread.verify()
         image.load()
-        _turn_upright(image)
-        return _opaque(image, channels)
-
-
-def _require_one_frame(image: Image.Image) -> None:
-    # A camera's MPO is a JPEG followed by previews or the other eye's view: the first is the picture.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise RejectedError("several pages" if image.format == "TIFF" else "animated")
-
-
-def _check_png(content: bytes) -> None:
-    """Compare the checksum of every chunk; decoding alone passes over those of the pixels."""
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        image.verify()
-
-
-def _turn_upright(image: Image.Image) -> None:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:
         # The pixels are whole; metadata that cannot be read says nothing about their orientation.
-        return
+        with suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        return _opaque(image, channels)
 
 
 def _opaque(image: Image.Image, channels: int) -> Image.Image:

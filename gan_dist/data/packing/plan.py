@@ -6,7 +6,8 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
 
 import PIL
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,7 +17,7 @@ from gan_dist.core.errors import DataError
 from gan_dist.core.storage import redact
 from gan_dist.data.packing.decode import Decoding
 from gan_dist.data.packing.resize import FILTERS, resizer
-from gan_dist.data.packing.sources.items import Rejection, Source, counted
+from gan_dist.data.packing.sources import Rejection, Source, counted
 from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION
 from gan_dist.data.shards.manifest import MANIFEST, Manifest
 
@@ -25,6 +26,8 @@ GROUP_BYTES = 8 * 2**20
 SHOWN = 5
 MAX_RESOLUTION = 2**14
 """An image of it is three quarters of `shard_set.LARGEST_PAGE`, and larger than any that is decoded."""
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Plan(BaseModel):
@@ -74,6 +77,11 @@ class Job(NamedTuple):
         """The shard's name."""
         return f"shard-{self.number:05d}.parquet"
 
+    @property
+    def record(self) -> str:
+        """The name of the finished shard's record."""
+        return f"shard-{self.number:05d}.json"
+
 
 def finished_set(dest: str, plan: Plan) -> Manifest | None:
     """Return the manifest of what this plan has made at `dest`, or None where it is not finished.
@@ -87,13 +95,7 @@ def finished_set(dest: str, plan: Plan) -> Manifest | None:
         if others:
             raise DataError(f"{redact(dest)} holds another set ({others[0]})", "choose another DEST")
         return None
-    try:
-        earlier = Plan.model_validate_json(storage.read_bytes(storage.join(dest, PLAN)))
-    except ValidationError as error:
-        raise DataError(
-            f"{redact(dest)}/{PLAN} is not a plan of this version ({error.errors()[0]['msg']})",
-            "delete the folder or choose another DEST",
-        ) from None
+    earlier = _read(dest, PLAN, Plan, "delete the folder or choose another DEST")
     if differences := _differences(earlier, plan):
         raise DataError(
             f"{redact(dest)} was begun with another plan: {'; '.join(differences)}",
@@ -101,27 +103,25 @@ def finished_set(dest: str, plan: Plan) -> Manifest | None:
         )
     if MANIFEST not in present:
         return None
+    return _read(dest, MANIFEST, Manifest, "delete it, and the same command makes the set anew")
+
+
+def _read(dest: str, name: str, model: type[M], remedy: str) -> M:
     try:
-        return Manifest.model_validate_json(storage.read_bytes(storage.join(dest, MANIFEST)))
+        return model.model_validate_json(storage.read_bytes(storage.join(dest, name)))
     except ValidationError as error:
-        raise DataError(
-            f"{redact(dest)}/{MANIFEST} is not a manifest of this version ({error.errors()[0]['msg']})",
-            "delete it, and the same command makes the set anew",
-        ) from None
+        what = f"{redact(dest)}/{name} is not a {model.__name__.lower()} of this version"
+        raise DataError(f"{what} ({error.errors()[0]['msg']})", remedy) from None
 
 
 def _differences(earlier: Plan, plan: Plan) -> list[str]:
     old, new = earlier.model_dump(), plan.model_dump()
     changed = [key for key in new if old[key] != new[key]]
-    listed = "items_sha256" in changed
     follows = {"items_sha256", "classes", *(["resizer"] if "filter" in changed else [])}
-    plain = [key for key in changed if key not in follows]
-    texts = [f"{key} was {old[key]} and is {new[key]}" for key in plain]
-    if listed and "images" not in changed:
-        texts.append("the images' names, sizes or labels have changed")
-    if "classes" in changed and not listed:
-        texts.append("the classes have other names")
-    return texts
+    texts = [f"{key} was {old[key]} and is {new[key]}" for key in changed if key not in follows]
+    if "items_sha256" not in changed:
+        return [*texts, "the classes have other names"] if "classes" in changed else texts
+    return texts if "images" in changed else [*texts, "the images' names, sizes or labels have changed"]
 
 
 def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
@@ -177,15 +177,11 @@ def parse_max_bad(text: str, total: int) -> int:
     Raises:
         DataError: it is neither.
     """
-    try:
-        if text.endswith("%"):
-            percent = float(text[:-1])
-            if 0 <= percent <= 100:
-                return int(total * percent / 100)
-        elif text.isdecimal():
+    with suppress(ValueError):
+        if text.endswith("%") and 0 <= (percent := float(text[:-1])) <= 100:
+            return int(total * percent / 100)
+        if text.isdecimal():
             return int(text)
-    except ValueError:
-        pass
     raise DataError(f"--max-bad must be a number of images or a percentage such as 1%, not {text!r}")
 
 
@@ -195,33 +191,25 @@ def require_few_bad(bad: Sequence[Rejection], total: int, max_bad: str) -> None:
     Raises:
         DataError: with the count and the first few reasons.
     """
-    limit = parse_max_bad(max_bad, total)
-    if len(bad) <= limit:
-        return
-    raise DataError(
-        f"{len(bad)} of {total} images cannot be used so far, and --max-bad {max_bad} allows {limit}",
-        "mend or remove them, or raise --max-bad to go on without them"
-        + _lines([f"{path}: {reason}" for path, reason in bad]),
-    )
+    if len(bad) > (limit := parse_max_bad(max_bad, total)):
+        raise DataError(
+            f"{len(bad)} of {total} images cannot be used so far, and --max-bad {max_bad} allows {limit}",
+            "mend or remove them, or raise --max-bad to go on without them" + _lines(list(map(str, bad))),
+        )
 
 
 def require_whole(damaged: Sequence[str], max_bad: str) -> None:
-    """Refuse files that have lost an unknown number of images, unless any number may be lost.
-
-    Args:
-        damaged: A sentence for each such file.
-        max_bad: How many images may be unusable, a number or a percentage.
+    """Refuse files that have lost an unknown number of images, a sentence each, unless all may be lost.
 
     Raises:
         DataError: there is one, and `max_bad` is less than 100%.
     """
-    if not damaged or (max_bad.endswith("%") and parse_max_bad(max_bad, 1) == 1):
-        return
-    raise DataError(
-        f"how many images are lost with {counted(len(damaged), 'damaged file')} is not known, so that "
-        f"--max-bad {max_bad} cannot be kept",
-        "fetch or write them again, or use what is left of them with --max-bad 100%" + _lines(damaged),
-    )
+    if damaged and not (max_bad.endswith("%") and parse_max_bad(max_bad, 1) == 1):
+        raise DataError(
+            f"how many images are lost with {counted(len(damaged), 'damaged file')} is not known, so that "
+            f"--max-bad {max_bad} cannot be kept",
+            "fetch or write them again, or use what is left of them with --max-bad 100%" + _lines(damaged),
+        )
 
 
 def _lines(sentences: Sequence[str]) -> str:

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import Datasource, ReadTask
+from ray.data import ReadTask
 from ray.data.block import BlockMetadata
 
 from gan_dist.core import storage
 from gan_dist.core.memory import keep_freed_memory
-from gan_dist.data.batches.ray_reader import plain_errors
+from gan_dist.data.batches.ray_reader import ReadTasks, plain_errors
 from gan_dist.data.packing.plan import Job, Plan, require_few_bad
 from gan_dist.data.packing.sources.items import Source
 from gan_dist.data.packing.task import Report, begin_packing, finish_packing, make_shard, write_record
@@ -28,12 +28,8 @@ from gan_dist.data.shards.manifest import Manifest
 def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[int], None]) -> Manifest:
     """Make the set that a plan describes, or what is missing of it, on the cluster that is connected.
 
-    Args:
-        source: What the plan was made for.
-        dest: The folder to write to; `plan.finished_set` has accepted it.
-        plan: What to make.
-        max_bad: How many images may be unusable, a number or a percentage.
-        show: Called with the number of items that are decoded, those of an earlier run included.
+    `plan.finished_set` has accepted the folder `dest`; `max_bad` is how many images may be unusable, a number
+    or a percentage; `show` gets the number of items that are decoded, those of an earlier run included.
 
     Raises:
         DataError: too many images cannot be used; what is finished stays.
@@ -48,7 +44,7 @@ def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[in
     decoded = plan.images - sum(job.stop - job.start for job in missing)
     show(decoded)
     with plain_errors():
-        for report in _reports(_Shards(source, dest, plan, missing)):
+        for report in _reports(shard_tasks(source, dest, plan, missing)):
             if report.record is not None:
                 write_record(dest, jobs[report.job], report.record)
                 records[report.job] = report.record
@@ -59,16 +55,15 @@ def pack(source: Source, dest: str, plan: Plan, max_bad: str, show: Callable[[in
     return finish_packing(dest, plan, source, records)
 
 
-def _reports(shards: _Shards) -> Iterator[Report]:
-    """Yield what tasks report, as it comes."""
-    if not len(shards):
+def _reports(tasks: list[ReadTask]) -> Iterator[Report]:
+    if not tasks:
         return
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             # Ray Data's own files keep its account; what a user must know is said here.
             handler.setLevel(logging.CRITICAL + 1)
     with _blocks_as_they_come():
-        dataset = ray.data.read_datasource(shards, num_cpus=1, override_num_blocks=len(shards))
+        dataset = ray.data.read_datasource(ReadTasks(tasks), num_cpus=1, override_num_blocks=len(tasks))
         for bundle in dataset.iter_internal_ref_bundles():
             for block in bundle.blocks:
                 for text in ray.get(block.ref)["report"].to_pylist():
@@ -77,10 +72,7 @@ def _reports(shards: _Shards) -> Iterator[Report]:
 
 @contextmanager
 def _blocks_as_they_come() -> Iterator[None]:
-    """Let tasks hand over every report by itself: progress does not wait for a task's end.
-
-    The setting is the process's; what this process streams afterwards must not come row by row.
-    """
+    """Let tasks hand over every report by itself: progress does not wait for a task's end."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     before = context.target_max_block_size
@@ -88,43 +80,26 @@ def _blocks_as_they_come() -> Iterator[None]:
     try:
         yield
     finally:
-        context.target_max_block_size = before
+        context.target_max_block_size = before  # it is the process's, which may train next
 
 
-class _Shards(Datasource):
-    """The making of each shard as a read task."""
+def shard_tasks(source: Source, dest: str, plan: Plan, jobs: list[Job]) -> list[ReadTask]:
+    """Return a task for each job: it makes the shard and yields its reports."""
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    threads = threads_of(len(jobs), int(ray.available_resources().get("CPU", 0)), largest)
+    return [_shard_task(source, dest, plan, job, count) for job, count in zip(jobs, threads, strict=True)]
 
-    def __init__(self, source: Source, dest: str, plan: Plan, jobs: list[Job]) -> None:
-        self._source, self._dest, self._plan, self._jobs = source, dest, plan, jobs
-        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-        self.threads = threads_of(len(jobs), int(ray.available_resources().get("CPU", 0)), largest)
 
-    def __len__(self) -> int:
-        return len(self._jobs)
+def _shard_task(source: Source, dest: str, plan: Plan, job: Job, threads: int) -> ReadTask:
+    origin, items, options = source.origin, source.items[job.start : job.stop], storage.options()
 
-    def estimate_inmemory_data_size(self) -> int:
-        """Return the bytes of all reports, roughly."""
-        return len(self._jobs) * 1024
+    def read() -> Iterator[pa.Table]:
+        storage.configure(options)
+        keep_freed_memory()  # the process makes the next shard in the memory of this one
+        for report in make_shard(origin, plan, job, items, dest, threads):
+            yield pa.table({"report": [report.model_dump_json()]})
 
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
-    ) -> list[ReadTask]:
-        """Return one read task a shard, whatever the parallelism."""
-        return [self._read_task(job, threads) for job, threads in zip(self._jobs, self.threads, strict=True)]
-
-    def _read_task(self, job: Job, threads: int) -> ReadTask:
-        items = self._source.items[job.start : job.stop]
-        origin, plan, dest = self._source.origin, self._plan, self._dest
-        options = storage.options()
-
-        def read() -> Iterator[pa.Table]:
-            storage.configure(options)
-            keep_freed_memory()  # the process makes the next shard in the memory of this one
-            for report in make_shard(origin, plan, job, items, dest, threads):
-                yield pa.table({"report": [report.model_dump_json()]})
-
-        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(read, metadata)
+    return ReadTask(read, BlockMetadata(num_rows=None, size_bytes=1024, input_files=None, exec_stats=None))
 
 
 def threads_of(shards: int, free: int, largest: int) -> list[int]:
@@ -133,10 +108,7 @@ def threads_of(shards: int, free: int, largest: int) -> list[int]:
     One, but for the shards that are left when every CPU has had the same number: there, CPUs that have no
     shard of their own help, as far as a node reaches. No task waits for several to be free at once.
 
-    Args:
-        shards: How many there are.
-        free: CPUs of the cluster that nothing else uses.
-        largest: CPUs of the largest node.
+    `free` are the cluster's CPUs that nothing else uses, `largest` those of its largest node.
     """
     left = shards % max(1, free)
     helped = max(1, min(free // max(1, left), largest))

@@ -35,29 +35,18 @@ def resizer(kind: str) -> str:
 
 
 def resize(image: Image.Image, box: tuple[int, int, int, int], edge: int, kind: str) -> npt.NDArray[np.uint8]:
-    """Return a square part of a picture, resized.
+    """Return a square part of a picture of mode RGB or L, resized: uint8 (edge, edge, C), C 3 or 1.
 
-    Args:
-        image: Of mode RGB or L.
-        box: The part's left, top, right and bottom, in pixels, as in `Image.crop`.
-        edge: Pixels of the result's edge, R.
-        kind: A key of `FILTERS`.
-
-    Returns:
-        uint8 (R, R, C), C 3 or 1.
+    `box` is the part's left, top, right and bottom, in pixels, as in `Image.crop`; `kind` a key of `FILTERS`.
     """
     left, top, right, bottom = box
     if right - left == edge or not _has_torch(kind):
         pixels = np.asarray(image.crop(box).resize((edge, edge), FILTERS[kind]))
         return pixels.reshape(edge, edge, -1)
-    part = np.array(np.asarray(image)[top:bottom, left:right])
-    return _resize_by_torch(part.reshape(bottom - top, right - left, -1), edge, kind)
-
-
-def _resize_by_torch(pixels: npt.NDArray[np.uint8], edge: int, kind: str) -> npt.NDArray[np.uint8]:
     import torch  # takes two seconds: whoever plans a packing, or takes no part in resizing, need not wait
 
-    maps = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    part = np.array(np.asarray(image)[top:bottom, left:right])
+    maps = torch.from_numpy(part.reshape(bottom - top, right - left, -1)).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(maps, (edge, edge), mode=kind, antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
 

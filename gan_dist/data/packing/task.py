@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import lru_cache
-from typing import NamedTuple
 
 import PIL
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,7 +25,7 @@ from gan_dist.data.packing.decode import Decoded, RejectedError, decode
 from gan_dist.data.packing.plan import PLAN, Job, Plan
 from gan_dist.data.packing.resize import resizer
 from gan_dist.data.packing.sources.items import Item, Origin, Reader, Rejection, Source
-from gan_dist.data.shards.manifest import MANIFEST, Manifest, ShardInfo
+from gan_dist.data.shards.manifest import MANIFEST, Manifest, ShardInfo, to_json
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import write_shard
 from gan_dist.data.shards.verify import sha256_of
@@ -60,23 +59,12 @@ class Report(BaseModel):
     record: ShardRecord | None
 
 
-class _Content(NamedTuple):
-    item: Item
-    content: bytes | RejectedError
-
-
 def make_shard(
     origin: Origin, plan: Plan, job: Job, items: list[Item], dest: str, threads: int
 ) -> Iterator[Report]:
-    """Decode a shard's items and write the shard, yielding the same reports in every run.
+    """Decode a job's items and write the shard, yielding the same reports in every run.
 
-    Args:
-        origin: Where the items are.
-        plan: The plan of the set.
-        job: The shard.
-        items: The job's items.
-        dest: The set's folder.
-        threads: Images decoded at a time; Pillow releases the interpreter while it decodes.
+    `threads` is how many images are decoded at a time; Pillow releases the interpreter while it decodes.
 
     Raises:
         DataError: this process decodes or resizes with another library, or version of it, than the plan's.
@@ -88,7 +76,8 @@ def make_shard(
     usable = enlarged = reported = 0
     every = _report_every(items)
     with ExitStack() as stack:
-        for done, (item, outcome) in enumerate(_decoded(stack, origin, plan, items, threads), start=1):
+        outcomes = _decoded(stack, origin, plan, items, threads)
+        for done, (item, outcome) in enumerate(zip(items, outcomes, strict=True), start=1):
             if isinstance(outcome, Decoded):
                 rows.pixels[usable] = outcome.pixels.reshape(-1)
                 if rows.labels is not None:
@@ -107,9 +96,10 @@ def make_shard(
 
 
 def _require_libraries(plan: Plan) -> None:
-    pillow, here = f"Pillow {plan.pillow}", f"Pillow {PIL.__version__}"
-    resizing = resizer(plan.filter)
-    for verb, planned, present in (("decodes", pillow, here), ("resizes", plan.resizer, resizing)):
+    for verb, planned, present in (
+        ("decodes", f"Pillow {plan.pillow}", f"Pillow {PIL.__version__}"),
+        ("resizes", plan.resizer, resizer(plan.filter)),
+    ):
         if planned != present:
             raise DataError(
                 f"this node {verb} with {present}, the plan was made with {planned}",
@@ -125,30 +115,26 @@ def _report_every(items: list[Item]) -> int:
 
 @lru_cache(maxsize=1)
 def _reader(origin: Origin) -> Reader:
-    """Return a source's reader; a process uses it for all its shards, with its open files."""
-    return origin.open()
+    return origin.open()  # a process uses it for all its shards, with its open files
 
 
 def _decoded(
     stack: ExitStack, origin: Origin, plan: Plan, items: list[Item], threads: int
-) -> Iterator[tuple[Item, Decoded | RejectedError]]:
-    """Yield each item with its pixels or the reason for its rejection, in order."""
+) -> Iterator[Decoded | RejectedError]:
+    """Yield each item's pixels or the reason for its rejection, in order."""
     read = _reader(origin)
 
-    def fetch(item: Item) -> _Content:
+    def fetch(item: Item) -> bytes | RejectedError:
         try:
-            return _Content(item, read(item))
+            return read(item)
         except RejectedError as error:
-            return _Content(item, error)
+            return error
 
-    def convert(fetched: _Content) -> tuple[Item, Decoded | RejectedError]:
-        item, content = fetched
-        if isinstance(content, RejectedError):
-            return item, content
+    def convert(content: bytes | RejectedError) -> Decoded | RejectedError:
         try:
-            return item, decode(content, plan.decoding)
+            return content if isinstance(content, RejectedError) else decode(content, plan.decoding)
         except RejectedError as error:
-            return item, error
+            return error
 
     contents = map_ahead(stack, fetch, items, origin.readers)
     return map_ahead(stack, convert, contents, threads)
@@ -160,33 +146,27 @@ def begin_packing(dest: str, plan: Plan) -> dict[int, ShardRecord]:
     A finished shard counts only where its file still has the recorded hash.
     """
     if PLAN not in storage.list_names(dest):
-        storage.write_bytes(storage.join(dest, PLAN), _json(plan))
-    state = storage.join(dest, STATE)
-    present = set(storage.list_names(state))
+        storage.write_bytes(storage.join(dest, PLAN), to_json(plan))
+    present = set(storage.list_names(storage.join(dest, STATE)))
+    jobs = [job for job in plan.jobs() if job.record in present]
 
-    def read(job: Job) -> tuple[int, ShardRecord | None]:
-        name = _record_name(job)
-        if name not in present:
-            return job.number, None
+    def read(job: Job) -> ShardRecord | None:
         try:
-            record = ShardRecord.model_validate_json(storage.read_bytes(storage.join(state, name)))
-            info = record.info
+            text = storage.read_bytes(storage.join(dest, STATE, job.record))
+            info = (record := ShardRecord.model_validate_json(text)).info
             whole = info is None or sha256_of(storage.join(dest, info.file), info.bytes) == info.sha256
         except (ValidationError, StorageError):
-            whole = False
-        return job.number, record if whole else None
+            return None
+        return record if whole else None
 
     with ThreadPoolExecutor(HASHERS) as pool:
-        return {number: record for number, record in pool.map(read, plan.jobs()) if record is not None}
+        records = zip(jobs, pool.map(read, jobs), strict=True)
+        return {job.number: record for job, record in records if record is not None}
 
 
 def write_record(dest: str, job: Job, record: ShardRecord) -> None:
     """Record a finished shard."""
-    storage.write_bytes(storage.join(dest, STATE, _record_name(job)), _json(record))
-
-
-def _record_name(job: Job) -> str:
-    return f"shard-{job.number:05d}.json"
+    storage.write_bytes(storage.join(dest, STATE, job.record), to_json(record))
 
 
 def finish_packing(dest: str, plan: Plan, source: Source, records: dict[int, ShardRecord]) -> Manifest:
@@ -199,11 +179,9 @@ def finish_packing(dest: str, plan: Plan, source: Source, records: dict[int, Sha
     shards = tuple(record.info for record in done if record.info is not None)
     bad = [*source.rejected, *(rejection for record in done for rejection in record.quarantined)]
     if not shards:
-        raise DataError(
-            f"none of {len(bad)} images can be used", f"the first, {bad[0].path}: {bad[0].reason}"
-        )
-    lines = [json.dumps(rejection._asdict()) + "\n" for rejection in bad]
-    storage.write_bytes(storage.join(dest, QUARANTINE), "".join(lines).encode())
+        raise DataError(f"none of {len(bad)} images can be used", f"the first, {bad[0]}")
+    lines = "".join(json.dumps(rejection._asdict()) + "\n" for rejection in bad)
+    storage.write_bytes(storage.join(dest, QUARANTINE), lines.encode())
     manifest = Manifest(
         height=plan.resolution,
         width=plan.resolution,
@@ -222,7 +200,7 @@ def finish_packing(dest: str, plan: Plan, source: Source, records: dict[int, Sha
             "enlarged": str(sum(record.enlarged for record in done)),
         },
     )
-    storage.write_bytes(storage.join(dest, MANIFEST), _json(manifest))
+    storage.write_bytes(storage.join(dest, MANIFEST), to_json(manifest))
     remove_leftovers(dest)
     return manifest
 
@@ -233,7 +211,3 @@ def remove_leftovers(dest: str) -> None:
     for name in storage.list_names(dest):
         if name.startswith(".") and name.endswith(".partial"):
             storage.delete_file(storage.join(dest, name))
-
-
-def _json(model: BaseModel) -> bytes:
-    return (json.dumps(model.model_dump(mode="json"), indent=1) + "\n").encode()

@@ -35,28 +35,16 @@ class DiskCached:
     The folder never holds more than `limit` bytes: the row groups used longest ago are deleted. One whose
     shard is no longer in storage stays, whatever its age, since nothing could bring it back; so does one
     whose store does not answer. Any number of processes may share a folder, and any number of sets.
-
-    Args:
-        images: The set.
-        folder: The folder of the cache.
-        limit: Bytes that the folder may hold.
     """
 
     def __init__(self, images: ShardSet, folder: str, limit: int) -> None:
-        self._images = images
-        self._folder = Path(folder)
-        self._limit = limit
+        self._images, self._folder, self._limit = images, Path(folder), limit
         self._prefix = images.manifest.fingerprint()[:16]
         self._ask_at: dict[str, float] = {}
         self.manifest: Manifest = images.manifest
         self.group_rows = images.group_rows
 
     def read_group(self, group: int) -> Rows:
-        """Return all rows of one group; a damaged copy is fetched again.
-
-        Raises:
-            DataError: the group is neither here nor whole in storage.
-        """
         path = self._folder / f"{self._prefix}-{group:08d}{SUFFIX}"
         rows = self._load(path, group)
         if rows is None:
@@ -65,17 +53,17 @@ class DiskCached:
         return rows
 
     def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
-        """Yield all rows of one group, in one part."""
         yield 0, self.read_group(group)
 
     def _load(self, path: Path, group: int) -> Rows | None:
         try:
             with LocalFile(str(path)) as file:
                 rows = self.manifest.empty(self.group_rows[group])
-                label_bytes = 0 if rows.labels is None else rows.labels.nbytes
-                file.read_into(file.size - label_bytes - rows.pixels.nbytes, rows.pixels)
-                if rows.labels is not None:
-                    file.read_into(file.size - label_bytes, rows.labels)
+                arrays = _arrays(rows)
+                at = file.size - sum(array.nbytes for array in arrays)
+                for array in arrays:
+                    file.read_into(at, array)
+                    at += array.nbytes
             self._images.check(group, rows)
         except FileNotFoundError:
             return None
@@ -89,7 +77,7 @@ class DiskCached:
 
     def _save(self, path: Path, rows: Rows, origin: str) -> None:
         line = _MAGIC + origin.encode() + b"\n"
-        arrays: list[npt.NDArray[Any]] = [rows.pixels] if rows.labels is None else [rows.pixels, rows.labels]
+        arrays = _arrays(rows)
         # A disk that is full, read-only or without locks makes training slower, not impossible.
         with suppress(OSError, NotImplementedError):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -105,25 +93,22 @@ class DiskCached:
 
     def _make_room(self, size: int) -> bool:
         """Delete what was used longest ago until `size` bytes more fit; return whether they do."""
-        entries = sorted(self._entries())
-        total = sum(count for _, count, _ in entries)
-        for _, count, entry in entries:
-            if total + size <= self._limit:
-                break
-            if entry.suffix == SUFFIX and not self._is_evictable(entry):
-                continue
-            entry.unlink(missing_ok=True)
-            total -= count
-        return total + size <= self._limit
-
-    def _entries(self) -> Iterator[tuple[float, int, Path]]:
-        """Yield the time of each file's last use, its bytes, and its path."""
-        # What a killed process left half-written counts too, and goes first.
+        entries: list[tuple[float, int, Path]] = []
         for path in self._folder.iterdir():
             # Another process deletes what it finds damaged.
             with suppress(FileNotFoundError):
                 if path.suffix in _SUFFIXES:
-                    yield (status := path.stat()).st_mtime, status.st_size, path
+                    status = path.stat()
+                    entries.append((status.st_mtime, status.st_size, path))
+        total = sum(count for _, count, _ in entries)
+        for _, count, entry in sorted(entries):
+            if total + size <= self._limit:
+                break
+            # What a killed process left half-written may go, too.
+            if entry.suffix != SUFFIX or self._is_evictable(entry):
+                entry.unlink(missing_ok=True)
+                total -= count
+        return total + size <= self._limit
 
     def _is_evictable(self, entry: Path) -> bool:
         """Return whether a file is no row group, or one that storage still has."""
@@ -138,6 +123,10 @@ class DiskCached:
         except (StorageError, ValueError):
             self._ask_at[place] = time.monotonic() + ASK_AGAIN_S
             return False
+
+
+def _arrays(rows: Rows) -> list[npt.NDArray[Any]]:
+    return [rows.pixels] if rows.labels is None else [rows.pixels, rows.labels]
 
 
 def _origin(path: Path) -> str | None:

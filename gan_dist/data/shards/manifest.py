@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Protocol
@@ -81,7 +82,11 @@ class _Version(BaseModel):
 
 
 class ImageSet(Protocol):
-    """Images in numbered groups of rows; a group is what is read at once. Must be picklable."""
+    """Images in numbered groups of rows; a group is what is read at once. Must be picklable.
+
+    Reading raises a `DataError` where a file is missing, damaged, or not what the manifest says, and a
+    `StorageError` where the store cannot be reached.
+    """
 
     manifest: Manifest
 
@@ -109,25 +114,26 @@ def unknown_label(labels: npt.NDArray[np.int64] | None, manifest: Manifest) -> s
     return f"label {outside[0]} is none of the manifest's {count} classes" if len(outside) else None
 
 
-def read_manifest(uri: str, asked_by: str = "data.path=") -> Manifest:
-    """Return the manifest of the set at a path or URI.
+def to_json(model: BaseModel) -> bytes:
+    """Return a model as an indented JSON file."""
+    return (json.dumps(model.model_dump(mode="json"), indent=1) + "\n").encode()
 
-    Args:
-        uri: The set's folder.
-        asked_by: The option that names the set, for the message.
+
+def read_manifest(uri: str, key: str = "data.path") -> Manifest:
+    """Return the manifest of the set at a path or URI; `key` is the configuration key that names it, if any.
 
     Raises:
         DataError: there is no manifest, or it cannot be understood.
     """
     try:
         text = storage.read_text(storage.join(uri, MANIFEST))
-    except AbsentError as error:
-        raise DataError(
-            f"{asked_by}{uri} holds no image set: {error}",
-            "`gan-dist pack SOURCE DEST --resolution 64` makes one of images, in DEST",
-        ) from None
     except StorageError as error:
-        raise DataError(f"{asked_by}{uri} holds no image set: {error}") from None
+        remedy = "`gan-dist pack SOURCE DEST --resolution 64` makes one of images, in DEST"
+        raise DataError(
+            f"{key}={uri} holds no image set: {error}" if key else f"{uri} holds no image set: {error}",
+            remedy if isinstance(error, AbsentError) else "",
+            keys=(key,) if key else (),
+        ) from None
     try:
         # Another format may have other fields, so the version comes first.
         version = _Version.model_validate_json(text).schema_version

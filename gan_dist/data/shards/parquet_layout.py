@@ -7,6 +7,7 @@ Parsed in Python, where damage is an error: over some damaged footers Arrow's pa
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,20 +22,18 @@ MAGIC = b"PAR1"
 # Parquet's numbers (parquet.thrift): types of columns, type of a page, encoding, codec.
 _INT64, _FIXED_LEN_BYTE_ARRAY = 2, 7
 _DATA_PAGE = _PLAIN = _UNCOMPRESSED = 0
-_MALFORMED = (AttributeError, LookupError, TypeError, ValueError, RecursionError)
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 class _ColumnChunk(NamedTuple):
-    """The pages of a column of one row group."""
+    """The pages of a column of one row group: bytes [begin, end) of the file."""
 
-    offset: int
-    size: int
+    begin: int
+    end: int
     codec: int
 
 
 class _RowGroup(NamedTuple):
-    """Rows and columns of a row group."""
-
     rows: int
     chunks: dict[str, _ColumnChunk]
 
@@ -52,10 +51,8 @@ class Footer(NamedTuple):
             UnreadableError: its pages are not as this package writes them.
         """
         rows, chunks = self.groups[number]
-        file.prefetch(min(c.offset for c in chunks.values()), max(c.offset + c.size for c in chunks.values()))
-        runs = {
-            name: tuple(_page_runs(file, chunk, rows, self.columns[name])) for name, chunk in chunks.items()
-        }
+        file.prefetch(min(chunk.begin for chunk in chunks.values()), max(c.end for c in chunks.values()))
+        runs = {name: tuple(_page_runs(file, chunks[name], rows, self.columns[name])) for name in chunks}
         return RowGroupExtent(rows, self.columns["pixels"], runs["pixels"], runs.get("label"))
 
 
@@ -66,19 +63,15 @@ def read_footer(file: ShardFile) -> Footer:
         UnreadableError: it has no footer that can be read.
     """
     try:
-        return _parse_footer(_read_thrift_footer(file), file.size)
+        if file.size < 12:
+            raise ValueError("the file is too short to have one")
+        file.prefetch(max(0, file.size - TAIL_BYTES), file.size)
+        length = int.from_bytes(_read(file, file.size - 8, 4), "little")
+        if _read(file, file.size - 4, 4) != MAGIC or length > file.size - 12:
+            raise ValueError("the file does not end as Parquet files do")
+        return _parse_footer(_struct(BytesIO(_read(file, file.size - 8 - length, length))), file.size)
     except _MALFORMED as error:
         raise UnreadableError(f"its footer is damaged: {error}") from None
-
-
-def _read_thrift_footer(file: ShardFile) -> dict[int, Any]:
-    if file.size < 12:
-        raise ValueError("the file is too short to have one")
-    file.prefetch(max(0, file.size - TAIL_BYTES), file.size)
-    length = int.from_bytes(_read(file, file.size - 8, 4), "little")
-    if _read(file, file.size - 4, 4) != MAGIC or length > file.size - 12:
-        raise ValueError("the file does not end as Parquet files do")
-    return _Thrift(_read(file, file.size - 8 - length, length)).struct()
 
 
 def _parse_footer(fields: dict[int, Any], size: int) -> Footer:
@@ -90,8 +83,8 @@ def _parse_footer(fields: dict[int, Any], size: int) -> Footer:
     for group in fields[4]:
         chunks = {}
         for column in (chunk[3] for chunk in group[1]):
-            chunk = _ColumnChunk(offset=column[9], size=column[7], codec=column[4])
-            if not 0 <= chunk.offset <= chunk.offset + chunk.size <= size:
+            chunk = _ColumnChunk(begin=column[9], end=column[9] + column[7], codec=column[4])
+            if not 0 <= chunk.begin <= chunk.end <= size:
                 raise ValueError("a column lies outside the file")
             chunks[column[3][0].decode()] = chunk
         if chunks.keys() != columns.keys():
@@ -102,19 +95,19 @@ def _parse_footer(fields: dict[int, Any], size: int) -> Footer:
 
 def _page_runs(file: ShardFile, chunk: _ColumnChunk, rows: int, width: int) -> Iterator[Run]:
     """Yield the values of each page of a column: they are a page's last bytes."""
-    at, end = chunk.offset, chunk.offset + chunk.size
+    at = chunk.begin
     while rows > 0:
         try:
-            parser = _Thrift(_read(file, at, min(PAGE_HEADER_BYTES, end - at)))
-            header = parser.struct()
+            source = BytesIO(_read(file, at, min(PAGE_HEADER_BYTES, chunk.end - at)))
+            header = _struct(source)
             kind, size, (count, encoding) = header[1], header[3], (header[5][1], header[5][2])
         except _MALFORMED:
             raise UnreadableError(f"its page header at byte {at} is not valid thrift") from None
-        values = at + parser.at
+        values = at + source.tell()
         at = values + size
         if (kind, encoding, chunk.codec) != (_DATA_PAGE, _PLAIN, _UNCOMPRESSED) or width < 1:
             raise UnreadableError(f"its page before byte {at} is not plain, uncompressed values")
-        if not 0 < count <= rows or not values <= at - count * width <= at <= end:
+        if not 0 < count <= rows or not values <= at - count * width <= at <= chunk.end:
             raise UnreadableError(f"its page before byte {at} does not hold the values that its header says")
         yield Run(at - count * width, count)
         rows -= count
@@ -126,61 +119,49 @@ def _read(file: ShardFile, offset: int, size: int) -> bytes:
     return content.tobytes()
 
 
-class _Thrift:
-    """A parser of Thrift's compact protocol, as Parquet's footer and page headers are written in.
+# Thrift's compact protocol. What these raise over malformed bytes: `_MALFORMED`.
 
-    Values it meets are at most as many as there are bytes. What it raises over malformed bytes: `_MALFORMED`.
-    """
 
-    def __init__(self, content: bytes) -> None:
-        self._content, self.at = content, 0
+def _struct(source: BytesIO) -> dict[int, Any]:
+    """Return the next struct's fields by their numbers."""
+    fields: dict[int, Any] = {}
+    number = 0
+    while head := source.read(1)[0]:
+        number = number + (head >> 4) if head >> 4 else _integer(source)
+        kind = head & 15
+        fields[number] = kind == 1 if kind in (1, 2) else _value(source, kind)
+    return fields
 
-    def struct(self) -> dict[int, Any]:
-        """Return the next struct's fields by their numbers."""
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._integer()
-            kind = head & 15
-            fields[number] = kind == 1 if kind in (1, 2) else self._value(kind)
-        return fields
 
-    def _value(self, kind: int) -> Any:
-        if kind in (1, 2, 3):  # booleans of a list, and bytes
-            return self._byte()
-        if kind in (4, 5, 6):
-            return self._integer()
-        if kind == 7:
-            return self._bytes(8)
-        if kind == 8:
-            return self._bytes(self._varint())
-        if kind in (9, 10):
-            head = self._byte()
-            count = head >> 4 if head >> 4 < 15 else self._varint()
-            return [self._value(head & 15) for _ in range(count)]
-        if kind == 12:
-            return self.struct()
-        raise ValueError(f"thrift has no type {kind} here")
-
-    def _byte(self) -> int:
-        self.at += 1
-        return self._content[self.at - 1]
-
-    def _bytes(self, count: int) -> bytes:
-        self.at += count
-        if self.at > len(self._content):
+def _value(source: BytesIO, kind: int) -> Any:
+    if kind in (1, 2, 3):  # booleans of a list, and bytes
+        return source.read(1)[0]
+    if kind in (4, 5, 6):
+        return _integer(source)
+    if kind in (7, 8):
+        count = 8 if kind == 7 else _varint(source)
+        if len(content := source.read(count)) < count:
             raise ValueError("it ends inside a value")
-        return self._content[self.at - count : self.at]
+        return content
+    if kind in (9, 10):
+        head = source.read(1)[0]
+        count = head >> 4 if head >> 4 < 15 else _varint(source)
+        return [_value(source, head & 15) for _ in range(count)]
+    if kind == 12:
+        return _struct(source)
+    raise ValueError(f"thrift has no type {kind} here")
 
-    def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-        raise ValueError("a number is too long")
 
-    def _integer(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
+def _varint(source: BytesIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = source.read(1)[0]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value
+    raise ValueError("a number is too long")
+
+
+def _integer(source: BytesIO) -> int:
+    value = _varint(source)
+    return (value >> 1) ^ -(value & 1)

@@ -7,9 +7,11 @@ The manifest lists where; `parquet_layout` finds the places in a file whose mani
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from io import FileIO
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,24 +31,24 @@ class UnreadableError(DataError):
     """The reason why a row group cannot be read from a file; the caller adds which."""
 
 
-class ShardFile(Protocol):
+class ShardFile(AbstractContextManager["ShardFile"]):
     """A file of `size` bytes that is read at offsets."""
 
     size: int
 
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+
+    @abstractmethod
     def read_into(self, offset: int, values: npt.NDArray[Any]) -> None:
         """Fill contiguous `values` from the bytes at `offset`."""
 
     def prefetch(self, begin: int, end: int) -> None:
-        """Make bytes [begin, end) ready to be read."""
+        """Make bytes [begin, end) ready to be read, where that is not for the operating system."""
 
 
-class LocalFile:
-    """A file on a local disk; a context manager.
-
-    Args:
-        path: Where it is.
-        expected_size: Bytes that it should have; any number where None.
+class LocalFile(ShardFile):
+    """A file on a local disk, of `expected_size` bytes, or any number where None.
 
     Raises:
         OSError: it cannot be opened; `read_into` raises it, too.
@@ -60,17 +62,10 @@ class LocalFile:
             self._file.close()
             raise _other_size(self.size, expected_size)
 
-    def __enter__(self) -> LocalFile:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def prefetch(self, begin: int, end: int) -> None:
-        """Do nothing: the operating system reads ahead."""
-
     def read_into(self, offset: int, values: npt.NDArray[Any]) -> None:
-        """Fill contiguous `values` from the bytes at `offset`."""
         self._file.seek(offset)
         left = values.reshape(-1).view(np.uint8).data
         while left:
@@ -80,29 +75,14 @@ class LocalFile:
             left = left[count:]
 
 
-class MemoryFile:
-    """A file, or a span of one, in memory.
+class MemoryFile(ShardFile):
+    """A file in memory."""
 
-    Args:
-        size: Bytes of the file.
-        content: Its bytes from `begin` on.
-    """
-
-    def __init__(self, size: int, content: Any = b"", begin: int = 0) -> None:
-        self.size = size
-        self._begin, self._content = begin, memoryview(content)
-
-    def __enter__(self) -> MemoryFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._content = memoryview(b"")
-
-    def prefetch(self, begin: int, end: int) -> None:
-        """Do nothing: the bytes are here."""
+    def __init__(self, content: Any) -> None:
+        self._begin, self._content = 0, memoryview(content)
+        self.size = len(self._content)
 
     def read_into(self, offset: int, values: npt.NDArray[Any]) -> None:
-        """Fill contiguous `values` from the bytes at `offset`."""
         self.prefetch(offset, offset + values.nbytes)
         start = offset - self._begin
         found = np.frombuffer(self._content[start : start + values.nbytes], np.uint8)
@@ -110,13 +90,7 @@ class MemoryFile:
 
 
 class StoreFile(MemoryFile):
-    """A file in an object store, of which one span at a time is held.
-
-    Args:
-        filesystem: The store.
-        path: The file's path there.
-        uri: Its URI, for messages.
-        size: Bytes that it should have.
+    """A file of `size` bytes in an object store, of which one span at a time is held; `uri` is for messages.
 
     Raises:
         AbsentError: the store has no such file; as all of these, raised when bytes are fetched.
@@ -125,8 +99,8 @@ class StoreFile(MemoryFile):
     """
 
     def __init__(self, filesystem: Any, path: str, uri: str, size: int) -> None:
-        super().__init__(size)
-        self._filesystem, self._path, self._uri = filesystem, path, uri
+        super().__init__(b"")
+        self._filesystem, self._path, self._uri, self.size = filesystem, path, uri, size
 
     def prefetch(self, begin: int, end: int) -> None:
         """Fetch bytes [begin, end) in one request, unless they are held."""
@@ -166,16 +140,14 @@ class RowGroupExtent(NamedTuple):
     pixels: tuple[Run, ...]
     labels: tuple[Run, ...] | None
 
-    def is_within(self, size: int) -> bool:
-        """Return whether all values lie in a file of `size` bytes."""
-        return self._begin >= 0 and self._end <= size
-
     @property
-    def _begin(self) -> int:
+    def begin(self) -> int:
+        """The first byte of all values."""
         return min(run.offset for run in (*self.pixels, *(self.labels or ())))
 
     @property
-    def _end(self) -> int:
+    def end(self) -> int:
+        """The byte behind the last of all values."""
         last = max(run.offset + run.rows * self.size for run in self.pixels)
         return max([last, *(run.offset + run.rows * LABEL_BYTES for run in self.labels or ())])
 
@@ -185,24 +157,19 @@ class RowGroupExtent(NamedTuple):
         state: xxhash.xxh3_128 | None = None,
         check_labels: Callable[[npt.NDArray[np.int64]], None] | None = None,
     ) -> Iterator[tuple[int, Rows]]:
-        """Yield the row group in parts of about `CHUNK` bytes, which share their memory.
+        """Yield the row group in parts of about `CHUNK` bytes: a part's first row, and the part.
 
-        Args:
-            file: The file.
-            state: Is updated with all that is read: at the end its digest is the row group's checksum.
-            check_labels: Is called with the labels of all rows, if there are any, before the first part.
-
-        Yields:
-            The number of a part's first row, and the part, which the next one overwrites.
+        The next part overwrites it. `state` is updated with all that is read: at the end its digest is
+        the row group's checksum. `check_labels` gets the labels of all rows, if any, before the first part.
 
         Raises:
             OSError: the file cannot be read, or ends before the row group does.
         """
-        file.prefetch(self._begin, self._end)
-        labels = None if self.labels is None else np.empty(self.rows, dtype=np.int64)
-        if labels is not None:
-            first = 0
-            for run in self.labels or ():
+        file.prefetch(self.begin, self.end)
+        labels = None
+        if self.labels is not None:
+            labels, first = np.empty(self.rows, dtype=np.int64), 0
+            for run in self.labels:
                 file.read_into(run.offset, labels[first : first + run.rows])
                 first += run.rows
             if check_labels:
@@ -231,4 +198,4 @@ def listed_extent(manifest: Manifest, shard: ShardInfo, number: int) -> RowGroup
     rows = shard.row_groups[number]
     labels = (Run(shard.labels_at[number], rows),) if labelled else None
     extent = RowGroupExtent(rows, manifest.image_bytes, (Run(shard.pixels_at[number], rows),), labels)
-    return extent if extent.is_within(shard.bytes) else None
+    return extent if extent.end <= shard.bytes else None

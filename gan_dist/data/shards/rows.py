@@ -44,9 +44,8 @@ class Rows:
         if len(parts) == 1:
             return parts[0]
         labels = [part.labels for part in parts if part.labels is not None]
-        return Rows(
-            np.concatenate([part.pixels for part in parts]), np.concatenate(labels) if labels else None
-        )
+        pixels = np.concatenate([part.pixels for part in parts])
+        return Rows(pixels, np.concatenate(labels) if labels else None)
 
 
 def table_rows(table: pa.Table) -> Rows:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from functools import cached_property, partial
 from typing import Any
@@ -23,7 +22,14 @@ import xxhash
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, DataError
 from gan_dist.core.storage.redaction import reason
-from gan_dist.data.shards.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, unknown_label
+from gan_dist.data.shards.manifest import (
+    MANIFEST,
+    Manifest,
+    ShardInfo,
+    read_manifest,
+    to_json,
+    unknown_label,
+)
 from gan_dist.data.shards.parquet_layout import Footer, read_footer
 from gan_dist.data.shards.row_group import (
     LABEL_BYTES,
@@ -41,15 +47,10 @@ FETCHES = 3
 """Times that a row group is fetched from a store before it counts as damaged there."""
 LARGEST_PAGE = 2**30
 """Bytes of a page; Parquet's own limit is twice that."""
-_REMEDY = "restore the file or pack the set again, or go on without it: data.verify=quarantine"
 
 
 class ShardSet:
-    """A set of shards at a path or URI.
-
-    Args:
-        uri: The set's folder.
-        verify: Check the checksum of every row group that is read.
+    """A set of shards at a path or URI; with `verify` the checksum of every row group read is checked.
 
     Raises:
         DataError: there is no manifest, or it cannot be understood.
@@ -68,7 +69,6 @@ class ShardSet:
 
     @cached_property
     def _folder(self) -> tuple[Any, str]:
-        """The set's filesystem and its path there."""
         return storage.open_uri(self.uri)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,12 +81,6 @@ class ShardSet:
         self.__dict__.update(state)
 
     def read_group(self, group: int) -> Rows:
-        """Return the rows of one row group.
-
-        Raises:
-            DataError: the file is missing, damaged, or not what the manifest says.
-            StorageError: the store cannot be reached.
-        """
         parts = self.read_parts(group)
         # Memory is allocated when the first part has been read, so for no more rows than the file can hold.
         first, part = next(parts)
@@ -97,14 +91,6 @@ class ShardSet:
         return rows
 
     def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
-        """Yield the rows of one row group as they are read: a part's first row, and the part.
-
-        A part is valid until the next is asked for. Rows may come again; none is to be used before the end.
-
-        Raises:
-            DataError: the file is missing, damaged, or not what the manifest says.
-            StorageError: the store cannot be reached.
-        """
         shard, number = self._groups[group]
         listed = listed_extent(self.manifest, shard, number)
         # What arrives damaged from a store may be whole there. The last try looks where the file itself says
@@ -128,11 +114,11 @@ class ShardSet:
                 yield from (extent or self._locate(group, file)).read(file, state, check_labels)
         except (AbsentError, UnreadableError, OSError, ValueError) as error:
             self._footers.pop(shard.file, None)
-            raise DataError(f"{self._where(group)} cannot be read ({reason(error)})", _REMEDY) from None
+            raise self._error(group, f" cannot be read ({reason(error)})") from None
         if state:
             self._compare(group, state.hexdigest())
 
-    def _open(self, shard: ShardInfo) -> LocalFile | StoreFile:
+    def _open(self, shard: ShardInfo) -> ShardFile:
         filesystem, folder = self._folder
         path = f"{folder}/{shard.file}"
         if filesystem.type_name != "local":
@@ -146,21 +132,19 @@ class ShardSet:
         self._footers[shard.file] = footer
         if number >= len(footer.groups):
             raise UnreadableError(f"the file has {len(footer.groups)} row groups")
-        size, labelled, rows = (
-            self.manifest.image_bytes,
-            self.manifest.classes is not None,
-            self.group_rows[group],
-        )
-        columns = {"pixels": size, **({"label": LABEL_BYTES} if labelled else {})}
+        size, rows = self.manifest.image_bytes, self.group_rows[group]
+        columns, kind = {"pixels": size}, "images"
+        if self.manifest.classes is not None:
+            columns, kind = {**columns, "label": LABEL_BYTES}, "labelled images"
         if footer.columns != columns or footer.groups[number].rows != rows:
-            kind = "labelled images" if labelled else "images"
-            what = f"{rows} {kind} of {size} bytes"
-            raise DataError(f"{self._where(group)} does not hold {what}, as the manifest says", _REMEDY)
+            raise self._error(group, f" does not hold {rows} {kind} of {size} bytes, as the manifest says")
         return footer.extent(file, number)
 
-    def _where(self, group: int) -> str:
+    def _error(self, group: int, what: str) -> DataError:
         shard, number = self._groups[group]
-        return f"shard {shard.file}, row group {number}, of {storage.redact(self.uri)}"
+        where = f"shard {shard.file}, row group {number}, of {storage.redact(self.uri)}"
+        remedy = "restore the file or pack the set again, or go on without it: data.verify=quarantine"
+        return DataError(f"{where}{what}", remedy, keys=("data.path", "data.verify"))
 
     def check(self, group: int, rows: Rows) -> None:
         """Compare rows with the manifest's checksum of a row group, and their labels with its classes.
@@ -173,13 +157,12 @@ class ShardSet:
 
     def _require_known(self, group: int, labels: npt.NDArray[np.int64] | None) -> None:
         if unknown := unknown_label(labels, self.manifest):
-            raise DataError(f"{self._where(group)}: {unknown}", _REMEDY)
+            raise self._error(group, f": {unknown}")
 
     def _compare(self, group: int, digest: str) -> None:
         shard, number = self._groups[group]
         if digest != shard.checksums[number]:
-            where = self._where(group)
-            raise DataError(f"{where} is damaged: its checksum is not the manifest's", _REMEDY)
+            raise self._error(group, " is damaged: its checksum is not the manifest's")
 
     def shard_uri(self, group: int) -> str:
         """Return the URI of the file that holds a row group."""
@@ -209,7 +192,7 @@ def write_shard(uri: str, file: str, rows: Rows, group_rows: int) -> ShardInfo:
     content = encode_shard(rows, group_rows)
     storage.write_bytes(storage.join(uri, file), content)
     starts = range(0, len(rows), group_rows)
-    written = MemoryFile(len(content), content)
+    written = MemoryFile(content)
     footer = read_footer(written)
     extents = [footer.extent(written, number) for number in range(len(starts))]
     return ShardInfo(
@@ -224,19 +207,12 @@ def write_shard(uri: str, file: str, rows: Rows, group_rows: int) -> ShardInfo:
 
 
 def write_set(uri: str, shards: Iterator[Rows], *, group_rows: int, **description: Any) -> Manifest:
-    """Write shards and, last, their manifest.
-
-    Args:
-        uri: The folder to write to.
-        shards: The images of one file after another.
-        group_rows: Rows in a row group.
-        **description: The other fields of `Manifest`.
-    """
-    infos = []
-    for number, rows in enumerate(shards):
-        infos.append(write_shard(uri, f"shard-{number:05d}.parquet", rows, group_rows))
+    """Write shards, each from its images, and, last, a manifest with a `description`: its other fields."""
+    infos = [
+        write_shard(uri, f"shard-{number:05d}.parquet", rows, group_rows)
+        for number, rows in enumerate(shards)
+    ]
     count = sum(sum(info.row_groups) for info in infos)
     manifest = Manifest(count=count, shards=tuple(infos), **description)
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n"
-    storage.write_bytes(storage.join(uri, MANIFEST), text.encode())
+    storage.write_bytes(storage.join(uri, MANIFEST), to_json(manifest))
     return manifest

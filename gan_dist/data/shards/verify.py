@@ -21,15 +21,9 @@ READERS = 4
 
 
 class Without:
-    """A set without some of its groups; the others keep their order and are numbered anew.
+    """A set without some of its groups; the others keep their order and are numbered anew."""
 
-    Args:
-        images: The whole set.
-        groups: The groups to leave out.
-    """
-
-    def __init__(self, images: ImageSet, groups: Sequence[int]) -> None:
-        left_out = set(groups)
+    def __init__(self, images: ImageSet, left_out: Sequence[int]) -> None:
         self._images = images
         self.kept = [group for group in range(len(images.group_rows)) if group not in left_out]
         """The groups that are left, by their numbers in the whole set."""
@@ -61,26 +55,21 @@ def verify_set(uri: str) -> Manifest:
         DataError: naming every shard that is missing or damaged, and how.
         StorageError: storage cannot be read.
     """
-    manifest = read_manifest(uri, asked_by="")
+    manifest = read_manifest(uri, key="")
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda shard: _shard_damage(uri, manifest, shard), manifest.shards))
     damaged = [f"  {shard.file}: {what}" for shard, what in zip(manifest.shards, found, strict=True) if what]
     if damaged:
-        listed = "\n".join(damaged)
+        of = f"{len(manifest.shards)} shards of {storage.redact(uri)}"
         raise DataError(
-            f"{len(damaged)} of {len(manifest.shards)} shards of {storage.redact(uri)} are missing or "
-            f"damaged",
-            f"restore them or pack the set again:\n{listed}",
+            f"{len(damaged)} of {of} are missing or damaged",
+            "\n".join(["restore them or pack the set again:", *damaged]),
         )
     return manifest
 
 
 def sha256_of(uri: str, size: int) -> str:
-    """Return a file's sha256 without holding the file.
-
-    Args:
-        uri: The file.
-        size: Its bytes, about; they extend the time that a store is given.
+    """Return a file's sha256 without holding the file; a store is given time for `size` bytes.
 
     Raises:
         StorageError: it does not exist or cannot be read.
@@ -95,7 +84,6 @@ def sha256_of(uri: str, size: int) -> str:
 
 
 def _shard_damage(uri: str, manifest: Manifest, shard: ShardInfo) -> str | None:
-    """Return what is wrong with a shard, or None."""
     try:
         content = storage.read_bytes(storage.join(uri, shard.file))
     except AbsentError:
@@ -110,7 +98,7 @@ def _shard_damage(uri: str, manifest: Manifest, shard: ShardInfo) -> str | None:
 
 def _damaged_group(content: bytes, manifest: Manifest, shard: ShardInfo) -> str | None:
     """Return the first row group whose place in the file holds other values than were packed, if any."""
-    file = MemoryFile(len(content), content)
+    file = MemoryFile(content)
     for number, expected in enumerate(shard.checksums):
         state = xxhash.xxh3_128()
         try:

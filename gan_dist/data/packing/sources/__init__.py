@@ -17,15 +17,18 @@ from gan_dist.data.packing.sources.items import (
     UNLABELLED,
     FoundFile,
     Item,
+    Labelled,
     Rejection,
     Source,
     SourceOptions,
     counted,
-    number_classes,
+    number_items,
     read_labels,
     some,
 )
 from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION, open_torchvision
+
+__all__ = ["Rejection", "Source", "SourceOptions", "counted", "open_source"]
 
 
 def open_source(uri: str, options: SourceOptions) -> Source:
@@ -96,43 +99,40 @@ def _open_folder(
     uri: str, root: str, images: list[FoundFile], files: list[FoundFile], options: SourceOptions
 ) -> Source:
     paths = [image.path for image in images]
+    labels: Sequence[str | None] | None = None
     if options.labels is not None:
-        names: Sequence[str] | None = _listed_labels(options.labels, paths)
-    else:
-        names = None if options.no_labels else _folder_labels(uri, paths)
-    numbers = None if names is None else number_classes(names)
-    labels = [UNLABELLED] * len(images) if names is None or numbers is None else [numbers[n] for n in names]
-    items = [
-        Item(image.path, image.path, None, image.size, label)
-        for image, label in zip(images, labels, strict=True)
-        if image.refused is None
+        labels = _listed_labels(options.labels, paths)
+    elif not options.no_labels:
+        labels = _folder_labels(uri, paths)
+    found = [
+        Labelled(Item(image.path, image.path, None, image.size, UNLABELLED), label)
+        for image, label in zip(images, labels or [None] * len(images), strict=True)
     ]
+    numbered, classes = number_items(found, no_labels=options.no_labels)
+    items = [item for item, image in zip(numbered, images, strict=True) if image.refused is None]
     rejected = [Rejection(image.path, image.refused) for image in images if image.refused is not None]
     if not items:
-        reasons = some([f"{path}: {reason}" for path, reason in rejected])
+        reasons = some(list(map(str, rejected)))
         raise DataError(
             f"{uri} holds no image that can be opened ({reasons})", "links need what they lead to"
         )
-    others = [file for file in files if _suffix(file) not in IMAGE_SUFFIXES and not _is_labels(file, options)]
+    listing = options.labels or ""
+    others = [
+        file for file in files if _suffix(file) not in IMAGE_SUFFIXES and not listing.endswith(file.path)
+    ]
     notes = [f"left out what is not named like an image: {_suffixes(others)}"] if others else []
-    return Source(Files(root), items, None if numbers is None else tuple(numbers), rejected, notes)
-
-
-def _is_labels(file: FoundFile, options: SourceOptions) -> bool:
-    return options.labels is not None and options.labels.endswith(file.path)
+    return Source(Files(root), items, classes, rejected, notes)
 
 
 def _listed_labels(uri: str, paths: list[str]) -> list[str]:
     labels = read_labels(uri)
     present = set(paths)
-    unknown = [path for path in labels if path not in present]
-    if unknown:
+    if unknown := [path for path in labels if path not in present]:
         raise DataError(
             f"{uri} lists {counted(len(unknown), 'image')} that the source does not hold: {some(unknown)}",
             "paths are relative to the source",
         )
-    missing = [path for path in paths if path not in labels]
-    if missing:
+    if missing := [path for path in paths if path not in labels]:
         raise DataError(
             f"{uri} gives no label for {len(missing)} of {len(paths)} images: {some(missing)}", "add them"
         )

@@ -31,11 +31,9 @@ class Files:
 
     @property
     def readers(self) -> int:
-        """How many threads should read items at a time."""
         return STORE_READERS if "://" in self.root else 1
 
     def open(self) -> Reader:
-        """Return what reads items, in any thread."""
         filesystem, folder = storage.open_uri(self.root)
 
         def whole(item: Item) -> bytes:
@@ -166,7 +164,9 @@ def find_files(uri: str) -> tuple[str, list[FoundFile]]:
         storage.require_bucket(uri)
         raise DataError(f"{redact(uri)} does not exist", "give a folder, a prefix, a tar or a Parquet file")
     if info.type == fs.FileType.File:
-        return _folder_of(uri, path), [FoundFile(info.base_name, info.size)]
+        base, mark, query = uri.partition("?")
+        folder = base.rpartition("/")[0] + mark + query if "://" in uri else str(Path(path).parent)
+        return folder, [FoundFile(info.base_name, info.size)]
     if filesystem.type_name == "local":
         found = storage.retrying(uri, lambda: _list_local(uri, path), LISTING_BYTES)
     else:
@@ -176,13 +176,6 @@ def find_files(uri: str) -> tuple[str, list[FoundFile]]:
         found = [FoundFile(info.path[len(path) :].lstrip("/"), info.size or 0) for info in files]
     # Workers have other working directories: a local folder is known by its absolute path.
     return uri if "://" in uri else path, sorted(file for file in found if not _is_hidden(file.path))
-
-
-def _folder_of(uri: str, path: str) -> str:
-    if "://" not in uri:
-        return str(Path(path).parent)
-    base, mark, query = uri.partition("?")
-    return base.rpartition("/")[0] + mark + query
 
 
 def _is_hidden(path: str) -> bool:

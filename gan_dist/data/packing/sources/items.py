@@ -51,6 +51,9 @@ class Rejection(NamedTuple):
     path: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
 
 Reader = Callable[[Item], bytes]
 """Returns an item's image file, or raises: `RejectedError`, or `StorageError` where another try may help."""

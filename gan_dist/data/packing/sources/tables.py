@@ -147,23 +147,20 @@ class EncodedColumn:
 class _ColumnReader:
     def __init__(self, origin: EncodedColumn) -> None:
         self._origin = origin
-        self._name = ""
+        self._name, self._group, self._begin = "", -1, 0
         self._file: Any = None
         self._starts: list[int] = []
-        self._group = -1
         self._batches: Iterator[Any] = iter(())
         self._batch: Any = ()
-        self._begin = 0
 
     def __call__(self, item: Item) -> bytes:
         try:
             value = self._row(item.file, item.at or 0)
-        except StorageError:
-            self._group = -1
-            raise
-        except (pa.ArrowException, OSError) as error:  # as Arrow reports some damage
+        except (StorageError, pa.ArrowException, OSError) as error:
             # The rows after this one are looked for anew: how far the reading got is not known.
             self._group = -1
+            if isinstance(error, StorageError):
+                raise
             raise RejectedError(f"damaged Parquet: {error}") from None
         content = value["bytes"] if isinstance(value, dict) else value
         if content is None:
@@ -172,7 +169,12 @@ class _ColumnReader:
 
     def _row(self, name: str, row: int) -> Any:
         if self._name != name:
-            self._open(name)
+            stream = SteadyFile(storage.join(self._origin.root, name))
+            self._file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=READ_BYTES)
+            metadata = self._file.metadata
+            sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+            self._starts = [0, *accumulate(sizes)]
+            self._name, self._group = name, -1
         group = bisect_right(self._starts, row) - 1
         if group != self._group or row < self._begin:
             self._batches = self._file.iter_batches(
@@ -183,11 +185,3 @@ class _ColumnReader:
             self._begin += len(self._batch)
             self._batch = next(self._batches)
         return self._batch.column(0)[row - self._begin].as_py()
-
-    def _open(self, name: str) -> None:
-        stream = SteadyFile(storage.join(self._origin.root, name))
-        self._file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=READ_BYTES)
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._starts = [0, *accumulate(sizes)]
-        self._name, self._group = name, -1

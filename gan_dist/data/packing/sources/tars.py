@@ -65,7 +65,7 @@ def open_tars(root: str, files: Sequence[FoundFile], options: SourceOptions) -> 
             rejected.append(Rejection(file.path, damage))
             damaged.append(f"{file.path} is {damage}; used of it: {counted(len(samples), 'image')}")
     if not found:
-        reasons = some([f"{path}: {reason}" for path, reason in rejected]) or "no member is named like one"
+        reasons = some(list(map(str, rejected))) or "no member is named like one"
         raise DataError(f"{redact(root)}: the tars hold no images ({reasons})")
     items, classes = number_items(found, no_labels=options.no_labels)
     return Source(Ranges(root), items, classes, rejected, [], tuple(damaged))
@@ -82,7 +82,7 @@ def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Reject
             )
     samples: dict[str, _Sample] = {}
     rejected: list[Rejection] = []
-    end, damage = 0, None
+    damage, end = None, 0
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=STREAM_BYTES) as tar:
             while (member := tar.next()) is not None:
@@ -95,14 +95,14 @@ def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Reject
                     rejected.append(Rejection(f"{file.path}/{_printable(member.name)}", refused))
                 elif member.isreg():
                     _add(samples, tar, member)
+        # A broken header in the middle looks like the end to tarfile; only the end mark tells them apart.
+        stream.seek(end := min(end, file.size))
+        if stream.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.TarError("the end mark is missing")
     except tarfile.TarError as error:
         damage = f"damaged or truncated at byte {end} ({error})"
-    # A broken header in the middle looks like the end to tarfile; only the end mark, zeros, tells them apart.
-    if damage is None and not _is_end(stream, min(end, file.size)):
-        damage = f"damaged or truncated at byte {min(end, file.size)} (the end mark is missing)"
     found: list[Labelled] = []
     for key, sample in samples.items():
-        name = f"{file.path}/{_printable(key)}"
         if len(sample.images) == 1:
             member = sample.images[0]
             name = f"{file.path}/{_printable(member.name)}"
@@ -110,13 +110,8 @@ def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Reject
             found.append(Labelled(item, sample.label))
         else:
             reason = "several images under one key" if sample.images else "no image under this key"
-            rejected.append(Rejection(name, reason))
+            rejected.append(Rejection(f"{file.path}/{_printable(key)}", reason))
     return found, rejected, damage
-
-
-def _is_end(stream: Any, at: int) -> bool:
-    stream.seek(at)
-    return bool(stream.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE)
 
 
 def _refusal(member: tarfile.TarInfo) -> str | None:

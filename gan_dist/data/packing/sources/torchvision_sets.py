@@ -51,10 +51,10 @@ def open_torchvision(uri: str, options: SourceOptions) -> Source:
     parts = urlsplit(uri)
     name, query = parts.netloc, dict(parse_qsl(parts.query, keep_blank_values=True))
     if name not in SETS:
-        near = difflib.get_close_matches(name.lower(), [known.lower() for known in SETS], n=1)
-        meant = [known for known in SETS if known.lower() in near]
-        hint = f"did you mean {meant[0]}?" if meant else f"it knows {', '.join(sorted(SETS))}"
-        raise DataError(f"{uri}: there is no set {name!r} from torchvision that can be packed", f"{hint}")
+        lower = {known.lower(): known for known in SETS}
+        near = difflib.get_close_matches(name.lower(), lower, n=1)
+        hint = f"did you mean {lower[near[0]]}?" if near else f"it knows {', '.join(sorted(SETS))}"
+        raise DataError(f"{uri}: there is no set {name!r} from torchvision that can be packed", hint)
     kind = SETS[name]
     allowed = {"split"} if kind.parameter else set()
     if set(query) - allowed:
@@ -82,7 +82,7 @@ def _load(uri: str, origin: TorchvisionSet, *, download: bool) -> Any:
         ) from None
     except (RuntimeError, OSError, ValueError, EOFError) as error:
         remedy = "give its folder with --root, or fetch it with --download"
-        raise DataError(f"{uri} cannot be opened in {origin.root} ({error})", f"{remedy}") from None
+        raise DataError(f"{uri} cannot be opened in {origin.root} ({error})", remedy) from None
 
 
 def _labels(images: Any, attribute: str) -> list[int] | None:
@@ -112,17 +112,15 @@ class TorchvisionSet:
         """Return torchvision's own object."""
         from torchvision import datasets
 
-        chosen: dict[str, object] = {}
-        kind = SETS[self.name]
-        if self.split is not None and kind.parameter is not None:
-            chosen[kind.parameter] = self.split == "train" if kind.parameter == "train" else self.split
-        if download:
-            chosen["download"] = True
+        chosen: dict[str, object] = {"download": True} if download else {}
+        parameter = SETS[self.name].parameter
+        if self.split is not None and parameter is not None:
+            chosen[parameter] = self.split == "train" if parameter == "train" else self.split
         return getattr(datasets, self.name)(self.root, **chosen)
 
     def open(self) -> Reader:
         """Return what reads items, as uncompressed pictures."""
-        images = _loaded(self)
+        images = _open_set(self)
 
         def read(item: Item) -> bytes:
             try:
@@ -138,5 +136,5 @@ class TorchvisionSet:
 
 
 @lru_cache(maxsize=1)
-def _loaded(origin: TorchvisionSet) -> Any:
+def _open_set(origin: TorchvisionSet) -> Any:
     return origin.load()

@@ -22,7 +22,6 @@ from gan_dist.data.batches.buffer import BatchBuffer
 from gan_dist.data.batches.loader import (
     MEMORY_LIMIT,
     READ_AHEAD,
-    Reader,
     batches,
     choose_reader,
     image_resolution,
@@ -31,7 +30,7 @@ from gan_dist.data.batches.loader import (
     resize,
     to_batch,
 )
-from gan_dist.data.batches.readers import READERS, InMemoryReader, ThreadedReader, read_all
+from gan_dist.data.batches.readers import READERS, InMemoryReader, Reader, ThreadedReader, read_all
 from gan_dist.data.builtin import DIGITS, open_builtin
 from gan_dist.data.order import Order, Window
 from gan_dist.data.shards.manifest import ImageSet, Manifest, ShardInfo
