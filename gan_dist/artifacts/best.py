@@ -68,12 +68,10 @@ class BestRelease:
 
     @property
     def value(self) -> float:
-        """Value of the metric."""
         return float(self.record[self.metric])
 
     @property
     def images(self) -> int:
-        """Images seen at the measurement."""
         return int(self.record["images"])
 
     @property
@@ -100,13 +98,10 @@ def find_best(uri: str) -> BestRelease:
             no measurement by the metric, or no complete release.
         StorageError: a file cannot be read.
     """
-    metric: str | None = None
-    mode: Mode = "min"
-    folders: list[tuple[str, int | None]] = [(uri, None)]
-    if is_search(uri):
-        search = read_search(uri)
-        metric, mode = search.metric, search.mode
-        folders = [*trial_folders(uri)]
+    search = read_search(uri) if is_search(uri) else None
+    metric = search.metric if search else None
+    mode: Mode = search.mode if search else "min"
+    folders: list[tuple[str, int | None]] = [*trial_folders(uri)] if search else [(uri, None)]
     with ThreadPoolExecutor(READERS) as pool:
         runs = list(pool.map(lambda run: _read_run(*run), folders))
     metric = metric or distance_name(record for run in runs for record in run.records)
@@ -161,7 +156,6 @@ class _Candidate(NamedTuple):
 
     @property
     def release(self) -> str:
-        """Folder of the release in which the run stores its best generator."""
         return storage.join(self.run.uri, best_name(self.images))
 
     def describe(self, metric: str) -> str:
@@ -170,10 +164,6 @@ class _Candidate(NamedTuple):
 
 
 def _read_run(uri: str, trial: int | None) -> _Run:
-    """Return the records of a run, and as the last one what `best.json` says.
-
-    A run that was killed just after it had replaced its best release has not recorded that measurement yet.
-    """
     names = storage.list_names(uri)
     records, damaged = read_valid_records(uri) if METRICS in names else ([], [])
     warning = None
@@ -181,6 +171,7 @@ def _read_run(uri: str, trial: int | None) -> _Run:
         file = f"{storage.redact(uri)}/{METRICS}"
         warning = f"{file} is damaged: what it tells in {format_lines(damaged)} does not count"
     if BEST in names:
+        # A run that was killed just after it had replaced its best release has not recorded it yet.
         with suppress(CheckpointError):
             best = read_best(uri)
             records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
@@ -188,7 +179,6 @@ def _read_run(uri: str, trial: int | None) -> _Run:
 
 
 def _best_of(run: _Run, metric: str, mode: Mode) -> _Candidate | None:
-    """Return the best measurement of a run; None if it has no finite value."""
     sign = -1 if mode == "max" else 1
     measured = ((record["images"], record.get(metric)) for record in run.records)
     candidates = (
@@ -219,12 +209,6 @@ def _nothing_measured(uri: str, runs: Sequence[_Run], metric: str | None) -> Che
 
 
 def _read_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes], RunConfig]:
-    """Return the files of a measurement's release, and its configuration.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of another measurement.
-        ConfigError: this version cannot read its configuration.
-    """
     uri = candidate.release
     _, contents = read_folder(uri, ["release"])
     if missing := [name for name in _FILES if name not in contents]:

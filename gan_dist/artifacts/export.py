@@ -168,7 +168,6 @@ def _require_room(release: Release, to: str) -> None:
 
 @torch.no_grad()
 def _test_cases(release: Release, source: str) -> list[tuple[tuple[Tensor, ...], Tensor]]:
-    """Return inputs of as many latents as in `TESTED`, each with the generator's images."""
     cases = []
     for count in TESTED:
         inputs = _inputs(release, count)

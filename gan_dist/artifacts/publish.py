@@ -77,17 +77,11 @@ def copy_release(found: BestRelease, to: str) -> bool:
     """Copy a release into a folder, with a model card.
 
     A kill at any moment leaves the earlier release, a folder that is refused as a part of one, or the new
-    release; the next call completes the copy.
-
-    Args:
-        found: The release.
-        to: The folder: absent, empty, or the destination of an earlier copy.
-
-    Returns:
-        False if the folder had the same release already; then nothing is written.
+    release; the next call completes the copy. Returns False if the folder had the same release already; then
+    nothing is written.
 
     Raises:
-        StorageError: the folder holds something else, or cannot be written.
+        StorageError: the folder is not empty and no earlier copy of a release, or cannot be written.
     """
     name = to.partition("?")[0].rstrip("/").rpartition("/")[2]
     contents = {**found.contents, CARD: model_card(found, name).encode()}
@@ -101,7 +95,6 @@ def copy_release(found: BestRelease, to: str) -> bool:
 
 
 def _require_free(to: str) -> None:
-    """Raise StorageError if a folder holds anything other than an earlier copy of a release."""
     names = storage.list_names(to)
     if not names:
         return
@@ -119,14 +112,11 @@ def _require_free(to: str) -> None:
 
 
 def model_card(found: BestRelease, folder: str) -> str:
-    """Return the text of a release's README.md: Markdown, with the front matter that model hubs read.
-
-    Args:
-        found: The release.
-        folder: Name of the folder of the README.md.
-    """
+    """Return the README.md of a release in `folder`: Markdown, with the front matter that model hubs read."""
     config, shape = found.config, ImageShape(**json.loads(found.contents[SHAPE]))
-    manifest = _manifest(config.data.path)
+    manifest = None
+    with suppress(GanDistError):  # the set may not be within reach from here
+        manifest = open_images(config.data.path).manifest
     half_life, kimg = config.ema.half_life_kimg, f"{found.images / 1000:g} kimg (thousands of images seen)"
     rows = [
         *_images(shape, manifest),
@@ -151,13 +141,6 @@ def model_card(found: BestRelease, folder: str) -> str:
         resolution=shape.resolution,
         train=shlex.join([*train, f"train.kimg={config.train.kimg:g}"]),
     )
-
-
-def _manifest(data_path: str) -> Manifest | None:
-    """Return the manifest of a set; None where the set cannot be opened from here."""
-    with suppress(GanDistError):
-        return open_images(data_path).manifest
-    return None
 
 
 def _images(shape: ImageShape, manifest: Manifest | None) -> Rows:

@@ -23,9 +23,7 @@ _SCORE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|d
 class RecordWriter:
     """Writes the records of a run; a resumed run continues the file of its earlier process.
 
-    Args:
-        run_uri: The run's folder.
-        images: Images seen where the run starts. Later records, left by a killed process, are deleted.
+    Records after the `images` with which the run starts, left by a killed process, are deleted.
     """
 
     def __init__(self, run_uri: str, images: int) -> None:
@@ -71,7 +69,7 @@ def read_records(run_uri: str) -> list[dict[str, Any]]:
 
 
 def read_valid_records(run_uri: str) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the records of a run, and the numbers of the lines that are damaged, from 1.
+    """Return the records of a run, and the numbers of damaged lines, from 1.
 
     Raises:
         StorageError: there is no `metrics.jsonl`.
@@ -80,11 +78,7 @@ def read_valid_records(run_uri: str) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 class RecordReader:
-    """Reads the records of a run while it goes on; each call reads only what was appended.
-
-    Args:
-        run_uri: The run's folder.
-    """
+    """Reads the records of a run while it goes on; each call reads only what was appended."""
 
     def __init__(self, run_uri: str) -> None:
         self._run_uri = run_uri

@@ -61,12 +61,7 @@ def interpolate(
 
     Row i goes from the latent of the seed's image i to that of image i + 1, along the great circle.
 
-    Args:
-        release: The generator.
-        rows: Number of rows.
-        steps: Images in a row, both ends among them.
-        seed: Seed of the latents.
-        labels: The class of each row, for a conditional generator; all classes in turn when absent.
+    `labels` are the classes of the rows, for a conditional generator; all classes in turn when absent.
 
     Raises:
         DataError: `rows` is below 1, or labels for a generator that has none, not `rows` of them, or not
@@ -102,8 +97,7 @@ def write_images(
 
     Args:
         release: The generator.
-        folder: Folder or URI: absent, empty, or the result of an earlier call with the same arguments or with
-            a smaller `n`.
+        folder: Absent, empty, or the result of an earlier call with the same arguments or a smaller `n`.
         n: Number of images.
         seed: Seed of the latents.
         label: Class of all images; all classes in turn when absent.
@@ -139,13 +133,7 @@ def write_images(
 
 
 def _require_free(folder: str, record: Mapping[str, Any]) -> set[str]:
-    """Return the names in a folder, if it has nothing but images of the same record.
-
-    Where it has fewer images of the same record, `sample.json` is left out, since it must be written again.
-
-    Raises:
-        StorageError: the folder has other contents.
-    """
+    """Return the names in a folder of these images; without `sample.json` if that has a smaller `n`."""
     # A process that was killed may have left a hidden partial file.
     names = [name for name in storage.list_names(folder) if not name.startswith(".")]
     if not names:

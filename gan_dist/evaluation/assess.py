@@ -55,12 +55,7 @@ class Assessment:
 def assess(
     request: Request, run_tasks: TaskRunner, progress: Callable[[int, int], None] = lambda *_: None
 ) -> Assessment:
-    """Measure a release.
-
-    Args:
-        request: The release, the set to compare with, the metrics.
-        run_tasks: Runs the tasks of the evaluation.
-        progress: Called with the number of images processed so far, and of all.
+    """Measure a release; `progress` is called with the number of images processed so far, and of all.
 
     Raises:
         CapacityError: a GPU runs out of memory.
@@ -123,12 +118,11 @@ def _measure_generated(
     """Return the statistics and scores of one set of latents, with the extrapolated distance among them."""
     request, extractor = local.request, local.extractor
     step = max(BLOCK, -(-request.samples // (STAGES * BLOCK)) * BLOCK)
-    starts = range(0, request.samples, step)
     statistics = local.empty_statistics(request.samples, inception_score="is" in request.metrics)
     distances: dict[int, float] = {}  # by number of images
     tasks = [
         MeasureGenerated(draw, start, min(start + step, request.samples), reference.labels)
-        for start in starts
+        for start in range(0, request.samples, step)
     ]
     for part in runner(tasks):
         statistics.merge(cast(FeatureStatistics, part))
@@ -156,23 +150,19 @@ def _find_copies(
 ) -> tuple[dict[str, object], Tensor]:
     """Compare the distances of generated images to the training set with those of real images.
 
-    The real images are those of the set to compare with. Where that is the training set itself, each is
-    compared with all others, which are as near to it as held-out images would be.
-
-    Returns:
-        `copying_z`, `copied_share` (see `CopyingTest`) and `copying_reference`; and uint8 (2 * pairs, C, R,
-        R), the generated images that are nearest to a training image, each followed by that image.
+    Returns figures, and uint8 (2 * pairs, C, R, R): the generated images that are nearest to a training
+    image, each followed by that image.
     """
     if statistics.reservoir is None:
         raise ValueError("a test of copying needs the features of the generated images")
     features, numbers = _choose(statistics.reservoir.features.cpu(), statistics.reservoir.indices.cpu())
     real_features, real_numbers = _choose(reference.features, reference.numbers)
     trained = local.real_images(local.trained_on)
-    # Compared by content: the training set may have another path here than in training.
+    # Each image of the training set itself is compared with all others, which are as near to it as held-out
+    # images would be. Sets are compared by content: here a path may be another than in training.
     same = trained.fingerprint == local.images.manifest.fingerprint()
-    excluded = torch.cat(
-        [torch.full_like(numbers, -1), real_numbers if same else -torch.ones_like(real_numbers)]
-    )
+    none = torch.full_like(torch.cat([numbers, real_numbers]), -1)
+    excluded = torch.cat([none[: len(numbers)], real_numbers]) if same else none
     queries = torch.cat([features, real_features])
 
     nearest = NearestNeighbours(queries, excluded)
@@ -180,8 +170,8 @@ def _find_copies(
         [FindNearest(queries, excluded, groups, images) for groups, images in split_row_groups(trained)]
     ):
         nearest.merge(cast(NearestNeighbours, part))
-    distances, real_distances = nearest.distances.split([len(features), len(real_features)])
-    test = copying_test(distances, real_distances)
+    distances = nearest.distances[: len(features)]
+    test = copying_test(distances, nearest.distances[len(features) :])
     figures: dict[str, object] = {
         "copying_z": test.z,
         "copied_share": test.share,
@@ -191,10 +181,8 @@ def _find_copies(
     pairs = []
     for query in distances.argsort(stable=True)[:PAIRS].tolist():
         block, place = divmod(int(numbers[query]), BLOCK)
-        pairs += [
-            generated.block(block, local.device)[place].cpu(),
-            trained.image(int(nearest.indices[query])),
-        ]
+        image = generated.block(block, local.device)[place].cpu()
+        pairs += [image, trained.image(int(nearest.indices[query]))]
     return figures, torch.stack(pairs)
 
 

@@ -22,21 +22,17 @@ BLOCK = 256
 class GeneratedImages:
     """Images of a generator by number: pure functions of the weights, the seed and the draw.
 
-    Args:
-        generator: Maps latents (n, latent_dim) and classes (n,) to images (n, C, R, R) in [-1, 1].
-        latent_dim: Length of a latent.
-        resolution: R.
-        classes: Frequency of each class, on any scale, (classes,); None without classes.
-        seed: Seed of latents and classes.
-        draw: Number of this set of latents among those of the seed.
+    The generator maps latents (n, latent_dim) and classes (n,) to images (n, C, R, R) in [-1, 1].
     """
 
     generator: nn.Module
     latent_dim: int
     resolution: int
     classes: Tensor | None
+    """Frequency of each class, on any scale, (classes,)."""
     seed: int
     draw: int = 0
+    """Number of this set of latents among those of the seed."""
 
     @torch.no_grad()
     def block(self, index: int, device: torch.device) -> Tensor:
@@ -46,8 +42,7 @@ class GeneratedImages:
             NonFiniteError: a pixel is NaN or infinite.
         """
         latents = rng.normal((BLOCK, self.latent_dim), self.seed, "latents-eval", self.draw, index)
-        first = BLOCK * index
-        named = f"the generated images {first} to {first + BLOCK - 1}"
+        named = f"the generated images {BLOCK * index} to {BLOCK * (index + 1) - 1}"
         labels = self._labels(index, device)
         return generate(self.generator, latents.to(device), labels, self.resolution, named)
 
@@ -61,12 +56,7 @@ class GeneratedImages:
 
 
 class RealImages:
-    """Images of a set by number, in the order of its row groups.
-
-    Args:
-        images: The set.
-        resolution: Edge in pixels that the images are resized to.
-    """
+    """Images of a set by number, in the order of its row groups, resized to `resolution` pixels."""
 
     def __init__(self, images: ImageSet, resolution: int) -> None:
         self._images = images

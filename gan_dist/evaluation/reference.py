@@ -28,7 +28,7 @@ TENSORS = "statistics.safetensors"
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of real images, which generated ones are compared with."""
+    """Statistics of all images of a set."""
 
     moments: Moments
     distance: float
@@ -42,11 +42,7 @@ class Reference:
 
     @classmethod
     def of(cls, statistics: FeatureStatistics) -> Reference:
-        """Return the reference with the statistics of all images of a set.
-
-        Raises:
-            DataError: the features of all images are equal.
-        """
+        """Return the reference of a set's statistics. Raises DataError if all features are equal."""
         moments, reservoir = statistics.moments, statistics.reservoir
         if moments.count > 1 and not moments.m2.diagonal().any():
             raise DataError(
@@ -65,14 +61,7 @@ class Reference:
 def statistics_key(
     images: ImageSet, extractor: Extractor, resolution: int, stored: int
 ) -> dict[str, str | int]:
-    """Return what the statistics of a set depend on.
-
-    Args:
-        images: The set.
-        extractor: The extractor of the features.
-        resolution: Edge in pixels that the images are resized to.
-        stored: Images whose features are stored.
-    """
+    """Return what a set's statistics depend on; `stored` is the number of images with stored features."""
     kept = images.kept if isinstance(images, Without) else None
     return {
         "format": 1,
@@ -89,12 +78,7 @@ def statistics_key(
 
 
 class ReferenceCache:
-    """Statistics stored beside the shards of a set, a folder for each key; built-in sets have no such folder.
-
-    Args:
-        data_path: The set.
-        key: The result of `statistics_key`.
-    """
+    """Statistics stored beside the shards of a set, a folder for each key; a built-in set has none."""
 
     def __init__(self, data_path: str, key: dict[str, str | int]) -> None:
         self._key = to_json(key)

@@ -55,19 +55,16 @@ def compute_scores(
 def require_possible(extractor: Extractor, metrics: tuple[str, ...], images: int) -> None:
     """Refuse metrics that cannot be computed, before anything is computed.
 
-    Args:
-        extractor: The extractor of the features.
-        metrics: The metrics besides the Frechet distance.
-        images: Number of generated or of real images, whichever are fewer.
+    `images` is the number of generated or of real images, whichever are fewer.
 
     Raises:
         DataError: the Inception Score without classes, or too few images for one of the metrics.
     """
     for name in metrics:
-        if images < FEWEST.get(name, 2):
+        if images < (fewest := FEWEST.get(name, 2)):
             raise DataError(
-                f"`{name}` needs at least {FEWEST.get(name, 2)} generated and as many real images; of one "
-                f"kind there are {images}",
+                f"`{name}` needs at least {fewest} generated and as many real images; of one kind there are "
+                f"{images}",
                 "ask for more samples, or leave it out",
                 keys=("eval.samples", "eval.metrics"),
             )

@@ -33,37 +33,21 @@ def stored_features(metrics: tuple[str, ...], total: int) -> int:
 
 
 class Reservoir:
-    """Stores the features of `size` of `count` images, the same ones for all batches, orders and ranks.
+    """Stores the `dim` features of `size` of `count` images, the same ones for all batches, orders and ranks.
 
-    The choice is a function of (count, size, seed, name): the first `size` of a permutation of all numbers,
-    in ascending order. Memory is O(size * dim), and for the choice, which sorts `count` integers once, 24
-    bytes each.
-
-    Args:
-        count: Images of all ranks together.
-        size: Images to store; all where there are not more.
-        dim: Number of features.
-        seed: Seed of the choice.
-        name: Name of the stream of random numbers.
-        device: Device of the features.
+    The choice is a function of (count, size): the first `size` of a permutation of all numbers, in ascending
+    order; all where there are not more. Memory is O(size * dim), and for the choice, which sorts `count`
+    integers once, 24 bytes each.
 
     Raises:
         ValueError: `count` or `size` is below 1.
     """
 
-    def __init__(
-        self,
-        count: int,
-        size: int,
-        dim: int,
-        seed: int = 0,
-        name: str = "reservoir",
-        device: torch.device | None = None,
-    ) -> None:
+    def __init__(self, count: int, size: int, dim: int, device: torch.device | None = None) -> None:
         if min(count, size) < 1:
             raise ValueError(f"cannot keep {size} of {count} rows: both must be 1 at least")
         self._count = count
-        chosen = np.sort(rng.permutation(count, seed, name)[:size])
+        chosen = np.sort(rng.permutation(count, 0, "reservoir")[:size])
         self.indices = torch.from_numpy(chosen).to(device)
         """int64 (k,), ascending: numbers of the images to store, k = min(count, size)."""
         self._features = torch.zeros(len(chosen), dim, device=device)
@@ -145,8 +129,8 @@ class FeatureStatistics:
             total: Images of all batches, ranks and workers together.
             stored: Images among them whose features are stored.
             image_values: C * H * W.
-            classes: Number of classes whose labels are counted.
-            inception_score: Whether to collect what the Inception Score needs.
+            classes: Number of classes; 0 if labels are not to be counted.
+            inception_score: Whether to compute the Inception Score.
             modes: Empty counts of modes, where modes are to be counted.
             device: Device of the statistics.
         """
@@ -160,14 +144,9 @@ class FeatureStatistics:
         )
 
     def add(self, extractor: Extractor, first: int, images: Tensor, labels: Tensor | None, kind: str) -> None:
-        """Add images uint8 (B, C, H, W) with consecutive numbers.
+        """Add images uint8 (B, C, H, W) with numbers from `first` on, and their classes int64 (B,).
 
-        Args:
-            extractor: The extractor of the features.
-            first: The first image's number.
-            images: The images.
-            labels: Their classes int64 (B,).
-            kind: `generated` or `real`, for errors.
+        `kind` is `generated` or `real`, for errors.
 
         Raises:
             DataError: the extractor cannot take such images.

@@ -61,9 +61,7 @@ class Request:
 class EvaluationWorker:
     """Networks and image sets of one process for one request, loaded when they are first needed.
 
-    Args:
-        request: The request.
-        gpu: Whether to use a GPU, where there is one.
+    With `gpu` it uses a GPU, where there is one.
     """
 
     def __init__(self, request: Request, *, gpu: bool) -> None:
@@ -74,13 +72,11 @@ class EvaluationWorker:
 
     @cached_property
     def extractor(self) -> Extractor:
-        """The extractor of the features."""
         request = self.request
         return load_extractor(request.extractor, self.device, inception_weights=request.inception_weights)
 
     @cached_property
     def release(self) -> Release:
-        """The generator."""
         return release.load(self.request.source, self.device)
 
     @property
@@ -94,11 +90,7 @@ class EvaluationWorker:
         return open_images(self.request.data)
 
     def real_images(self, data: str) -> RealImages:
-        """Return the images of a set in the generator's resolution.
-
-        Raises:
-            DataError: they have another number of channels than the generator's.
-        """
+        """Return a set's images in the generator's resolution. Raises DataError for other channels."""
         images = self.images if data == self.request.data else open_images(data)
         shape, channels = self.release.shape, images.manifest.channels
         if channels != shape.channels:
@@ -110,10 +102,9 @@ class EvaluationWorker:
 
     def generated_images(self, draw: int, frequencies: Tensor) -> GeneratedImages:
         """Return the generator's images of one set of latents, with classes as frequent as in the set."""
-        generator, shape = self.release.generator, self.release.shape
-        latent_dim = self.release.config.model.latent_dim
-        classes = frequencies if shape.classes else None
-        return GeneratedImages(generator, latent_dim, shape.resolution, classes, self.request.seed, draw)
+        shape, latent_dim = self.release.shape, self.release.config.model.latent_dim
+        classes, seed = frequencies if shape.classes else None, self.request.seed
+        return GeneratedImages(self.release.generator, latent_dim, shape.resolution, classes, seed, draw)
 
     def empty_statistics(
         self, total: int, *, classes: int = 0, inception_score: bool = False
@@ -217,14 +208,7 @@ def run_here(request: Request, tasks: Sequence[Task]) -> Iterator[object]:
 
 
 class CountingRunner:
-    """Runs tasks and reports the progress of all its calls together.
-
-    Args:
-        request: The request of the tasks.
-        run_tasks: Runs the tasks.
-        total: Images that all calls together will process.
-        progress: Called with the images so far, and `total`.
-    """
+    """Runs tasks; calls `progress` with the images of all its calls so far, and with their `total`."""
 
     def __init__(
         self, request: Request, run_tasks: TaskRunner, total: int, progress: Callable[[int, int], None]

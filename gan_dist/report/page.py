@@ -27,11 +27,11 @@ def write_report(
 
     Args:
         uri: The folder of a run or a search.
-        out: The file to write, a path or a URI.
-        optuna_storage: Database of a search's study, if it is in a database: a URL, or `env:NAME`.
+        out: The file, a path or a URI.
+        optuna_storage: Database of a search's study, if it is in one: a URL, or `env:NAME`.
 
     Returns:
-        Whether it is a run or a search, and the size of the file in bytes.
+        What it is a report of, and the size of the file in bytes.
 
     Raises:
         GanDistError: `optuna_storage` is given for a run.

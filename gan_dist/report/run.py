@@ -34,20 +34,14 @@ def run_page(uri: str) -> Page:
     best = _lowest(records)
     found, reason = find_release(uri)
     scale = config.scale
-    hardware = f"{scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs"
-    setup = [
-        ("images", storage.redact(config.data.path)),
-        ("networks", f"{config.model.name}, latents of {config.model.latent_dim} numbers"),
-        ("loss", config.loss.name),
-        (
-            "asked for",
-            f"{scale.workers} workers of {hardware}, batches of {config.train.batch_size} over all",
-        ),
-    ]
+    workers = f"{scale.workers} workers of {scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs"
     facts = [
         *_state(uri, total_images(config.train, config.optim), config.eval.patience, records),
         *_measured(records, best),
-        *setup,
+        ("images", storage.redact(config.data.path)),
+        ("networks", f"{config.model.name}, latents of {config.model.latent_dim} numbers"),
+        ("loss", config.loss.name),
+        ("asked for", f"{workers}, batches of {config.train.batch_size} over all"),
         *constants(records),
     ]
     first: list[Block] = [Facts(facts)]
@@ -82,18 +76,13 @@ def release_blocks(found: BestRelease | None, reason: str) -> list[Block]:
     if found is None:
         return [Note(reason)]
     rows = [("folder", storage.redact(found.release))]
-    rows += [
-        (key, number(value) if finite(value) is not None else str(value))
-        for key, value in found.record.items()
-    ]
+    for key, value in found.record.items():
+        rows.append((key, str(value) if finite(value) is None else number(value)))
     caption = f"{found.metric} {number(found.value)} after {kimg(found.images)}"
     picture = embed(found.contents["samples.png"], caption)
     unreadable = Note("Its samples.png cannot be read as a picture.")
-    return [
-        Pictures([picture], large=True) if picture else unreadable,
-        Facts(rows),
-        *map(Note, found.warnings),
-    ]
+    shown = Pictures([picture], large=True) if picture else unreadable
+    return [shown, Facts(rows), *map(Note, found.warnings)]
 
 
 def release_commands(uri: str, name: str) -> Rows:
@@ -105,7 +94,6 @@ def release_commands(uri: str, name: str) -> Rows:
 
 
 def _lowest(records: Sequence[Record]) -> Record | None:
-    """Return the record with the lowest distance, the first of several."""
     metric = distance_name(records) or ""
     measured = [record for record in records if finite(record.get(metric)) is not None]
     return min(measured, key=lambda record: float(record[metric]), default=None)

@@ -24,9 +24,9 @@ from gan_dist.core import storage
 from gan_dist.core.storage import lock
 from gan_dist.models.release import CONFIG
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
+from gan_dist.report.charts import importances, learning, parallel, progress
 from gan_dist.report.pictures import grids
 from gan_dist.report.run import find_release, release_blocks, release_commands
-from gan_dist.report.search_charts import importances, learning, parallel, progress
 from gan_dist.report.series import finite, read_sorted
 from gan_dist.report.settings import settings
 from gan_dist.report.trials import State, Trial, cost, folder_trials, full_length, study_trials
@@ -39,11 +39,7 @@ from gan_dist.search.study_storage import read_study
 def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     """Return the report of a search that has ended, is running, or was killed.
 
-    The study is only read: it is not locked, and nothing is written.
-
-    Args:
-        uri: Folder of the search.
-        optuna_storage: Database of its study, if it is in a database: a URL, or `env:NAME`.
+    The study is only read, from the database `optuna_storage` (a URL, or `env:NAME`) if it is in one.
 
     Raises:
         CheckpointError: its `search.json` is damaged or of another format, or its `replicates.json` damaged.
@@ -59,8 +55,8 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     lengths = {trial.number: full_length(config, trial.values) for trial in trials}
     found, reason = find_release(uri)
     best = _best_number(found, trials)
-    state = _state(uri, info, trials, found, best)
-    first: list[Block] = [Facts([*state, *cost(config.scale, trials, lengths)])]
+    facts = [*_state(uri, info, trials, found, best), *cost(config.scale, trials, lengths)]
+    first: list[Block] = [Facts(facts)]
     if study is None:
         first.append(Note(_WITHOUT_STUDY))
     samples = [] if best is None else grids(trial_folder(uri, best))
@@ -88,7 +84,6 @@ _WITHOUT_STUDY = (
 
 
 def _best_number(found: BestRelease | None, trials: Sequence[Trial]) -> int | None:
-    """Return the winner's number: the trial of the release, or without one that of the lowest value."""
     if found is not None:
         return found.trial
     best = min(trials, key=lambda trial: (trial.best, trial.number), default=None)
@@ -110,8 +105,7 @@ def _state(
         yield "process", "none: trials that are running in the study were interrupted"
     winner = next((trial for trial in trials if trial.number == best), None)
     if found is not None:
-        value, after = number(found.value), kimg(found.images)
-        yield "best", f"{info.metric} {value} of trial {found.trial} after {after}"
+        yield "best", f"{info.metric} {number(found.value)} of trial {best} after {kimg(found.images)}"
     elif winner is not None:
         value = number(winner.best)
         yield "best", f"{info.metric} {value} of trial {best}, of which there is no whole release"
@@ -134,9 +128,9 @@ def _space_table(space: Space, trials: Sequence[Trial], best: int | None) -> Blo
         [key, space.describe(key), format_plain(values[key]) if key in values else ""]
         for key in space.distributions
     ]
-    return (
-        Table(["key", "what it may be", "the winner's"], rows) if rows else Note("What varies is not known.")
-    )
+    if not rows:
+        return Note("What varies is not known.")
+    return Table(["key", "what it may be", "the winner's"], rows)
 
 
 def _table(metric: str, keys: Sequence[str], trials: Sequence[Trial], best: int | None) -> Block:
@@ -156,7 +150,6 @@ def _short(value: object) -> str:
 
 
 def _replicas(uri: str, metric: str) -> list[Block]:
-    """Return tables of the best trials' runs with other seeds, if there are any."""
     folder = storage.join(uri, REPLICATES)
     rows = []
     for name in storage.list_names(folder):

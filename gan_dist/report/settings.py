@@ -12,11 +12,9 @@ from gan_dist.report.blocks import Section, Table
 
 
 def settings(values: Mapping[str, object], varied: frozenset[str] = frozenset()) -> list[Section]:
-    """Return the values that differ from the defaults, and folded all others.
+    """Return the values of a configuration that differ from its loss's defaults, and folded all others.
 
-    Args:
-        values: The resolved configuration by key. The defaults are those of its loss.
-        varied: Keys that a search varies; they are left out.
+    Keys that a search has `varied` are left out.
     """
     loss = str(values["loss.name"])
     # A run has no section `search`, which a search keeps in its study.
@@ -37,5 +35,4 @@ def settings(values: Mapping[str, object], varied: frozenset[str] = frozenset())
 
 
 def _format(value: object) -> str:
-    """Return a value as in `key=value`, without secrets in URIs."""
     return storage.redact(value) if isinstance(value, str) else json.dumps(value, default=str)

@@ -9,9 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from typing import TYPE_CHECKING
 
 from gan_dist.artifacts.search_folder import READERS, trial_folder, trial_folders
 from gan_dist.config import RunConfig, ScaleConfig, flatten, load_config
@@ -19,8 +17,11 @@ from gan_dist.core import storage
 from gan_dist.models.release import CONFIG
 from gan_dist.report.blocks import kimg
 from gan_dist.report.series import Record, finite, read_sorted, speed
-from gan_dist.search.study import REASON
 from gan_dist.training.preflight import total_images
+
+if TYPE_CHECKING:  # Optuna takes seconds to import, and a run's page has no trials
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
 
 class State(StrEnum):
@@ -35,11 +36,8 @@ class State(StrEnum):
     """Without a study."""
 
 
-STATES = {
-    TrialState.COMPLETE: State.COMPLETE,
-    TrialState.PRUNED: State.PRUNED,
-    TrialState.FAIL: State.FAILED,
-}
+STATES = {"COMPLETE": State.COMPLETE, "PRUNED": State.PRUNED, "FAIL": State.FAILED}
+"""By the name of Optuna's state."""
 
 
 @dataclass(frozen=True)
@@ -69,25 +67,16 @@ class Trial:
 def study_trials(study: Study, uri: str, metric: str) -> list[Trial]:
     """Return the trials of a study that have begun, in order.
 
-    Args:
-        study: The study.
-        uri: Folder of the search. For trials that have not ended it may have later measurements than the
-            study, from the moment of an interruption.
-        metric: Name of the value that trials are compared by.
+    Of trials that have not ended, the search's folder may have later measurements than the study, from the
+    moment of an interruption.
     """
-    begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
     folders = [trial_folder(uri, trial.number) for trial in begun]
     return [_study_trial(metric, *one) for one in zip(begun, _read_all(folders), strict=True)]
 
 
 def folder_trials(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
-    """Return the trials of a search that have a folder, in order; their states are unknown.
-
-    Args:
-        uri: Folder of the search.
-        metric: Name of the value that trials are compared by.
-        keys: The varied configuration keys.
-    """
+    """Return the trials of a search that have a folder, in order; their states are unknown."""
     folders = trial_folders(uri)
     trials = []
     for (folder, number), records in zip(folders, _read_all([one for one, _ in folders]), strict=True):
@@ -101,11 +90,13 @@ def folder_trials(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
 
 
 def _study_trial(metric: str, trial: FrozenTrial, records: Sequence[Record]) -> Trial:
+    from gan_dist.search.study import REASON
+
     recorded = {} if trial.state.is_finished() else _curve(records, metric)
     values = dict(sorted((recorded | trial.intermediate_values).items()))
     return Trial(
         number=trial.number,
-        state=STATES.get(trial.state, State.RUNNING),
+        state=STATES.get(trial.state.name, State.RUNNING),
         reason=str(trial.user_attrs.get(REASON, "")),
         values=trial.params,
         curve={images: value for images, value in values.items() if math.isfinite(value)},
@@ -130,10 +121,7 @@ def cost(
 ) -> Iterator[tuple[str, str]]:
     """Yield the images and hours that the trials took, and those that pruning saved, with the arithmetic.
 
-    Args:
-        scale: Resources of a trial.
-        trials: All trials that have begun.
-        lengths: The result of `full_length` by the number of the trial.
+    `lengths` has the result of `full_length` for each trial's number.
     """
     trained = sum(trial.images for trial in trials)
     by_state: Counter[State] = Counter()

@@ -12,14 +12,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import (
-    BaseSampler,
-    CmaEsSampler,
-    GPSampler,
-    QMCSampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from gan_dist.config import SearchConfig
@@ -35,11 +28,7 @@ def make_sampler(search: SearchConfig, seed: int) -> BaseSampler:
     """Return the sampler of one trial.
 
     All that a sampler has learned is in the study, so each trial has a new one, with a seed of its own: a
-    process that continues a search draws what the first one would have drawn.
-
-    Args:
-        search: The section `search`. For `grid`, whose points are enqueued, any sampler serves.
-        seed: The trial's seed, from 0 to 2**32 - 1.
+    process that continues a search draws what the first one would have drawn. The seed is below 2**32.
     """
     with warnings.catch_warnings():
         # TPE's `group` and the class QMCSampler are experimental; releases are pinned.
@@ -55,18 +44,12 @@ def make_sampler(search: SearchConfig, seed: int) -> BaseSampler:
                 # One sequence for the whole search: the study counts how much of it was used.
                 first = RandomSampler(seed)
                 return QMCSampler(scramble=True, seed=search.seed, independent_sampler=first)
-            case "random" | "grid":
+            case "random" | "grid":  # a grid's points are enqueued
                 return RandomSampler(seed)
 
 
 def make_pruner(search: SearchConfig, grace: int, length: float) -> BasePruner:
-    """Return what stops trials; its steps are images.
-
-    Args:
-        search: The section `search`.
-        grace: Images before which no trial is stopped.
-        length: Images of a whole trial; may be infinity where `search.scheduler` is not `hyperband`.
-    """
+    """Return what stops trials of `length` images, or infinity, but not before `grace`; steps are images."""
     grace = max(1, grace)
     match search.scheduler:
         case "asha":
@@ -81,13 +64,7 @@ def make_pruner(search: SearchConfig, grace: int, length: float) -> BasePruner:
 
 
 def unsuitable(search: SearchConfig, space: Space, every: int) -> Iterator[Problem]:
-    """Yield what the algorithm or the scheduler cannot do with a space.
-
-    Args:
-        search: The section `search`.
-        space: The keys that vary.
-        every: Images between measurements.
-    """
+    """Yield what algorithm and scheduler cannot do with a space; `every` is images between measurements."""
     algorithm = f"search.algorithm={search.algorithm}"
     if search.algorithm in ("gp", "cmaes", "qmc") and space.conditions:
         yield Problem(
@@ -102,11 +79,8 @@ def unsuitable(search: SearchConfig, space: Space, every: int) -> Iterator[Probl
             "use search.algorithm=tpe or gp, or give ranges",
             ("search.algorithm", "search.space"),
         )
-    sizes = (
-        all_values(space.distributions["train.batch_size"])
-        if "train.batch_size" in space.distributions
-        else ()
-    )
+    batch_size = space.distributions.get("train.batch_size")
+    sizes = all_values(batch_size) if batch_size else ()
     odd = [size for size in sizes or () if every % int(size or 1)]
     if search.scheduler == "median" and odd:
         yield Problem(
@@ -122,12 +96,8 @@ class _CmaEsSampler(CmaEsSampler):
 
     def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
         for trial in reversed(completed_trials):
-            attrs = {
-                key: value
-                for key, value in trial.system_attrs.items()
-                if key.startswith(self._attr_key_optimizer)
-            }
-            if attrs:
+            own = self._attr_key_optimizer
+            if attrs := {key: value for key, value in trial.system_attrs.items() if key.startswith(own)}:
                 return _Numbers(io.BytesIO(bytes.fromhex(self._concat_optimizer_attrs(attrs)))).load()
         return None
 
@@ -136,7 +106,7 @@ class _Numbers(pickle.Unpickler):
     """Unpickles CMA-ES's state, and refuses all else: whoever can write a study could run code here."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module.partition(".")[0], name) not in _ALLOWED:
+        if f"{module.partition('.')[0]}.{name}" not in _ALLOWED:
             raise StorageError(
                 f"the study's state of search.algorithm=cmaes has {module}.{name}, which is no part of it",
                 "use search.algorithm=tpe, and find out who has written to the study",
@@ -145,10 +115,4 @@ class _Numbers(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-_ALLOWED = {
-    ("cmaes", "CMA"),
-    ("numpy", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy", "scalar"),
-}
+_ALLOWED = {"cmaes.CMA", "numpy._reconstruct", "numpy.ndarray", "numpy.dtype", "numpy.scalar"}

@@ -29,8 +29,8 @@ class SearchView(LiveConsole):
         study: The search's study.
         trials: Trials in all.
         length: Images of a trial that is not stopped.
-        metric: Name of the metric that is minimised.
-        stream: Where to write; standard error when None.
+        metric: Name of the metric.
+        stream: Standard error when None.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class SearchView(LiveConsole):
         return ended
 
     def _summary(self, running: list[FrozenTrial]) -> list[str]:
-        """Return three short lines."""
         states, ended = self._states, self._states.total()
         images = self._trained + sum(map(images_trained, running))
         found = f"{ended}/{self._trials} trials"
@@ -91,7 +90,6 @@ class SearchView(LiveConsole):
         return [found, state, trained]
 
     def _table(self, running: list[FrozenTrial]) -> Table:
-        """Return a table of the running trials and the best of the others."""
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for name in ("trial", "state", "kimg", self._metric):
             table.add_column(name, no_wrap=True, min_width=len(name))

@@ -82,11 +82,8 @@ def make_plan(source: str, overrides: Sequence[str]) -> Plan:
     config = load_config(source, overrides)
     search = config.search
     if search is None:
-        such_as = "search={space: {optim.g.lr: {log: [1e-5, 1e-3]}}}"
-        problem = Problem(
-            f"{source} has no section search", f"say what varies, such as {such_as}", ("search",)
-        )
-        raise ConfigError([problem])
+        remedy = "say what varies, such as search={space: {optim.g.lr: {log: [1e-5, 1e-3]}}}"
+        raise ConfigError([Problem(f"{source} has no section search", remedy, ("search",))])
     space = parse(search.space, flatten(config))
     plan = Plan(source, tuple(overrides), config.model_copy(update={"search": None}), search, space)
     problems: list[Problem] = []
@@ -122,14 +119,11 @@ def _within(key: str, problem: Problem) -> Problem:
 def begin(plan: Plan, metric: str) -> dict[str, str]:
     """Write a search's files, or check that those of an earlier process are of the same search.
 
-    Returns:
-        The search's identity, for its study: an `id`, and the `folder` for people to read.
+    Returns its identity, for its study: an `id`, and the `folder` for people to read.
 
     Raises:
         ResumeError: the folder belongs to another search, with what differs; or its record is damaged.
     """
-    record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
-    record["trials"] = plan.search.trials
     uri, identity = storage.join(plan.uri, SEARCH), uuid.uuid4().hex
     if storage.exists(uri):
         try:
@@ -143,7 +137,8 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
     elif storage.exists(storage.join(plan.uri, CONFIG)):
         raise ResumeError(f"{plan.uri} is a run, not a search", _OTHER_NAME, keys=("name",))
     storage.write_bytes(storage.join(plan.uri, CONFIG), to_yaml(plan.config).encode())
-    storage.write_bytes(uri, to_json({**record, "id": identity}))
+    record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
+    storage.write_bytes(uri, to_json({**record, "trials": plan.search.trials, "id": identity}))
     return {"id": identity, "folder": storage.redact(plan.uri)}
 
 
@@ -167,11 +162,7 @@ def _require_same(plan: Plan, space: Space, earlier_metric: str, metric: str) ->
 
 
 def warm_start_points(uri: str, space: Space) -> list[dict[str, Any]]:
-    """Return the values of an earlier search's best trials that lie within a space, the best first.
-
-    Args:
-        uri: The earlier search's folder, with its journal.
-        space: Keys that vary now.
+    """Return the values of the best trials in an earlier search's journal within a space, the best first.
 
     Raises:
         ResumeError: there is no search with a journal, or none of its trials is of this space.

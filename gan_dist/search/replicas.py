@@ -58,7 +58,6 @@ def _replicas(plan: Plan, number: int, values: Mapping[str, object]) -> list[Run
 
 
 def _lowest(run_uri: str, metric: str) -> float:
-    """Return the lowest value that a run has recorded, or infinity."""
     if not storage.exists(storage.join(run_uri, records.METRICS)):
         return math.inf
     values = [record.get(metric) for record in records.read_records(run_uri)]

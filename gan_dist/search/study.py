@@ -2,8 +2,9 @@
 
 The study is the only memory. Whoever opens it again after a kill, wherever it came, finds every trial: those
 that ended, and those that were running, which `next` returns first. A trial is a run in a folder of its own,
-so it goes on from its checkpoint by itself. That a trial is to stop is stored before anything stops, and a
-measurement that is stored already is not judged again.
+so it goes on from its checkpoint by itself. That a trial is to stop is stored before anything stops. A
+measurement that is stored already is not judged again: after a kill between its storing and its judging, the
+trial goes on to its next measurement.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class SearchStudy:
     """A study, and what a search does with it. One process at a time may open it.
 
     Args:
-        storage: Where the study is kept.
-        name: Its name there.
+        storage: Storage of the study.
+        name: The study's name there.
         space: Keys that vary.
         search: The section `search`.
         grace: Images before which no trial is stopped.
@@ -89,10 +90,7 @@ class SearchStudy:
     def report(self, number: int, step: int, value: float) -> bool:
         """Store a trial's measurement; return whether the trial is to stop for being worse than others.
 
-        Args:
-            number: The trial's.
-            step: Images that it has trained with. A step that is stored already stays as it is.
-            value: What was measured; what is not finite is stored as NaN.
+        `step` is the images that it has trained with. A value that is not finite is stored as NaN.
         """
         trial = self._running[number]
         stops = STOPPED in trial.user_attrs
@@ -125,9 +123,8 @@ class SearchStudy:
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials that were begun, in order."""
-        return [
-            trial for trial in self._study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING
-        ]
+        every = self._study.get_trials(deepcopy=False)
+        return [trial for trial in every if trial.state != TrialState.WAITING]
 
     def running(self) -> list[FrozenTrial]:
         """Return the trials that have not ended, in order."""

@@ -38,11 +38,10 @@ _SCHEMES = "postgresql://user:password@host/database, mysql+pymysql://... or sql
 def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
     """Return the storage of a search's study; it is made if it is not there yet.
 
-    Args:
-        folder_uri: The search's folder. On a disk the study is its file `study.journal`, which
-            `optuna-dashboard` opens. In a bucket it is the object of that name, followed, once this has
-            256 KiB, by `study.journal.00001` and so on; concatenated they are that file.
-        url: A database to use instead, or `env:NAME` for one whose URL is in an environment variable.
+    On a disk the study is a file in the search's folder, `study.journal`, which `optuna-dashboard` opens. In
+    a bucket it is the object of that name, followed, once this has 256 KiB, by `study.journal.00001` and so
+    on; concatenated they are that file. `url` is a database to use instead, or `env:NAME` for one whose URL
+    is in an environment variable.
 
     Raises:
         StorageError: the folder cannot be read or written, the journal is damaged, or the database cannot be
@@ -71,18 +70,12 @@ def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
 def read_study(folder_uri: str, url: str | None, name: str) -> Study | None:
     """Return a search's study as it is at this moment; nothing is locked or written.
 
-    Args:
-        folder_uri: The search's folder.
-        url: Its database, if it is in one: see `study_storage`.
-        name: Its name in a database.
-
-    Returns:
-        None where the folder has no journal and no database is given, or no trial was begun yet.
+    `url` is its database, if it is in one (see `study_storage`), and `name` its name there. Without one the
+    result is None where the folder has no journal, or no trial was begun yet.
 
     Raises:
         StorageError: the folder cannot be read, the journal is damaged, or the database has no such study.
     """
-    uri = storage.join(folder_uri, JOURNAL)
     if url is not None:
         database = _database(_resolve(url), existing=True)
         try:
@@ -92,13 +85,18 @@ def read_study(folder_uri: str, url: str | None, name: str) -> Study | None:
                 f"the database {redact(url)} has no study {name}",
                 "give the one that the search was begun with",
             ) from None
-    lines = _BucketJournal(folder_uri).whole_lines()
+    lines = _BucketJournal(folder_uri).load()
+    # On a disk another process may be writing the last one.
+    whole = lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
     try:
-        journal = JournalStorage(_ReadOnlyJournal(lines))
+        journal = JournalStorage(_ReadOnlyJournal(whole))
         names = [study.study_name for study in journal.get_all_studies()]
         return optuna.load_study(study_name=names[0], storage=journal) if names else None
     except (ValueError, KeyError) as error:
-        raise StorageError(f"{redact(uri)} is damaged ({reason(error)})", "restore a copy of it") from None
+        raise StorageError(
+            f"{redact(storage.join(folder_uri, JOURNAL))} is damaged ({reason(error)})",
+            "restore a copy of it",
+        ) from None
 
 
 class _ReadOnlyJournal(BaseJournalBackend):
@@ -157,7 +155,7 @@ class _BucketJournal(BaseJournalBackend):
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         if log_number_from == 0 or log_number_from < self._before:
-            lines = self._load()[log_number_from:]
+            lines = self.load()[log_number_from:]
         else:
             lines = self._lines[log_number_from - self._before :]
         return [json.loads(line) for line in lines]
@@ -171,12 +169,7 @@ class _BucketJournal(BaseJournalBackend):
         self._before += len(self._lines) if full else 0
         self._part, self._lines = part, lines
 
-    def whole_lines(self) -> list[bytes]:
-        """Return all records; on a disk, without a last one that another process is writing."""
-        lines = self._load()
-        return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
-
-    def _load(self) -> list[bytes]:
+    def load(self) -> list[bytes]:
         """Return all records."""
         lines: list[bytes] = []
         existing = storage.list_names(self._folder)
@@ -196,7 +189,6 @@ def _name(part: int) -> str:
 
 
 def _resolve(url: str) -> str:
-    """Return a database's URL, from the environment if `env:NAME` says so."""
     if not url.startswith(ENV):
         return url
     written, url = url, os.environ.get(url.removeprefix(ENV), "")

@@ -29,12 +29,10 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def load_extractor(name: str, device: torch.device, *, inception_weights: str | None = None) -> Extractor:
-    """Return the extractor with a name.
+    """Return an extractor: one of `BUILT_IN`, or of a user's `package.module:Class`.
 
-    Args:
-        name: One of `BUILT_IN`, or `package.module:Class` for a user's class.
-        device: Device of the computation.
-        inception_weights: Path or URI of the weights of `inception`; absent, an environment variable has it.
+    `inception_weights` is the path or URI of the weights of `inception`; absent, an environment variable has
+    it.
 
     Raises:
         ConfigError: there is no such extractor, or it lacks something.
@@ -56,25 +54,15 @@ def load_extractor(name: str, device: torch.device, *, inception_weights: str | 
 
 
 class CustomExtractor:
-    """A user's object with the interface of the package's extractors.
-
-    Args:
-        path: Its import path, for errors.
-        inner: The object.
-        device: Device of the computation.
+    """A user's object with the interface of the package's extractors; errors name its import path.
 
     Raises:
         ConfigError: the object lacks an attribute, or an attribute has an impossible value.
     """
 
     def __init__(self, path: str, inner: Any, device: torch.device) -> None:
-        if problems := _problems(inner):
-            raise ConfigError(
-                [
-                    Problem(f"eval.extractor={path}: {what}", remedy, ("eval.extractor",))
-                    for what, remedy in problems
-                ]
-            )
+        if problems := _problems(f"eval.extractor={path}", inner):
+            raise ConfigError(problems)
         self.name: str = _name(inner)
         self.metric = f"fd_{self.name}"
         self.dim: int = inner.dim
@@ -118,10 +106,7 @@ class CustomExtractor:
 
 
 def _load_custom(path: str, device: torch.device) -> CustomExtractor:
-    """Return the extractor of a user's class. Errors of the user's own code are not caught.
-
-    Raises ConfigError if there is no such module or class, or it cannot be called with the device.
-    """
+    """Return the extractor of a user's class. Errors of the user's own code are not caught."""
     if not _IMPORT_PATH.fullmatch(path):
         raise _error(f"eval.extractor={path} is no import path", "write it as package.module:Class")
     module, _, name = path.partition(":")
@@ -152,21 +137,16 @@ def _name(inner: Any) -> str:
     return str(getattr(inner, "name", type(inner).__name__.lower()))
 
 
-def _problems(inner: Any) -> list[tuple[str, str]]:
-    """Return what is wrong with a user's object, each with its remedy."""
+def _problems(where: str, inner: Any) -> list[Problem]:
     dim, classes = getattr(inner, "dim", None), getattr(inner, "classes", 0)
     sha256, name = getattr(inner, "hash", None), _name(inner)
-    problems = []
+    problems: list[tuple[str, str]] = []
     if type(dim) is not int or dim < 1:
         problems.append((f"`dim` is {dim!r}", "set it to the number of features, 1 or more"))
     if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        problems.append(
-            (
-                f"`hash` is {sha256!r}",
-                "set it to the SHA-256 of its weights, as hashlib.sha256(...).hexdigest() gives it, for "
-                "statistics of other weights must not be mistaken for its own",
-            )
-        )
+        remedy = "set it to the SHA-256 of its weights, as hashlib.sha256(...).hexdigest() gives it, for "
+        remedy += "statistics of other weights must not be mistaken for its own"
+        problems.append((f"`hash` is {sha256!r}", remedy))
     if not callable(inner):
         problems.append(("it cannot be called", "give it a __call__(images) that returns features (B, dim)"))
     if type(classes) is not int or classes < 0:
@@ -174,4 +154,4 @@ def _problems(inner: Any) -> list[tuple[str, str]]:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in BUILT_IN:
         remedy = "set it to letters, digits, - and _, and not to a built-in extractor's"
         problems.append((f"`name` is {name!r}", remedy))
-    return problems
+    return [Problem(f"{where}: {what}", remedy, ("eval.extractor",)) for what, remedy in problems]

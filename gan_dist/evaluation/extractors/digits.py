@@ -67,11 +67,8 @@ class Digits:
     """Features and classes of handwritten digits.
 
     Images of three channels are averaged to grey; to classify stacked digits, where each channel is a digit,
-    pass the channels as separate images (3B, 1, H, W).
-
-    Args:
-        weights: Content of a file that `tools/train_lenet.py` wrote.
-        device: Device of the computation.
+    pass the channels as separate images (3B, 1, H, W). `weights` are the content of a file that
+    `tools/train_lenet.py` wrote.
     """
 
     name = "digits"

@@ -27,33 +27,20 @@ class Features(NamedTuple):
 class Extractor(Protocol):
     """A fixed network from images to features; only distances of equal extractors can be compared."""
 
-    @property
-    def name(self) -> str:
-        """One of `BUILT_IN`, or the name of a user's extractor."""
-
-    @property
-    def metric(self) -> str:
-        """Name of its Frechet distance: `fid` with the network and the weights of FID, else `fd_<name>`."""
-
-    @property
-    def dim(self) -> int:
-        """Number of features."""
-
-    @property
-    def classes(self) -> int:
-        """Number of logits; 0 if the extractor is no classifier."""
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the weights, or of whatever else defines the extractor, hexadecimal."""
-
-    @property
-    def layer(self) -> str:
-        """Layer of the network that the features are taken from."""
-
-    @property
-    def resize(self) -> str:
-        """Method that resizes images for the network, and the edge in pixels."""
+    name: str
+    """One of `BUILT_IN`, or the name of a user's extractor."""
+    metric: str
+    """Name of its Frechet distance: `fid` with the network and the weights of FID, else `fd_<name>`."""
+    dim: int
+    """Number of features."""
+    classes: int
+    """Number of logits; 0 if the extractor is no classifier."""
+    hash: str
+    """SHA-256 of the weights, or of whatever else defines the extractor, hexadecimal."""
+    layer: str
+    """Layer of the network that the features are taken from."""
+    resize: str
+    """Method that resizes images for the network, and the edge in pixels."""
 
     def __call__(self, images: Tensor) -> Features:
         """Return the features of images uint8 (B, C, H, W) on any device."""

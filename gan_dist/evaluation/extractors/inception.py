@@ -37,12 +37,8 @@ class Inception:
     The same as torch-fidelity's `2048` and `logits_unbiased`, to the bit on a CPU, with its imitation of
     TensorFlow 1's resizing; images of one channel are repeated to three.
 
-    Args:
-        weights: Content of a file of weights: a dictionary of tensors that PyTorch saved.
-        device: Device of the computation.
-
     Raises:
-        CheckpointError: it is no such file, or the tensors are of another network.
+        CheckpointError: `weights` are no dictionary of tensors that PyTorch saved, or of another network.
     """
 
     name = "inception"
@@ -73,12 +69,9 @@ class Inception:
 def load_inception(
     device: torch.device, weights: str | None = None, *, sha256: str = WEIGHTS_SHA256
 ) -> Inception:
-    """Return the extractor with the weights of a file.
+    """Return the extractor with the weights of a file that has the hash `sha256`.
 
-    Args:
-        device: Device of the computation.
-        weights: Path or URI of the file; absent, the environment variable `VARIABLE` has it.
-        sha256: Required hash of the file, hexadecimal.
+    `weights` is its path or URI; absent, the environment variable `VARIABLE` has it.
 
     Raises:
         ConfigError: there is neither a path nor the environment variable.
@@ -113,7 +106,6 @@ def load_inception(
 
 
 def _tensors(weights: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a file, without running code from it."""
     try:
         found = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
@@ -132,7 +124,6 @@ def _tensors(weights: bytes) -> dict[str, Tensor]:
 
 
 def _network(tensors: dict[str, Tensor]) -> Any:
-    """Return torch-fidelity's network with these weights, on the CPU."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     # The constructor unpickles its file, and downloads one where there is none. This file was written here,

@@ -18,14 +18,9 @@ class InceptionScore(Sums):
 
     1 is worst and the number of classes best. Split i holds the images with numbers
     i * total // splits .. (i + 1) * total // splits - 1, as torch-fidelity's without shuffling; p(y) is the
-    mean over the split. KL is sum p log p - sum p log p(y), and so sums over images suffice: memory is
-    O(splits * classes), all of it float64.
-
-    Args:
-        classes: Number of logits.
-        total: Images of all batches and ranks together.
-        splits: Number of splits.
-        device: Device of the sums.
+    mean over the split, and `total` counts the images of all batches and ranks together. KL is
+    sum p log p - sum p log p(y), and so sums over images suffice: memory is O(splits * classes), all of it
+    float64.
 
     Raises:
         DataError: there are fewer images than splits, so that one would be empty.
@@ -79,11 +74,6 @@ class DigitModes(Sums):
 
     Every channel of an image is a digit, so that c channels make 10^c modes; a classifier recognises them.
     `sums` holds the number of images of each mode, int64 (10^c,).
-
-    Args:
-        classifier: The classifier of digits.
-        channels: Digits in an image, 1 or more.
-        device: Device of the counts.
     """
 
     def __init__(self, classifier: Digits, channels: int, device: torch.device) -> None:

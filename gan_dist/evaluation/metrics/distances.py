@@ -79,10 +79,7 @@ def kid(real: Tensor, generated: Tensor, subsets: int = 100, subset_size: int = 
     the features, with memory for some (subset_size, subset_size) matrices.
 
     Subsets are those of torch-fidelity 0.4, with the generated images as its `input1`. Where a set has fewer
-    rows than `subset_size`, a subset has that many.
-
-    Returns:
-        float64 (subsets,).
+    rows than `subset_size`, a subset has that many. The result is float64 (subsets,).
 
     Raises:
         DataError: a set has fewer than 2 rows, the dimensions differ, or a value is not finite.
@@ -114,11 +111,8 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _product(m2_a: _Array, m2_b: _Array) -> _Array:
-    """Return F_a F_b^T, float64 (rank of a, rank of b), with F^T F = m2.
-
-    All of it by SciPy's BLAS and LAPACK: a second library's waiting threads would take the cores of the
-    first.
-    """
+    """Return F_a F_b^T, float64 (rank of a, rank of b), with F^T F = m2."""
+    # By SciPy's BLAS and LAPACK alone: a second library's waiting threads would take the first one's cores.
     factor_a, order_a = _factor(m2_a)
     factor_b, order_b = _factor(m2_b)
     factor_a = factor_a[:, np.argsort(order_a)[order_b]]  # the features in the order of b's
@@ -126,10 +120,8 @@ def _product(m2_a: _Array, m2_b: _Array) -> _Array:
 
 
 def _factor(m2: _Array) -> tuple[_Array, _Array]:
-    """Return F, float64 (rank, d), and an order with F^T F = m2[order][:, order]: complete pivoting Cholesky.
-
-    LAPACK's dpstrf stops where the remainder is below d * eps of the largest variance: rounding.
-    """
-    # A symmetric matrix is its transpose, which has the layout that LAPACK expects.
+    """Return F, float64 (rank, d), and an order with F^T F = m2[order][:, order]: pivoted Cholesky."""
+    # dpstrf stops where the remainder is below d * eps of the largest variance: rounding. A symmetric matrix
+    # is its transpose, which has the layout that LAPACK expects.
     packed, pivots, rank, _info = dpstrf(m2.T, lower=1)
     return np.triu(packed.T[:rank]), pivots - 1

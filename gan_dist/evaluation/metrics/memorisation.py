@@ -26,8 +26,7 @@ class NearestNeighbours:
 
     Args:
         queries: Features, any floating type (q, d); everything stays on their device.
-        excluded: int64 (q,), the number of a row that is skipped for the query, -1 for none: the query
-            itself, where it is of the training set.
+        excluded: int64 (q,), a row to skip for each query, -1 for none: the query itself, if it is a row.
 
     Raises:
         DataError: a query is not finite.

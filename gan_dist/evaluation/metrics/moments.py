@@ -118,11 +118,7 @@ class Moments:
 
 
 class Sums:
-    """A tensor of sums over images; the sums of all batches and ranks are added up.
-
-    Args:
-        sums: The sums over no image, on the device of the images.
-    """
+    """A tensor of sums over images, added up over batches and ranks; it begins with those over no image."""
 
     def __init__(self, sums: Tensor) -> None:
         self.sums = sums
@@ -141,11 +137,7 @@ class PixelSpread(Sums):
     """The root mean squared distance between two images of a set: near 0 where a generator has collapsed.
 
     E|x - y|^2 = 2 (E|x|^2 - |E x|^2) for independent x and y of the same set. The sums are whole numbers
-    below 2^53, and so exact in any order and on any number of ranks.
-
-    Args:
-        pixels: Values of an image, C * H * W.
-        device: Device of the sums.
+    below 2^53, and so exact in any order and on any number of ranks. `pixels` is C * H * W.
     """
 
     def __init__(self, pixels: int, device: torch.device) -> None:

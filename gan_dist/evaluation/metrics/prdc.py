@@ -87,7 +87,6 @@ def density_coverage(real: Tensor, generated: Tensor, neighbours: int = 5) -> De
 
 
 def _prepared(real: Tensor, generated: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """Return both sets, checked, in float64 and about the mean of the real one."""
     if neighbours < 1:
         raise ValueError(f"{neighbours} nearest neighbours: there must be 1 at least")
     check_pair(real, generated, neighbours + 1, f"a score by {neighbours} nearest neighbours")
@@ -96,7 +95,6 @@ def _prepared(real: Tensor, generated: Tensor, neighbours: int) -> tuple[Tensor,
 
 
 def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
-    """Return squared distances of rows to their k-th nearest other rows, float64 (N,)."""
     radii = []
     for block, squares, _ in _squared_distances(features, features):
         squares.diagonal(block.start).fill_(torch.inf)
@@ -105,10 +103,7 @@ def _squared_radii(features: Tensor, neighbours: int) -> Tensor:
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield blocks of rows of `x`: the rows, their squared distances to all of `y`, and bounds on the error.
-
-    The latter two are float64 (block, len(y)).
-    """
+    """Yield rows of `x`, squared distances to `y`, float64 (rows, len(y)), and bounds on their errors."""
     x_norms, y_norms = x.square().sum(1), y.square().sum(1)
     step = max(1, _PAIRS // len(y))
     for start in range(0, len(x), step):

@@ -42,9 +42,9 @@ def read_distribution(key: str, written: object) -> Distribution:
     if isinstance(written, list | tuple):
         written = {"choice": written}
     if not isinstance(written, Mapping):
-        what = f"{key} must be a list of choices or a range such as {{log: [low, high]}}, not "
-        what += format_value(written)
-        raise ConfigError([Problem(what, f"a single value is set {_OUTSIDE}", (key,))])
+        what = f"{key} must be a list of choices or a range such as {{log: [low, high]}}"
+        remedy = f"a single value is set {_OUTSIDE}"
+        raise ConfigError([Problem(f"{what}, not {format_value(written)}", remedy, (key,))])
     problems = [_unknown(key, str(name)) for name in written if name not in (*KINDS, *_OPTIONS)]
     kinds = [kind for kind in KINDS if kind in written and not (kind == "log" and "int" in written)]
     if len(kinds) != 1:
@@ -121,11 +121,8 @@ def suggest(key: str, distribution: Distribution, trial: Trial) -> Value:
 
 
 def _schema_problem(key: str, value: object) -> Problem | None:
-    """Return what the configuration's schema has against a value of a key; None if it fits.
-
-    Rules that relate several keys are not applied: `load_config` does that to whole trials.
-    """
-    # Other keys that must be there are missing, and so such rules wait.
+    # Other keys that must be there are missing, so that rules that relate several keys are not applied:
+    # `load_config` does that to whole trials.
     _, problems = check({key: convert_integers(value, leaves()[key])})
     return next((problem for problem in problems if problem.keys == (key,)), None)
 

@@ -40,17 +40,14 @@ def parse(space: Mapping[str, object], configured: Mapping[str, object]) -> Spac
         loss.gp: {log: [1, 30], when: {loss.name: wgan-gp}}
 
     Every value that a key may have is one that the schema allows for it; see `Space.extreme_points` for what
-    `load_config` checks beyond that.
-
-    Args:
-        space: The section.
-        configured: Values of the configuration that trials start from, by dotted key; only messages use them.
+    `load_config` checks beyond that. Messages name the `configured` values of keys that do not vary.
 
     Raises:
         ConfigError: with all problems.
     """
-    empty = Problem("empty; it needs keys to vary, such as optim.g.lr: {log: [1e-5, 1e-3]}")
-    problems = [] if space else [empty]
+    problems: list[Problem] = []
+    if not space:
+        problems.append(Problem("empty; it needs keys to vary, such as optim.g.lr: {log: [1e-5, 1e-3]}"))
     distributions: dict[str, Distribution] = {}
     for key, written in space.items():
         if problem := _key_problem(key):
@@ -117,9 +114,10 @@ def _condition_problems(
     for parent, needed in when.items():
         distribution = distributions.get(parent)
         if parent not in space:
-            is_set = parent in configured
-            has = f"; the configuration has {parent}={format_plain(configured[parent])}" if is_set else ""
-            yield f"when names {shorten(parent)}, which is not in the space{has or nearest(parent, space)}"
+            hint = nearest(parent, space)
+            if parent in configured:
+                hint = f"; the configuration has {parent}={format_plain(configured[parent])}"
+            yield f"when names {shorten(parent)}, which is not in the space{hint}"
         elif distribution is None:
             continue  # the parent itself has a problem, which is listed already
         elif all_values(distribution) is None:
