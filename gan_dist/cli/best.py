@@ -77,11 +77,7 @@ def best(
 
 
 def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> None:
-    """Check the arguments alone, without a look at any file.
-
-    Raises:
-        GanDistError: there are settings without --retrain, or --retrain without --to.
-    """
+    """Refuse arguments that do not go together, without a look at any file."""
     if overrides and not retrain:
         raise GanDistError(f"{overrides[0]}: settings are for --retrain", "add it, or leave them out")
     if retrain and to is None:
@@ -91,16 +87,8 @@ def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> 
 def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
     """Return a run that trains the configuration of a release from the start, beside the search or run.
 
-    Args:
-        found: The release.
-        folder: A folder with its configuration: the release itself or a copy.
-        overrides: Settings as `key=value`; `kimg=N` is short for `train.kimg=N`.
-
-    Returns:
-        The run's configuration, and the arguments of `gan-dist train` for it.
-
-    Raises:
-        ConfigError: an override is wrong.
+    `folder` has the release's configuration. Of the overrides, `kimg=N` is short for `train.kimg=N`. The
+    result is the run's configuration, and the arguments of `gan-dist train` for it.
     """
     from gan_dist.core import storage
     from gan_dist.models.release import CONFIG
@@ -112,7 +100,6 @@ def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tup
 
 
 def _print_next(found: BestRelease, folder: str, *, copied: bool) -> None:
-    """Print the commands that use the release and that train its configuration for longer."""
     typer.echo("go on with")
     typer.echo(f"  {command('sample', shorten(folder))}")
     typer.echo(f"  {command('evaluate', shorten(folder))}")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from gan_dist.config import RunConfig
     from gan_dist.core.findings import Check, Finding
 
-WRONG = 2
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
@@ -46,7 +45,7 @@ def doctor(
     _show(found)
     if as_json:
         typer.echo(json.dumps({"checks": [asdict(finding) for finding in found]}))
-    raise typer.Exit(WRONG if any(finding.level == "error" for finding in found) else 0)
+    raise typer.Exit(2 if any(finding.level == "error" for finding in found) else 0)
 
 
 def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[str, tuple[Check, float]]:
@@ -96,23 +95,17 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
 
 
 def _load(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
-    """Return a configuration as `train` or `tune` would have it, but with a store's patience cut short.
-
-    Raises:
-        ConfigError: it has problems, or its search does.
-    """
+    """Return a configuration as `train` or `tune` would have it, but with a shorter storage.timeout_s."""
     config = load_run(source, overrides)
     if config.search is not None:
         from gan_dist.search.plan import make_plan
 
         make_plan(source, overrides)
-    patience = min(config.storage.timeout_s, timeout_s / 2)
-    limited = config.storage.model_copy(update={"timeout_s": patience})
-    return config.model_copy(update={"storage": limited})
+    timeout = {"timeout_s": min(config.storage.timeout_s, timeout_s / 2)}
+    return config.model_copy(update={"storage": config.storage.model_copy(update=timeout)})
 
 
 def _show(found: Sequence[Finding]) -> None:
-    """Print a line for what is well, and three for what is not."""
     from rich.console import Console
     from rich.text import Text
 

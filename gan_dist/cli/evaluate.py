@@ -109,22 +109,13 @@ def evaluate(
 
 
 def check(metrics: str, out: str) -> None:
-    """Check the arguments alone, without a look at any file.
-
-    Raises:
-        DataError: a metric is unknown.
-        GanDistError: the suffix of the picture is not that of PNG.
-    """
+    """Refuse unknown metrics, and a picture that is not called PNG."""
     _parse_metrics(metrics)
     require_png(out)
 
 
 def _parse_metrics(metrics: str) -> tuple[str, ...]:
-    """Return the metrics in a comma-separated list, without `fid`.
-
-    Raises:
-        DataError: a metric is unknown.
-    """
+    """Return the metrics in a comma-separated list, without `fid`."""
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     unknown = [name for name in names if name not in METRICS]
     if unknown:
@@ -133,11 +124,7 @@ def _parse_metrics(metrics: str) -> tuple[str, ...]:
 
 
 def _measure(request: Request, scale: ScaleConfig) -> Assessment:
-    """Measure in this process if one is enough, otherwise on the cluster, and show the progress.
-
-    Raises:
-        CapacityError: this machine has not the resources that were asked for.
-    """
+    """Measure in this process if one is enough, otherwise on the cluster, and show the progress."""
     from gan_dist.core.console import CountProgress
     from gan_dist.evaluation.assess import assess
     from gan_dist.evaluation.tasks import TaskRunner, run_here

@@ -40,11 +40,7 @@ def export(
 
 
 def check(to: str) -> None:
-    """Check the arguments alone, without a look at any file.
-
-    Raises:
-        GanDistError: the suffix of the file is that of another format.
-    """
+    """Refuse a file whose suffix is that of another format."""
     from gan_dist.artifacts.export import file_type  # brings torch
 
     file_type(to)

@@ -120,11 +120,7 @@ def check(
     *,
     verify: bool,
 ) -> None:
-    """Check the arguments alone, without a look at any file.
-
-    Raises:
-        DataError: one is missing, superfluous, or out of its range.
-    """
+    """Refuse arguments that are missing, superfluous, or out of their range, without a look at any file."""
     from gan_dist.data.packing.decode import Decoding
     from gan_dist.data.packing.plan import require_settings
 
@@ -174,19 +170,15 @@ def _print_result(dest: str, plan: Plan, manifest: Manifest, rate: float | None)
 
 
 def _train_arguments(dest: str, resolution: int) -> list[str]:
-    """Return the arguments of `train` for a run on a set and with its name.
-
-    Networks work with edges that are powers of two; other images are resized as they are read.
-    """
     last = dest.partition("?")[0].rstrip("/").rpartition("/")[2]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-") or "mine"
+    # Networks work with edges that are powers of two.
     edge = max(8, 1 << (resolution.bit_length() - 1))
     resized = [] if edge == resolution else [f"data.resolution={edge}"]
     return ["shapes", f"name={name}", f"data.path={shorten(dest)}", *resized]
 
 
 def _summary(dest: str, plan: Plan) -> dict[str, object]:
-    """Return the sizes of the set, for a dry run."""
     return {
         "source": plan.source,
         "dest": storage.redact(dest),

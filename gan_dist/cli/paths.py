@@ -22,8 +22,7 @@ CALLED_AS = "GAN_DIST_CALLED_AS"
 def absolute(uri: str) -> str:
     """Return a local path as an absolute one, since workers have other working directories.
 
-    Ray deletes the working directory of a submitted job, so there a relative path is one in
-    `~/gan-dist`.
+    Ray deletes the working directory of a submitted job, so there a relative path is one in `~/gan-dist`.
     """
     if "://" in uri:
         return uri
@@ -31,11 +30,7 @@ def absolute(uri: str) -> str:
 
 
 def load_run(source: str, overrides: Sequence[str]) -> RunConfig:
-    """Load a configuration and make its paths absolute.
-
-    Raises:
-        ConfigError: it has problems.
-    """
+    """Return a configuration with absolute paths, or raise a ConfigError."""
     from gan_dist.config import load_config
 
     config = load_config(source, overrides)
@@ -67,10 +62,6 @@ def _on_node(path: str) -> str:
 
 
 def _inception_weights(evaluation: EvalConfig) -> str | None:
-    """Return the path of Inception's weights that the configuration or a relative path in a variable gives.
-
-    Another path in the variable may be each node's own.
-    """
     if evaluation.inception_weights:
         return absolute(evaluation.inception_weights)
     if evaluation.extractor != "inception":
@@ -78,6 +69,7 @@ def _inception_weights(evaluation: EvalConfig) -> str | None:
     from gan_dist.evaluation.extractors.inception import VARIABLE  # brings torch
 
     given = os.environ.get(VARIABLE, "")
+    # An absolute path in the variable may be each node's own.
     return _on_node(given) if given and _on_node(given) != given else None
 
 
@@ -107,16 +99,11 @@ def _program(verb: str) -> list[str]:
 
 
 def _is_submitted() -> bool:
-    """Return whether this process is the entrypoint of a job on a cluster."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def require_png(out: str) -> None:
-    """Raise an error if the suffix of a picture is not that of PNG.
-
-    Raises:
-        GanDistError: it is another one.
-    """
+    """Raise a GanDistError if the suffix of a picture is not that of PNG."""
     suffix = PurePath(out.partition("?")[0]).suffix
     if suffix.lower() not in ("", ".png"):
         raise GanDistError(f"--out {out}: pictures are written as PNG, not {suffix}", "end the name in .png")

@@ -33,17 +33,11 @@ def report(
     if as_json:
         typer.echo(json.dumps({"out": written, "kind": kind, "bytes": size}))
     else:
-        typer.echo(
-            f"the {kind} {source} is in {written} ({size / 1e6:.1f} MB); a browser opens it, offline too"
-        )
+        typer.echo(f"the {kind} {source} is in {written} ({size / 1e6:.1f} MB), for any browser, offline too")
 
 
 def check(out: str) -> None:
-    """Check the arguments alone, without a look at any file.
-
-    Raises:
-        GanDistError: the suffix of the page is not that of HTML.
-    """
+    """Refuse an output that is not called a page of HTML."""
     suffix = PurePath(out.partition("?")[0]).suffix
     if suffix.lower() not in (".html", ".htm"):
         raise GanDistError(f"--out {out}: what is written is an HTML page", "end the name in .html")

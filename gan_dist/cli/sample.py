@@ -64,9 +64,8 @@ def sample(
     classes = generator.shape.classes
     if label is not None and label >= classes:
         has = f"has the classes 0 to {classes - 1}" if classes else "was trained without classes"
-        raise DataError(
-            f"--label {label}: the generator {has}", "name one" if classes else "leave --label out"
-        )
+        remedy = "name one" if classes else "leave --label out"
+        raise DataError(f"--label {label}: the generator {has}", remedy)
     if single:
         _write_single(generator, target, n, seed, label)
     elif interpolate:
@@ -81,24 +80,16 @@ def sample(
 
 
 def check(out: str | None, n: int, interpolate: int | None, *, single: bool) -> None:
-    """Check the arguments alone, without a look at any file.
-
-    Raises:
-        GanDistError: they contradict one another.
-    """
+    """Refuse arguments that contradict one another, without a look at any file."""
     if single and interpolate:
-        raise GanDistError(
-            f"--single writes a file an image, --interpolate {interpolate} one picture",
-            "leave one of them out",
-        )
+        what = f"--single writes a file an image, --interpolate {interpolate} one picture"
+        raise GanDistError(what, "leave one of them out")
     if single and out is not None and out.lower().endswith(".png"):
         raise GanDistError(f"--out {out}: --single writes into a folder", "name one, or leave --single out")
     if interpolate and n % interpolate:
         fewer, more = n // interpolate * interpolate, -(-n // interpolate) * interpolate
-        fitting = f"{fewer} or {more}" if fewer else str(more)
-        raise GanDistError(
-            f"--n {n} is not a whole number of rows of --interpolate {interpolate}", f"set --n {fitting}"
-        )
+        remedy = f"set --n {fewer} or {more}" if fewer else f"set --n {more}"
+        raise GanDistError(f"--n {n} is not a whole number of rows of --interpolate {interpolate}", remedy)
     if out is not None and not single:
         if out.endswith("/"):
             raise _folder_error(out)
@@ -106,11 +97,7 @@ def check(out: str | None, n: int, interpolate: int | None, *, single: bool) -> 
 
 
 def _target(out: str | None, interpolate: int | None, *, single: bool) -> str:
-    """Return the absolute path of the picture or, with --single, the folder.
-
-    Raises:
-        GanDistError: there is a folder in place of the picture.
-    """
+    """Return the absolute path of the picture or, with --single, the folder."""
     if single:
         return absolute(out or "images")
     out = out or ("interpolation.png" if interpolate else "grid.png")
@@ -120,10 +107,8 @@ def _target(out: str | None, interpolate: int | None, *, single: bool) -> str:
 
 
 def _folder_error(out: str) -> GanDistError:
-    return GanDistError(
-        f"--out {out} is a folder",
-        f"add --single for a file an image, or name a picture, as in {out.rstrip('/')}.png",
-    )
+    remedy = f"add --single for a file an image, or name a picture, as in {out.rstrip('/')}.png"
+    return GanDistError(f"--out {out} is a folder", remedy)
 
 
 def _labels(label: int | None, count: int) -> list[int] | None:
@@ -131,7 +116,6 @@ def _labels(label: int | None, count: int) -> list[int] | None:
 
 
 def _write_single(generator: Release, folder: str, n: int, seed: int, label: int | None) -> None:
-    """Write single images, showing the progress; after an interrupt, print how to continue."""
     from gan_dist.artifacts import sampling
     from gan_dist.core.console import CountProgress
 

@@ -9,16 +9,17 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gan_dist.cli import best, evaluate, export, pack, report, sample, tune
+from gan_dist.cli import best, evaluate, export, pack, report, sample
 from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
 from gan_dist.cli.paths import CALLED_AS
 from gan_dist.cli.train import require_configuration
-from gan_dist.core.errors import GanDistError, nearest
+from gan_dist.core.errors import GanDistError, closest
 
 if TYPE_CHECKING:
     from gan_dist.cluster.jobs.archive import Upload
@@ -84,15 +85,9 @@ def submit(
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "working_dir.zip")
         write_zip(upload, archive, known)
-        called_as = {CALLED_AS: shlex.join(resubmit)}
-        job = client.submit(
-            command,
-            archive,
-            called_as,
-            cpus=entrypoint_num_cpus,
-            resources=resources,
-            on_retry=lambda text: typer.echo(text, err=True),
-        )
+        variables = {CALLED_AS: shlex.join(resubmit)}
+        on_retry = partial(typer.echo, err=True)
+        job = client.submit(command, archive, variables, entrypoint_num_cpus, resources, on_retry)
     _print_job(client, job, upload, [*resubmit, verb, *given])
     result = None if no_wait else _follow(client, job)
     code = 0 if no_wait else INTERRUPTED if result is None else _exit_code(result)
@@ -106,19 +101,14 @@ def submit(
 def _check_arguments(
     verbs: dict[str, Any], verb: str, arguments: list[str]
 ) -> tuple[list[str], list[str], list[tuple[str, str]]]:
-    """Check a verb's arguments as far as possible without a cluster and its files.
-
-    Returns:
-        The arguments with the configuration's path in the job; the files that the job needs; and the names
-        and values of its configuration.
-    """
+    """Check a verb's arguments; return them as in the job, the files it needs, and the named values."""
     from gan_dist.config import flatten, load_config
 
     names = [name for name, command in verbs.items() if name != "submit" and not command.hidden]
     if verb not in names:
-        raise GanDistError(
-            f"there is no verb {verb} to submit", f"there are {', '.join(names)}{nearest(verb, names)}"
-        )
+        near = closest(verb, names)
+        remedy = f"there are {', '.join(names)}" + (f"; the nearest is {near}" if near else "")
+        raise GanDistError(f"there is no verb {verb} to submit", remedy)
     parsed = verbs[verb].make_context(f"gan-dist submit {verb}", list(arguments)).params
     if check := CHECKS.get(verb):
         check(**{name: parsed[name] for name in inspect.signature(check).parameters})
@@ -133,20 +123,16 @@ def _check_arguments(
     overrides = parsed.get("overrides") or []
     config = load_config(source, overrides)
     if verb == "tune":
-        tune.check(source, overrides)
+        from gan_dist.search.plan import make_plan
+
+        make_plan(source, overrides)
     changed = [path if argument == source else argument for argument in arguments]
     values = [(f"{key} of {source}", str(value)) for key, value in flatten(config).items()]
     return changed, [path] if Path(path).exists() else [], values
 
 
 def _path_in_job(source: str) -> str | None:
-    """Return the path of a configuration in a job's working directory, or the name of a preset.
-
-    None means an absolute path outside the working directory, such as one in a folder that the nodes share.
-
-    Raises:
-        GanDistError: a relative path leads out of the working directory, and jobs have only that.
-    """
+    """Return a preset's name, or a configuration's path in the working directory; None if it is outside."""
     from gan_dist.config import preset_names
 
     here, path = Path.cwd().resolve(), Path(source)
@@ -164,7 +150,6 @@ def _path_in_job(source: str) -> str | None:
 
 
 def _resubmit_command(address: str | None, cpus: float, resources: str | None) -> list[str]:
-    """Return the command that submits the same again, up to the verb."""
     options = ["--address", address] if address else []
     options += ["--entrypoint-num-cpus", f"{cpus:g}"] if cpus else []
     options += ["--entrypoint-resources", resources] if resources else []
@@ -174,21 +159,15 @@ def _resubmit_command(address: str | None, cpus: float, resources: str | None) -
 def _print_dry_run(command: str, upload: Upload, *, as_json: bool) -> None:
     from gan_dist.cluster.jobs.client import GRACEFUL_STOP
 
-    record = {
-        "entrypoint": command,
-        "variables": GRACEFUL_STOP,
-        "files": len(upload.files),
-        "bytes": upload.bytes,
-    }
     for name in sorted(upload.files):
         typer.echo(name)
-    print_record(record, as_json=as_json, prefix="# ")
+    sizes = {"files": len(upload.files), "bytes": upload.bytes}
+    print_record({"entrypoint": command, "variables": GRACEFUL_STOP, **sizes}, as_json=as_json, prefix="# ")
 
 
 def _print_job(client: JobClient, job: str, upload: Upload, command: list[str]) -> None:
-    typer.echo(
-        f"submitted {job} to {client.url}: {len(upload.files)} files, {upload.bytes / 1024**2:.1f} MiB"
-    )
+    sizes = f"{len(upload.files)} files, {upload.bytes / 1024**2:.1f} MiB"
+    typer.echo(f"submitted {job} to {client.url}: {sizes}")
     typer.echo(f"  dashboard  {client.dashboard(job)}")
     typer.echo(f"  log        {_ray(client, 'logs', '--follow', job)}")
     typer.echo(f"  stop       {_ray(client, 'stop', job)}")
@@ -214,7 +193,6 @@ def _follow(client: JobClient, job: str) -> JobDetails | None:
 
 
 def _exit_code(result: JobDetails) -> int:
-    """Return the exit code that the verb would have without submit."""
     if result.status == "SUCCEEDED":
         return 0
     if result.status == "STOPPED":

@@ -60,11 +60,7 @@ def train(
 
 
 def require_configuration(config: str | None) -> str:
-    """Return the name of the configuration, which only `--schema` does not need.
-
-    Raises:
-        GanDistError: none was given.
-    """
+    """Return the configuration, or raise a GanDistError if none was given; only `--schema` needs none."""
     from gan_dist.config import preset_names
 
     if config is None:
@@ -92,9 +88,7 @@ def format_summary(summary: RunSummary) -> dict[str, object]:
 def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
     """Train a run, print its result and the command that continues it, and return what `--json` prints.
 
-    Args:
-        config: The run, with absolute paths.
-        arguments: The arguments of `gan-dist train` that continue it.
+    The paths in `config` are absolute; `arguments` are those of `gan-dist train` that continue the run.
     """
     from gan_dist.training.preflight import prepare
     from gan_dist.training.progress import ProgressLine
@@ -119,9 +113,8 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
     record = _record(config.run_uri, result)
     _print_result(config.name, result, record)
     if result.stopped_early:
-        typer.echo(
-            f"ended early: eval.patience={config.eval.patience} evaluations were no better than those before"
-        )
+        patience = f"eval.patience={config.eval.patience}"
+        typer.echo(f"ended early: {patience} evaluations were no better than those before")
         arguments = [*_without("eval.patience", arguments), "eval.patience=null"]
     elif result.finished:
         arguments = [*_without("train.kimg", arguments), f"train.kimg={2 * config.train.kimg:g}"]
@@ -179,9 +172,8 @@ def _print_result(name: str, result: RunResult, record: dict[str, object]) -> No
     typer.echo(f"{name} {state} {result.images / 1000:g} kimg{speed}")
     best = record["best"]
     if isinstance(best, dict):
-        typer.echo(
-            f"  {best['metric']} {best['value']:.3f} at its best, after {best['images'] / 1000:g} kimg"
-        )
+        kimg = best["images"] / 1000
+        typer.echo(f"  {best['metric']} {best['value']:.3f} at its best, after {kimg:g} kimg")
         typer.echo(f"  best        {shorten(best['release'])}")
     if storage.exists(storage.join(run_uri, "samples")):
         typer.echo(f"  samples     {run}/samples")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,21 +44,14 @@ def tune(
     if dry_run:
         _print_plan(plan, summary, as_json=as_json)
         return
-    study, interrupted = _run(plan, summary.metric)
+    from gan_dist.core.console import LiveConsole
+    from gan_dist.core.storage.lock import folder_lock
+
+    with folder_lock(plan.uri, LiveConsole().print):
+        study, interrupted = _run(plan, summary.metric)
     _print_result(plan, study, summary.metric, [config, *given], interrupted=interrupted, as_json=as_json)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
-
-
-def check(config: str, overrides: Sequence[str]) -> None:
-    """Check the configuration of a search.
-
-    Raises:
-        ConfigError: it has problems.
-    """
-    from gan_dist.search.plan import make_plan  # brings torch
-
-    make_plan(config, overrides)
 
 
 def _print_plan(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
@@ -78,14 +70,6 @@ def _print_plan(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
 
 def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     """Run the rest of a search; return its study, and whether it was interrupted."""
-    from gan_dist.core.console import LiveConsole
-    from gan_dist.core.storage.lock import folder_lock
-
-    with folder_lock(plan.uri, LiveConsole().print):
-        return _run_locked(plan, metric)
-
-
-def _run_locked(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     from gan_dist.search.display import SearchView
     from gan_dist.search.plan import begin, warm_start_points
     from gan_dist.search.study import SearchStudy
@@ -166,7 +150,6 @@ def _redact_argument(argument: str) -> str:
 
 
 def _report_command(plan: Plan) -> str:
-    """Return the command that reports on the search, without a database's URL, which may hold a password."""
     from gan_dist.search.study_storage import ENV
 
     url = plan.search.optuna_storage

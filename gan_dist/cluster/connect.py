@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -21,6 +22,8 @@ from gan_dist.core.errors import ClusterError
 from gan_dist.core.storage.redaction import reason
 
 LOG = logging.getLogger("gan_dist")
+QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+"""Ray's own messages stay in its log files."""
 
 
 @contextmanager
@@ -68,21 +71,12 @@ def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> Ite
 
 def _start_local() -> None:
     try:
-        # Ray's own messages stay in its log files.
-        ray.init(
-            address="local",
-            num_cpus=host.cores(),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        ray.init(address="local", num_cpus=host.cores(), include_dashboard=False, **QUIET)
     except Exception as error:  # Ray 2.60 has no class of its own for a node that does not start in time
         ray.shutdown()
-        raise ClusterError(
-            f"Ray could not be started on this machine ({reason(error).rstrip('.')}); most often the machine "
-            "is busy or short of memory",
-            "try again; gan-dist doctor tells how much is free",
-        ) from error
+        what = f"Ray could not be started on this machine ({reason(error).rstrip('.')})"
+        remedy = "free memory or CPUs, of which gan-dist doctor shows what is left, and try again"
+        raise ClusterError(what, remedy) from error
 
 
 def join(address: str) -> None:
@@ -93,7 +87,7 @@ def join(address: str) -> None:
     """
     require_reachable(address)
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         ray.shutdown()
         raise _refusal(address, error) from error

@@ -66,10 +66,7 @@ class _Actor:
 
 
 class _Results:
-    """Iterates over the results of tasks, in their order; an idle actor gets the next task.
-
-    Some of the actors may not be placed yet; those that are gone for good are removed from the list.
-    """
+    """Results of tasks, in their order, by actors that need not be placed yet; dead ones are removed."""
 
     def __init__(self, actors: list[Any], request: Any, tasks: Sequence[Task]) -> None:
         self._actors, self._request, self._tasks = actors, request, tasks
@@ -107,7 +104,6 @@ class _Results:
         self._busy |= {actor.started.remote(): (actor, None) for actor in actors}
 
     def _assign(self, last: int) -> None:
-        """Assign tasks up to the number `last` to idle actors."""
         while self._idle and self._pending and self._pending[0] <= last:
             actor, task = self._idle.popleft(), heapq.heappop(self._pending)
             self._busy[actor.compute.remote(self._request, self._tasks[task])] = actor, task

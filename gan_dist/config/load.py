@@ -18,7 +18,7 @@ from gan_dist.config.messages import check, unknown_key
 from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
 from gan_dist.config.section import Section
 from gan_dist.config.yaml12 import UnreadableYaml, check_tag, compose, dump, plain_value
-from gan_dist.core.errors import ConfigError, Problem, StorageError, nearest
+from gan_dist.core.errors import ConfigError, Problem, StorageError, closest
 
 PRESETS = Path(__file__).parents[1] / "presets"
 MAX_BYTES = 1024 * 1024
@@ -285,7 +285,9 @@ def _read(source: str, label: str) -> str:
             raise refusal("there is no such file", f"the preset is called {_stem(source)}") from error
         if "/" in source or source.endswith((".yaml", ".yml")):
             raise refusal("there is no such file") from error
-        remedy = f"the presets are {', '.join(presets)}{nearest(source, presets)}"
+        remedy = f"the presets are {', '.join(presets)}"
+        if near := closest(source, presets):
+            remedy += f"; the nearest is {near}"
         raise refusal("there is no preset or file of this name", remedy) from error
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

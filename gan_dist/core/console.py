@@ -20,11 +20,7 @@ RATE_WINDOW_S = 30.0
 
 
 class LiveConsole:
-    """Messages on a stream and, if that is a terminal, a live part below them.
-
-    Args:
-        stream: Standard error if None.
-    """
+    """Messages on a stream (standard error if None) and, if that is a terminal, a live part below them."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, markup=False)
@@ -79,10 +75,7 @@ def time_left(seconds: float) -> tuple[str, str]:
 class CountProgress(LiveConsole):
     """Progress of a count: a bar on a terminal, a line every few seconds elsewhere, with rate and time left.
 
-    Args:
-        total: The count at the end.
-        unit: Plural name of what is counted.
-        stream: Standard error if None.
+    `total` is the count at the end, and `unit` the plural name of what is counted.
     """
 
     def __init__(self, total: int, unit: str, stream: TextIO | None = None) -> None:
@@ -114,6 +107,6 @@ class CountProgress(LiveConsole):
     def _text(self, count: int) -> str:
         parts = [f"{count:,}/{self._total:,} {self._unit}"]
         if self.rate > 0:
-            parts.append(f"{self.rate:,.0f} {self._unit}/s")
-            parts.append(", ".join(time_left((self._total - count) / self.rate)))
+            left = ", ".join(time_left((self._total - count) / self.rate))
+            parts += [f"{self.rate:,.0f} {self._unit}/s", left]
         return "  ".join(parts)

@@ -43,40 +43,23 @@ class GanDistError(Exception):
     """Base of all errors that a user can cause.
 
     Args:
-        what: What is wrong, with the field, its value and the arithmetic.
-        remedy: The command, key or value that fixes it.
-        keys: Configuration keys that it concerns, dotted.
+        what: What is wrong, as in `Problem`; or all problems, with their remedies and keys.
+        remedy: See `Problem`.
+        keys: See `Problem`.
     """
 
     exit_code = 2
 
-    def __init__(self, what: str, remedy: str = "", *, keys: Sequence[str] = ()) -> None:
+    def __init__(self, what: str | Sequence[Problem], remedy: str = "", *, keys: Sequence[str] = ()) -> None:
         super().__init__(what, remedy)
-        self.what, self.remedy, self.keys = what, remedy, tuple(keys)
+        self.problems = (Problem(what, remedy, tuple(keys)),) if isinstance(what, str) else tuple(what)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
 
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        """All problems; more than one only in a `ConfigError`."""
-        return (Problem(self.what, self.remedy, self.keys),)
-
 
 class ConfigError(GanDistError):
     """A configuration with one or more problems."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        self._problems = tuple(problems)
-        keys = [key for problem in self._problems for key in problem.keys]
-        super().__init__("\n".join(map(str, self._problems)), keys=keys)
-
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Problem, ...]]]:
-        return type(self), (self._problems,)
-
-    @property
-    def problems(self) -> tuple[Problem, ...]:
-        return self._problems
 
 
 class DataError(GanDistError):
@@ -126,9 +109,3 @@ class WorkerError(GanDistError):
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like an unknown one, None if no name is like it."""
     return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: its closest known name, or nothing."""
-    near = closest(name, known)
-    return f"; the nearest is {near}" if near else ""

@@ -43,36 +43,35 @@ def examine(checks: Mapping[str, tuple[Check, float]]) -> list[Finding]:
             finding of level `error`; the thread of one that exceeds it is abandoned.
     """
     began = time.monotonic()
-    running = {name: _Running(name, check) for name, (check, _) in checks.items()}
+    found: dict[str, list[Finding]] = {name: [] for name in checks}
+    threads = {
+        name: threading.Thread(target=_run, args=(name, check, found[name]), name=name, daemon=True)
+        for name, (check, _) in checks.items()
+    }
+    for thread in threads.values():
+        thread.start()
     findings: list[Finding] = []
     for name, (_, limit_s) in checks.items():
-        found, ended = running[name].result(max(0.0, began + limit_s - time.monotonic()))
-        findings += found if ended else [*found, _given_up(name, limit_s)]
+        threads[name].join(max(0.0, began + limit_s - time.monotonic()))
+        given_up = threads[name].is_alive()
+        findings += found[name]
+        if given_up:
+            abandon(threads[name])
+            why, remedy = "a run would wait for it too", "look at the network, or wait longer with --timeout"
+            findings.append(Finding(name, "error", f"no answer within {limit_s:g} s", why, remedy))
     return findings
 
 
-class _Running:
-    def __init__(self, name: str, check: Check) -> None:
-        self._found: list[Finding] = []
-        self._thread = threading.Thread(target=self._run, args=(name, check), name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self, name: str, check: Check) -> None:
-        try:
-            for finding in check():
-                self._found.append(finding)
-        except GanDistError as error:
-            self._found += findings_of(name, error.problems, "a run stops at it")
-        except BaseException as error:
-            self._found.append(_failed(name, error))
-
-    def result(self, seconds: float) -> tuple[list[Finding], bool]:
-        """Wait for at most `seconds`; return the findings until then, and whether the check has ended."""
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            abandon(self._thread)
-            return [*self._found], False
-        return self._found, True
+def _run(name: str, check: Check, found: list[Finding]) -> None:
+    try:
+        for finding in check():
+            found.append(finding)
+    except GanDistError as error:
+        found += findings_of(name, error.problems, "a run stops at it")
+    except BaseException as error:
+        what = f"it could not be checked: {type(error).__name__}: {without_secrets(reason(error))}"
+        why = "what is not known to be right may be wrong"
+        found.append(Finding(name, "error", what, why, "look at what is named"))
 
 
 def findings_of(
@@ -91,31 +90,12 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def _failed(name: str, error: BaseException) -> Finding:
-    what = f"it could not be checked: {type(error).__name__}: {without_secrets(reason(error))}"
-    return Finding(name, "error", what, "what is not known to be right may be wrong", "look at what is named")
-
-
-def _given_up(name: str, limit_s: float) -> Finding:
-    return Finding(
-        name,
-        "error",
-        f"no answer within {limit_s:g} s",
-        "a run would wait for it too",
-        "look at the network and at what it was asked of, or give it longer with --timeout",
-    )
-
-
 def wrong_interface(name: str, where: str, given: str | None, known: Sequence[str]) -> Iterator[Finding]:
     """Yield a finding if GLOO_SOCKET_IFNAME is `given` and none of the `known` interfaces.
 
     `where` is the node in the message, or empty.
     """
     if given is not None and given.split(",")[0] not in known:
-        yield Finding(
-            name,
-            "error",
-            f"{where}GLOO_SOCKET_IFNAME={given} is no interface there",
-            "workers on CPUs cannot be joined",
-            f"set it to one of {', '.join(known)}, or unset it",
-        )
+        what = f"{where}GLOO_SOCKET_IFNAME={given} is no interface there"
+        remedy = f"set it to one of {', '.join(known)}, or unset it"
+        yield Finding(name, "error", what, "workers on CPUs cannot be joined", remedy)

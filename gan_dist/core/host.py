@@ -47,10 +47,8 @@ def cores(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
 
 def memory_bytes(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
     """Return the bytes of memory that this process's container or, without one, the machine has."""
-    limits = [
-        *_group_files("memory", "memory.max", root, own),
-        *_group_files("memory", "memory.limit_in_bytes", root, own),
-    ]
+    names = ("memory.max", "memory.limit_in_bytes")
+    limits = [limit for name in names for limit in _group_files("memory", name, root, own)]
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([physical, *(int(limit) for limit in limits if limit != "max")])
 
@@ -98,11 +96,8 @@ def object_store_bytes(memory: int, shm_free: int) -> int:
 
 def shm_remedy(wanted: float, size: float) -> str:
     """Return the remedy for an object store of `wanted` bytes in a /dev/shm of only `size` bytes."""
-    more = f"{wanted * 1.1 / 1e9:.0f}"
-    return (
-        f"docker run --shm-size={more}g, or mount -o remount,size={more}G /dev/shm, or "
-        f"ray start --object-store-memory={int(size * 0.9)}"
-    )
+    more, fits = f"{wanted * 1.1 / 1e9:.0f}", f"ray start --object-store-memory={int(size * 0.9)}"
+    return f"docker run --shm-size={more}g, or mount -o remount,size={more}G /dev/shm, or {fits}"
 
 
 def own_address() -> str | None:

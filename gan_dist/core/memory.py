@@ -32,13 +32,9 @@ def use_one_arena() -> bool:
 
 @contextmanager
 def explain_out_of_memory(problem: Callable[[], Problem]) -> Iterator[None]:
-    """Turn torch's out-of-memory error into one that names what needs less memory.
+    """Turn torch's out-of-memory error into a CapacityError.
 
-    Args:
-        problem: Called after the error: what the GPU cannot hold, and the settings to lower.
-
-    Raises:
-        CapacityError: the GPU ran out of memory.
+    `problem` is called after it, and returns what the GPU cannot hold and the settings to lower.
     """
     import torch
 

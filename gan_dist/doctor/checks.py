@@ -199,7 +199,7 @@ def storage_access(folder: str) -> Iterator[Finding]:
             if empty:
                 storage.delete_empty_folder(folder)
         except GanDistError as error:
-            what, remedy = error.what, error.remedy
+            what, remedy = error.problems[0].what, error.problems[0].remedy
             if doing == "written" and "://" not in folder:  # the marker's name means nothing to a user
                 what, remedy = what.replace(marker, folder), "give another storage=..."
             left = _delete(marker) if doing not in ("looked for", "written") else ""

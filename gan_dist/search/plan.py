@@ -83,7 +83,7 @@ def make_plan(source: str, overrides: Sequence[str]) -> Plan:
     search = config.search
     if search is None:
         remedy = "say what varies, such as search={space: {optim.g.lr: {log: [1e-5, 1e-3]}}}"
-        raise ConfigError([Problem(f"{source} has no section search", remedy, ("search",))])
+        raise ConfigError(f"{source} has no section search", remedy, keys=("search",))
     space = parse(search.space, flatten(config))
     plan = Plan(source, tuple(overrides), config.model_copy(update={"search": None}), search, space)
     problems: list[Problem] = []

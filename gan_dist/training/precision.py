@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.config import TrainConfig
-from gan_dist.core.errors import ConfigError, Problem
+from gan_dist.core.errors import ConfigError
 from gan_dist.core.memory import keep_freed_memory
 
 
@@ -88,7 +88,7 @@ class PrecisionPolicy:
 
 
 def _refused(what: str, remedy: str, *keys: str) -> ConfigError:
-    return ConfigError([Problem(what, remedy, keys)])
+    return ConfigError(what, remedy, keys=keys)
 
 
 def tune_process(device: torch.device) -> None:

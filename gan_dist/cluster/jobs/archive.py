@@ -11,6 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from pathlib import Path, PurePosixPath
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
@@ -37,7 +38,7 @@ class Upload:
     @property
     def bytes(self) -> int:
         """Size before compression."""
-        return sum(_size(path) for path in self.files.values())
+        return sum(path.stat().st_size for path in self.files.values())
 
 
 def collect_files(folder: Path, required: Sequence[str] = ()) -> Upload:
@@ -84,7 +85,6 @@ def write_zip(upload: Upload, to: Path, secrets: Mapping[str, str]) -> None:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files below a folder that are sent, each with its relative path."""
     for path in _walk(folder, [(folder, GitIgnoreSpec.from_lines(ALWAYS_IGNORED))]):
         yield path.relative_to(folder).as_posix(), path
 
@@ -99,7 +99,8 @@ def _walk(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[P
         inside = sorted(entries, key=lambda entry: entry.name)
     for entry in inside:
         path, is_folder = Path(entry.path), entry.is_dir()
-        if any(spec.match_file(_relative(path, base, is_folder)) for base, spec in ignored):
+        end = "/" if is_folder else ""
+        if any(spec.match_file(path.relative_to(base).as_posix() + end) for base, spec in ignored):
             continue
         if is_folder:
             # A link to a folder is followed, unless it leads to a parent.
@@ -109,31 +110,18 @@ def _walk(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[P
             yield path
 
 
-def _relative(path: Path, base: Path, is_folder: bool) -> str:
-    return path.relative_to(base).as_posix() + ("/" if is_folder else "")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
 def _too_large(folder: Path, upload: Upload) -> ClusterError:
-    largest = sorted(upload.files, key=lambda name: -_size(upload.files[name]))[:5]
-    named = ", ".join(f"{name} ({_mib(_size(upload.files[name]))})" for name in largest)
-    return ClusterError(
-        f"the working directory {folder} is {_mib(upload.bytes)}, and a job's may be {_mib(MAX_BYTES)}; the "
-        f"largest files are {named}",
-        IGNORE_REMEDY,
-    )
+    largest = nlargest(5, [(path.stat().st_size, name) for name, path in upload.files.items()])
+    named = ", ".join(f"{name} ({_mib(size)})" for size, name in largest)
+    what = f"the working directory {folder} is {_mib(upload.bytes)}, and a job's may be {_mib(MAX_BYTES)}"
+    return ClusterError(f"{what}; the largest files are {named}", IGNORE_REMEDY)
 
 
 def _too_many(folder: Path, files: Mapping[str, Path]) -> ClusterError:
     counts = Counter(PurePosixPath(name).parts[0] for name in files)
     named = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(3))
-    return ClusterError(
-        f"the working directory {folder} has more than {MAX_FILES:,} files, most of them in {named}",
-        IGNORE_REMEDY,
-    )
+    what = f"the working directory {folder} has more than {MAX_FILES:,} files, most of them in {named}"
+    return ClusterError(what, IGNORE_REMEDY)
 
 
 def _mib(size: int) -> str:

@@ -81,7 +81,6 @@ class JobClient:
         command: str,
         archive: Path,
         variables: Mapping[str, str],
-        *,
         cpus: float,
         resources: Mapping[str, float],
         on_retry: Callable[[str], None],
@@ -91,10 +90,8 @@ class JobClient:
         Args:
             command: The job's command.
             archive: A ZIP file with the job's working directory.
-            variables: Environment variables of the job and its tasks, besides `GRACEFUL_STOP`. No secrets:
-                all who may list jobs see them.
-            cpus, resources: Reserved for the command, which then runs where they are free. Without any it
-                runs on the head, even on one that was started with no CPUs.
+            variables: Environment variables of the job and its tasks, which all who may list jobs see.
+            cpus, resources: Reserved for the command, which without any runs on the head.
             on_retry: Called with the reason before each retry.
 
         Raises:
@@ -129,10 +126,8 @@ class JobClient:
             async for text in self._client.tail_job_logs(job):
                 write(text)
         except (OSError, RuntimeError, ClientError) as error:
-            raise ClusterError(
-                f"the connection to {self.url} was lost ({reason(error)})",
-                "the job goes on where the cluster does",
-            ) from None
+            what = f"the connection to {self.url} was lost ({reason(error)})"
+            raise ClusterError(what, "the job goes on where the cluster does") from None
 
     def result(self, job: str) -> JobDetails:
         """Return Ray's record of a job whose log has ended.
@@ -152,11 +147,7 @@ class JobClient:
 
 
 def parse_resources(text: str) -> dict[str, float]:
-    """Return resources to reserve, from JSON as `ray job submit` takes them.
-
-    Raises:
-        ClusterError: the text is no such JSON.
-    """
+    """Return resources to reserve, from JSON as `ray job submit` takes them, or raise a ClusterError."""
     with suppress(ValueError):
         parsed: Any = json.loads(text)
         if isinstance(parsed, dict) and all(isinstance(value, int | float) for value in parsed.values()):
@@ -203,10 +194,8 @@ def dashboard_status(url: str, headers: Mapping[str, str] | None = None) -> int:
             raise _unreachable(url, error) from None
         is_ray = False
     if not is_ray:
-        raise ClusterError(
-            f"what answers at {redact(url)} is no dashboard of Ray's",
-            "its port is 8265 unless `ray start` was told another",
-        )
+        what = f"what answers at {redact(url)} is no dashboard of Ray's"
+        raise ClusterError(what, "its port is 8265 unless `ray start` was told another")
     return answer.status_code
 
 
@@ -226,22 +215,15 @@ def _unauthorized(where: str, error: AuthenticationError) -> ClusterError:
 
 
 def require_same_versions(where: str, metadata: Mapping[str, Any]) -> None:
-    """Refuse a cluster whose `cluster_metadata` name another Ray, or another minor version of Python.
-
-    Raises:
-        ClusterError: with both versions.
-    """
+    """Refuse a cluster whose `cluster_metadata` name another Ray, or another minor version of Python."""
     there = {"Ray": metadata["rayVersion"], "Python": _minor(metadata["pythonVersion"])}
     here = {"Ray": ray.__version__, "Python": _minor(platform.python_version())}
-    differing = [
+    both = [
         f"{name} is {there[name]} there and {here[name]} here" for name in here if there[name] != here[name]
     ]
-    if differing:
-        raise ClusterError(
-            f"the cluster at {where} has other versions: {'; '.join(differing)}. What was tried here may not "
-            "run there",
-            "install the same on both, as requirements.lock has it",
-        )
+    if both:
+        what = f"the cluster at {where} has other versions: {'; '.join(both)}"
+        raise ClusterError(what, "install the same on both, as requirements.lock has it")
 
 
 def _root_cause(error: BaseException) -> BaseException:

@@ -24,16 +24,11 @@ def secrets_here() -> dict[str, str]:
 
 
 def require_no_secrets(texts: Iterable[tuple[str, str]], known: Mapping[str, str]) -> None:
-    """Refuse texts, each with its name, that hold a secret: a `known` value, or what looks like one.
-
-    Raises:
-        ClusterError: with the name of the text, without its contents.
-    """
+    """Raise a ClusterError that names a text that holds a secret: a `known` value, or what looks like one."""
     for name, text in texts:
         if secret := _secret_in(text, known):
             raise ClusterError(
-                f"{name} holds {secret}: what a job is called with is shown to all who may list jobs, and "
-                "kept in Ray's files",
+                f"{name} holds {secret}, which all who may list jobs would see, and Ray's files keep",
                 "set it as a variable of the nodes instead, before `ray start`: the usual AWS variables for "
                 "a store, and any, with search.optuna_storage=env:NAME, for a database",
             )

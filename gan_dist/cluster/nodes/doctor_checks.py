@@ -61,23 +61,16 @@ def ports() -> Iterator[Finding]:
     address = f"127.0.0.1:{PORTS['port']}"
     state = probe_head(address).state if "port" in taken else HeadState.NOT_RAY
     if state in (HeadState.READY, HeadState.UNAUTHORIZED):
-        yield Finding(
-            "ports",
-            "warning",
-            f"a Ray cluster runs here at {address}, which RAY_ADDRESS does not name",
-            "a run starts a Ray of its own beside it, for the same cores",
-            f"export RAY_ADDRESS={address}",
-        )
+        what = f"a Ray cluster runs here at {address}, which RAY_ADDRESS does not name"
+        why = "a run starts a Ray of its own beside it, for the same cores"
+        yield Finding("ports", "warning", what, why, f"export RAY_ADDRESS={address}")
         if state is HeadState.READY:
             yield _open(address)
         return
     options = " ".join(f"--{option}={port + 1000}" for option, port in taken.items())
+    what = f"other programs listen at {', '.join(map(str, taken.values()))}"
     yield Finding(
-        "ports",
-        "warning",
-        f"other programs listen at {', '.join(map(str, taken.values()))}",
-        "ray start --head cannot take them",
-        f"ray start --head {options}",
+        "ports", "warning", what, "ray start --head cannot take them", f"ray start --head {options}"
     )
 
 
@@ -110,9 +103,8 @@ def token() -> Iterator[Finding]:
         except ClusterError as error:
             yield from findings_of("token", error.problems, "jobs are submitted there")
     if closed:
-        yield Finding(
-            "token", "ok", f"{' and '.join(closed)} refuse{'s' * (len(closed) == 1)} who has no token"
-        )
+        refuse = "refuses" if len(closed) == 1 else "refuse"
+        yield Finding("token", "ok", f"{' and '.join(closed)} {refuse} who has no token")
 
 
 def _open(place: str) -> Finding:
@@ -184,13 +176,9 @@ def _capacity(run: PlannedRun, nodes: list[resources.Node], where: str) -> Itera
         held = 0  # another check reports what is wrong with the images
     total = sum(node.memory for node in nodes)
     if 0 < total < held:
-        yield Finding(
-            "room",
-            "error",
-            f"{held / 1e9:.1f} GB of images held by all workers, {where} has {total / 1e9:.1f} GB",
-            "each worker holds the decoded set in memory",
-            "data.cache=stream",
-        )
+        what = f"{held / 1e9:.1f} GB of images held by all workers, {where} has {total / 1e9:.1f} GB"
+        why = "each worker holds the decoded set in memory"
+        yield Finding("room", "error", what, why, "data.cache=stream")
     if trials is None:
         fits = resources.worker_capacity(scale, nodes)
         more = "; nodes are added for more" if resources.autoscales(nodes) else ""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 
@@ -42,15 +42,12 @@ class HeadState(Enum):
     NOT_RAY = "something that is no Ray cluster"
 
 
-@dataclass(frozen=True)
-class HeadProbe:
-    """Result of a probe."""
+class HeadProbe(NamedTuple):
+    """Result of a probe: the cluster's nodes, as a serialised GetAllNodeInfoReply, or an error's details."""
 
     state: HeadState
     nodes: bytes = b""
-    """The cluster's list of nodes, a serialised GetAllNodeInfoReply, if it is ready."""
     details: str = ""
-    """The error, if it is not ready."""
 
 
 def probe_head(address: str, headers: Mapping[str, str] | None = None) -> HeadProbe:
@@ -95,9 +92,8 @@ def require_reachable(address: str) -> None:
     if address == "auto" or os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
         return  # Ray finds the head itself, or uses another protocol
     if not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:
-        raise ClusterError(
-            f"RAY_ADDRESS={_without_user(address)} is not an address", "use host:port, such as host:6379"
-        )
+        what = f"RAY_ADDRESS={_without_user(address)} is not an address"
+        raise ClusterError(what, "use host:port, such as host:6379")
     headers = auth_headers()
     probe = probe_head(address, headers)
     if probe.state is HeadState.UNAUTHORIZED:
@@ -147,6 +143,5 @@ def auth_headers() -> dict[str, str]:
 
 
 def _without_user(address: str) -> str:
-    """Return an address without user and password."""
     scheme, mark, rest = address.rpartition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"

@@ -72,7 +72,7 @@ def check_nodes(folder: str, images: str) -> None:
         reports = query_nodes(nodes, paths, TIMEOUT_S)
     problems = node_problems(host.versions(), reports, paths)
     if problems:
-        raise ClusterError("the cluster's nodes cannot work together:\n" + "\n".join(map(str, problems)))
+        raise ClusterError(problems)
     for report in reports:
         if warning := shm_warning(report):
             LOG.warning("warning: %s", warning)
@@ -126,13 +126,8 @@ def _collect_facts(files: Mapping[str, str], options: StorageOptions) -> NodeFac
                 missing[key] = MISSING[key]
         except GanDistError as error:
             missing[key] = str(error)
-    return NodeFacts(
-        host.versions(),
-        missing,
-        host.shm_bytes(),
-        os.environ.get("GLOO_SOCKET_IFNAME"),
-        tuple(name for _, name in socket.if_nameindex()),
-    )
+    gloo, interfaces = os.environ.get("GLOO_SOCKET_IFNAME"), tuple(name for _, name in socket.if_nameindex())
+    return NodeFacts(host.versions(), missing, host.shm_bytes(), gloo, interfaces)
 
 
 def shm_warning(report: NodeReport) -> Problem | None:
@@ -141,11 +136,9 @@ def shm_warning(report: NodeReport) -> Problem | None:
     if isinstance(facts, Problem) or facts.shm is None or report.object_store <= facts.shm[0]:
         return None
     size, wanted = facts.shm[0], report.object_store
-    return Problem(
-        f"{report.node}: /dev/shm has {size / 1e9:.2f} GB, Ray's object store {wanted / 1e9:.1f} GB: it "
-        "keeps objects in a file on disk, and streaming images waits for it",
-        host.shm_remedy(wanted, size),
-    )
+    sizes = f"{report.node}: /dev/shm has {size / 1e9:.2f} GB, Ray's object store {wanted / 1e9:.1f} GB"
+    what = f"{sizes}: it keeps objects in a file on disk, and streaming images waits for it"
+    return Problem(what, host.shm_remedy(wanted, size))
 
 
 def _differ(name: str, one: str, other: str | None) -> bool:
@@ -165,20 +158,11 @@ def node_problems(
         if isinstance(facts, Problem):
             problems.append(replace(facts, what=f"{report.node} {facts.what}"))
             continue
-        problems += [
-            Problem(
-                f"{report.node} has {name} {facts.versions.get(name)}, the driver {version}",
-                "install the same on all",
-            )
-            for name, version in here.items()
-            if _differ(name, version, facts.versions.get(name))
-        ]
-        problems += [
-            Problem(
-                f"{report.node} cannot use {key}, where {storage.redact(paths[key])} is: {why}",
-                "use a bucket or a folder that all nodes share",
-                (key,),
-            )
-            for key, why in facts.missing.items()
-        ]
+        for name, version in here.items():
+            if _differ(name, version, facts.versions.get(name)):
+                what = f"{report.node} has {name} {facts.versions.get(name)}, the driver {version}"
+                problems.append(Problem(what, "install the same on all"))
+        for key, why in facts.missing.items():
+            what = f"{report.node} cannot use {key}, where {storage.redact(paths[key])} is: {why}"
+            problems.append(Problem(what, "use a bucket or a folder that all nodes share", (key,)))
     return problems

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import ray
 from ray._private.state import state as cluster_state
@@ -38,36 +38,32 @@ class GrowthRequest:
         self._scale, self._workers = scale, workers
         self._larger = [count for count in counts if count > workers]
         self._reservation: PlacementGroup | None = None
+        self._request = ExitStack()
 
     def is_placeable(self) -> bool:
         """Return whether more workers can be placed; called after the group's workers have been placed."""
         if not self._larger:
             return False
         if self._reservation is None:
-            self._reservation = _reserve(self._scale, self._larger[0] - self._workers)
+            more = reserved(self._scale, self._larger[0] - self._workers)
+            self._reservation = self._request.enter_context(more)
         if is_placed(self._reservation):
             return True
         return placeable_workers(self._scale, self._larger, placed=self._workers) is not None
 
     def close(self) -> None:
         """Withdraw the request."""
-        if self._reservation is not None:
-            remove_placement_group(self._reservation)
+        self._request.close()
 
 
 @contextmanager
 def reserved(scale: ScaleConfig, count: int) -> Iterator[PlacementGroup]:
     """Request resources for `count` workers; while they are missing, an autoscaler sees the request."""
-    reservation = _reserve(scale, count)
+    reservation = placement_group([worker_resources(scale)] * count, strategy="PACK")
     try:
         yield reservation
     finally:
         remove_placement_group(reservation)
-
-
-def _reserve(scale: ScaleConfig, count: int) -> PlacementGroup:
-    reservation: PlacementGroup = placement_group([worker_resources(scale)] * count, strategy="PACK")
-    return reservation
 
 
 def is_placed(reservation: PlacementGroup, within_s: float = 0.1) -> bool:

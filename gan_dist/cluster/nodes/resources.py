@@ -50,11 +50,9 @@ def cluster_nodes() -> list[Node]:
 
 
 def _node(record: dict[str, Any]) -> Node:
-    resources, group = record["Resources"], record["Labels"].get(NODE_GROUP, "")
-    cpus, gpus, memory, object_store = (
-        resources.get(name, 0.0) for name in ("CPU", "GPU", "memory", "object_store_memory")
-    )
-    address = record["NodeManagerAddress"]
+    names = ("CPU", "GPU", "memory", "object_store_memory")
+    cpus, gpus, memory, object_store = (record["Resources"].get(name, 0.0) for name in names)
+    group, address = record["Labels"].get(NODE_GROUP, ""), record["NodeManagerAddress"]
     return Node(cpus, gpus, memory + object_store, object_store, group, record["NodeID"], address)
 
 
@@ -157,12 +155,10 @@ def idle_gpu_warning(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool 
 
 
 def _setting(key: str, value: float, *, evaluating: bool) -> str:
-    """Return a setting as a user of `evaluate`, or of a configuration, types it."""
     return f"--{key.replace('_', '-')} {value:g}" if evaluating else f"scale.{key}={value:g}"
 
 
 def _require_divisible(scale: ScaleConfig, *, evaluating: bool) -> None:
-    """Refuse shares of GPUs that no cluster can give."""
     each = scale.gpus_per_worker
     setting = _setting("gpus_per_worker", each, evaluating=evaluating)
     if each > 1 and not each.is_integer():

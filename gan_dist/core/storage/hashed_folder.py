@@ -24,13 +24,7 @@ def to_json(value: object) -> bytes:
 
 
 def write_folder(uri: str, kind: str, contents: Mapping[str, bytes]) -> None:
-    """Write files and, last, their manifest.
-
-    Args:
-        uri: The folder.
-        kind: The kind of folder, such as `checkpoint` or `release`.
-        contents: The files' contents by name.
-    """
+    """Write the files of a folder, given by name, and last their manifest; `kind` is such as `release`."""
     for name, content in contents.items():
         storage.write_bytes(storage.join(uri, name), content)
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}

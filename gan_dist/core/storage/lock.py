@@ -91,7 +91,9 @@ class _FolderLock:
         self.successor: dict[str, Any] | None = None
         """The process that took the lock from this one."""
         self._folder, self._uri = uri, files.join(uri, LOCK_FILE)
-        self._own = {"id": uuid.uuid4().hex, **_this_process(), "since": _now()}
+        pid = os.getpid()
+        process = {"host": platform.node(), "machine": _machine(), "pid": pid, "started": _start_time(pid)}
+        self._own = {"id": uuid.uuid4().hex, **process, "since": _now()}
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
 
@@ -165,12 +167,7 @@ class _FolderLock:
         return content if isinstance(content, dict) and "id" in content else {"id": ""}
 
     def _create(self) -> bool:
-        """Create the lock file by a link, which only one process can; return whether that is possible here.
-
-        Raises:
-            BusyError: another process has just created it.
-            StorageError: the folder cannot be written.
-        """
+        """Create the lock file by a link, which only one process can; return whether links are possible."""
         filesystem, path = open_uri(self._uri)
         if filesystem.type_name != "local":
             return False
@@ -207,11 +204,6 @@ def _describe(holder: Mapping[str, Any]) -> str:
     if "pid" not in holder:
         return "another process"
     return f"process {holder['pid']} on {holder.get('host')}, since {holder.get('since')}"
-
-
-def _this_process() -> dict[str, object]:
-    pid = os.getpid()
-    return {"host": platform.node(), "machine": _machine(), "pid": pid, "started": _start_time(pid)}
 
 
 def _machine() -> str:

@@ -92,10 +92,7 @@ def bucket_of(uri: str) -> str:
 def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
     """Call `action` again until it succeeds, fails for good, or has no time left; return its result.
 
-    Args:
-        uri: What is read or written, for the message.
-        action: Something that may be done twice.
-        size: Bytes that it transfers, if many; they extend the time limit.
+    `uri` is what is read or written, for messages; `size` bytes that are transferred extend the time limit.
 
     Raises:
         AbsentError: there is nothing at `uri`.
@@ -140,11 +137,7 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
 
 
 def require_bucket(uri: str) -> None:
-    """Raise an error if the bucket of an S3 URI does not exist.
-
-    Raises:
-        StorageError: it does not.
-    """
+    """Raise a StorageError if the bucket of an S3 URI does not exist."""
     if uri.startswith("s3://") and _cause(refusal_code(uri)) is _NO_BUCKET:
         raise StorageError(f"{redact(uri)}: {_NO_BUCKET.what}", _NO_BUCKET.remedy) from None
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from gan_dist.core.storage.filesystems import endpoint_and_region
 
-_TIMEOUT_S = 5.0
-
 
 def refusal_code(uri: str) -> str:
     """Return the error code with which a store refuses to list the bucket of a URI, or an empty text.
@@ -29,12 +27,7 @@ def refusal_code(uri: str) -> str:
 
 
 def check_upload(uri: str) -> None:
-    """Begin and abort an upload, which the store refuses if the object may not be written.
-
-    Raises:
-        ClientError: botocore's, with the store's error code.
-        BotoCoreError: the store did not answer.
-    """
+    """Begin and abort an upload, which the store refuses by botocore's errors if it may not be written."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     client, bucket, key = _client(uri)
@@ -44,7 +37,7 @@ def check_upload(uri: str) -> None:
 
 
 def delete_object(uri: str) -> None:
-    """Delete an object; an absent one is no error. Errors are those of `check_upload`."""
+    """Delete an object; an absent one is no error."""
     client, bucket, key = _client(uri)
     client.delete_object(Bucket=bucket, Key=key)
 
@@ -57,8 +50,8 @@ def _client(uri: str) -> tuple[Any, str, str]:
     path, _, query = uri.removeprefix("s3://").partition("?")
     endpoint, region = endpoint_and_region(query)
     config = Config(
-        connect_timeout=_TIMEOUT_S,
-        read_timeout=_TIMEOUT_S,
+        connect_timeout=5.0,
+        read_timeout=5.0,
         retries={"max_attempts": 0},
         s3={"addressing_style": "path"} if endpoint else None,
     )

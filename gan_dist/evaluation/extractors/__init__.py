@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gan_dist.core.errors import ConfigError, Problem, nearest
+from gan_dist.core.errors import ConfigError, Problem, closest
 from gan_dist.evaluation.extractors.digits import load_digits
 from gan_dist.evaluation.extractors.features import BUILT_IN, Extractor, Features, exact
 from gan_dist.evaluation.extractors.inception import load_inception
@@ -47,10 +47,10 @@ def load_extractor(name: str, device: torch.device, *, inception_weights: str | 
         return RandomFeatures(device)
     if ":" in name:
         return _load_custom(name, device)
-    raise _error(
-        f"eval.extractor={name}: there is no such extractor",
-        f"use {', '.join(BUILT_IN)}, or a class of your own as package.module:Class{nearest(name, BUILT_IN)}",
-    )
+    remedy = f"use {', '.join(BUILT_IN)}, or a class of your own as package.module:Class"
+    if near := closest(name, BUILT_IN):
+        remedy += f"; the nearest is {near}"
+    raise _error(f"eval.extractor={name}: there is no such extractor", remedy)
 
 
 class CustomExtractor:
@@ -130,7 +130,7 @@ def _load_custom(path: str, device: torch.device) -> CustomExtractor:
 
 
 def _error(what: str, remedy: str) -> ConfigError:
-    return ConfigError([Problem(what, remedy, ("eval.extractor",))])
+    return ConfigError(what, remedy, keys=("eval.extractor",))
 
 
 def _name(inner: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError, ConfigError, Problem, StorageError
+from gan_dist.core.errors import CheckpointError, ConfigError, StorageError
 from gan_dist.evaluation.extractors.features import Features, check_images, exact
 
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -85,13 +85,16 @@ def load_inception(
             f"download {WEIGHTS_URL} (SHA-256 {WEIGHTS_SHA256}) and set eval.inception_weights or {VARIABLE} "
             "to the path or URI of that file; or use eval.extractor=random, which needs none"
         )
-        raise ConfigError([Problem(what, remedy, ("eval.inception_weights", "eval.extractor"))])
+        raise ConfigError(what, remedy, keys=("eval.inception_weights", "eval.extractor"))
     try:
         content = storage.read_bytes(uri)
     except StorageError as error:
+        (problem,) = error.problems
         raise StorageError(
-            f"the weights of eval.extractor=inception cannot be read: {error.what}",
-            f"{error.remedy}; the file is at {WEIGHTS_URL}" if error.remedy else f"download {WEIGHTS_URL}",
+            f"the weights of eval.extractor=inception cannot be read: {problem.what}",
+            f"{problem.remedy}; the file is at {WEIGHTS_URL}"
+            if problem.remedy
+            else f"download {WEIGHTS_URL}",
             keys=("eval.inception_weights",),
         ) from error
     found = hashlib.sha256(content).hexdigest()

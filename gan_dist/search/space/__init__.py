@@ -13,7 +13,7 @@ from optuna.trial import Trial
 
 from gan_dist.config.fields import shorten
 from gan_dist.config.yaml12 import dump
-from gan_dist.core.errors import ConfigError, Problem, nearest
+from gan_dist.core.errors import ConfigError, Problem, closest
 from gan_dist.search.space.distributions import (
     Distribution,
     Value,
@@ -105,9 +105,10 @@ class Space:
                 values outside of their ranges. All of them are listed.
         """
         problems = [
-            Problem(f"{shorten(key)} is not in the space{nearest(key, self.distributions)}")
+            Problem(f"{shorten(key)} is not in the space", f"the nearest is {near}" if near else "")
             for key in values
             if key not in self.distributions
+            for near in [closest(key, self.distributions)]
         ]
         point: dict[str, object] = {}
         for key, distribution in self.distributions.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from gan_dist.config import FREE_ON_RESUME
 from gan_dist.config.fields import convert_integers, format_value, leaves, nearest_key, sections, shorten
-from gan_dist.core.errors import ConfigError, Problem, nearest
+from gan_dist.core.errors import ConfigError, Problem, closest
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import (
     Distribution,
@@ -114,7 +114,8 @@ def _condition_problems(
     for parent, needed in when.items():
         distribution = distributions.get(parent)
         if parent not in space:
-            hint = nearest(parent, space)
+            near = closest(parent, space)
+            hint = f"; the nearest is {near}" if near else ""
             if parent in configured:
                 hint = f"; the configuration has {parent}={format_plain(configured[parent])}"
             yield f"when names {shorten(parent)}, which is not in the space{hint}"
