@@ -56,7 +56,7 @@ def tune(
 
 def _print_plan(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
     search, sizes = plan.search, format_summary(summary)
-    record: dict[str, object] = {
+    record = {
         "search": plan.uri,
         "keys": list(plan.space.distributions),
         "trials": search.trials,
@@ -91,10 +91,8 @@ def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
     with SearchView(study, plan.search.trials, length, metric) as view:
         view.print(f"searching {', '.join(plan.space.distributions)}: {study.unfinished} trials to go")
         if plan.search.scheduler != "none" and plan.grace >= length:
-            view.print(
-                f"no trial is stopped early: the first measurement is that at its end, "
-                f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
-            )
+            first = f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
+            view.print(f"no trial is stopped early: the first measurement is that at its end, {first}")
         try:
             driver.run(plan, study, metric, view.update)
         except KeyboardInterrupt:

@@ -33,8 +33,7 @@ def connect() -> Iterator[None]:
     A process that is connected already stays with its cluster.
 
     Raises:
-        ClusterError: there is no cluster at RAY_ADDRESS, or it refuses this process; or none could be
-            started.
+        ClusterError: no cluster could be joined or started.
     """
     if ray.is_initialized():
         yield
@@ -80,11 +79,7 @@ def _start_local() -> None:
 
 
 def join(address: str) -> None:
-    """Connect to the cluster at an address.
-
-    Raises:
-        ClusterError: there is none, or it refuses this process.
-    """
+    """Connect to the cluster at an address; raise a ClusterError if there is none or it refuses."""
     require_reachable(address)
     try:
         ray.init(address=address, **QUIET)

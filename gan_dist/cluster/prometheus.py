@@ -51,6 +51,7 @@ class Gauges:
             return
         waited_s = progress.waited_s - self._waited_s
         self._updated_at, self._waited_s = now, progress.waited_s
+        on_gpu = self._device.type == "cuda"
         values = {
             "gan_dist_images": progress.images,
             "gan_dist_images_per_second": self._rate(progress.images),
@@ -59,15 +60,11 @@ class Gauges:
             "gan_dist_distance": progress.value,
             "gan_dist_best_distance": progress.best,
             "gan_dist_data_wait_ratio": min(1.0, waited_s / passed),
-            "gan_dist_gpu_memory_bytes": _gpu_memory(self._device),
+            "gan_dist_gpu_memory_bytes": torch.cuda.memory_reserved(self._device) if on_gpu else 0,
         }
         for name, gauge in self._gauges.items():
             if (value := values[name]) is not None:
                 gauge.set(value)
-
-
-def _gpu_memory(device: torch.device) -> int:
-    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
 
 
 def tags_of(run_uri: str) -> dict[str, str]:

@@ -64,11 +64,8 @@ def differing_keys(
     def written(value: object) -> str:
         return value if isinstance(value, str) else json.dumps(value)
 
-    return [
-        (key, written(in_a.get(key)), written(in_b.get(key)))
-        for key in in_a | in_b
-        if key not in ignore and in_a.get(key) != in_b.get(key)
-    ]
+    differing = [key for key in in_a | in_b if key not in ignore and in_a.get(key) != in_b.get(key)]
+    return [(key, written(in_a.get(key)), written(in_b.get(key))) for key in differing]
 
 
 @cache

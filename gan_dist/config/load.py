@@ -152,12 +152,7 @@ class ConfigBuilder:
         self._read_key(key, node, origin, lambda _: origin)
 
     def finish(self, label: str, stem: str) -> RunConfig | None:
-        """Return the finished configuration; None if there are problems, which are then all in `problems`.
-
-        Args:
-            label: Origin of what nothing sets.
-            stem: The run's name where nothing sets it.
-        """
+        """Return the configuration, named `stem` by default; None if there are `problems`."""
         self._apply_loss_defaults()
         config, refused = check({"name": stem} | self.values)
         wrong = bool(self.problems)
@@ -169,18 +164,13 @@ class ConfigBuilder:
             if excused or (is_rule and wrong):
                 continue
             if key == "name" and not set_at:
-                problem = replace(
-                    problem, what=f"{problem.what}, which is the file's name", remedy="set name"
-                )
+                what = f"{problem.what}, which is the file's name"
+                problem = replace(problem, what=what, remedy="set name")
             self.refuse(max(set_at, default=Origin(Layer.WHOLE, 0, label)), problem)
         return None if self.problems else config
 
     def _apply_loss_defaults(self) -> None:
-        """If the loss has changed, set the defaults of the new one.
-
-        A key that was set in the layer of `loss.name`, or in a later one, keeps its value. All overrides are
-        one layer, whatever their order.
-        """
+        """If the loss has changed, set its defaults where no key of its layer, or of a later one, is set."""
         before, loss = self.loss, self.values.get("loss.name", LossConfig().name)
         self.loss = loss
         if loss == before or not isinstance(loss, str):
@@ -222,11 +212,7 @@ class ConfigBuilder:
     def _read_section(
         self, key: str, section: SectionKeys, node: yaml.Node, origin: Origin, origin_of: OriginOf
     ) -> None:
-        """Read the node of a section: a mapping, or null for a section that may be absent.
-
-        Raises:
-            UnreadableYaml: it has a tag.
-        """
+        """Read the node of a section: a mapping, or null for a section that may be absent."""
         check_tag(node)
         if isinstance(node, yaml.MappingNode):
             self._read_mapping(f"{key}.", node, origin_of)
@@ -250,13 +236,6 @@ def _printable(name: str) -> str:
 
 
 def _read(source: str, label: str) -> str:
-    """Return the text of a preset, file or URI.
-
-    Raises:
-        ConfigError: there is no such file, or it is no text of at most MAX_BYTES.
-        StorageError: the URI cannot be read.
-    """
-
     def refusal(what: str, remedy: str = "") -> ConfigError:
         return ConfigError([Problem(what, remedy, where=label)])
 

@@ -89,11 +89,7 @@ class OptimConfig(Section):
 
 
 def require_agreement(loss: LossConfig, optim: OptimConfig, kimg: float) -> None:
-    """Refuse settings that contradict or lack one another; `kimg` is the run's length.
-
-    Raises:
-        ConflictError: with the keys, and what to set.
-    """
+    """Raise a ConflictError if settings contradict or lack one another; `kimg` is the run's length."""
     for penalty in ("gp", "dragan"):
         if loss.clip and (weight := getattr(loss, penalty)):
             raise ConflictError(
@@ -159,9 +155,8 @@ def _require_no_end(loss: LossConfig, optim: OptimConfig) -> None:
     idle = {key: (value, none) for key, (value, none) in ends.items() if value != none}
     if idle:
         listed = ", ".join(f"{key}={value:g}" for key, (value, _) in idle.items())
-        without = " ".join(
-            f"{key}={'null' if none is None else f'{none:g}'}" for key, (_, none) in idle.items()
-        )
+        unset = {key: "null" if none is None else f"{none:g}" for key, (_, none) in idle.items()}
+        without = " ".join(f"{key}={none}" for key, none in unset.items())
         raise ConflictError(
             f"{listed}: optim.schedule=constant has no end",
             f"set optim.schedule to linear or cosine, or {without}",

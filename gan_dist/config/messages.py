@@ -46,18 +46,12 @@ def check(values: Mapping[str, object]) -> tuple[RunConfig | None, list[Problem]
 
 
 def unknown_key(written: str, is_section: bool) -> Problem:
-    """Return the problem of a key that does not exist; its `keys` hold the one that was probably meant.
-
-    Args:
-        written: The key; it may be empty, or hold anything.
-        is_section: Whether its value is a mapping.
-    """
+    """Return the problem of a key that does not exist; its `keys` hold the one that was meant."""
     key = shorten(written) or "''"
     if written.startswith(f"{SPACE}."):
         example = f"search={{space: {{{key.removeprefix(f'{SPACE}.')}: ...}}}}"
-        return Problem(
-            f"{key} is not a key", f"what varies is given as a whole, as in {example}", keys=(SPACE,)
-        )
+        remedy = f"what varies is given as a whole, as in {example}"
+        return Problem(f"{key} is not a key", remedy, keys=(SPACE,))
     meant = nearest_key(key, is_section)
     if meant is not None:
         return Problem(f"{key} is not a key", f"the nearest is {meant}", keys=(meant,))

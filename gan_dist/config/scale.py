@@ -39,11 +39,7 @@ class ScaleConfig(Section):
 def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) -> tuple[int, ...]:
     """Return the numbers of workers from `scale.workers` down to `scale.fewest` that divide a batch.
 
-    Args:
-        scale: Resources of the run.
-        batch: Images in a batch over all workers.
-        accumulate: Portions in which a worker computes its part of the batch.
-        pack: Images that the discriminator judges together; a portion holds a multiple of it.
+    A worker computes its part of a batch in `accumulate` portions, each a multiple of `pack` images.
 
     Raises:
         ConflictError: `scale.workers` or `scale.min_workers` does not divide the batch.

@@ -21,13 +21,7 @@ class Section(BaseModel):
 
 
 class ConflictError(ValueError):
-    """Values that contradict or lack one another. Validators raise it, and `load_config` reports it.
-
-    Args:
-        what: What is wrong.
-        remedy: What to set.
-        keys: The dotted keys whose values disagree.
-    """
+    """Values of `keys` that contradict or lack one another; validators raise it, `load_config` reports it."""
 
     def __init__(self, what: str, remedy: str, *keys: str) -> None:
         self.problem = Problem(what, remedy, keys)

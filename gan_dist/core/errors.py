@@ -42,10 +42,7 @@ class Problem:
 class GanDistError(Exception):
     """Base of all errors that a user can cause.
 
-    Args:
-        what: What is wrong, as in `Problem`; or all problems, with their remedies and keys.
-        remedy: See `Problem`.
-        keys: See `Problem`.
+    `what`, `remedy` and `keys` are those of a `Problem`; several problems are given as `what`.
     """
 
     exit_code = 2

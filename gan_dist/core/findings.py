@@ -38,9 +38,7 @@ Check = Callable[[], Iterable[Finding]]
 def examine(checks: Mapping[str, tuple[Check, float]]) -> list[Finding]:
     """Run checks in parallel and return their findings, in the order of the checks.
 
-    Args:
-        checks: By name, each with its time limit in seconds. A check that raises or exceeds its limit adds a
-            finding of level `error`; the thread of one that exceeds it is abandoned.
+    Each has a time limit in seconds. A check that raises or exceeds it adds a finding of level `error`.
     """
     began = time.monotonic()
     found: dict[str, list[Finding]] = {name: [] for name in checks}

@@ -117,11 +117,7 @@ class JobClient:
                 time.sleep(1)
 
     async def follow(self, job: str, write: Callable[[str], None]) -> None:
-        """Write a job's output until it ends.
-
-        Raises:
-            ClusterError: the connection is lost; the job goes on where the cluster does.
-        """
+        """Write a job's output until it ends; raise a ClusterError if the connection is lost."""
         try:
             async for text in self._client.tail_job_logs(job):
                 write(text)
@@ -130,11 +126,7 @@ class JobClient:
             raise ClusterError(what, "the job goes on where the cluster does") from None
 
     def result(self, job: str) -> JobDetails:
-        """Return Ray's record of a job whose log has ended.
-
-        Raises:
-            ClusterError: the cluster does not answer.
-        """
+        """Return Ray's record of a job whose log has ended; raise a ClusterError if no cluster answers."""
         try:
             details = self._client.get_job_info(job)
             deadline = time.monotonic() + END_S
@@ -156,11 +148,7 @@ def parse_resources(text: str) -> dict[str, float]:
 
 
 def require_listening(address: str | None) -> None:
-    """Refuse at once an address for which Ray's client would wait, or end the process.
-
-    Raises:
-        ClusterError: it is no address, nothing listens there, or what does is no dashboard of Ray's.
-    """
+    """Raise a ClusterError at once for an address at which Ray's client would wait, or end the process."""
     if not address or address in ("auto", "local"):
         return
     scheme, _, rest = address.rpartition("://")

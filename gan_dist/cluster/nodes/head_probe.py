@@ -128,11 +128,7 @@ def _require_own_node(address: str, reply: bytes) -> None:
 
 
 def auth_headers() -> dict[str, str]:
-    """Return the authentication headers of this process's Ray clients; none without RAY_AUTH_MODE=token.
-
-    Raises:
-        ClusterError: the token's file cannot be read.
-    """
+    """Return the authentication headers of this process's Ray clients; none without RAY_AUTH_MODE=token."""
     from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
 
     file = os.environ.get("RAY_AUTH_TOKEN_PATH")

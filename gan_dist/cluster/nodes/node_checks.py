@@ -84,13 +84,9 @@ def shared_paths(folder: str, images: str) -> dict[str, str]:
 
 
 def query_nodes(nodes: Sequence[Node], paths: Mapping[str, str], timeout_s: float) -> list[NodeReport]:
-    """Return a report of each node, by a task that runs there; all of them have `timeout_s`.
-
-    In the folder of `storage.path` they look for a file that this process writes there, in others for a
-    manifest.
-    """
+    """Return a report of each node, by a task that runs there; all of them have `timeout_s`."""
     files = {key: storage.join(path, MANIFEST) for key, path in paths.items()}
-    if STORAGE in paths:
+    if STORAGE in paths:  # there they look for a file that this process writes, elsewhere for a manifest
         files[STORAGE] = storage.join(paths[STORAGE], f".seen-by-all-{uuid.uuid4().hex}")
         storage.write_bytes(files[STORAGE], b"")
     task = ray.remote(num_cpus=0, max_retries=0)(_collect_facts)

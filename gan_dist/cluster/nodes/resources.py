@@ -75,11 +75,8 @@ def _workers_on(scale: ScaleConfig, node: Node) -> int:
 
 
 def process_count(scale: ScaleConfig, *, trial: bool) -> int:
-    """Return the number of processes of a run: workers, their controller, and the actor of a trial.
-
-    A trial with one worker is one process.
-    """
-    if trial:
+    """Return the number of processes of a run: workers, their controller, and the actor of a trial."""
+    if trial:  # a trial with one worker is one process
         return 1 if scale.workers == 1 else scale.workers + 2
     return scale.workers + 1
 

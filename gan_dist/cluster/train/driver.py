@@ -38,10 +38,8 @@ def run(
     once. Before a node leaves the cluster the run writes a checkpoint and goes on with the nodes that are
     left; after the loss of a worker or a node it goes on from its last checkpoint.
 
-    Args:
-        config: The run; its `storage` is a URI or an absolute path.
-        on_status: Called a few times a second with the status of the run.
-        should_stop: Called as often; true makes the run write a checkpoint and end.
+    `on_status` and `should_stop` are called a few times a second. The run's `storage` is a URI or an absolute
+    path.
 
     Raises:
         CapacityError: the workers can never be placed.
@@ -121,10 +119,7 @@ class _Driver:
         raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s); {self._kept()}")
 
     def _follow(self, group: WorkerGroup) -> bool:
-        """Wait until a worker group ends, stopping it where it should; return whether a stop was requested.
-
-        It is also stopped when one of its nodes drains, or when more workers can be placed.
-        """
+        """Wait until a worker group ends, stopping it if need be; return whether a stop was requested."""
         stopping = stop_requested = False
         next_try = math.inf
         with closing(placement.GrowthRequest(self._config.scale, self._counts, group.workers)) as growth:
@@ -155,7 +150,6 @@ class _Driver:
         return bool(draining)
 
     def _can_grow(self, workers: int, growth: placement.GrowthRequest) -> bool:
-        """Return whether more workers can be placed."""
         if not growth.is_placeable():
             return False
         self._grow_s *= 2  # another run may use the resources first, again and again

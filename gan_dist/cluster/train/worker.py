@@ -149,10 +149,7 @@ class TrainContext:
             states.prune(self._run_uri, self._earlier)
 
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        """Copy a checkpoint to an object store, with retries for `storage.timeout_s`.
-
-        Ray would retry for a few seconds, and only on messages of pyarrow, not of s3fs.
-        """
+        # Ray would retry for a few seconds, and only on messages of pyarrow, not of s3fs.
         storage.copy_tree(checkpoint.path, storage.join(self._run_uri, name))
         context = ray.train.get_context().get_storage()
         return ray.train.Checkpoint(context.build_checkpoint_path_from_name(name), context.storage_filesystem)

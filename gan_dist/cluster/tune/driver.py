@@ -43,16 +43,12 @@ def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], Non
 
     An interrupt leaves the running trials to the next process.
 
-    Args:
-        plan: The search.
-        study: Its study.
-        metric: Name of the metric that is minimised, in trials' records.
-        on_change: Called when the study has changed.
+    `metric` is the name of the metric that is minimised, in trials' records; `on_change` is called when the
+    study has changed.
 
     Raises:
         CapacityError: one trial can never be placed.
-        ClusterError: the nodes cannot work together, or a trial came to its end without a value of the
-            metric, as all others would.
+        ClusterError: the nodes cannot work together, or a trial ended without a value of the metric.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     keep_credentials_from_trials()
@@ -60,10 +56,8 @@ def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], Non
         check_nodes(plan.uri, plan.config.data.path)
         if study.unfinished:
             _run_trials(plan, _StudyTrials(plan, study, metric, on_change), study.unfinished)
-        if not study.unfinished:
-            configs = replica_configs(plan, study)
-            if configs:
-                _run_trials(plan, _Replicas(configs, metric), len(configs))
+        if not study.unfinished and (configs := replica_configs(plan, study)):
+            _run_trials(plan, _Replicas(configs, metric), len(configs))
 
 
 class TrialSource(ABC):
@@ -94,16 +88,15 @@ def _run_trials(plan: Plan, source: TrialSource, count: int) -> None:
     filesystem, path = storage.open_uri(plan.uri)
     scratch = storage.join(plan.uri, FOLDER)
     storage.delete_tree(scratch)
+    # Never more than can be placed: a trial that waits for its place may hold it after its end.
+    concurrent = concurrent_trials(plan.config.scale, cluster_nodes(), plan.search.concurrent)
     tuner = tune.Tuner(
         tune.with_resources(Trial, _resources(plan.config.scale)),
         tune_config=tune.TuneConfig(
             search_alg=_Searcher(source),
             scheduler=_Scheduler(source),
             num_samples=count,
-            # Never more than can be placed: a trial that waits for its place may hold it after its end.
-            max_concurrent_trials=concurrent_trials(
-                plan.config.scale, cluster_nodes(), plan.search.concurrent
-            ),
+            max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -205,18 +198,15 @@ class _StudyTrials(TrialSource):
         found = sorted({key for record in records for key in record if is_score(key)})
         if not found:
             return None
+        extractor = f"eval.extractor={self._plan.config.eval.extractor}"
         return ClusterError(
-            f"trial {number} came to its end without a measurement of {self._metric}, and so would all "
-            f"others: its records have {', '.join(found)}",
-            f"eval.extractor={self._plan.config.eval.extractor} and its weights must be on every node what "
-            "they are here",
+            f"trial {number} ended without a measurement of {self._metric}: it has {', '.join(found)}",
+            f"{extractor} and its weights must be the same on every node as they are here",
             keys=("eval.extractor",),
         )
 
 
 class _Searcher(Searcher):
-    """Tune's source of trials."""
-
     def __init__(self, source: TrialSource) -> None:
         super().__init__()
         self._source = source

@@ -73,10 +73,7 @@ class _TrialRun:
         self._thread.start()
 
     def next_result(self) -> Result:
-        """Let the run proceed, and return its next result.
-
-        Raises whatever ended the run, if another attempt may succeed.
-        """
+        """Let the run proceed; return its next result, or raise its error if it may be tried again."""
         if self._waiting:
             self._waiting = False
             self._proceed.release()
@@ -87,7 +84,6 @@ class _TrialRun:
         return result
 
     def end(self) -> None:
-        """Let the run write a checkpoint and end."""
         self.stop.set()
         self._proceed.release()
         self._thread.join(END_S)
@@ -140,11 +136,7 @@ def release_memory() -> None:
 
 
 def trial_device(gpus: float) -> str:
-    """Return the device of a trial with so many GPUs: `cuda`, or `cpu` without one.
-
-    Raises:
-        CapacityError: there is a GPU, and torch cannot use it.
-    """
+    """Return the device of a trial with so many GPUs; raise a CapacityError if torch cannot use one."""
     if not gpus or torch.cuda.is_available():
         return "cuda" if gpus else "cpu"
     # The driver lists GPUs also where it is too old for this torch.

@@ -81,11 +81,7 @@ def read_bytes(uri: str, start: int = 0) -> bytes:
 
 
 def read_text(uri: str) -> str:
-    """Return the content of a UTF-8 file.
-
-    Raises:
-        StorageError: the file does not exist, cannot be read, or is not UTF-8.
-    """
+    """Return the content of a file; a StorageError is raised if it cannot be read, or is not UTF-8."""
     try:
         return read_bytes(uri).decode()
     except UnicodeDecodeError as error:
@@ -116,13 +112,7 @@ def write_bytes(uri: str, content: bytes) -> None:
 
 
 def require_writable(uri: str) -> None:
-    """Raise an error if a file cannot be written; the test itself leaves nothing behind.
-
-    Only local disks and S3 are tested.
-
-    Raises:
-        StorageError: the bucket is missing, a file or folder is in the way, or access is refused.
-    """
+    """Raise a StorageError if a file cannot be written, on a local disk or in S3; leave nothing behind."""
     filesystem, path = open_uri(uri)
 
     def create() -> None:

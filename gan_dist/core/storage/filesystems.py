@@ -45,9 +45,8 @@ def options() -> StorageOptions:
 def open_uri(uri: str) -> tuple[Any, str]:
     """Return the pyarrow filesystem of a local path or URI, and the path inside it.
 
-    Args:
-        uri: A local path, or `s3://bucket/prefix`, with `?endpoint_override=host:port&scheme=http&region=...`
-            where the AWS environment and configuration files do not say these.
+    `s3://bucket/prefix` may have `?endpoint_override=host:port&scheme=http&region=...`, which win over the
+    AWS environment and configuration files.
 
     Raises:
         StorageError: the URI's scheme or form is not understood, or it holds a password.
@@ -92,9 +91,6 @@ def _s3(options: StorageOptions, query: str, _process: int) -> Any:
 
 def endpoint_and_region(query: str) -> tuple[str | None, str | None]:
     """Return endpoint URL and region of an S3 URI: the URI's own, else the environment's, else the profile's.
-
-    Args:
-        query: The URI's query, such as `endpoint_override=host:port&scheme=http`.
 
     Raises:
         ValueError: the query has an unknown setting, or the AWS profile cannot be read.

@@ -42,9 +42,7 @@ def folder_lock(uri: str, notify: Callable[[str], None] = lambda _: None) -> Ite
     If another process takes the lock, after this one was suspended or cut off from the folder for a minute,
     this process is interrupted as by Ctrl-C.
 
-    Args:
-        uri: The folder; created if it is absent.
-        notify: Called with a message for the user before a wait.
+    The folder is created if it is absent; `notify` is called with a message for the user before a wait.
 
     Raises:
         BusyError: another process has the lock.
@@ -153,7 +151,6 @@ class _FolderLock:
                 self._write()
 
     def read(self) -> dict[str, Any] | None:
-        """Return the content of the lock file, or None if there is none."""
         if not files.exists(self._uri):
             return None
         try:
