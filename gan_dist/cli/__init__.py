@@ -35,10 +35,7 @@ app.command()(doctor.doctor)
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def bench() -> None:
     """Point to the benchmarks, which are not in the installed package."""
-    raise GanDistError(
-        "the benchmarks are run in a checkout of the project: python -m benchmarks NAME "
-        "(benchmarks/README.md lists them)"
-    )
+    raise GanDistError("the benchmarks need a checkout of the project", "there, python -m benchmarks NAME")
 
 
 def _print_version(wanted: bool) -> None:

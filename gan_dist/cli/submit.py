@@ -72,7 +72,10 @@ def submit(
     require_no_secrets([*named, ("--address", address or "")], known)
     given, wanted, values = _check_arguments(getattr(context.find_root().command, "commands"), verb, given)  # noqa: B009
     require_no_secrets(values, known)
-    resubmit = _resubmit_command(address, entrypoint_num_cpus, entrypoint_resources)
+    resubmit = ["gan-dist", "submit"]
+    resubmit += ["--address", address] if address else []
+    resubmit += ["--entrypoint-num-cpus", f"{entrypoint_num_cpus:g}"] if entrypoint_num_cpus else []
+    resubmit += ["--entrypoint-resources", entrypoint_resources] if entrypoint_resources else []
     command = shlex.join(["python", "-m", "gan_dist", verb, *given])
     resources = {} if entrypoint_resources is None else parse_resources(entrypoint_resources)
     upload = collect_files(Path.cwd(), wanted)
@@ -147,13 +150,6 @@ def _path_in_job(source: str) -> str | None:
         f"{source} is not in the working directory {here}, which is all that a job gets",
         "submit from a folder that holds it, or put it into a bucket",
     )
-
-
-def _resubmit_command(address: str | None, cpus: float, resources: str | None) -> list[str]:
-    options = ["--address", address] if address else []
-    options += ["--entrypoint-num-cpus", f"{cpus:g}"] if cpus else []
-    options += ["--entrypoint-resources", resources] if resources else []
-    return ["gan-dist", "submit", *options]
 
 
 def _print_dry_run(command: str, upload: Upload, *, as_json: bool) -> None:

@@ -110,9 +110,8 @@ def _print_result(
 
     trials = study.trials()
     spent = sum(map(images_trained, trials))
-    best = min(trials, key=lambda trial: (lowest_value(trial), trial.number), default=None)
-    if best is not None and not best.intermediate_values:
-        best = None
+    measured = [trial for trial in trials if trial.intermediate_values]
+    best = min(measured, key=lambda trial: (lowest_value(trial), trial.number), default=None)
     state = "stopped with" if interrupted else "finished:"
     typer.echo(f"{plan.config.name} {state} {len(trials)} trials, {spent / 1000:,.0f} kimg trained")
     if best is not None:

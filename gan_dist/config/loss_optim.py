@@ -96,23 +96,17 @@ def require_agreement(loss: LossConfig, optim: OptimConfig, kimg: float) -> None
                 f"loss.clip={loss.clip:g} contradicts loss.{penalty}={weight:g}: both bound the "
                 "discriminator's slope, and clipped weights cannot give it norm 1",
                 "set one of them to 0",
-                "loss.clip",
-                f"loss.{penalty}",
+                keys=("loss.clip", f"loss.{penalty}"),
             )
     if loss.label_smoothing and loss.name not in SMOOTHED:
         raise ConflictError(
             f"loss.label_smoothing={loss.label_smoothing:g}: loss.name={loss.name} has no labels to smooth",
             f"set it to 0, or use {', '.join(SMOOTHED)}",
-            "loss.label_smoothing",
-            "loss.name",
+            keys=("loss.label_smoothing", "loss.name"),
         )
     if loss.name == "wgan-gp" and not loss.gp:
-        raise ConflictError(
-            "loss.gp=0: loss.name=wgan-gp is defined by its penalty",
-            "its authors use 10",
-            "loss.gp",
-            "loss.name",
-        )
+        what = "loss.gp=0: loss.name=wgan-gp is defined by its penalty"
+        raise ConflictError(what, "its authors use 10", keys=("loss.gp", "loss.name"))
     _require_schedule(loss, optim, kimg)
 
 
@@ -124,15 +118,14 @@ def _require_schedule(loss: LossConfig, optim: OptimConfig, kimg: float) -> None
             f"optim.schedule={optim.schedule} needs optim.decay_kimg, the thousands of images in which "
             "it comes to its end",
             f"for the whole run optim.decay_kimg={kimg:g}",
-            "optim.schedule",
-            "optim.decay_kimg",
+            keys=("optim.schedule", "optim.decay_kimg"),
         )
     if loss.penalty_end_factor != 1 and not loss.penalised:
         raise ConflictError(
             f"loss.penalty_end_factor={loss.penalty_end_factor:g}: loss.gp, loss.dragan, loss.r1 and loss.r2 "
             "are 0, so there is no penalty that it could change",
             "set one of them, or loss.penalty_end_factor=1",
-            *("loss.penalty_end_factor", "loss.gp", "loss.dragan", "loss.r1", "loss.r2"),
+            keys=("loss.penalty_end_factor", "loss.gp", "loss.dragan", "loss.r1", "loss.r2"),
         )
     for network in ("g", "d"):
         start = getattr(optim, network).beta2_start
@@ -140,8 +133,7 @@ def _require_schedule(loss: LossConfig, optim: OptimConfig, kimg: float) -> None
             raise ConflictError(
                 f"optim.{network}.beta2_start={start:g}: only adam's decays are scheduled",
                 f"set optim.{network}.beta2_start=null, or optim.name=adam instead of {optim.name}",
-                f"optim.{network}.beta2_start",
-                "optim.name",
+                keys=(f"optim.{network}.beta2_start", "optim.name"),
             )
 
 
@@ -157,9 +149,6 @@ def _require_no_end(loss: LossConfig, optim: OptimConfig) -> None:
         listed = ", ".join(f"{key}={value:g}" for key, (value, _) in idle.items())
         unset = {key: "null" if none is None else f"{none:g}" for key, (_, none) in idle.items()}
         without = " ".join(f"{key}={none}" for key, none in unset.items())
-        raise ConflictError(
-            f"{listed}: optim.schedule=constant has no end",
-            f"set optim.schedule to linear or cosine, or {without}",
-            "optim.schedule",
-            *idle,
-        )
+        what = f"{listed}: optim.schedule=constant has no end"
+        remedy = f"set optim.schedule to linear or cosine, or {without}"
+        raise ConflictError(what, remedy, keys=("optim.schedule", *idle))

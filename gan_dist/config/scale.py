@@ -52,7 +52,7 @@ def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) ->
             f"train.batch_size={batch} is the batch over all workers and must divide by "
             f"scale.workers={workers}: {batch} / {workers} = {batch / workers:g}",
             f"use {nearest}",
-            *("train.batch_size", "scale.workers"),
+            keys=("train.batch_size", "scale.workers"),
         )
     portions = accumulate * pack
     if batch % (workers * portions):
@@ -62,14 +62,14 @@ def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) ->
             f"train.accumulate={accumulate} times model.pack={pack}: {batch} / "
             f"{portions} = {batch / portions:g}",
             f"use {batch - batch % portions + portions}",
-            *("train.batch_size", "scale.workers", "train.accumulate", "model.pack"),
+            keys=("train.batch_size", "scale.workers", "train.accumulate", "model.pack"),
         )
     if fewest > workers:
         raise ConflictError(
             f"scale.min_workers={fewest} is more than scale.workers={workers}, of which it is the least that "
             "the run goes on with",
             f"use {workers} or less",
-            *("scale.min_workers", "scale.workers"),
+            keys=("scale.min_workers", "scale.workers"),
         )
     every = [count for count in range(workers, 0, -1) if batch % (count * portions) == 0]
     if fewest not in every:
@@ -80,6 +80,6 @@ def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) ->
             f"train.batch_size={batch} / ({fewest} x train.accumulate={accumulate} x model.pack={pack}) = "
             f"{batch / (fewest * portions):g}",
             f"use {below} or {above}",
-            *("scale.min_workers", "train.batch_size", "train.accumulate", "model.pack"),
+            keys=("scale.min_workers", "train.batch_size", "train.accumulate", "model.pack"),
         )
     return tuple(count for count in every if count >= fewest)

@@ -84,8 +84,7 @@ class DataConfig(Section):
                 f"data.augment_p={self.augment_p:g} is a probability of ada's changes, which "
                 f"data.augment={self.augment} does not make",
                 "set data.augment=ada, or data.augment_p=null",
-                "data.augment_p",
-                "data.augment",
+                keys=("data.augment_p", "data.augment"),
             )
         for key in ("augment_target", "augment_kimg"):
             value, usual = getattr(self, key), type(self).model_fields[key].default
@@ -94,8 +93,7 @@ class DataConfig(Section):
                     f"data.{key}={value:g} contradicts data.augment_p={self.augment_p:g}: a probability that "
                     "is given is not adapted",
                     f"set data.{key}={usual:g}, or data.augment_p=null",
-                    f"data.{key}",
-                    "data.augment_p",
+                    keys=(f"data.{key}", "data.augment_p"),
                 )
         return self
 

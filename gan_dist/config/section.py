@@ -23,6 +23,6 @@ class Section(BaseModel):
 class ConflictError(ValueError):
     """Values of `keys` that contradict or lack one another; validators raise it, `load_config` reports it."""
 
-    def __init__(self, what: str, remedy: str, *keys: str) -> None:
+    def __init__(self, what: str, remedy: str, keys: tuple[str, ...]) -> None:
         self.problem = Problem(what, remedy, keys)
         super().__init__(str(self.problem))

@@ -53,10 +53,18 @@ def collect_files(folder: Path, required: Sequence[str] = ()) -> Upload:
     for name, path in _files(folder):
         files[name] = path
         if len(files) > MAX_FILES:
-            raise _too_many(folder, files)
+            counts = Counter(PurePosixPath(name).parts[0] for name in files)
+            named = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(3))
+            what = (
+                f"the working directory {folder} has more than {MAX_FILES:,} files, most of them in {named}"
+            )
+            raise ClusterError(what, IGNORE_REMEDY)
     upload = Upload(files | {name: folder / name for name in required})
     if upload.bytes > MAX_BYTES:
-        raise _too_large(folder, upload)
+        largest = nlargest(5, [(path.stat().st_size, name) for name, path in upload.files.items()])
+        named = ", ".join(f"{name} ({_mib(size)})" for size, name in largest)
+        what = f"the working directory {folder} is {_mib(upload.bytes)}, and a job's may be {_mib(MAX_BYTES)}"
+        raise ClusterError(f"{what}; the largest files are {named}", IGNORE_REMEDY)
     return upload
 
 
@@ -108,20 +116,6 @@ def _walk(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[P
                 yield from _walk(path, ignored)
         elif entry.is_file():
             yield path
-
-
-def _too_large(folder: Path, upload: Upload) -> ClusterError:
-    largest = nlargest(5, [(path.stat().st_size, name) for name, path in upload.files.items()])
-    named = ", ".join(f"{name} ({_mib(size)})" for size, name in largest)
-    what = f"the working directory {folder} is {_mib(upload.bytes)}, and a job's may be {_mib(MAX_BYTES)}"
-    return ClusterError(f"{what}; the largest files are {named}", IGNORE_REMEDY)
-
-
-def _too_many(folder: Path, files: Mapping[str, Path]) -> ClusterError:
-    counts = Counter(PurePosixPath(name).parts[0] for name in files)
-    named = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(3))
-    what = f"the working directory {folder} has more than {MAX_FILES:,} files, most of them in {named}"
-    return ClusterError(what, IGNORE_REMEDY)
 
 
 def _mib(size: int) -> str:

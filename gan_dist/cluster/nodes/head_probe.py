@@ -85,8 +85,7 @@ def require_reachable(address: str) -> None:
     """
     if "://" in address:
         raise ClusterError(
-            f"RAY_ADDRESS={_without_user(address)} is not the address of a head, by which its nodes start "
-            "runs",
+            f"RAY_ADDRESS={_without_user(address)} is not the address of a head",
             "use host:6379 on one of them, or from elsewhere gan-dist submit with RAY_API_SERVER_ADDRESS",
         )
     if address == "auto" or os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
@@ -103,8 +102,7 @@ def require_reachable(address: str) -> None:
         what = "nobody answers" if probe.state is HeadState.UNREACHABLE else "no Ray cluster answers"
         raise ClusterError(
             f"RAY_ADDRESS={address}: {what} there ({probe.details[:160]})",
-            "start one with ray start --head, correct the address, or unset RAY_ADDRESS to use this machine "
-            "alone",
+            "start one with ray start --head, correct the address, or unset RAY_ADDRESS to use this machine",
         )
     _require_own_node(address, probe.nodes)
 
@@ -120,10 +118,8 @@ def _require_own_node(address: str, reply: bytes) -> None:
     here = any(map(is_local, alive.values())) or alive.keys() & find_node_ids()
     if alive and not here:
         raise ClusterError(
-            f"RAY_ADDRESS={address}: this machine is none of its nodes ({', '.join(alive.values())}), "
-            "and only a node can start runs",
-            "submit a job (ray job submit --working-dir . -- python jobs/train.py ...), or run ray start "
-            f"--address={address} here",
+            f"RAY_ADDRESS={address}: this machine is none of its nodes ({', '.join(alive.values())})",
+            f"submit a job (gan-dist submit train ...), or run ray start --address={address} here",
         )
 
 

@@ -133,13 +133,10 @@ def memory_warning(
     if trials:
         most = max(1, math.floor(left / PROCESS_BYTES / process_count(scale, trial=True)))
         remedy, key = f"set search.concurrent={most}", "search.concurrent"
-    return Problem(
-        f"{count} processes of {PROCESS_BYTES / 1e9:g} GB before their networks take "
-        f"{count * PROCESS_BYTES / 1e9:.1f} GB; the nodes have {left / 1e9:.1f} GB beside their object "
-        "stores",
-        f"{remedy}, or add memory",
-        (key,),
-    )
+    each, total = f"{PROCESS_BYTES / 1e9:g} GB before their networks", f"{count * PROCESS_BYTES / 1e9:.1f} GB"
+    has = f"the nodes have {left / 1e9:.1f} GB beside their object stores"
+    what = f"{count} processes of {each} take {total}; {has}"
+    return Problem(what, f"{remedy}, or add memory", (key,))
 
 
 def idle_gpu_warning(scale: ScaleConfig, nodes: list[Node], *, evaluating: bool = False) -> Problem | None:

@@ -160,10 +160,10 @@ class _Driver:
     def _handle_failure(self, error: Exception, nodes: frozenset[str], failures: int) -> None:
         """Warn that the run goes on, or raise a WorkerError after more than RETRIES failures in a row."""
         if failures > RETRIES:
-            raise WorkerError(
-                f"the workers failed {failures} times without a new checkpoint, the last time with: {error}\n"
-                f"{self._kept()}"
-            ) from error
+            what = (
+                f"the workers failed {failures} times without a new checkpoint, the last time with: {error}"
+            )
+            raise WorkerError(f"{what}\n{self._kept()}") from error
         lost = placement.node_addresses(nodes, alive=False)
         what = f"lost {', '.join(lost)}" if lost else failure_reason(error)
         self._warn(f"{what}; the run goes on from {self._images() / 1000:g} kimg")

@@ -195,12 +195,12 @@ class _StudyTrials(TrialSource):
         """Return an error if a trial recorded only other metrics than the search's; None if none at all."""
         uri = trial_folder(self._plan.uri, number)
         records = read_records(uri) if storage.exists(storage.join(uri, METRICS)) else []
-        found = sorted({key for record in records for key in record if is_score(key)})
-        if not found:
+        names = ", ".join(sorted({key for record in records for key in record if is_score(key)}))
+        if not names:
             return None
         extractor = f"eval.extractor={self._plan.config.eval.extractor}"
         return ClusterError(
-            f"trial {number} ended without a measurement of {self._metric}: it has {', '.join(found)}",
+            f"trial {number} ended without a measurement of {self._metric}; its records have {names}",
             f"{extractor} and its weights must be the same on every node as they are here",
             keys=("eval.extractor",),
         )

@@ -70,11 +70,8 @@ def open_uri(uri: str) -> tuple[Any, str]:
             return _s3(_current, query, os.getpid()), path.rstrip("/")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        reason = str(error).replace(uri, redact(uri))
-        raise StorageError(
-            f"{redact(uri)} cannot be opened ({reason})",
-            "use a local path or a URI such as s3://bucket/prefix",
-        ) from None
+        what = f"{redact(uri)} cannot be opened ({str(error).replace(uri, redact(uri))})"
+        raise StorageError(what, "use a local path or a URI such as s3://bucket/prefix") from None
     return filesystem, path.rstrip("/")
 
 

@@ -127,10 +127,8 @@ class _FolderLock:
         alive = _is_alive_here(holder)
         if alive is not None:
             return alive
-        notify(
-            f"{redact(self._folder)} was left by {_describe(holder)}, or is being worked on: "
-            f"waiting up to {STALE_S:g} s to see which"
-        )
+        left = f"{redact(self._folder)} was left by {_describe(holder)}, or is being worked on"
+        notify(f"{left}: waiting up to {STALE_S:g} s to see which")
         deadline = time.monotonic() + STALE_S
         while time.monotonic() < deadline:
             time.sleep(min(1.0, STALE_S / 10))
