@@ -117,7 +117,5 @@ def _show(found: Sequence[Finding]) -> None:
             if text:
                 console.print(f"{'':<8}{label:<10}{text}")
     count = Counter(one.level for one in found)
-    console.print(
-        f"{count['error']} error{'s' * (count['error'] != 1)}, "
-        f"{count['warning']} warning{'s' * (count['warning'] != 1)}, {count['ok']} ok"
-    )
+    wrong = [f"{count[level]} {level}{'s' * (count[level] != 1)}" for level in ("error", "warning")]
+    console.print(f"{', '.join(wrong)}, {count['ok']} ok")

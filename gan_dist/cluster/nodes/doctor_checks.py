@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import ray
 
@@ -40,8 +40,7 @@ OPEN_REMEDY = (
 )
 
 
-@dataclass(frozen=True)
-class PlannedRun:
+class PlannedRun(NamedTuple):
     """What a run or search will use of a cluster."""
 
     scale: ScaleConfig

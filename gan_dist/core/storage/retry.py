@@ -124,12 +124,10 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
                 _answered.add(bucket)
             wait_s = random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**tries))
             if time.monotonic() + wait_s >= deadline:
-                raise StorageError(
-                    f"{redact(uri)} could not be used within {limit_s:.0f} s, in {tries} tries: "
-                    f"{reason(error)}",
-                    "check the endpoint and the network, or raise storage.timeout_s",
-                    keys=("storage.timeout_s",),
-                ) from None
+                what = f"{redact(uri)} could not be used within {limit_s:.0f} s, in {tries} tries"
+                remedy = "check the endpoint and the network, or raise storage.timeout_s"
+                keys = ("storage.timeout_s",)
+                raise StorageError(f"{what}: {reason(error)}", remedy, keys=keys) from None
         else:
             _answered.add(bucket)
             return result

@@ -49,12 +49,8 @@ def _client(uri: str) -> tuple[Any, str, str]:
 
     path, _, query = uri.removeprefix("s3://").partition("?")
     endpoint, region = endpoint_and_region(query)
-    config = Config(
-        connect_timeout=5.0,
-        read_timeout=5.0,
-        retries={"max_attempts": 0},
-        s3={"addressing_style": "path"} if endpoint else None,
-    )
+    style = {"addressing_style": "path"} if endpoint else None
+    config = Config(connect_timeout=5.0, read_timeout=5.0, retries={"max_attempts": 0}, s3=style)
     client = botocore.session.Session().create_client(
         "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
     )
