@@ -48,7 +48,7 @@ def train(
         from gan_dist.config import to_yaml
         from gan_dist.training.preflight import summarise
 
-        summary = format_summary(summarise(run))
+        summary = format_summary(run, summarise(run))
         typer.echo(to_yaml(run))
         print_record(summary, as_json=as_json, prefix="# ")
         return
@@ -68,20 +68,21 @@ def require_configuration(config: str | None) -> str:
     return config
 
 
-def format_summary(summary: RunSummary) -> dict[str, object]:
+def format_summary(config: RunConfig, summary: RunSummary) -> dict[str, object]:
     """Return the sizes of a run as a dry run shows them."""
-    fewest, workers = summary.fewest_workers, summary.workers
+    scale = config.scale
+    fewest, workers = scale.fewest, scale.workers
     return {
-        "run": summary.run,
+        "run": config.run_uri,
         "images": f"{summary.image_count} of {'x'.join(map(str, summary.image_shape))}, "
         f"read at {summary.resolution}x{summary.resolution}",
         "generator_parameters": summary.generator_parameters,
         "discriminator_parameters": summary.discriminator_parameters,
         "length": f"{summary.images} images, {summary.epochs:.1f} epochs",
-        "metric": f"{summary.metric} of {summary.samples} images every {summary.every_kimg:g} kimg",
+        "metric": f"{summary.metric} of {config.eval.samples} images every {config.eval.every_kimg:g} kimg",
         "placement": f"{workers if fewest == workers else f'{fewest} to {workers}'} workers of "
-        f"{summary.cpus_per_worker:g} CPUs and {summary.gpus_per_worker:g} GPUs, "
-        f"{summary.batch_per_worker} images each a batch",
+        f"{scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs, "
+        f"{config.train.batch_size // workers} images each a batch",
     }
 
 

@@ -55,7 +55,7 @@ def tune(
 
 
 def _print_plan(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
-    search, sizes = plan.search, format_summary(summary)
+    search, sizes = plan.search, format_summary(plan.config, summary)
     record = {
         "search": plan.uri,
         "keys": list(plan.space.distributions),

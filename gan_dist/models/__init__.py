@@ -33,14 +33,16 @@ class _Architecture:
     discriminator: Callable[..., Discriminator]
     spectral_norm: bool | None
     """Default of `model.spectral_norm` for the discriminator; None where it is not possible."""
-    attention: bool = False
-    blocks: bool = False
+    options: tuple[str, ...] = ()
+    """Keys of the section `model` that only some architectures have."""
 
 
 _ARCHITECTURES = {
     "dcgan": _Architecture(dcgan.Generator, dcgan.Discriminator, spectral_norm=False),
-    "resnet": _Architecture(resnet.Generator, resnet.Discriminator, spectral_norm=True, attention=True),
-    "r3gan": _Architecture(r3gan.Generator, r3gan.Discriminator, spectral_norm=None, blocks=True),
+    "resnet": _Architecture(
+        resnet.Generator, resnet.Discriminator, spectral_norm=True, options=("attention",)
+    ),
+    "r3gan": _Architecture(r3gan.Generator, r3gan.Discriminator, spectral_norm=None, options=("blocks",)),
 }
 
 
@@ -64,11 +66,7 @@ def build(model: ModelConfig, shape: ImageShape) -> tuple[Generator, Discriminat
         max_width=model.max_width,
         classes=shape.classes if model.conditional else 0,
     )
-    options: dict[str, Any] = {}
-    if architecture.attention:
-        options["attention"] = model.attention
-    if architecture.blocks:
-        options["blocks"] = model.blocks
+    options = {name: getattr(model, name) for name in architecture.options}
     norm: dict[str, Any] = {}
     if (default := architecture.spectral_norm) is not None:
         norm["spectral_norm"] = default if model.spectral_norm is None else model.spectral_norm
@@ -76,17 +74,15 @@ def build(model: ModelConfig, shape: ImageShape) -> tuple[Generator, Discriminat
     return generator, architecture.discriminator(size, pack=model.pack, **options, **norm)
 
 
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
+def initialise(module: Generator | Discriminator, generator: torch.Generator) -> None:
     """Set every weight and statistic of a network in place, as a pure function of `generator`'s state.
 
     The distributions are the architecture's (`recipe`). Numbers are drawn on `generator`'s device, layer
     after layer, and then copied, so the weights do not depend on the module's device or memory format.
 
     Raises:
-        TypeError: `module` is not a network from `build`, or has a layer without a rule in the recipe.
+        TypeError: the network has a layer without a rule in the recipe.
     """
-    if not isinstance(module, Generator | Discriminator):
-        raise TypeError(f"a {type(module).__name__} is no network of an architecture that is known here")
     init.apply(module, module.recipe, generator)
 
 
@@ -116,10 +112,10 @@ def _problems(model: ModelConfig, shape: ImageShape) -> Iterator[Problem]:
             "use model.conditional=false, or pack the set with labels",
             ("model.conditional", "data.path"),
         )
-    if model.attention and not architecture.attention:
+    if model.attention and "attention" not in architecture.options:
         yield Problem(
             f"model.attention=true: {named} has no self-attention",
-            f"use {_architectures(lambda one: one.attention)}, or false",
+            f"use {_architectures(lambda one: 'attention' in one.options)}, or false",
             ("model.attention", "model.name"),
         )
     elif model.attention and resolution in possible and resolution < resnet.MIN_ATTENTION:
@@ -129,10 +125,10 @@ def _problems(model: ModelConfig, shape: ImageShape) -> Iterator[Problem]:
             f"use data.resolution={resnet.MIN_ATTENTION}, or model.attention=false",
             ("model.attention", "data.resolution"),
         )
-    if model.blocks > 1 and not architecture.blocks:
+    if model.blocks > 1 and "blocks" not in architecture.options:
         yield Problem(
             f"model.blocks={model.blocks}: {named} has one at every resolution",
-            f"use {_architectures(lambda one: one.blocks)}, or 1",
+            f"use {_architectures(lambda one: 'blocks' in one.options)}, or 1",
             ("model.blocks", "model.name"),
         )
     if model.spectral_norm and architecture.spectral_norm is None:

@@ -76,8 +76,10 @@ class Discriminator(nn.Module, ABC):
         maps = self.feature_maps(images)
         with torch.autocast(maps.device.type, enabled=False):
             logits, features = self.logits_and_features(_at_least_float32(maps))
-            if labels is not None:
-                logits = logits + (self._embedding(labels) * features).sum(1)
+            if self.embed is not None and labels is not None:
+                vectors: Tensor = self.embed(labels)
+                of_packs = vectors.view(-1, self.pack, vectors.shape[1]).sum(1)
+                logits = logits + (of_packs * features).sum(1)
         return logits
 
     @abstractmethod
@@ -88,19 +90,11 @@ class Discriminator(nn.Module, ABC):
     def logits_and_features(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (N,) of feature maps, and the features (N, F) that labels are compared with."""
 
-    def _embedding(self, labels: Tensor) -> Tensor:
-        if self.embed is None:
-            raise TypeError("a conditional discriminator must have an embedding of its classes")
-        vectors: Tensor = self.embed(labels)
-        return vectors.view(-1, self.pack, vectors.shape[1]).sum(1)
-
 
 def _labels(labels: Tensor | None, classes: int) -> Tensor | None:
-    if classes == 0:
-        return None
-    if labels is None:
+    if classes and labels is None:
         raise ValueError("a conditional network needs labels")
-    return labels
+    return labels if classes else None
 
 
 def _at_least_float32(maps: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ drop stages at the 4x4 end. `width` is the number of channels at half the resolu
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from gan_dist.models import base, init
-from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
+from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call, spectral
 from gan_dist.models.sizes import NetworkSize
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
@@ -24,14 +25,8 @@ PRODUCT_POSITIONS = 16
 """Largest number of positions of the kernel at which matrix products are faster than convolutions."""
 
 
-def _layer(layer: nn.Module, generator: torch.Generator) -> None:
-    init.normal(layer, 0.02, generator)
-
-
-def _norm(norm: Norm, generator: torch.Generator) -> None:
-    init.norm(norm, 0.02, generator)
-
-
+_layer = partial(init.normal, std=0.02)
+_norm = partial(init.norm, std=0.02)
 RECIPE: init.Recipe = {
     nn.Conv2d: _layer,
     nn.ConvTranspose2d: _layer,

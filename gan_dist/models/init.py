@@ -34,20 +34,20 @@ def apply(module: nn.Module, recipe: Recipe, generator: torch.Generator) -> None
         apply(child, recipe, generator)
 
 
-def normal(layer: nn.Module, std: float, generator: torch.Generator, mean: float = 0.0) -> None:
+def normal(layer: nn.Module, generator: torch.Generator, *, std: float, mean: float = 0.0) -> None:
     """Draw `layer.weight` from N(mean, std^2); the bias, if there is one, becomes 0."""
     shape = _weight(layer).shape
     values = torch.normal(mean, std, shape, generator=generator, device=generator.device, dtype=torch.float32)
     _set(layer, values, generator)
 
 
-def msr(layer: nn.Module, gain: float, generator: torch.Generator) -> None:
+def msr(layer: nn.Module, generator: torch.Generator, *, gain: float) -> None:
     """Draw `layer.weight` from N(0, gain^2 / fan-in) (He et al. 2015, equation 10); the bias becomes 0."""
     fan_in, _ = _fans(_weight(layer))
-    normal(layer, gain / math.sqrt(fan_in), generator)
+    normal(layer, generator, std=gain / math.sqrt(fan_in))
 
 
-def xavier(layer: nn.Module, gain: float, generator: torch.Generator) -> None:
+def xavier(layer: nn.Module, generator: torch.Generator, *, gain: float) -> None:
     """Draw `layer.weight` uniformly with variance 2 gain^2 / (fan-in + fan-out); the bias becomes 0.
 
     Glorot and Bengio 2010, equation 16.
@@ -58,11 +58,11 @@ def xavier(layer: nn.Module, gain: float, generator: torch.Generator) -> None:
     _set(layer, numbers.mul_(2).sub_(1).mul_(bound), generator)
 
 
-def norm(layer: Norm, std: float, generator: torch.Generator) -> None:
+def norm(layer: Norm, generator: torch.Generator, *, std: float) -> None:
     """Draw batch norm's gain from N(1, std^2), for every class; bias 0, running statistics 0 and 1."""
     statistics = layer.norm if isinstance(layer, ConditionalBatchNorm) else layer
     statistics.reset_running_stats()
-    normal(layer, std, generator, mean=1.0)
+    normal(layer, generator, std=std, mean=1.0)
 
 
 def _weight(layer: nn.Module) -> Tensor:

@@ -11,7 +11,9 @@ tanh; a conditional discriminator keeps an unconditional logit beside the projec
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -92,43 +94,35 @@ class Basis(nn.Module):
         return factors[:, :, None, None] * self.maps
 
 
-def _layer(layer: nn.Module, generator: torch.Generator) -> None:
-    init.msr(layer, 1.0, generator)
+_layer = partial(init.msr, gain=1.0)
 
 
 def _block(block: Block, generator: torch.Generator) -> None:
     # Fixup: a branch of m layers in one of L blocks has them scaled by L^(-1 / (2m - 2)), and the last at 0.
     scaled = GAIN * block.depth**-0.25
-    init.msr(block.expand, scaled, generator)
-    init.msr(block.group, scaled, generator)
+    init.msr(block.expand, generator, gain=scaled)
+    init.msr(block.group, generator, gain=scaled)
     nn.init.zeros_(block.contract.weight)
 
 
 def _basis(basis: Basis, generator: torch.Generator) -> None:
     basis.maps.copy_(standard_normal(basis.maps.shape, generator))
-    init.msr(basis.linear, 1.0, generator)
+    _layer(basis.linear, generator)
 
 
 def _latent_embedding(table: nn.Embedding, generator: torch.Generator) -> None:
-    init.normal(table, table.num_embeddings**-0.5, generator)
+    init.normal(table, generator, std=table.num_embeddings**-0.5)
 
 
 def _projection(table: nn.Embedding, generator: torch.Generator) -> None:
-    init.normal(table, (table.num_embeddings * table.embedding_dim) ** -0.5, generator)
+    init.normal(table, generator, std=(table.num_embeddings * table.embedding_dim) ** -0.5)
 
 
-RECIPE: init.Recipe = {
-    Block: _block,
-    Basis: _basis,
-    nn.Conv2d: _layer,
-    nn.Linear: _layer,
-}
+RECIPE: init.Recipe = {Block: _block, Basis: _basis, nn.Conv2d: _layer, nn.Linear: _layer}
 """Variance 1 / fan-in, with the leaky ReLU's gain where one follows; in blocks scaled as in Fixup (Zhang et
 al. 2019, section 3) with the last convolution 0, so that every block starts as the identity; biases 0. A
 class embedding is a linear layer on one-hot labels, so its fan-in is the number of classes; that of the
 discriminator has variance 1 / (its length) times as much (the authors' code)."""
-_GENERATOR_RECIPE: init.Recipe = {**RECIPE, nn.Embedding: _latent_embedding}
-_DISCRIMINATOR_RECIPE: init.Recipe = {**RECIPE, nn.Embedding: _projection}
 
 
 def _widths(size: NetworkSize) -> tuple[int, ...]:
@@ -144,7 +138,7 @@ class Generator(base.Generator):
     appended to z.
     """
 
-    recipe = _GENERATOR_RECIPE
+    recipe: ClassVar[init.Recipe] = {**RECIPE, nn.Embedding: _latent_embedding}
 
     def __init__(self, latent_dim: int, size: NetworkSize, blocks: int = 2) -> None:
         super().__init__(latent_dim, size)
@@ -174,7 +168,7 @@ class Discriminator(base.Discriminator):
     (but in packs).
     """
 
-    recipe = _DISCRIMINATOR_RECIPE
+    recipe: ClassVar[init.Recipe] = {**RECIPE, nn.Embedding: _projection}
 
     def __init__(self, size: NetworkSize, blocks: int = 2, pack: int = 1) -> None:
         super().__init__(size, pack)

@@ -130,11 +130,7 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
 
 
 def _read_best_of(run_uri: str) -> tuple[str, str, dict[str, bytes]]:
-    """Return the folder of a run's best release, its kind and its files.
-
-    Raises:
-        CheckpointError: it is missing or damaged; with what of the run can be used instead.
-    """
+    """Return the folder of a run's best release, its kind and its files."""
     named = ""
     try:
         named = str(read_best(run_uri)["release"])
@@ -144,17 +140,16 @@ def _read_best_of(run_uri: str) -> tuple[str, str, dict[str, bytes]]:
         there = storage.list_names(run_uri)
         others = [name for name in there if name.startswith("best_") and name != named]
         others += sorted_checkpoints(there)[:1]
-        said = " or ".join(storage.redact(storage.join(run_uri, name)) for name in others)
-        instead = f". What else there is of the run: {said}" if others else ""
-        raise CheckpointError(f"{error}{instead}") from None
+        if not others:
+            raise
+        (problem,) = error.problems
+        usable = " or ".join(storage.redact(storage.join(run_uri, name)) for name in others)
+        remedies = filter(None, [problem.remedy, f"what else there is of the run: {usable}"])
+        raise CheckpointError(problem.what, "; ".join(remedies)) from None
 
 
 def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
-    """Return a folder that holds a generator, its kind and its files: `uri`, or a run's newest checkpoint.
-
-    Raises:
-        CheckpointError: there is none, or none that is whole; of several, what is wrong with the newest.
-    """
+    """Return a folder that holds a generator, its kind and its files: `uri`, or a run's newest checkpoint."""
     places = [uri]
     if not storage.exists(storage.join(uri, MANIFEST)):
         there: list[str] = []
@@ -163,27 +158,25 @@ def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
         places = [storage.join(uri, name) for name in sorted_checkpoints(there)]
         if not places:
             storage.require_bucket(uri)
-            raise CheckpointError(_no_generator(uri, there))
+            raise _no_generator(uri, there)
     errors = []
     for place in places:
         try:
             return place, *read_folder(place, ["release", "checkpoint"])
         except CheckpointError as error:
             errors.append(error)
-    raise errors[0]
+    raise errors[0]  # of several, that of the newest
 
 
-def _no_generator(uri: str, there: Sequence[str]) -> str:
-    """Return why a folder with these names in it holds no generator, and what to give instead."""
+def _no_generator(uri: str, there: Sequence[str]) -> CheckpointError:
+    """Return the error of a folder with these names in it."""
     shown = storage.redact(uri)
     if SEARCH in there:
-        return f"{shown} is a search: gan-dist best {shown} --to DIR copies the best release of its trials"
-    if CONFIG in there:
-        return (
-            f"{shown} is a run without a checkpoint so far: the first is written at its first evaluation "
-            "(eval.every_kimg), or when it is interrupted"
-        )
-    return (
-        f"{shown} is not a release or checkpoint: it has no {MANIFEST}; give the folder of one, or of a run, "
-        "<storage>/<name>"
-    )
+        what, remedy = "a search", f"copy the best release of its trials: gan-dist best {shown} --to DIR"
+    elif CONFIG in there:
+        what = "a run without a checkpoint so far"
+        remedy = "wait for its first evaluation (eval.every_kimg), or interrupt it: both write one"
+    else:
+        what = f"not a release or checkpoint: it has no {MANIFEST}"
+        remedy = "give the folder of one, or of a run, <storage>/<name>"
+    return CheckpointError(f"{shown} is {what}", remedy)

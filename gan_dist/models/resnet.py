@@ -8,6 +8,7 @@ while this one goes on to 4x4 at all resolutions.
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan_dist.models import base, init
-from gan_dist.models.layers import ConditionalBatchNorm, Norm, batch_norm, call, spectral
+from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call, spectral
 from gan_dist.models.sizes import BASE, NetworkSize
 
 MIN_ATTENTION = 4 * BASE
@@ -100,25 +101,21 @@ def _doubled(maps: Tensor) -> Tensor:
     return F.interpolate(maps, scale_factor=2.0, mode="nearest")
 
 
-def _layer(layer: nn.Module, generator: torch.Generator) -> None:
-    init.xavier(layer, 1.0, generator)
+_layer = partial(init.xavier, gain=1.0)
+_norm = partial(init.norm, std=0.0)
 
 
 def _block(block: GeneratorBlock | DiscriminatorBlock, generator: torch.Generator) -> None:
     for child in block.children():
         if child is block.conv1 or child is block.conv2:
-            init.xavier(child, math.sqrt(2), generator)
+            init.xavier(child, generator, gain=math.sqrt(2))
         else:
             init.apply(child, RECIPE, generator)
 
 
-def _norm(norm: Norm, generator: torch.Generator) -> None:
-    init.norm(norm, 0.0, generator)
-
-
 def _attention(attention: SelfAttention, generator: torch.Generator) -> None:
     for layer in (attention.query, attention.key, attention.value, attention.out):
-        init.xavier(layer, 1.0, generator)
+        _layer(layer, generator)
     nn.init.zeros_(attention.scale)
 
 
@@ -141,16 +138,13 @@ class Generator(base.Generator):
     """A linear layer to 4x4, a block for every doubling, batch norm, ReLU, convolution.
 
     With classes the batch norm is conditional. Attention is at R/4.
-
-    Raises:
-        ValueError: attention at a resolution below 16.
     """
 
     recipe = RECIPE
 
     def __init__(self, latent_dim: int, size: NetworkSize, attention: bool = False) -> None:
         super().__init__(latent_dim, size)
-        widths, classes = _widths(size, attention), size.classes
+        widths, classes = size.widths(size.halvings + 1), size.classes
         self.start = nn.Linear(latent_dim, widths[-1] * BASE**2)
         self.blocks = nn.ModuleList(GeneratorBlock(*pair, classes) for pair in pairwise(reversed(widths)))
         if attention:
@@ -172,9 +166,6 @@ class Discriminator(base.Discriminator):
     The output of the first block has `width` channels. There is no batch norm, so images do not influence
     one another (but in packs). `spectral_norm` divides all weights, those of the attention and of the class
     embedding included.
-
-    Raises:
-        ValueError: attention at a resolution below 16.
     """
 
     recipe = RECIPE
@@ -183,7 +174,7 @@ class Discriminator(base.Discriminator):
         self, size: NetworkSize, attention: bool = False, pack: int = 1, spectral_norm: bool = True
     ) -> None:
         super().__init__(size, pack)
-        widths, classes = _widths(size, attention), size.classes
+        widths, classes = size.widths(size.halvings + 1), size.classes
         norm = {"spectral_norm": spectral_norm}
         blocks: list[nn.Module] = [
             DiscriminatorBlock(pack * size.channels, widths[0], halve=True, first=True, **norm)
@@ -204,11 +195,3 @@ class Discriminator(base.Discriminator):
         features = F.relu(maps).sum((2, 3))
         logits: Tensor = self.out(features)
         return logits.squeeze(1), features
-
-
-def _widths(size: NetworkSize, attention: bool) -> tuple[int, ...]:
-    if attention and size.resolution < MIN_ATTENTION:
-        raise ValueError(
-            f"self-attention needs a resolution of at least {MIN_ATTENTION}, not {size.resolution}"
-        )
-    return size.widths(size.halvings + 1)

@@ -12,14 +12,10 @@ MIN_RESOLUTION = 8
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
-    """Size of a network: of its images and of its layers.
-
-    Raises:
-        ValueError: `resolution` is not a power of two of at least 8.
-    """
+    """Size of a network: of its images and of its layers."""
 
     resolution: int
-    """R, the edge of the images in pixels."""
+    """R, the edge of the images in pixels: a power of two of at least 8."""
     channels: int
     """C, the channels of the images."""
     width: int
@@ -28,10 +24,6 @@ class NetworkSize:
     """Upper limit of these channels."""
     classes: int = 0
     """Classes of a conditional network; 0 for an unconditional one."""
-
-    def __post_init__(self) -> None:
-        if possible_resolutions(self.resolution) != (self.resolution,):
-            raise ValueError(f"{self.resolution} is not a power of two of at least {MIN_RESOLUTION}")
 
     @property
     def halvings(self) -> int:

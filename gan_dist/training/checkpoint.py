@@ -144,10 +144,9 @@ def newest_images(run_uri: str) -> int:
 
 def save(state: TrainingState, uri: str, config_yaml: str) -> None:
     """Write a checkpoint; its manifest, which makes it valid, is written last."""
-    best = None if state.best is None else asdict(state.best)
     record = {
         "images": state.images,
-        "best": best,
+        "best": state.best and asdict(state.best),
         "augment": asdict(state.augment),
         "measured": asdict(state.measured),
     }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from gan_dist.training import checkpoint as states
 from gan_dist.training.progress import Progress
 
 logger = logging.getLogger("gan_dist")
+CPU = torch.device("cpu")
 
 
 class Context(Process, Protocol):
@@ -46,30 +48,17 @@ class Context(Process, Protocol):
         """
 
 
+@dataclass
 class LocalContext:
-    """A plain process, or one of several that have already joined torch.distributed's default group.
+    """A plain process, or one of several that have already joined torch.distributed's default group."""
 
-    Args:
-        run_uri: The run's folder.
-        device: Device of the networks.
-        on_progress: Called with every `Progress`, by rank 0.
-        should_stop: Called at every step.
-    """
-
-    with_ray = False
-
-    def __init__(
-        self,
-        run_uri: str,
-        *,
-        device: torch.device | str = "cpu",
-        on_progress: Callable[[Progress], None] = lambda _: None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self.device = torch.device(device)
-        self._run_uri = run_uri
-        self._on_progress = on_progress
-        self._should_stop = should_stop
+    run_uri: str
+    _: KW_ONLY
+    device: torch.device = CPU
+    on_progress: Callable[[Progress], None] = lambda _: None
+    """Called by rank 0 only."""
+    should_stop: Callable[[], bool] = lambda: False
+    with_ray: ClassVar = False
 
     @property
     def rank(self) -> int:
@@ -81,10 +70,10 @@ class LocalContext:
 
     def progress(self, progress: Progress) -> None:
         if self.rank == 0:
-            self._on_progress(progress)
+            self.on_progress(progress)
 
     def stop_requested(self) -> bool:
-        return self._should_stop()
+        return self.should_stop()
 
     def warn(self, sentence: str) -> None:
         logger.warning(sentence)
@@ -94,8 +83,8 @@ class LocalContext:
 
     def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
         if checkpoint is not None:
-            storage.copy_tree(str(checkpoint), storage.join(self._run_uri, name))
+            storage.copy_tree(str(checkpoint), storage.join(self.run_uri, name))
             shutil.rmtree(checkpoint)
-            states.prune(self._run_uri)
+            states.prune(self.run_uri)
         if dist.is_initialized():
             dist.barrier()

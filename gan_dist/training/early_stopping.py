@@ -29,8 +29,7 @@ class DistanceHistory:
         """Return whether `patience` evaluations (never if None) have passed without progress."""
         if patience is None or self.spread is None:
             return False
-        warm_up = warm_up_images(ema)
-        return should_stop(self.values, patience=patience, spread=self.spread, warm_up=warm_up)
+        return should_stop(self.values, patience=patience, spread=self.spread, warm_up=warm_up_images(ema))
 
 
 def warm_up_images(ema: EmaConfig) -> int:

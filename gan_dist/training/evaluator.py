@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean, stdev
 
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from gan_dist.config import RunConfig
 from gan_dist.core.distributed import Process, broadcast_from_rank0
 from gan_dist.data.batches.loader import image_resolution
-from gan_dist.data.shards.manifest import ImageSet, Manifest
+from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.digits import Digits
 from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
@@ -37,10 +39,7 @@ class Measurement:
 class Evaluator:
     """Measures a generator's images against the whole image set.
 
-    Args:
-        config: The run.
-        images: Its set; all ranks together compute its statistics now unless they are cached.
-        context: This process.
+    All ranks together compute the set's statistics in the constructor, unless they are cached.
     """
 
     def __init__(self, config: RunConfig, images: ImageSet, context: Process) -> None:
@@ -52,7 +51,11 @@ class Evaluator:
         fewest = min(config.eval.samples, images.manifest.count)
         require_possible(self._extractor, config.eval.metrics, fewest)
         self._resolution = image_resolution(config.data, images)
-        self._of_digits = _shows_digits(images.manifest)
+        channels = images.manifest.channels
+        digits = tuple(f"{number:0{channels}d}" for number in range(10**channels))
+        self._modes: Callable[[], DigitModes] | None = None
+        if images.manifest.classes == digits and isinstance(self._extractor, Digits):
+            self._modes = partial(DigitModes, self._extractor, channels, context.device)
         self._reals = RealImages(images, self._resolution)
         self._stored = stored_features(config.eval.metrics, config.eval.samples)
         if context.rank == 0:
@@ -87,7 +90,9 @@ class Evaluator:
         """
         context, samples = self._context, self._config.eval.samples
         statistics = self._empty_statistics(
-            samples, inception_score="is" in self._config.eval.metrics, modes=self._modes()
+            samples,
+            inception_score="is" in self._config.eval.metrics,
+            modes=self._modes and self._modes(),
         )
         labels = self._labels if self._config.model.conditional else None
         fakes = GeneratedImages(
@@ -106,9 +111,7 @@ class Evaluator:
     def noise(self, generator: nn.Module, found: Measurement) -> float:
         """Return the relative standard deviation of the distance over sets of latents; all ranks call it.
 
-        Args:
-            generator: The measured generator.
-            found: Its measurement with draw 0.
+        `found` is the measurement of draw 0.
         """
         values = [found.distance, *(self(generator, draw).distance for draw in range(1, DRAWS))]
         return stdev(values) / mean(values)
@@ -145,14 +148,3 @@ class Evaluator:
             modes=modes,
             device=self._context.device,
         )
-
-    def _modes(self) -> DigitModes | None:
-        if not self._of_digits or not isinstance(self._extractor, Digits):
-            return None
-        return DigitModes(self._extractor, self._reals.channels, self._context.device)
-
-
-def _shows_digits(manifest: Manifest) -> bool:
-    """Return whether a set's classes are named by the digits in its channels."""
-    channels = manifest.channels
-    return manifest.classes == tuple(f"{number:0{channels}d}" for number in range(10**channels))

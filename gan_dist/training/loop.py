@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gan_dist.config import ModelConfig, RunConfig, TrainConfig, to_yaml
+from gan_dist.config import ModelConfig, RunConfig, TrainConfig
 from gan_dist.core import storage
 from gan_dist.core.distributed import broadcast_from_rank0
 from gan_dist.core.errors import Problem, ResumeError
@@ -68,16 +68,7 @@ def train(config: RunConfig, context: Context) -> RunResult:
     step = Step(config, state, context)
     evaluator = Evaluator(config, images, context)
     _require_same_extractor(state, evaluator, run_uri)
-    recorder = Recorder(
-        run_uri,
-        to_yaml(config),
-        state,
-        context,
-        evaluator,
-        seed=config.seed,
-        total=total,
-        quarantined=quarantined,
-    )
+    recorder = Recorder(config, state, context, evaluator, total, quarantined)
     rows = batches(
         make_order(config.data, images, seed=config.seed, batch_size=config.train.batch_size),
         choose_reader(images, config.data.cache, with_ray=context.with_ray),
@@ -127,7 +118,6 @@ def train(config: RunConfig, context: Context) -> RunResult:
 
 
 def _out_of_memory(train: TrainConfig, model: ModelConfig, workers: int, world_size: int) -> Problem:
-    """Return the problem of a GPU that cannot hold a training step."""
     batch, accumulate, images = train.batch_size, train.accumulate, train.batch_size // world_size
     smaller = [f"a model.width below {model.width}", f"a train.batch_size below {batch}"]
     possible = range(accumulate + 1, images + 1)
@@ -158,11 +148,6 @@ def _measure(state: TrainingState, evaluator: Evaluator, patience: int | None, *
 
 
 def _require_same_extractor(state: TrainingState, evaluator: Evaluator, run_uri: str) -> None:
-    """Refuse to compare distances of two extractors.
-
-    Raises:
-        ResumeError: the run's earlier distances are of another extractor.
-    """
     extractor = str(evaluator.settings["extractor_sha256"])
     if state.measured.extractor not in ("", extractor):
         raise ResumeError(

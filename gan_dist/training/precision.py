@@ -31,7 +31,7 @@ class PrecisionPolicy:
     def of(
         cls, train: TrainConfig, device: torch.device, *, penalised: bool, synchronised: bool = False
     ) -> PrecisionPolicy:
-        """Return the policy for a device.
+        """Return the policy for the networks of a device.
 
         Args:
             train: The three settings.
@@ -49,9 +49,6 @@ class PrecisionPolicy:
                 "use train.precision=auto, which takes it only where it is to be had",
                 "train.precision",
             )
-        # Compiled graphs cannot be differentiated twice, and end at each layer that asks other ranks; on CPUs
-        # they gain nothing.
-        automatic = not penalised and not synchronised and device.type == "cuda" and can_compile(device)
         if train.compile == "always" and penalised:
             raise _refused(
                 "train.compile=always: a compiled discriminator cannot be differentiated twice, as gradient "
@@ -67,12 +64,12 @@ class PrecisionPolicy:
                 "use train.compile=auto, which compiles only where all are to be had",
                 "train.compile",
             )
-        return cls(
-            device=device,
-            bf16=possible and train.precision != "fp32",
-            channels_last=train.channels_last,
-            compiled=train.compile == "always" or (train.compile == "auto" and automatic),
-        )
+        compiled = train.compile == "always"
+        if train.compile == "auto":
+            # Compiled graphs cannot be differentiated twice, and end at each layer that asks other ranks; on
+            # CPUs they gain nothing.
+            compiled = not penalised and not synchronised and device.type == "cuda" and can_compile(device)
+        return cls(device, possible and train.precision != "fp32", train.channels_last, compiled)
 
     def networks(self, *, float32: bool = False) -> AbstractContextManager[object]:
         """Return the context for calls of the networks; `float32` overrides the configured precision."""
@@ -110,7 +107,10 @@ def has_bf16(device: torch.device) -> bool:
     """Return whether a device has instructions for products of bfloat16 numbers."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _cpu_has_bf16()
+    # Without these instructions oneDNN computes in float32 and rounds: slower than float32 itself.
+    cpu = torch.cpu.get_capabilities()
+    has_instructions = any(cpu.get(feature, False) for feature in ("amx_bf16", "avx512_bf16", "bf16"))
+    return has_instructions and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def can_compile(device: torch.device) -> bool:
@@ -118,9 +118,3 @@ def can_compile(device: torch.device) -> bool:
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_path("include"), "Python.h")
     return bool(compiler) and header.exists() and torch.cuda.get_device_capability(device) >= (7, 0)
-
-
-def _cpu_has_bf16() -> bool:
-    # Without these instructions oneDNN computes in float32 and rounds: slower than float32 itself.
-    cpu = torch.cpu.get_capabilities()
-    return any(cpu.get(feature, False) for feature in ("amx_bf16", "avx512_bf16", "bf16"))

@@ -35,10 +35,8 @@ from gan_dist.training.progress import RunResult
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Sizes and resources of a run."""
+    """Sizes of a run."""
 
-    run: str
-    """URI of its folder."""
     image_count: int
     """Images in the training set."""
     image_shape: tuple[int, int, int]
@@ -50,16 +48,6 @@ class RunSummary:
     images: int
     """Images of the whole run."""
     metric: str
-    samples: int
-    """Generated images of an evaluation."""
-    every_kimg: float
-    """Thousands of images between evaluations."""
-    workers: int
-    fewest_workers: int
-    cpus_per_worker: float
-    gpus_per_worker: float
-    batch_per_worker: int
-    """Images of a batch for each worker, if all workers are there."""
 
     @property
     def epochs(self) -> float:
@@ -123,9 +111,7 @@ def summarise(config: RunConfig) -> RunSummary:
     )
     require_possible(extractor, config.eval.metrics, min(config.eval.samples, manifest.count))
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
-    scale = config.scale
     return RunSummary(
-        run=config.run_uri,
         image_count=manifest.count,
         image_shape=(manifest.height, manifest.width, manifest.channels),
         resolution=shape.resolution,
@@ -133,28 +119,18 @@ def summarise(config: RunConfig) -> RunSummary:
         discriminator_parameters=discriminator,
         images=total_images(config.train, config.optim),
         metric=extractor.metric,
-        samples=config.eval.samples,
-        every_kimg=config.eval.every_kimg,
-        workers=scale.workers,
-        fewest_workers=scale.fewest,
-        cpus_per_worker=scale.cpus_per_worker,
-        gpus_per_worker=scale.gpus_per_worker,
-        batch_per_worker=config.train.batch_size // scale.workers,
     )
 
 
 def prepare(config: RunConfig) -> RunResult | None:
-    """Raise an error if a run cannot succeed; return its result if it has ended already.
+    """Return the result of a run if it has ended already.
 
     Raises:
-        DataError: the image set is missing.
-        ConfigError: the networks cannot be built for these images.
-        ResumeError: the folder belongs to another configuration.
+        GanDistError: it cannot succeed, for the reasons of `summarise` and `require_same_run`.
     """
     summarise(config)
-    run_uri = config.run_uri
-    require_same_run(config, run_uri)
-    images = states.newest_images(run_uri)
+    require_same_run(config, config.run_uri)
+    images = states.newest_images(config.run_uri)
     if images >= total_images(config.train, config.optim):
         return RunResult(images, finished=True, images_per_second=None, value=None)
     return None

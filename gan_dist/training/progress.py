@@ -59,48 +59,37 @@ class RunResult:
 
 
 class ProgressLine(LiveConsole):
-    """Shows a run's progress: a live line on a terminal, a line every `every_s` seconds elsewhere.
-
-    Args:
-        every_s: Seconds between lines if `stream` is no terminal.
-        stream: Standard error if None.
-    """
+    """Shows a run's progress: a live line on a terminal, a line every `every_s` seconds elsewhere."""
 
     def __init__(self, every_s: float, stream: TextIO | None = None) -> None:
         super().__init__(stream)
         self._every_s = every_s
         self._rate = Rate()
         self._printed_at = time.monotonic() - every_s
-        self._printed_images = -1
-        self._printed_value: float | None = None
+        self._printed: Progress | None = None
 
     def status(self, text: str) -> None:
-        """Show what happens before training."""
+        """Show a line of text."""
         if self.is_live:
-            self._display_line(text)
+            self.display(Text(text, overflow="ellipsis", no_wrap=True))
         else:
             self.print(text)
 
     def restart(self) -> None:
         """Reset the rate: the run is not training now, and may continue from an earlier checkpoint."""
-        self._rate, self._printed_images = Rate(), -1
+        self._rate, self._printed = Rate(), None
 
     def update(self, progress: Progress) -> None:
         """Show a run's progress."""
         line = progress.line(self._rate(progress.images))
-        if self.is_live:
-            self._display_line(line)
-        elif self._is_due(progress):
-            self._printed_at = time.monotonic()
-            self._printed_images, self._printed_value = progress.images, progress.value
-            self.print(line)
-
-    def _display_line(self, text: str) -> None:
-        self.display(Text(text, overflow="ellipsis", no_wrap=True))
+        if self.is_live or self._is_due(progress):
+            self._printed_at, self._printed = time.monotonic(), progress
+            self.status(line)
 
     def _is_due(self, progress: Progress) -> bool:
-        ended = progress.images >= progress.total_images
+        last, ended = self._printed, progress.images >= progress.total_images
         due = ended or time.monotonic() - self._printed_at >= self._every_s
         # A run's last measurement comes after its last image.
-        has_new_value = ended and progress.value != self._printed_value
-        return due and (progress.images > self._printed_images or has_new_value)
+        return due and (
+            last is None or progress.images > last.images or (ended and progress.value != last.value)
+        )

@@ -20,7 +20,7 @@ from gan_dist.core.errors import NonFiniteError
 from gan_dist.data.batches.loader import Batch
 from gan_dist.training import losses
 from gan_dist.training.augment import DiscriminatorInput, ada
-from gan_dist.training.checkpoint import TrainingState
+from gan_dist.training.checkpoint import AugmentStrength, TrainingState
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
@@ -35,14 +35,9 @@ ADJUST_EVERY = 4
 
 
 class Step:
-    """Advances a training state by discriminator and generator updates.
+    """Advances a training state, in place, by discriminator and generator updates.
 
     The two networks are wrapped in DDP separately, since each has its own backward pass.
-
-    Args:
-        config: The run.
-        state: Advanced in place.
-        process: This process.
 
     Raises:
         ConfigError: the device does not support the configured precision or compilation.
@@ -59,7 +54,7 @@ class Step:
             penalised=loss.penalised,
             synchronised=process.world_size > 1 and any(map(models.uses_batch_statistics, networks)),
         )
-        self._noise = StepNoise(config.seed, train.batch_size, train.accumulate, process)
+        self._noise = StepNoise(config.seed, train, state, process)
         if self._precision.compiled:
             for network in networks:
                 network.compile()
@@ -68,22 +63,11 @@ class Step:
         self._discriminator = _distributed(state.discriminator, process, synchronised=not loss.penalised)
         self._augment = DiscriminatorInput(config.data, loss, config.optim, state, self._noise)
         self._objective = DiscriminatorObjective(
-            loss,
-            config.optim,
-            process,
-            self._discriminator,
-            self._precision,
-            self._noise,
-            self._augment,
-            batch_size=train.batch_size,
-            pack=config.model.pack,
+            loss, config.optim, state, self._discriminator, self._precision, self._noise, self._augment
         )
 
     def discriminator_phase(self, batch: Batch) -> Scalars:
         """Update the discriminator on reals and as many fakes; the clock advances by the global batch.
-
-        Args:
-            batch: This rank's part of the global batch.
 
         Returns:
             Scalars on the device, over this rank's part: `loss_d`, `real_accuracy`, `fake_accuracy` and
@@ -98,7 +82,7 @@ class Step:
         sums: Scalars = {}
         micro_batches = self._micro_batches(batch)
         reals = [self._reals(pixels, "mirror-d", index) for index, (pixels, _) in enumerate(micro_batches)]
-        self._objective.begin(reals, state.images)
+        self._objective.begin(reals)
         for index, (_, labels) in enumerate(micro_batches):
             with torch.no_grad(), self._precision.networks():
                 fakes = state.generator(self._latents("latents-d", index), labels)
@@ -166,7 +150,9 @@ class Step:
         """
         flag = torch.tensor(float(stop), device=self._process.device)
         reduced = torch.stack([*(value.float() for value in scalars.values()), flag])
-        tensors = [reduced, *self._batch_statistics()]
+        networks = (self._state.generator, self._state.discriminator)
+        buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
+        tensors = [reduced, *buffers]
         if self._process.world_size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)
@@ -197,27 +183,21 @@ class Step:
         if strength.rounds == ADJUST_EVERY:
             images = ADJUST_EVERY * self._config.train.batch_size * self._config.optim.d_steps
             mean = max(-1.0, min(1.0, strength.signs / ADJUST_EVERY))
-            strength.p = ada.adjusted(
-                strength.p, mean, images, target=data.augment_target, kimg=data.augment_kimg
-            )
-            strength.signs, strength.rounds = 0.0, 0
+            p = ada.adjusted(strength.p, mean, images, target=data.augment_target, kimg=data.augment_kimg)
+            self._state.augment = AugmentStrength(p)
 
     def _micro_batches(self, batch: Batch) -> list[tuple[Tensor, Tensor | None]]:
-        """Return the uint8 images and the labels of each micro-batch."""
         count = self._config.train.accumulate
         pixels = batch.images.chunk(count)
-        if not self._config.model.conditional:
+        if not self._config.model.conditional or batch.labels is None:
             return [(part, None) for part in pixels]
-        if batch.labels is None:
-            raise ValueError("a conditional model needs batches with labels")
         return list(zip(pixels, batch.labels.to(self._process.device).chunk(count), strict=True))
 
     def _reals(self, pixels: Tensor, name: str, micro_batch: int) -> Tensor:
-        """Return real images, float32 in [-1, 1], mirrored by the random numbers of that name."""
         images = self._precision.images(pixels)
         if not self._config.data.mirror:
             return images
-        drawn = self._noise.uniform(name, (1, 1, 1), self._state.images, micro_batch)
+        drawn = self._noise.uniform(name, (1, 1, 1), micro_batch)
         return torch.where(drawn < 0.5, images.flip(3), images)
 
     def _all_reduce_last(self, network: nn.Module, micro_batch: int) -> AbstractContextManager[object]:
@@ -227,8 +207,7 @@ class Step:
         return nullcontext()
 
     def _latents(self, name: str, micro_batch: int) -> Tensor:
-        """Return the latents of a micro-batch, (n, latent_dim)."""
-        return self._noise.normal(name, (self._config.model.latent_dim,), self._state.images, micro_batch)
+        return self._noise.normal(name, (self._config.model.latent_dim,), micro_batch)
 
     def _update(self, optimizer: torch.optim.Optimizer, rate: RateConfig) -> None:
         optim, images = self._config.optim, self._state.images
@@ -238,12 +217,8 @@ class Step:
                 group["betas"] = betas(rate, optim, images)
         optimizer.step()
 
-    def _batch_statistics(self) -> list[Tensor]:
-        networks = (self._state.generator, self._state.discriminator)
-        return [b for network in networks for b in network.buffers() if b.is_floating_point()]
-
     def _finite_norm(self, name: str, network: nn.Module, loss: Tensor) -> Tensor:
-        """Return the norm of a network's gradient, and clip the gradient to `optim.clip_norm`."""
+        """Return the norm of a gradient before it is clipped to `optim.clip_norm`."""
         # DDP has averaged the gradients, so one rank's infinity is seen by all of them.
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         norm: Tensor = torch.nn.utils.get_total_norm(gradients)

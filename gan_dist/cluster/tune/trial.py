@@ -154,7 +154,7 @@ class _TrialContext(LocalContext):
     """The context of a trial of one worker: after each measurement the run waits."""
 
     def __init__(self, run: _TrialRun, run_uri: str, device: str) -> None:
-        super().__init__(run_uri, device=device, should_stop=run.stop.is_set)
+        super().__init__(run_uri, device=torch.device(device), should_stop=run.stop.is_set)
         self._gauges = Gauges(run_uri, rank=0, device=self.device)
         self._run = run
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,24 +22,15 @@ from gan_dist.training.noise import StepNoise
 from gan_dist.training.schedule import augment_p, instance_noise
 
 
+@dataclass(frozen=True)
 class DiscriminatorInput:
-    """Augments images as `data.augment` says and adds instance noise as `loss.instance_noise` says.
+    """Augments images as `data.augment` says and adds instance noise as `loss.instance_noise` says."""
 
-    Args:
-        data: The augmentation.
-        loss: The instance noise.
-        optim: The schedule.
-        state: Its images seen and strength of the augmentation are read.
-        noise: Random numbers of the step.
-    """
-
-    def __init__(
-        self, data: DataConfig, loss: LossConfig, optim: OptimConfig, state: TrainingState, noise: StepNoise
-    ) -> None:
-        self._data, self._loss, self._optim = data, loss, optim
-        self._state = state
-        self._noise = noise
-        self._augment = build(data.augment)
+    data: DataConfig
+    loss: LossConfig
+    optim: OptimConfig
+    state: TrainingState
+    noise: StepNoise
 
     def __call__(self, images: Tensor, *names: str, micro_batch: int) -> Tensor:
         """Return images (n, C, R, R) as the discriminator's input; the same tensor if nothing changes.
@@ -50,38 +41,26 @@ class DiscriminatorInput:
                 are passed together come out as if each were passed alone.
             micro_batch: Index of the micro-batch.
         """
-        seen = self._state.images
-        if columns := self._augment.columns:
-            draws = [self._noise.uniform(f"augment-{name}", (columns,), seen, micro_batch) for name in names]
-            p = augment_p(self._data, self._optim, self._state.augment.p, seen)
-            images = self._augment(images, torch.cat(draws), p)
-        if sigma := instance_noise(self._loss, seen):
+        seen = self.state.images
+        columns, augment = build(self.data.augment)
+        if columns:
+            draws = [self.noise.uniform(f"augment-{name}", (columns,), micro_batch) for name in names]
+            p = augment_p(self.data, self.optim, self.state.augment.p, seen)
+            images = augment(images, torch.cat(draws), p)
+        if sigma := instance_noise(self.loss, seen):
             shape = tuple(images.shape[1:])
-            noise = [self._noise.normal(f"noise-{name}", shape, seen, micro_batch) for name in names]
+            noise = [self.noise.normal(f"noise-{name}", shape, micro_batch) for name in names]
             images = images + sigma * torch.cat(noise)
         return images
 
 
-@dataclass(frozen=True)
-class Augmentation:
+class Augmentation(NamedTuple):
     """An augmentation by name."""
 
     columns: int
     """Uniform numbers for each image."""
     apply: Callable[[Tensor, Tensor, float | Tensor], Tensor]
-    """(images, draws, p) to images; DiffAugment ignores p."""
-
-    def __call__(self, images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
-        """Return images (B, C, H, W), augmented by draws (B, columns) with strength p.
-
-        Raises:
-            ValueError: images are not 4-D, or draws have another shape.
-        """
-        if images.ndim != 4:
-            raise ValueError(f"images must have shape (B, C, H, W), not {tuple(images.shape)}")
-        if draws.shape != (len(images), self.columns):
-            raise ValueError(f"draws must have shape {(len(images), self.columns)}, not {tuple(draws.shape)}")
-        return self.apply(images, draws, p)
+    """Images (B, C, H, W), draws (B, columns) and the strength p, which DiffAugment ignores, to images."""
 
 
 def build(name: Literal["none", "diffaugment", "ada"]) -> Augmentation:

@@ -120,7 +120,8 @@ def test_max_width_is_never_exceeded() -> None:
 def test_initial_weights_have_the_articles_distribution(
     article: tuple[dcgan.Generator, dcgan.Discriminator],
 ) -> None:
-    for seed, network in enumerate(article):
+    networks: tuple[models.Generator | models.Discriminator, ...] = article
+    for seed, network in enumerate(networks):
         models.initialise(network, torch.Generator().manual_seed(seed))
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
@@ -220,5 +221,3 @@ def test_layers_outside_the_recipe_are_refused() -> None:
     generator.extra = nn.Linear(2, 2)
     with pytest.raises(TypeError, match="Linear"):
         models.initialise(generator, torch.Generator())
-    with pytest.raises(TypeError, match="Sequential is no network"):
-        models.initialise(nn.Sequential(nn.Linear(2, 2)), torch.Generator())

@@ -12,7 +12,7 @@ from gan_dist.models.generator import ImageShape
 from gan_dist.models.sizes import NetworkSize
 
 
-def drawn(network: nn.Module) -> nn.Module:
+def drawn(network: models.Generator | models.Discriminator) -> nn.Module:
     models.initialise(network, torch.Generator().manual_seed(0))
     return network
 
@@ -97,7 +97,7 @@ def test_activations_start_at_scale_one_through_the_depth(resolution: int, block
     images = F.interpolate(torch.randn(16, 3, 4, 4), size=2 * [resolution], mode="bicubic")
     inputs = (torch.randn(16, 32), images)
     for network, given in zip(models.build(config, ImageShape(resolution, 3)), inputs, strict=True):
-        drawn(network)
+        drawn(network)  # type: ignore[arg-type]
         for module in network.modules():
             if isinstance(module, r3gan.Block | r3gan.Basis):
                 module.register_forward_hook(record)

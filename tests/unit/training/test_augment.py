@@ -432,8 +432,8 @@ def test_the_look_up_is_that_of_pytorch_and_so_is_its_gradient(layout: torch.mem
 def test_halves_are_the_whole_to_the_last_bit(
     name: Literal["diffaugment", "ada"], shape: tuple[int, ...]
 ) -> None:
-    apply = build(name)
-    images, draws = sample(shape, apply.columns)
+    columns, apply = build(name)
+    images, draws = sample(shape, columns)
     half = shape[0] // 2
     for layout in (torch.contiguous_format, torch.channels_last):
         images = images.to(memory_format=layout)
@@ -444,8 +444,8 @@ def test_halves_are_the_whole_to_the_last_bit(
 @pytest.mark.parametrize("name", ["none", "diffaugment", "ada"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_channels_last_is_the_same(name: Literal["none", "diffaugment", "ada"], channels: int) -> None:
-    apply = build(name)
-    images, draws = sample((4, channels, 8, 10), apply.columns)
+    columns, apply = build(name)
+    images, draws = sample((4, channels, 8, 10), columns)
     expected = apply(images, draws, 0.8)
     result = apply(images.to(memory_format=torch.channels_last), draws, 0.8)
     assert result.dtype == torch.float32
@@ -454,8 +454,8 @@ def test_channels_last_is_the_same(name: Literal["none", "diffaugment", "ada"], 
 
 @pytest.mark.parametrize("name", ["diffaugment", "ada"])
 def test_autocast_does_not_reach_the_images(name: Literal["diffaugment", "ada"]) -> None:
-    apply = build(name)
-    images, draws = sample((4, 3, 8, 8), apply.columns)
+    columns, apply = build(name)
+    images, draws = sample((4, 3, 8, 8), columns)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = apply(images, draws, 0.8)
     assert torch.equal(result, apply(images, draws, 0.8))
@@ -463,33 +463,27 @@ def test_autocast_does_not_reach_the_images(name: Literal["diffaugment", "ada"])
 
 def test_build_names_the_functions() -> None:
     images, draws = sample((4, 3, 8, 8), ADA_COLUMNS)
-    assert build("none")(images, draws[:, :0], 0.5) is images
+    assert build("none").apply(images, draws[:, :0], 0.5) is images
     assert build("none").columns == 0
     some = draws[:, :DIFFAUGMENT_COLUMNS]
-    assert torch.equal(build("diffaugment")(images, some, 0.0), diffaugment(images, some))
-    assert torch.equal(build("ada")(images, draws, 0.5), ada(images, draws, 0.5))
+    assert torch.equal(build("diffaugment").apply(images, some, 0.0), diffaugment(images, some))
+    assert torch.equal(build("ada").apply(images, draws, 0.5), ada(images, draws, 0.5))
 
 
 @pytest.mark.parametrize("name", ["diffaugment", "ada"])
-def test_images_and_draws_are_left_alone_and_shapes_are_checked(name: Literal["diffaugment", "ada"]) -> None:
-    apply = build(name)
-    images, draws = sample((4, 3, 8, 8), apply.columns)
+def test_images_and_draws_are_left_alone(name: Literal["diffaugment", "ada"]) -> None:
+    columns, apply = build(name)
+    images, draws = sample((4, 3, 8, 8), columns)
     before = images.clone(), draws.clone()
     apply(images, draws, 1.0)
     assert torch.equal(images, before[0])
     assert torch.equal(draws, before[1])
-    with pytest.raises(ValueError, match="draws must have shape"):
-        apply(images, draws[:3], 1.0)
-    with pytest.raises(ValueError, match="draws must have shape"):
-        apply(images, draws[:, 1:], 1.0)
-    with pytest.raises(ValueError, match="images must have shape"):
-        apply(images[0], draws[:3], 1.0)
 
 
 def test_one_pixel_is_enough() -> None:
     for name in ("diffaugment", "ada"):
-        apply = build(name)
-        images, draws = sample((3, 3, 1, 1), apply.columns)
+        columns, apply = build(name)
+        images, draws = sample((3, 3, 1, 1), columns)
         assert torch.isfinite(apply(images, draws, 1.0)).all()
 
 

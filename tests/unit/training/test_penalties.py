@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gan_dist.training.penalties import Critic, dragan, due, gradient_norms_sq, gradient_penalty
+from gan_dist.training.losses import Critic, dragan, gradient_norms_sq, gradient_penalty, penalties_due
 
 SHAPE = (8, 2, 3, 3)
 SIZE = 18
@@ -274,8 +274,8 @@ def test_a_batch_that_is_not_whole_packs_is_refused() -> None:
 def test_lazy_penalties_weigh_as_much(every: int, batch: int, start: int) -> None:
     """Over `every` updates in a row, from any of them on, the weights add up to those of every update."""
     starts = [batch * (start + update) for update in range(every)]
-    assert sum(every * due(images_seen, batch, every) for images_seen in starts) == every
-    assert due(0, batch, every)
+    assert sum(every * penalties_due(images_seen, batch, every) for images_seen in starts) == every
+    assert penalties_due(0, batch, every)
 
 
 def test_lazy_penalties_have_the_mean_gradient() -> None:
@@ -286,7 +286,7 @@ def test_lazy_penalties_have_the_mean_gradient() -> None:
     plain = torch.autograd.grad(PENALTIES["r1"](critic, Inputs(), 1), parameters)
     totals = [torch.zeros_like(each) for each in plain]
     for update in range(every):
-        if due(update * batch, batch, every):
+        if penalties_due(update * batch, batch, every):
             lazy = torch.autograd.grad(every * PENALTIES["r1"](critic, Inputs(), 1), parameters)
             totals = [total + each / every for total, each in zip(totals, lazy, strict=True)]
     for total, expected in zip(totals, plain, strict=True):
