@@ -192,3 +192,15 @@ def test_the_package_runs_as_a_module() -> None:
 
 def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
     assert PICTURE.read_text() == draw(), "python -m tools.architecture"
+
+
+def test_the_files_that_the_documentation_names_are_there() -> None:
+    root = PACKAGE.parent
+    pages = [root / "CONTRIBUTING.md", root / "docs" / "architecture.md"]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"`([a-z_]+/[a-z_0-9/]*\.(?:py|txt|md))`", page.read_text())
+    }
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not any((top / name).exists() for top in (root, PACKAGE))] == []
