@@ -62,9 +62,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a verb as a job on a cluster. It has the files of this folder; options come before the verb."""
-    from gan_dist.cluster.jobs.archive import collect_files, write_zip
+    from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, secrets_here, write_zip
     from gan_dist.cluster.jobs.client import ADDRESSES, JobClient, parse_resources
-    from gan_dist.cluster.jobs.secrets import require_no_secrets, secrets_here
 
     given = arguments or []
     known = secrets_here()

@@ -1,20 +1,35 @@
-"""One worker group from its start to its end: `TorchTrainer.fit` in a thread."""
+"""The workers of one start: the group as the driver sees it, and the process of each worker.
+
+A worker's process has its environment, its network interface and the training loop.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
-from ray.train.torch import TorchTrainer
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from gan_dist.cluster.nodes.placement import worker_resources
-from gan_dist.cluster.train.worker import ReachableTorch, environment, run_worker
+from gan_dist.cluster.prometheus import Gauges
+from gan_dist.cluster.train.status import StatusClient
 from gan_dist.config import RunConfig, ScaleConfig
-from gan_dist.core import storage
+from gan_dist.core import host, storage
+from gan_dist.core.distributed import broadcast_from_rank0
+from gan_dist.core.errors import GanDistError, StorageError
+from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.training import checkpoint as states
+from gan_dist.training.loop import train
+from gan_dist.training.progress import Progress
 
 SOURCE_LINE = re.compile(r"^\[[^]]*\] ")
 """The source file and line at the start of gloo's errors (torch 2.11)."""
@@ -93,3 +108,138 @@ def failure_reason(error: Exception) -> str:
     cause = getattr(error, "controller_failure", error) if rank is None else failures[rank]
     text = SOURCE_LINE.sub("", str(cause).strip().partition("\n")[0]).partition(". ")[0]
     return f"{'the workers' if rank is None else f'worker {rank}'} failed: {type(cause).__name__}: {text}"
+
+
+COLLECTIVE_S = 600
+"""Timeout of torch.distributed, in seconds: a worker may write files or compare features while the others
+wait. Ray notices the loss of a node sooner."""
+
+_TorchBackend: Any = TorchConfig().backend_cls
+
+
+def environment(scale: ScaleConfig) -> dict[str, str]:
+    """Return the environment variables of a worker's process."""
+    return {
+        # Ray runs the loop in a thread, and glibc returns the memory of a thread's own arena to the kernel
+        # whatever `keep_freed_memory` sets.
+        "MALLOC_ARENA_MAX": "1",
+        # Ray's own choice for actors is 1.
+        "OMP_NUM_THREADS": str(scale.threads),
+    }
+
+
+@dataclass
+class ReachableTorch(TorchConfig):
+    """Ray Train's set-up of torch.distributed, with network interfaces that other nodes can reach."""
+
+    timeout_s: int = COLLECTIVE_S
+
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
+class _Backend(_TorchBackend):  # type: ignore[misc]
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        if len(set(worker_group.execute(ray.util.get_node_ip_address))) > 1:
+            worker_group.execute(use_reachable_interface)
+        super().on_start(worker_group, backend_config)
+
+
+def use_reachable_interface() -> None:
+    """Set the interface of gloo and NCCL to one that other nodes can reach, unless a user has set it."""
+    address = ray.util.get_node_ip_address()
+    for variable, interface in interface_variables(address, host.own_address(), host.interfaces()).items():
+        os.environ.setdefault(variable, interface)
+
+
+def interface_variables(
+    address: str, name_address: str | None, interfaces: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the variables that set the interface to that of `address`, which other nodes can reach.
+
+    gloo by itself uses `name_address`, to which the host's name resolves: on many machines the loopback. NCCL
+    uses the first of all interfaces in an order of its own, which may be a virtual bridge.
+    """
+    interface = next((name for name, its in interfaces.items() if its == address), None)
+    if interface is None:
+        return {}
+    nccl = {"NCCL_SOCKET_IFNAME": f"={interface}"}
+    return nccl if name_address == address else {"GLOO_SOCKET_IFNAME": interface, **nccl}
+
+
+def run_worker(settings: dict[str, Any]) -> None:
+    """Train; run in every worker, with the configuration, the status actor and the worker group's number."""
+    actor, group = settings["actor"], settings["group"]
+    actor.add_node.remote(group, ray.get_runtime_context().get_node_id())
+    config = RunConfig.model_validate(settings["config"])
+    torch.set_num_threads(config.scale.threads)
+    context = TrainContext(actor, group, config.run_uri)
+    try:
+        # A stop requested before the first step: there is nothing to write.
+        stopped = broadcast_from_rank0(context, context.stop_requested())
+        result = None if stopped else train(config, context)
+    except GanDistError as error:
+        ray.get(actor.update.remote(group, failure=error))
+        raise
+    finally:
+        context.close()
+    if context.rank == 0:
+        ray.get(actor.update.remote(group, result=result))
+
+
+class TrainContext:
+    """A Ray Train worker as the loop's `Context`."""
+
+    with_ray = True
+
+    def __init__(self, actor: Any, group: int, run_uri: str) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device: torch.device = get_device()
+        self._actor, self._run_uri = actor, run_uri
+        self._earlier = frozenset(checkpoint_names(run_uri)) if self.rank == 0 else frozenset()
+        self._client = StatusClient(actor, group) if self.rank == 0 else None
+        self._gauges = Gauges(run_uri, self.rank, self.device)
+
+    def progress(self, progress: Progress) -> None:
+        self._gauges.update(progress)
+        if self._client:
+            self._client.progress = progress
+
+    def stop_requested(self) -> bool:
+        return self._client is not None and self._client.stop
+
+    def warn(self, sentence: str) -> None:
+        self._actor.warn.remote(sentence)
+
+    def before_writing(self) -> None:
+        if self._client:
+            self._client.require_latest()
+
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
+        try:
+            ray.train.report(
+                dict(metrics),
+                checkpoint=None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint),
+                checkpoint_dir_name=name or None,
+                checkpoint_upload_fn=self._upload if "://" in self._run_uri else None,
+            )
+        except OSError as error:
+            raise StorageError(f"{self._run_uri}/{name} cannot be written: {error}") from error
+        if checkpoint is not None:
+            shutil.rmtree(checkpoint)
+            # Ray deletes the checkpoints of this worker group, and knows of no others.
+            states.prune(self._run_uri, self._earlier)
+
+    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        # Ray would retry for a few seconds, and only on messages of pyarrow, not of s3fs.
+        storage.copy_tree(checkpoint.path, storage.join(self._run_uri, name))
+        context = ray.train.get_context().get_storage()
+        return ray.train.Checkpoint(context.build_checkpoint_path_from_name(name), context.storage_filesystem)
+
+    def close(self) -> None:
+        """Send the last progress and close the connection to the status actor."""
+        if self._client:
+            self._client.close()

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from gan_dist.artifacts.records import METRICS, is_score, read_records
 from gan_dist.artifacts.search_folder import trial_folder
 from gan_dist.cluster.connect import connect_for
-from gan_dist.cluster.jobs.secrets import keep_credentials_from_trials
+from gan_dist.cluster.jobs.archive import keep_credentials_from_trials
 from gan_dist.cluster.nodes.node_checks import check_nodes
 from gan_dist.cluster.nodes.resources import cluster_nodes, concurrent_trials
 from gan_dist.cluster.tune.trial import Trial

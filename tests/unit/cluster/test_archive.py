@@ -10,8 +10,7 @@ from zipfile import ZipFile
 import pytest
 
 from gan_dist.cluster.jobs import archive
-from gan_dist.cluster.jobs.archive import collect_files, write_zip
-from gan_dist.cluster.jobs.secrets import require_no_secrets, secrets_here
+from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, secrets_here, write_zip
 from gan_dist.core.errors import ClusterError
 from tests.support.heads import ROOT
 

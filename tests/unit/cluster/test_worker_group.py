@@ -1,12 +1,55 @@
-"""The reason of a worker group's failure, in a line."""
+"""Workers: environment, interfaces (as `ip addr` shows them on real machines), why a group failed."""
 
 from __future__ import annotations
 
+import os
+
+import pytest
+import ray
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from gan_dist.cluster.train.worker_group import failure_reason
+from gan_dist.cluster.train import worker_group
+from gan_dist.cluster.train.worker_group import environment, failure_reason, interface_variables
+from gan_dist.config import ScaleConfig
+from gan_dist.core import host
+
+LAPTOP = {"lo": "127.0.0.1", "wlan0": "192.168.1.7"}
+CLOUD = {"lo": "127.0.0.1", "docker0": "172.17.0.1", "ens5": "10.0.3.4", "ib0": "10.9.0.4"}
+
+
+def test_where_the_hosts_name_is_the_loopback_gloo_is_told_the_interface_that_others_reach() -> None:
+    for named in ("127.0.0.1", "127.0.1.1", "::1", None, "172.17.0.1"):
+        assert interface_variables("10.0.3.4", named, CLOUD) == {
+            "GLOO_SOCKET_IFNAME": "ens5",
+            "NCCL_SOCKET_IFNAME": "=ens5",
+        }
+    assert interface_variables("192.168.1.7", "127.0.1.1", LAPTOP)["GLOO_SOCKET_IFNAME"] == "wlan0"
+
+
+def test_gloo_is_told_nothing_where_it_is_right_by_itself() -> None:
+    assert interface_variables("10.0.3.4", "10.0.3.4", CLOUD) == {"NCCL_SOCKET_IFNAME": "=ens5"}
+
+
+def test_an_address_of_no_interface_says_nothing() -> None:
+    assert interface_variables("203.0.113.9", "127.0.0.1", CLOUD) == {}
+
+
+def test_what_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr(host, "own_address", lambda: None)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ens7")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    worker_group.use_reachable_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ens7"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "=lo"
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.25, "1"), (1, "1"), (7.5, "7"), (8, "8")])
+def test_threads_follow_the_cpus(cpus: float, threads: str) -> None:
+    assert environment(ScaleConfig(cpus_per_worker=cpus))["OMP_NUM_THREADS"] == threads
+
 
 CLOSED = RuntimeError(
     "[/src/gloo/transport/tcp/pair.cc:561] Connection closed by peer [10.0.0.2]:12209. This is typically "
