@@ -167,6 +167,11 @@ def _print_result(dest: str, plan: Plan, manifest: Manifest, rate: float | None)
         typer.echo(f"  {quarantined:,} left out, listed with the reasons in {QUARANTINE}")
     if enlarged := int(manifest.settings["enlarged"]):
         typer.echo(f"  {enlarged:,} enlarged, being smaller than {plan.resolution} pixels")
+    if dark := int(manifest.settings.get("dark", 0)):
+        typer.echo(
+            f"  {dark:,} nearly black, using at most 12 of 16 bits a sample: scale them to 16 bits, or"
+        )
+        typer.echo("    declare their depth (sBIT in PNG, MaxSampleValue in TIFF), and pack again")
 
 
 def _train_arguments(dest: str, resolution: int) -> list[str]:

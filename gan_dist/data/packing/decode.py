@@ -3,7 +3,9 @@
 Decided here, once, for every set:
   the content says what the format is, not the name; formats outside `FORMATS` are rejected;
   EXIF orientation is applied; colour profiles are ignored; CMYK and palettes become RGB;
-  transparent parts are laid on white; 16-bit samples are scaled to 8, never clipped;
+  transparent parts are laid on white; samples of 9 to 16 bits are scaled to 8 by the depth that the file
+  declares, never clipped; metadata that cannot be read is passed over;
+  a JPEG of more than `PIXEL_LIMIT` pixels is decoded at half its size;
   pictures that move, or have several pages, are rejected: which frame to take is the owner's to say;
   the largest centred square is cut out and resized with an antialiasing filter, larger or smaller.
 """
@@ -12,20 +14,27 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from gan_dist.data.packing.resize import resize
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PIXEL_LIMIT = 89_478_485
 """A file of a few kilobytes can claim any size; Pillow's own limit, a quarter of a gigabyte as RGB."""
+TOO_LARGE = f"too large: more than {PIXEL_LIMIT:,} pixels, or four times as many in a JPEG; scale it down"
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 REASON_LENGTH = 200
+PNG_METADATA = b"iCCP tEXt zTXt iTXt eXIf tIME pHYs gAMA cHRM sRGB cICP hIST sPLT bKGD".split()
+BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE = 258, 262, 281  # tags of TIFF
+DARK = 16
+"""The largest value, of 255, where only 12 of 16 bits are used."""
 
 
 class RejectedError(Exception):
@@ -45,10 +54,11 @@ class Decoding:
 
 
 class Decoded(NamedTuple):
-    """Pixels, uint8 (R, R, C), and whether the picture was smaller than that."""
+    """Pixels, uint8 (R, R, C); whether the picture was smaller; whether 16 bits hold at most 12 used ones."""
 
     pixels: npt.NDArray[np.uint8]
     enlarged: bool
+    dark: bool = False
 
 
 def decode(content: bytes, decoding: Decoding) -> Decoded:
@@ -57,17 +67,18 @@ def decode(content: bytes, decoding: Decoding) -> Decoded:
     Raises:
         RejectedError: it is no whole, still picture of a known format; content raises nothing else.
     """
-    picture = _picture(content, decoding.channels)
+    picture, deep = _picture(content, decoding.channels)
     # What fails from here on, such as a library that cannot be loaded, is no fault of the picture.
     edge = min(picture.size)
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
     square = (left, top, left + edge, top + edge)
     pixels = resize(picture, square, decoding.resolution, decoding.filter)
-    return Decoded(pixels, edge < decoding.resolution)
+    dark = deep and int(np.asarray(picture).max()) <= DARK
+    return Decoded(pixels, edge < decoding.resolution, dark)
 
 
-def _picture(content: bytes, channels: int) -> Image.Image:
-    """Return an image file's picture, upright, in mode RGB or L."""
+def _picture(content: bytes, channels: int) -> tuple[Image.Image, bool]:
+    """Return an image file's picture, upright, in mode RGB or L, and whether its samples have 16 bits."""
     if not content:
         raise RejectedError("empty file")
     try:
@@ -75,23 +86,40 @@ def _picture(content: bytes, channels: int) -> Image.Image:
             # Pillow warns of damaged metadata, which does not touch the pixels.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _loaded(content, channels)
+            try:
+                return _loaded(content, channels)
+            except Exception:
+                # What is wrong may be in metadata, and the pixels whole.
+                with suppress(Exception):
+                    return _loaded(_without_metadata(content), channels)
+                raise
     except RejectedError:
         raise
     except UnidentifiedImageError:
         raise RejectedError(f"no image of a supported format ({', '.join(FORMATS)})") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise RejectedError(f"too large: more than {PIXEL_LIMIT} pixels") from None
+    except BOMBS:
+        raise RejectedError(TOO_LARGE) from None
     except Exception as error:
         # Decoders meet hostile or broken bytes with nearly every type of exception.
         reason = " ".join(f"damaged: {error or type(error).__name__}".split())
         raise RejectedError(reason[:REASON_LENGTH]) from None
 
 
-def _loaded(content: bytes, channels: int) -> Image.Image:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+def _opened(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except BOMBS:
+        if not content.startswith(b"\xff\xd8\xff"):
+            raise
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(content))  # of any size, before it is decoded
+        image.draft(None, (image.width // 2, image.height // 2))
+        return image
+
+
+def _loaded(content: bytes, channels: int) -> tuple[Image.Image, bool]:
+    with _opened(content) as image:
         if image.width * image.height > PIXEL_LIMIT:
-            raise RejectedError(f"too large: more than {PIXEL_LIMIT} pixels")
+            raise RejectedError(TOO_LARGE)
         # A camera's MPO is a JPEG followed by previews or the other eye's view: the first is the picture.
         if image.format != "MPO" and getattr(image, "is_animated", False):
             raise RejectedError("several pages" if image.format == "TIFF" else "animated")
@@ -103,15 +131,21 @@ def _loaded(content: bytes, channels: int) -> Image.Image:
         # The pixels are whole; metadata that cannot be read says nothing about their orientation.
         with suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        return _opaque(image, channels)
+        return _opaque(image, channels, content), _has_16_bits(image, content)
 
 
-def _opaque(image: Image.Image, channels: int) -> Image.Image:
+def _has_16_bits(image: Image.Image, content: bytes) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    depth = content[24] if image.format == "PNG" else max(tags.get(BITS_PER_SAMPLE, (8,)))
+    return bool(depth > 8 or image.mode == "I")
+
+
+def _opaque(image: Image.Image, channels: int, content: bytes) -> Image.Image:
     """Return a picture in mode RGB or L, of 8 bits, with transparent parts laid on white."""
-    if image.mode.startswith("I;16"):
-        image = _from_16_bits(np.asarray(image), image.info.get("transparency"))
-    elif image.mode == "I" and image.format == "PPM":
-        image = _from_16_bits(np.asarray(image), None)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        image = _from_16_bits(image, content)
+    elif image.mode == "LAB":
+        raise RejectedError("its colours are CIELab; convert it to RGB")
     elif image.mode in ("I", "F"):
         kind = "floats" if image.mode == "F" else "32-bit integers"
         raise RejectedError(f"its pixels are {kind}, of which the range is not known")
@@ -124,9 +158,33 @@ def _opaque(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == wanted else image.convert(wanted)  # which copies where it changes nothing
 
 
-def _from_16_bits(values: npt.NDArray[np.integer], transparent: int | None) -> Image.Image:
-    """Return grey samples of 16 bits in 8; those of the transparent value become white."""
-    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    if transparent is not None:
+def _from_16_bits(image: Image.Image, content: bytes) -> Image.Image:
+    """Return grey samples of 9 to 16 bits in 8; those of the transparent value become white."""
+    values = np.asarray(image).astype(np.uint32)
+    tags: Any = getattr(image, "tag_v2", {})
+    depth, limit = max(tags.get(BITS_PER_SAMPLE, (16,))), tags.get(MAX_SAMPLE)
+    # The largest sample of a picture says nothing of its range, unless it is all ones.
+    depth = next((n for n in range(9, 16) if limit in (2**n - 1, (2**n - 1,))), depth)
+    if image.format == "PNG" and (at := content.find(b"sBIT", 0, content.find(b"IDAT"))) > 0:
+        # By the standard these are the upper bits: then the lower ones of a dark picture are zeros.
+        bits = min(content[at + 4], 16)
+        depth = bits if bits > 8 and np.any(values & (2 ** (16 - bits) - 1)) else 16
+    white = 2**depth - 1 if values.max() < 2**depth else 65535
+    shown = white - values if tags.get(PHOTOMETRIC) == 0 else values  # 0: the least is white
+    grey = ((shown * 255 + white // 2) // white).astype(np.uint8)
+    if (transparent := image.info.get("transparency")) is not None:
         grey[values == transparent] = 255
     return Image.fromarray(grey)
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """Return a PNG without what says nothing of its pixels or orientation, or has a wrong checksum."""
+    at, kept = 8, [content[:8]]
+    while content.startswith(b"\x89PNG") and at < len(content):
+        stop = at + 12 + int.from_bytes(content[at : at + 4])
+        kind, checksum = content[at + 4 : at + 8], int.from_bytes(content[stop - 4 : stop])
+        is_whole = kind == b"eXIf" and zlib.crc32(content[at + 4 : stop - 4]) == checksum
+        if is_whole or kind not in PNG_METADATA:
+            kept.append(content[at:stop])
+        at = stop
+    return b"".join([*kept, content[at:]])

@@ -46,6 +46,8 @@ class ShardRecord(BaseModel):
     enlarged: int
     """Images that were smaller than the resolution."""
     quarantined: tuple[Rejection, ...]
+    dark: int = 0
+    """Images that use at most 12 of 16 bits, and declare no other depth."""
 
 
 class Report(BaseModel):
@@ -73,7 +75,7 @@ def make_shard(
     _require_libraries(plan)
     rows = Rows.empty(len(items), plan.row_bytes, labelled=plan.classes is not None)
     rejected: list[Rejection] = []
-    usable = enlarged = reported = 0
+    usable = enlarged = dark = reported = 0
     every = _report_every(items)
     with ExitStack() as stack:
         outcomes = _decoded(stack, origin, plan, items, threads)
@@ -84,13 +86,14 @@ def make_shard(
                     rows.labels[usable] = item.label
                 usable += 1
                 enlarged += outcome.enlarged
+                dark += outcome.dark
             else:
                 rejected.append(Rejection(item.name, str(outcome)))
             if done % every == 0 and done < len(items):
                 yield Report(job=job.number, decoded=every, rejected=tuple(rejected[reported:]), record=None)
                 reported = len(rejected)
     info = write_shard(dest, job.file, rows[:usable], plan.group_rows) if usable else None
-    record = ShardRecord(info=info, enlarged=enlarged, quarantined=tuple(rejected))
+    record = ShardRecord(info=info, enlarged=enlarged, quarantined=tuple(rejected), dark=dark)
     left = len(items) - (len(items) - 1) // every * every
     yield Report(job=job.number, decoded=left, rejected=tuple(rejected[reported:]), record=record)
 
@@ -198,6 +201,7 @@ def finish_packing(dest: str, plan: Plan, source: Source, records: dict[int, Sha
             "resizer": plan.resizer,
             "quarantined": str(len(bad)),
             "enlarged": str(sum(record.enlarged for record in done)),
+            **({"dark": str(dark)} if (dark := sum(record.dark for record in done)) else {}),
         },
     )
     storage.write_bytes(storage.join(dest, MANIFEST), to_json(manifest))

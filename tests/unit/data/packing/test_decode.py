@@ -132,6 +132,55 @@ def flipped(content: bytes, at: float) -> bytes:
     return bytes(damaged)
 
 
+def text_chunks(*chunks: bytes) -> bytes:
+    return png(8, 8, 8, 0, (b"\0" + b"\x80" * 8) * 8, *chunks)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """Return a JPEG's segment."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def broken_index() -> bytes:
+    """Return a JPEG whose index of further pictures says nothing of their number."""
+    directory = b"II*\0\x08\0\0\0" + struct.pack("<HHHI4sI", 1, 0xB000, 7, 4, b"0100", 0)
+    return JPEG[:2] + segment(0xE2, b"MPF\0" + directory) + JPEG[2:]
+
+
+def tiff_16(values: Array, *, bits: int = 16, photometric: int = 1, largest: int | None = None) -> bytes:
+    """Return a little-endian TIFF of grey samples, packed."""
+    height, width = values.shape
+    if bits == 16:
+        pixels = values.astype("<u2").tobytes()
+    else:
+        text = "".join(f"{value:0{bits}b}" for value in values.ravel())
+        pixels = int(text, 2).to_bytes(len(text) // 8)
+    tags = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, photometric),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, height),
+        (279, 4, len(pixels)),
+        *([] if largest is None else [(281, 3, largest)]),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory
+
+
+def png_12(*, declared: int | None, colour: int = 0) -> bytes:
+    """Return a PNG of 16 bits that uses the lower 12."""
+    values = (RAMP // 16).astype(">u2")
+    channels = 3 if colour == 2 else 1
+    rows = b"".join(b"\0" + np.repeat(row, channels).tobytes() for row in values)
+    extra = [] if declared is None else [chunk(b"sBIT", bytes([declared] * channels))]
+    return png(64, 64, 16, colour, rows, *extra)
+
+
 JPEG = encoded(PHOTO, "JPEG", quality=95)
 PNG = encoded(PHOTO, "PNG")
 WEBP = encoded(PHOTO, "WEBP", quality=95)
@@ -139,6 +188,10 @@ MPO = encoded(PHOTO, "MPO", save_all=True, append_images=[GREY.copy()])
 BROKEN_EXIF = encoded(PHOTO, "JPEG", quality=95, exif=b"Exif\0\0rubbish")
 SOME_ALPHA = transparent()
 GREY_ALPHA = SOME_ALPHA.convert("LA")
+PROFILE = RNG.bytes(3 * 2**19)
+BAD_TIME = chunk(b"tIME", bytes(7))[:-1] + b"!"
+RAMP_12 = RAMP // 16
+SCALED_12 = np.rint(RAMP_12 / 4095 * 65535)
 TEXT_BOMB = png(8, 8, 8, 0, bytes(72), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**26))))
 
 # Name, content, expected RGB pixels at 16x16, and the mean absolute error that is allowed.
@@ -198,6 +251,23 @@ USED: list[tuple[str, bytes, Array, float]] = [
         0,
     ),
     ("png with a profile, ignored", encoded(PHOTO, "PNG", icc_profile=b"not a profile"), reference(PHOTO), 0),
+    ("png with a profile of 1.5 MB", encoded(PHOTO, "PNG", icc_profile=PROFILE), reference(PHOTO), 0),
+    ("png with a damaged time", text_chunks(BAD_TIME), flat((128, 128, 128)), 0),
+    ("png whose text expands", TEXT_BOMB, flat((0, 0, 0)), 0),
+    ("jpeg with a broken index", broken_index(), reference(PHOTO), 2),
+    (
+        "jpeg with a profile of 1.5 MB",
+        encoded(PHOTO, "JPEG", quality=95, icc_profile=PROFILE),
+        reference(PHOTO),
+        2,
+    ),
+    ("webp with a profile", encoded(PHOTO, "WEBP", lossless=True, icc_profile=PROFILE), reference(PHOTO), 0),
+    ("tiff with a profile of 1.5 MB", encoded(PHOTO, "TIFF", icc_profile=PROFILE), reference(PHOTO), 0),
+    ("png of 12 bits, declared", png_12(declared=12), scaled_16(SCALED_12), 1),
+    ("tiff of 12 bits a sample", tiff_16(RAMP_12, bits=12), scaled_16(SCALED_12), 1),
+    ("tiff of 12 bits, declared", tiff_16(RAMP_12, largest=4095), scaled_16(SCALED_12), 1),
+    ("tiff of 16 bits, its largest", tiff_16(RAMP, largest=65520), scaled_16(RAMP), 0),
+    ("tiff of 16 bits, white is zero", tiff_16(65535 - RAMP, photometric=0), scaled_16(RAMP), 0),
     ("webp", WEBP, reference(PHOTO), 4),
     (
         "webp lossless alpha",
@@ -252,7 +322,7 @@ UNUSED = [
     ("png that claims 100,000 x 100,000", png(100_000, 100_000, 1, 0, b""), "too large"),
     ("png that claims 10,000 x 10,000", png(10_000, 10_000, 1, 0, b""), "too large"),
     ("png that claims no width", png(0, 10, 8, 0, b""), "no image of a supported format"),
-    ("png whose text expands", TEXT_BOMB, ""),
+    ("tiff of CIELab", encoded(Image.new("LAB", (9, 9)), "TIFF"), "its colours are CIELab; convert it"),
 ]
 
 
@@ -309,6 +379,37 @@ def test_a_library_that_cannot_be_loaded_is_no_damage(monkeypatch: pytest.Monkey
 def test_each_filter_can_be_chosen(kind: str) -> None:
     pixels = decode(PNG, Decoding(13, filter=kind)).pixels
     np.testing.assert_array_equal(pixels, reference(PHOTO, 13, kind))
+
+
+@pytest.mark.parametrize("colour", [0, 2])
+def test_a_picture_that_uses_12_of_16_bits_and_does_not_say_so_is_noticed(colour: int) -> None:
+    assert decode(png_12(declared=None, colour=colour), Decoding(16)).dark
+    assert decode(tiff_16(RAMP_12), Decoding(16)).dark
+    for content in (png_12(declared=12), tiff_16(RAMP_12, largest=4095), png_rgb_16(), PNG, JPEG):
+        assert not decode(content, Decoding(16)).dark
+
+
+def test_a_dark_picture_by_the_standard_is_left_as_it_is() -> None:
+    """Declared bits are the upper ones."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in RAMP // 16 // 16 * 16)
+    content = png(64, 64, 16, 0, rows, chunk(b"sBIT", bytes([12])))
+    assert decode(content, Decoding(16)).pixels.max() == 16
+
+
+def test_a_jpeg_above_the_limit_is_decoded_at_half_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = PHOTO.resize((480, 400), Image.Resampling.BICUBIC)
+    for name in ("gan_dist.data.packing.decode.PIXEL_LIMIT", "PIL.Image.MAX_IMAGE_PIXELS"):
+        monkeypatch.setattr(name, 480 * 400 // 3)
+    pixels = decode(encoded(large, "JPEG", quality=95), Decoding(16)).pixels
+    assert np.abs(pixels.astype(int) - reference(large).astype(int)).mean() <= 2
+    for kind, size in (("PNG", (480, 400)), ("JPEG", (960, 800))):
+        with pytest.raises(RejectedError, match=r"too large: .* scale it down"):
+            decode(encoded(large.resize(size), kind), Decoding(16))
+
+
+def test_a_photograph_of_108_megapixels_is_used() -> None:
+    content = encoded(Image.new("L", (12_000, 9_000), 77), "JPEG")
+    assert (decode(content, Decoding(8)).pixels == 77).all()
 
 
 def test_one_channel_is_luma() -> None:
