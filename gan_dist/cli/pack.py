@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -86,14 +87,16 @@ def pack(
     )
     images = open_source(uri, options)
     plan = make_plan(uri, images, Decoding(resolution, channels, filter), shard_mb)
+    for note in images.notes:
+        typer.echo(note, err=True)
     require_whole(images.damaged, max_bad)
     require_few_bad(images.rejected, len(images.items) + len(images.rejected), max_bad)
     manifest, rate = finished_set(dest, plan), None
     warnings = [f"warning: {sentence}" for sentence in images.damaged]
-    for note in [*images.notes, *(warnings if dry_run else [])]:
-        typer.echo(note, err=True)
     if dry_run:
-        print_record(_summary(dest, plan), as_json=as_json)
+        for warning in warnings:
+            typer.echo(warning, err=True)
+        _print_dry_run(dest, plan, images, as_json)
         return
     if manifest is None:
         manifest, rate = _run(images, dest, plan, max_bad)
@@ -183,7 +186,17 @@ def _train_arguments(dest: str, resolution: int) -> list[str]:
     return ["shapes", f"name={name}", f"data.path={shorten(dest)}", *resized]
 
 
-def _summary(dest: str, plan: Plan) -> dict[str, object]:
+def _print_dry_run(dest: str, plan: Plan, source: Source, as_json: bool) -> None:
+    reasons = dict(Counter(rejection.reason for rejection in source.rejected).most_common(10))
+    print_record(record := _summary(dest, plan, len(source.rejected)), as_json=False)
+    for reason, count in reasons.items():
+        typer.echo(f"  {count:,}: {reason}")
+    typer.echo("a dry run decodes no image: which of them are damaged is found by the run")
+    if as_json:
+        typer.echo(json.dumps({**record, "reasons": reasons}))
+
+
+def _summary(dest: str, plan: Plan, quarantined: int) -> dict[str, object]:
     return {
         "source": plan.source,
         "dest": storage.redact(dest),
@@ -194,6 +207,7 @@ def _summary(dest: str, plan: Plan) -> dict[str, object]:
         "filter": plan.filter,
         "shards": math.ceil(plan.images / plan.shard_items),
         "bytes": plan.images * plan.row_bytes,
+        "quarantined": quarantined,
     }
 
 

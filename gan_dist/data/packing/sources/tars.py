@@ -32,6 +32,7 @@ LABEL_LIMIT = 2**20
 STREAM_BYTES = 2**20
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 LABEL_KEY = "label"
+SHARED_KEY = "several images under one key, the name up to its first dot: rename them"
 
 
 @dataclass
@@ -80,15 +81,39 @@ def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Reject
             raise DataError(
                 f"{file.path} is compressed ({name}), so that no member can be read by itself", "unpack it"
             )
-    samples: dict[str, _Sample] = {}
+    found: list[Labelled] = []
     rejected: list[Rejection] = []
-    damage, end = None, 0
+    start: int | None = 0
+    while start is not None:  # tars may be written one after another, as `cat` does
+        samples: dict[str, _Sample] = {}
+        end, damage = _list_archive(stream, file, start, samples, rejected)
+        for key, sample in samples.items():
+            names = [f"{file.path}/{_printable(member.name)}" for member in sample.images]
+            if len(names) == 1:
+                member = sample.images[0]
+                item = Item(names[0], file.path, start + member.offset_data, member.size, UNLABELLED)
+                found.append(Labelled(item, sample.label))
+            elif names:
+                rejected += [Rejection(name, SHARED_KEY) for name in names]
+            else:
+                rejected.append(Rejection(f"{file.path}/{_printable(key)}", "no image under this key"))
+        if damage is not None:
+            return found, rejected, damage
+        start = _next_archive(stream, end)
+    return found, rejected, None
+
+
+def _list_archive(
+    stream: Any, file: FoundFile, start: int, samples: dict[str, _Sample], rejected: list[Rejection]
+) -> tuple[int, str | None]:
+    """Add the members of the archive at a byte; return where it ends, and how it is damaged, if it is."""
+    stream.seek(end := start)
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=STREAM_BYTES) as tar:
             while (member := tar.next()) is not None:
                 # Tarfile collects every member that it has read.
                 tar.members = []  # type: ignore[attr-defined]
-                end = tar.offset
+                end = start + tar.offset
                 if end > file.size:
                     break
                 if (refused := _refusal(member)) is not None:
@@ -100,18 +125,19 @@ def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Reject
         if stream.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise tarfile.TarError("the end mark is missing")
     except tarfile.TarError as error:
-        damage = f"damaged or truncated at byte {end} ({error})"
-    found: list[Labelled] = []
-    for key, sample in samples.items():
-        if len(sample.images) == 1:
-            member = sample.images[0]
-            name = f"{file.path}/{_printable(member.name)}"
-            item = Item(name, file.path, member.offset_data, member.size, UNLABELLED)
-            found.append(Labelled(item, sample.label))
-        else:
-            reason = "several images under one key" if sample.images else "no image under this key"
-            rejected.append(Rejection(f"{file.path}/{_printable(key)}", reason))
-    return found, rejected, damage
+        return end, f"damaged or truncated at byte {end} ({error})"
+    return end, None
+
+
+def _next_archive(stream: Any, end: int) -> int | None:
+    """Return the byte of the first block after an end mark that is not zeros, or None if all are."""
+    stream.seek(at := end)
+    while content := stream.read(STREAM_BYTES):
+        zeros = len(content) - len(content.lstrip(tarfile.NUL))
+        if zeros < len(content):
+            return at + zeros // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+        at += zeros
+    return None
 
 
 def _refusal(member: tarfile.TarInfo) -> str | None:

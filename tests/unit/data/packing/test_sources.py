@@ -371,7 +371,8 @@ def test_members_that_attack_are_refused_and_the_others_used(tmp_path: Path) -> 
         ("a.tar/hard.png", "a link, not a file"),
         ("a.tar/device.png", "a device or another special file"),
         ("a.tar/pipe.png", "a device or another special file"),
-        ("a.tar/two", "several images under one key"),
+        ("a.tar/two.jpg", "several images under one key, the name up to its first dot: rename them"),
+        ("a.tar/two.png", "several images under one key, the name up to its first dot: rename them"),
         ("a.tar/lonely", "no image under this key"),
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
