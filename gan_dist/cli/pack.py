@@ -43,6 +43,9 @@ def pack(
     label_column: Annotated[str | None, typer.Option(help="Parquet: the column of labels.")] = None,
     root: Annotated[str, typer.Option(help="torchvision: the folder of its files, on every node.")] = "data",
     download: Annotated[bool, typer.Option("--download", help="torchvision: fetch what is missing.")] = False,
+    split: Annotated[
+        str | None, typer.Option(help="The split to pack, where SOURCE holds several; all mixes them.")
+    ] = None,
     shard_mb: Annotated[float, typer.Option(help="Size of a shard in MiB.")] = 64.0,
     max_bad: Annotated[
         str,
@@ -84,6 +87,7 @@ def pack(
         label_column=label_column,
         root=absolute(root),
         download=download,
+        split=split,
     )
     images = open_source(uri, options)
     plan = make_plan(uri, images, Decoding(resolution, channels, filter), shard_mb)

@@ -18,6 +18,7 @@ from gan_dist.core.storage import redact
 from gan_dist.data.packing.decode import Decoding
 from gan_dist.data.packing.resize import FILTERS, resizer
 from gan_dist.data.packing.sources import Rejection, Source, counted
+from gan_dist.data.packing.sources.items import cut
 from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION
 from gan_dist.data.shards.manifest import MANIFEST, Manifest
 
@@ -118,7 +119,7 @@ def _differences(earlier: Plan, plan: Plan) -> list[str]:
     old, new = earlier.model_dump(), plan.model_dump()
     changed = [key for key in new if old[key] != new[key]]
     follows = {"items_sha256", "classes", *(["resizer"] if "filter" in changed else [])}
-    texts = [f"{key} was {old[key]} and is {new[key]}" for key in changed if key not in follows]
+    texts = [f"{key} was {cut(old[key])} and is {cut(new[key])}" for key in changed if key not in follows]
     if "items_sha256" not in changed:
         return [*texts, "the classes have other names"] if "classes" in changed else texts
     return texts if "images" in changed else [*texts, "the images' names, sizes or labels have changed"]
@@ -215,7 +216,7 @@ def require_whole(damaged: Sequence[str], max_bad: str) -> None:
 def _lines(sentences: Sequence[str]) -> str:
     """Return the first few of some sentences, a line each, to stand below a message."""
     more = [f"and {len(sentences) - SHOWN} more"] if len(sentences) > SHOWN else []
-    return "".join(f"\n  {sentence}" for sentence in [*sentences[:SHOWN], *more])
+    return "".join(f"\n  {cut(sentence)}" for sentence in [*sentences[:SHOWN], *more])
 
 
 def require_apart(source: str, dest: str) -> None:

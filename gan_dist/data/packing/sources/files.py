@@ -19,6 +19,7 @@ from gan_dist.data.packing.sources.items import FoundFile, Item, Reader
 LISTING_BYTES = 128 * 2**20
 """Bytes that a store may send to list millions of objects; their number is not known beforehand."""
 READ_AHEAD = 4 * 2**20
+ODD_KEY = "named by a key with slashes in a row, which opens another's: rename it"
 STORE_READERS = 16
 """Whole files read at a time from a store, where each waits for the store's latency."""
 
@@ -148,8 +149,10 @@ def _tried(uri: str, read: Callable[[], bytes], size: int) -> bytes:
     return outcome
 
 
-def find_files(uri: str) -> tuple[str, list[FoundFile]]:
-    """Return a folder and its files at all depths, sorted, hidden ones left out; or a file's folder and it.
+def find_files(uri: str) -> tuple[str, list[FoundFile], list[str]]:
+    """Return a folder, its files and its folders at all depths, sorted, without hidden ones.
+
+    Of a file, return its folder and itself.
 
     Raises:
         DataError: there is nothing of that name, a name is not UTF-8, or a link leads in a circle.
@@ -166,25 +169,42 @@ def find_files(uri: str) -> tuple[str, list[FoundFile]]:
     if info.type == fs.FileType.File:
         base, mark, query = uri.partition("?")
         folder = base.rpartition("/")[0] + mark + query if "://" in uri else str(Path(path).parent)
-        return folder, [FoundFile(info.base_name, info.size)]
+        return folder, [FoundFile(info.base_name, info.size)], []
     if filesystem.type_name == "local":
-        found = storage.retrying(uri, lambda: _list_local(uri, path), LISTING_BYTES)
+        found, folders = storage.retrying(uri, lambda: _list_local(uri, path), LISTING_BYTES)
     else:
         selector = fs.FileSelector(path, recursive=True)
         infos = storage.retrying(uri, lambda: filesystem.get_file_info(selector), LISTING_BYTES)
-        files = [info for info in infos if info.type != fs.FileType.Directory]
-        found = [FoundFile(info.path[len(path) :].lstrip("/"), info.size or 0) for info in files]
+        found, folders = _list_store(path, infos)
     # Workers have other working directories: a local folder is known by its absolute path.
-    return uri if "://" in uri else path, sorted(file for file in found if not _is_hidden(file.path))
+    shown = sorted(file for file in found if not _is_hidden(file.path))
+    return uri if "://" in uri else path, shown, sorted(name for name in folders if not _is_hidden(name))
+
+
+def _list_store(root: str, infos: list[Any]) -> tuple[list[FoundFile], list[str]]:
+    """Return the files and folders of a listing; keys that are opened as another's are marked as refused."""
+    from pyarrow import fs
+
+    found: list[FoundFile] = []
+    seen: set[str] = set()
+    for info in infos:
+        key = info.path[len(root) + 1 :]
+        name = "/".join(part for part in key.split("/") if part)
+        refused = ODD_KEY if name != key or name in seen else None
+        if info.type != fs.FileType.Directory:
+            found.append(FoundFile(name if refused is None else key.lstrip("/"), info.size or 0, refused))
+            seen.add(key)
+    return found, [info.path[len(root) + 1 :] for info in infos if info.type == fs.FileType.Directory]
 
 
 def _is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
-def _list_local(uri: str, root: str) -> list[FoundFile]:
+def _list_local(uri: str, root: str) -> tuple[list[FoundFile], list[str]]:
     """Return what a local folder holds; pyarrow passes over links to nothing and follows circles."""
     found: list[FoundFile] = []
+    folders: list[str] = []
     # A folder's path, and where it really is, behind where each link on the way to it is.
     waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while waiting:
@@ -203,13 +223,14 @@ def _list_local(uri: str, root: str) -> list[FoundFile]:
                     found.append(FoundFile(path, 0, "a link to nothing"))
                     continue
                 if stat.S_ISDIR(status.st_mode):
+                    folders.append(path)
                     waiting.append((f"{path}/", _way(storage.join(uri, path), entry, way)))
                 elif stat.S_ISREG(status.st_mode):
                     found.append(FoundFile(path, status.st_size))
                 else:
                     # Opening a pipe waits for its writer, and some devices never end.
                     found.append(FoundFile(path, 0, "a pipe, a device or another special file"))
-    return found
+    return found, folders
 
 
 def _way(uri: str, entry: os.DirEntry[str], way: tuple[str, ...]) -> tuple[str, ...]:

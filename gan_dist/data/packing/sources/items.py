@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +16,8 @@ from gan_dist.core.errors import DataError
 from gan_dist.core.storage.redaction import split_query
 
 SHOWN = 3
+QUOTED = 200
+"""Characters of a user's file that a message quotes; a file that is not what it should be is one line."""
 LONGEST_NUMBER = 100
 """Digits of a label that is sorted as a number; Python refuses to read thousands."""
 
@@ -91,7 +95,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read a source: a file of labels or none at all, column names, and torchvision's folder."""
+    """How to read a source: a file of labels or none, column names, torchvision's folder, and the split."""
 
     labels: str | None = None
     no_labels: bool = False
@@ -99,6 +103,7 @@ class SourceOptions:
     label_column: str | None = None
     root: str = "data"
     download: bool = False
+    split: str | None = None
 
 
 class FoundFile(NamedTuple):
@@ -116,19 +121,30 @@ class Labelled(NamedTuple):
     label: str | None
 
 
-def number_items(found: list[Labelled], *, no_labels: bool) -> tuple[list[Item], tuple[str, ...] | None]:
-    """Give items their class numbers; all of them have a label, or none."""
+def number_items(
+    found: list[Labelled], *, no_labels: bool
+) -> tuple[list[Item], tuple[str, ...] | None, list[str]]:
+    """Return items with class numbers, the classes, and notes; all of the items have a label, or none."""
     without = [item.name for item, label in found if label is None]
     if no_labels or len(without) == len(found):
-        return [item for item, _ in found], None
+        return [item for item, _ in found], None, []
     if without:
         raise DataError(
             f"{len(without)} of {len(found)} images have no label: {some(without)}",
             "label them all, or use --no-labels",
         )
-    numbers = number_classes(label for _, label in found if label is not None)
-    items = [item._replace(label=numbers[label]) for item, label in found if label is not None]
-    return items, tuple(numbers)
+    labels = [label or "" for _, label in found]
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label in set(labels):
+        spellings[visible(label)].append(label)
+    name_of = {
+        label: name if len(group) > 1 else label for name, group in spellings.items() for label in group
+    }
+    numbers = number_classes(name_of.values())
+    items = [item._replace(label=numbers[name_of[labels[n]]]) for n, (item, _) in enumerate(found)]
+    merged = sorted(name for name, group in spellings.items() if len(group) > 1)
+    notes = [f"classes whose names look the same are one: {some(merged)}"] if merged else []
+    return items, tuple(numbers), notes
 
 
 def number_classes(labels: Iterable[str]) -> dict[str, int]:
@@ -136,6 +152,14 @@ def number_classes(labels: Iterable[str]) -> dict[str, int]:
     names = set(labels)
     numeric = all(name.isdecimal() and len(name) <= LONGEST_NUMBER for name in names)
     return {name: n for n, name in enumerate(sorted(names, key=(lambda n: (int(n), n)) if numeric else None))}
+
+
+def visible(text: str) -> str:
+    """Return what a reader sees of a name: one Unicode form, no invisible characters, single spaces."""
+    if not text.isascii():
+        composed = unicodedata.normalize("NFC", text)
+        text = "".join(char for char in composed if unicodedata.category(char) != "Cf")
+    return " ".join(text.split())
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -157,7 +181,14 @@ def writable(text: str) -> str:
 
 def some(names: Sequence[str]) -> str:
     """Return how many there are and the first few, for a message."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(cut, names[:SHOWN])) + more
+
+
+def cut(text: object) -> str:
+    """Return the beginning of text from a user's file, for a message."""
+    whole = str(text)
+    return whole if len(whole) <= QUOTED else f"{whole[:QUOTED]}... ({len(whole):,} characters)"
 
 
 def counted(number: int, thing: str) -> str:
@@ -166,7 +197,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def read_labels(uri: str) -> dict[str, str]:
-    """Return the label of each path that a CSV or JSON Lines file lists.
+    """Return the label of each path that a CSV or JSON Lines file, or StyleGAN's dataset.json, lists.
 
     The columns, or keys, are `path`, relative to the source, and `label`; others are passed over.
 
@@ -176,25 +207,39 @@ def read_labels(uri: str) -> dict[str, str]:
     """
     text = storage.read_text(uri).removeprefix("\ufeff")
     file = split_query(uri)[0]
-    rows = _json_lines(uri, text) if file.endswith((".jsonl", ".ndjson")) else _csv_rows(uri, text)
+    if file.endswith(".json"):
+        rows: Iterable[tuple[int, object, object]] | None = stylegan_labels(text)
+    else:
+        rows = _json_lines(uri, text) if file.endswith((".jsonl", ".ndjson")) else _csv_rows(uri, text)
+    if not rows:
+        remedy = "give a CSV or JSON Lines file with path and label, or use --no-labels"
+        raise DataError(f'{uri} holds no list such as {{"labels": [["00000/a.png", 6]]}}', remedy)
     labels: dict[str, str] = {}
     for line, path, label in rows:
-        if path in (None, "") or label in (None, ""):
-            raise DataError(f"{uri}:{line} needs a value for both path and label")
+        if not all(isinstance(value, str | int | float) and visible(str(value)) for value in (path, label)):
+            raise DataError(f"{uri}:{line} needs a value for both path and label, text or a number")
         path, label = writable(str(path)).removeprefix("./"), writable(str(label))
-        if labels.setdefault(path, label) != label:
-            raise DataError(f"{uri}:{line} gives {path} the label {label}, but it had {labels[path]} before")
+        if visible(labels.setdefault(path, label)) != visible(label):
+            given, before = cut(label), cut(labels[path])
+            raise DataError(f"{uri}:{line} gives {cut(path)} the label {given}, but it had {before} before")
     return labels
+
+
+def stylegan_labels(text: str) -> list[tuple[int, object, object]] | None:
+    """Return entry, path and label of each image in StyleGAN's dataset.json, or None for another file."""
+    try:
+        return [(n, path, label) for n, (path, label) in enumerate(parse_json(text)["labels"] or [], 1)]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _csv_rows(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        columns = reader.fieldnames or []
+        reader.fieldnames = columns = [visible(column) for column in reader.fieldnames or []]
         if not {"path", "label"} <= set(columns):
-            raise DataError(
-                f"{uri} needs a first line with the columns path,label", f"it has {','.join(columns)}"
-            )
+            has = cut(",".join(columns))
+            raise DataError(f"{uri} needs a first line with the columns path,label", f"it has {has}")
         for row in reader:
             yield reader.line_num, row["path"], row["label"]
     except csv.Error as error:

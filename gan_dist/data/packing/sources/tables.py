@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import types
 
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError, StorageError
@@ -24,6 +25,7 @@ from gan_dist.data.packing.sources.items import (
     Reader,
     Source,
     SourceOptions,
+    cut,
     number_items,
     parse_json,
     writable,
@@ -58,27 +60,41 @@ def open_parquet(root: str, files: Sequence[FoundFile], options: SourceOptions) 
                 named = names or named
                 rows = reader.metadata.num_rows
         except (pa.ArrowException, OSError) as error:  # as Arrow reports some damage
-            raise DataError(f"{file.path} of {redact(root)} cannot be read as Parquet ({error})") from None
+            raise DataError(
+                f"{file.path} of {redact(root)} cannot be read as Parquet ({cut(error)})"
+            ) from None
         found += [
             Labelled(Item(f"{file.path}#{row}", file.path, row, 0, UNLABELLED), label)
             for row, label in enumerate(labels or [None] * rows)
         ]
     if len(columns) != 1:
-        raise DataError(f"the files have their images in different columns: {', '.join(columns)}")
+        raise DataError(f"the files have their images in different columns: {cut(', '.join(columns))}")
     if not found:
         raise DataError(f"{redact(root)}: the Parquet files hold no rows")
-    items, classes = number_items(found, no_labels=options.no_labels)
+    items, classes, notes = number_items(found, no_labels=options.no_labels)
     if classes is not None and named is not None:
         # The owner's numbering, in which a class without images keeps its number.
         items = [item._replace(label=int(classes[item.label])) for item in items]
         classes = named
-    return Source(EncodedColumn(root, next(iter(columns))), items, classes, [], [])
+    return Source(EncodedColumn(root, next(iter(columns))), items, classes, [], notes)
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type of a column's values: what dictionaries and types of extensions stand for."""
+    while types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
+        kind = kind.value_type if types.is_dictionary(kind) else kind.storage_type
+    return kind
 
 
 def _is_encoded(kind: Any) -> bool:
-    if pa.types.is_struct(kind):
+    kind = _plain(kind)
+    if types.is_struct(kind):
         return any(part.name == "bytes" and _is_encoded(part.type) for part in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _image_column(path: str, schema: Any, options: SourceOptions) -> str:
@@ -89,8 +105,9 @@ def _image_column(path: str, schema: Any, options: SourceOptions) -> str:
         wanted = likely[0] if len(likely) == 1 else None
     if wanted is None or wanted not in able:
         named = f"{path} has no column {wanted} with encoded images; " if wanted else f"{path}: "
-        choice = f"choose --image-column from {', '.join(able)}" if able else "no column holds encoded images"
-        raise DataError(f"{named}{choice} (its columns: {', '.join(schema.names)})")
+        choices = f"choose --image-column from {cut(', '.join(able))}"
+        choice = choices if able else "no column holds encoded images"
+        raise DataError(f"{named}{choice} (its columns: {cut(', '.join(schema.names))})")
     return wanted
 
 
@@ -103,17 +120,17 @@ def _read_labels(
     if options.no_labels or (options.label_column is None and column not in schema.names):
         return None, None
     if column not in schema.names:
-        raise DataError(f"{path} has no column {column}", f"its columns: {', '.join(schema.names)}")
-    kind = schema.field(column).type
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f"{path} has no column {column}", f"its columns: {cut(', '.join(schema.names))}")
+    kind = _plain(schema.field(column).type)
+    if not (types.is_integer(kind) or types.is_null(kind) or _is_text(kind)):
         raise DataError(
-            f"{path}: the labels in {column} are {kind}, not text or whole numbers", "use --no-labels"
+            f"{path}: the labels in {column} are {cut(kind)}, not text or whole numbers", "use --no-labels"
         )
     try:
         values = reader.read(columns=[column]).column(0).to_pylist()
     except UnicodeDecodeError:
         raise DataError(f"{path}: a label in {column} is not UTF-8 text", "use --no-labels") from None
-    if not pa.types.is_integer(kind):
+    if not types.is_integer(kind):
         return values, None
     names = _feature_names(schema, column)
     # Hugging Face writes -1 for labels that are not published.

@@ -68,8 +68,8 @@ def open_tars(root: str, files: Sequence[FoundFile], options: SourceOptions) -> 
     if not found:
         reasons = some(list(map(str, rejected))) or "no member is named like one"
         raise DataError(f"{redact(root)}: the tars hold no images ({reasons})")
-    items, classes = number_items(found, no_labels=options.no_labels)
-    return Source(Ranges(root), items, classes, rejected, [], tuple(damaged))
+    items, classes, notes = number_items(found, no_labels=options.no_labels)
+    return Source(Ranges(root), items, classes, rejected, notes, tuple(damaged))
 
 
 def _list_tar(stream: Any, file: FoundFile) -> tuple[list[Labelled], list[Rejection], str | None]:

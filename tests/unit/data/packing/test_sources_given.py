@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import botocore.session
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gan_dist import cli
+from gan_dist.core import storage
+from gan_dist.core.errors import DataError
 from gan_dist.data.packing.sources import open_source
 from gan_dist.data.packing.sources.items import SourceOptions
-from tests.unit.data.packing.test_sources import names, picture, tar, values
+from tests.unit.core.test_storage import use
+from tests.unit.data.packing.test_sources import labels, names, picture, put, tar, values
+
+ACUTE = "e\u0301"
+"""An e and a combining accent: the form in which some file systems write it."""
+
 
 # Tars
 
@@ -59,3 +70,265 @@ def test_a_dry_run_foretells_what_is_left_out(tmp_path: Path, capsys: pytest.Cap
     assert f"  300: {reason}" in lines
     shown = json.loads(lines[-1])
     assert (shown["images"], shown["quarantined"], shown["reasons"]) == (100, 300, {reason: 300})
+
+
+def test_files_beside_tars_are_named_as_left_out(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", ("a.png", picture(1)))
+    (tmp_path / "b.tar.gz").touch()
+    assert open_source(str(tmp_path), SourceOptions()).notes == [
+        "left out what is not named like a tar: .gz 1"
+    ]
+
+
+# Parquet
+
+
+def strings(kind: Any) -> Any:
+    return pa.array(["dog", "cat", "dog"]).cast(kind)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        strings(pa.large_string()),
+        strings(pa.string_view()),
+        strings(pa.string()).dictionary_encode(),
+        pa.array(["dog", "cat", "dog"], pa.large_string()).dictionary_encode(),
+    ],
+    ids=str,
+)
+def test_text_labels_of_every_representation(tmp_path: Path, column: Any) -> None:
+    pq.write_table(
+        pa.table({"image": [picture(n) for n in range(3)], "label": column}), tmp_path / "a.parquet"
+    )
+    source = open_source(str(tmp_path), SourceOptions())
+    assert source.classes == ("cat", "dog")
+    assert labels(source) == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([10, 9, 10], pa.uint8()), pa.array([10, 9, 10]).dictionary_encode()],
+    ids=["uint8", "dictionary"],
+)
+def test_whole_numbers_of_every_representation(tmp_path: Path, column: Any) -> None:
+    pq.write_table(
+        pa.table({"image": [picture(n) for n in range(3)], "label": column}), tmp_path / "a.parquet"
+    )
+    source = open_source(str(tmp_path), SourceOptions())
+    assert source.classes == ("9", "10")
+    assert labels(source) == [1, 0, 1]
+
+
+def test_labels_that_are_all_missing_are_none(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [picture(0)], "label": pa.nulls(1)}), tmp_path / "a.parquet")
+    assert open_source(str(tmp_path), SourceOptions()).classes is None
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view(), "dictionary", "struct"])
+def test_images_of_every_representation_of_bytes(tmp_path: Path, kind: Any) -> None:
+    contents = [picture(n) for n in (3, 1, 2)]
+    if kind == "dictionary":
+        column = pa.array(contents).dictionary_encode()
+    elif kind == "struct":
+        column = pa.StructArray.from_arrays([pa.array(contents).dictionary_encode()], ["bytes"])
+    else:
+        column = pa.array(contents, kind)
+    pq.write_table(pa.table({"image": column}), tmp_path / "a.parquet")
+    assert values(open_source(str(tmp_path), SourceOptions())) == [3, 1, 2]
+
+
+def test_messages_about_a_users_file_are_cut(tmp_path: Path) -> None:
+    put(tmp_path, "pics/a.png")
+    rubbish = tmp_path / "l.csv"
+    wide = {f"column {n}": [n] for n in range(3000)}
+    (tmp_path / "wide").mkdir()
+    pq.write_table(pa.table(wide), tmp_path / "wide" / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        open_source(str(tmp_path / "wide"), SourceOptions())
+    assert len(str(caught.value)) < 600
+    for text in (
+        "x" * 100_000 + "," + "y" * 100_000,
+        "path,label\n" + "x" * 100_000 + ",1\n",
+        f"path,label\na.png,{'1' * 100_000}\na.png,2\n",
+    ):
+        rubbish.write_text(text)
+        with pytest.raises(DataError) as caught:
+            open_source(str(tmp_path / "pics"), SourceOptions(labels=str(rubbish)))
+        assert "... (" in str(caught.value)
+        assert len(str(caught.value)) < 1200
+
+
+# Labels
+
+
+@pytest.mark.parametrize("other", [" cat", "cat\u00a0", "cat\u200b", "\ufeffcat"])
+def test_labels_that_differ_by_invisible_characters_are_one_class(tmp_path: Path, other: str) -> None:
+    put(tmp_path, "a.png", "b.png", "c.png")
+    listing = tmp_path / "l.csv"
+    listing.write_text(f"path, label\na.png,cat\nb.png,{other}\nc.png,dog\n")
+    source = open_source(str(tmp_path), SourceOptions(labels=str(listing)))
+    assert source.classes == ("cat", "dog")
+    assert labels(source) == [0, 0, 1]
+    assert source.notes == ["classes whose names look the same are one: cat"]
+
+
+def test_a_class_written_in_one_way_keeps_its_name_and_number(tmp_path: Path) -> None:
+    family = "\U0001f468\u200d\U0001f469"
+    put(tmp_path, f"{family}/a.png", "b/b.png", f"{ACUTE}/c.png")
+    source = open_source(str(tmp_path), SourceOptions())
+    assert source.classes == ("b", ACUTE, family)
+    assert source.notes == []
+
+
+def test_folders_whose_names_look_the_same_are_one_class(tmp_path: Path) -> None:
+    put(tmp_path, "\u00e9/a.png", f"{ACUTE}/b.png", "z/c.png")
+    source = open_source(str(tmp_path), SourceOptions())
+    assert source.classes == ("z", "\u00e9")
+    assert sorted(labels(source)) == [0, 1, 1]
+
+
+@pytest.mark.parametrize("name", [f"caf{ACUTE}.png", "x/caf\u00e9.png"])
+def test_a_listed_name_in_another_form_of_unicode_is_the_file(tmp_path: Path, name: str) -> None:
+    put(tmp_path, name, "b.png")
+    other = name.replace(ACUTE, "\u00e9") if ACUTE in name else name.replace("\u00e9", ACUTE)
+    listing = tmp_path / "l.jsonl"
+    lines = [{"path": other, "label": "x"}, {"path": "b.png", "label": "y"}]
+    listing.write_text("\n".join(map(json.dumps, lines)))
+    source = open_source(str(tmp_path), SourceOptions(labels=str(listing)))
+    assert {item.name: item.label for item in source.items} == {name: 0, "b.png": 1}
+
+
+def test_files_that_look_the_same_are_told_apart_by_their_exact_names(tmp_path: Path) -> None:
+    put(tmp_path, "\u00e9.png", f"{ACUTE}.png")
+    (tmp_path / "l.csv").write_text(f"path,label\n\u00e9.png,1\n{ACUTE}.png,2\n")
+    source = open_source(str(tmp_path), SourceOptions(labels=str(tmp_path / "l.csv")))
+    assert {item.name: item.label for item in source.items} == {"\u00e9.png": 0, f"{ACUTE}.png": 1}
+
+
+def test_a_class_folder_without_images_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "ant/a.png", "cow/b.png")
+    (tmp_path / "bee").mkdir()
+    (tmp_path / "cow" / "deep").mkdir()
+    (tmp_path / ".git").mkdir()
+    source = open_source(str(tmp_path), SourceOptions())
+    assert source.classes == ("ant", "cow")
+    assert source.notes == ["folders without an image are no classes: bee"]
+    assert open_source(str(tmp_path), SourceOptions(no_labels=True)).notes == []
+
+
+# StyleGAN
+
+
+def stylegan(folder: Path, listed: object) -> str:
+    put(folder, "00000/img00000000.png", "00000/img00000001.png", "00001/img00001000.png")
+    (folder / "dataset.json").write_text(json.dumps({"labels": listed}))
+    return str(folder)
+
+
+NUMBERED = [["00000/img00000000.png", 6], ["00000/img00000001.png", 10], ["00001/img00001000.png", 6]]
+
+
+def test_a_folder_of_stylegans_has_the_labels_of_its_list(tmp_path: Path) -> None:
+    uri = stylegan(tmp_path, NUMBERED)
+    for options in (SourceOptions(), SourceOptions(labels=f"{uri}/dataset.json")):
+        source = open_source(uri, options)
+        assert source.classes == ("6", "10")
+        assert labels(source) == [0, 1, 0]
+    assert open_source(uri, SourceOptions()).notes == ["the labels are those of dataset.json"]
+
+
+@pytest.mark.parametrize("listed", [None, []])
+def test_a_folder_of_stylegans_without_labels_has_no_classes(tmp_path: Path, listed: object) -> None:
+    uri = stylegan(tmp_path, listed)
+    source = open_source(uri, SourceOptions())
+    assert source.classes is None
+    assert source.notes == ["no labels: dataset.json gives none, and its folders are no classes"]
+    with pytest.raises(DataError, match=r"dataset.json holds no list such as"):
+        open_source(uri, SourceOptions(labels=f"{uri}/dataset.json"))
+
+
+def test_a_list_of_stylegans_that_does_not_fit_is_refused_briefly(tmp_path: Path) -> None:
+    uri = stylegan(tmp_path, [[path, [0.0] * 100_000] for path, _ in NUMBERED])
+    with pytest.raises(DataError, match=r"dataset.json:1 needs a value for both .* or a number") as caught:
+        open_source(uri, SourceOptions())
+    assert len(str(caught.value)) < 500
+    with pytest.raises(DataError, match=r"gives no label for 1 of 3 images: 00001/img00001000.png"):
+        open_source(stylegan(tmp_path, NUMBERED[:2]), SourceOptions())
+
+
+def test_another_file_of_that_name_is_passed_over(tmp_path: Path) -> None:
+    uri = stylegan(tmp_path, ["cat", "dog"])
+    assert open_source(uri, SourceOptions()).classes == ("00000", "00001")
+    assert open_source(f"{uri}/00000/img00000000.png", SourceOptions()).classes is None
+
+
+# Splits
+
+
+def hub_clone(folder: Path) -> str:
+    for start, file in enumerate(("data/train-00000-of-00001", "data/test-00000-of-00001")):
+        path = folder / f"{file}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"image": [picture(start)]}), path)
+    return str(folder)
+
+
+def test_one_split_of_a_hub_clone_is_used_and_said(tmp_path: Path) -> None:
+    uri = hub_clone(tmp_path)
+    source = open_source(uri, SourceOptions())
+    assert values(source) == [0]
+    note = "used the split train of test, train; --split chooses another, --split all mixes them"
+    assert source.notes == [note]
+    assert values(open_source(uri, SourceOptions(split="test"))) == [1]
+    assert values(open_source(uri, SourceOptions(split="all"))) == [1, 0]
+    with pytest.raises(DataError, match="holds the splits test, train, not val; choose one with --split"):
+        open_source(uri, SourceOptions(split="val"))
+
+
+def test_splits_without_train_are_asked_for(tmp_path: Path) -> None:
+    for name in ("dev-0.tar", "test-0.tar"):
+        tar(tmp_path / name, ("a.png", picture(1)))
+    with pytest.raises(DataError, match="holds the splits dev, test; choose one with --split, or mix"):
+        open_source(str(tmp_path), SourceOptions())
+    assert len(open_source(str(tmp_path), SourceOptions(split="all")).items) == 2
+    tar(tmp_path / "x" / "a.tar", ("a.png", picture(1)))
+    with pytest.raises(DataError, match="has no files named by splits, not dev; leave --split out"):
+        open_source(str(tmp_path / "x"), SourceOptions(split="dev"))
+
+
+def test_folders_of_splits_are_no_classes(tmp_path: Path) -> None:
+    put(tmp_path, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png")
+    source = open_source(str(tmp_path), SourceOptions())
+    assert names(source) == ["train/cat/a.png", "train/dog/b.png"]
+    assert source.classes == ("cat", "dog")
+    mixed = open_source(str(tmp_path), SourceOptions(split="all"))
+    assert (mixed.classes, labels(mixed)) == (("cat", "dog"), [0, 0, 1])
+
+
+def test_a_class_that_is_named_like_a_split_is_a_class(tmp_path: Path) -> None:
+    put(tmp_path, "train/a.png", "test/b.png", "plane/c.png")
+    source = open_source(str(tmp_path), SourceOptions())
+    assert source.classes == ("plane", "test", "train")
+    assert source.notes == []
+
+
+# Stores
+
+
+def test_keys_that_differ_by_slashes_are_packed_once_and_named(
+    backend: str, bucket: str, s3_url: str
+) -> None:
+    use(backend)
+    storage.write_bytes(f"{bucket}/x/a/1.png", picture(1))
+    storage.write_bytes(f"{bucket}/x/a/2.png", picture(2))
+    client = botocore.session.Session().create_client("s3", endpoint_url=s3_url, region_name="us-east-1")
+    for key in ("x/a//2.png", "x//a/2.png"):
+        client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=picture(3) + b"longer")
+    source = open_source(f"{bucket}/x", SourceOptions())
+    assert names(source) == ["a/1.png", "a/2.png"]
+    assert values(source) == [1, 2]
+    assert len(source.rejected) == 2
+    assert {odd.reason.partition(",")[0] for odd in source.rejected} == {
+        "named by a key with slashes in a row"
+    }
