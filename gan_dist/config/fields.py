@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
+from gan_dist.config.yaml12 import dump
 
 BOUNDS = {
     "exclusiveMinimum": "greater than",
@@ -146,6 +148,19 @@ def describe_allowed(schema: dict[str, Any]) -> str:
         return f"a list{count}{each}"
     names = {"string": "text", "boolean": "true or false", "object": "a mapping", "null": "null"}
     return names.get(str(kind), "another value") + (" that is not empty" if schema.get("minLength") else "")
+
+
+def override(key: str, value: object) -> str:
+    """Return `key=value` for a plain value, from which `load_config` reads this key and this value again."""
+    text = dump([value]).removeprefix("- ").strip()
+    # Inside a shell's quotes, "" are easier to read than ''.
+    readable = text.startswith("'") and not re.search(r'["\\]', text)
+    return f'{key}="{value}"' if readable else f"{key}={text}"
+
+
+def valid_name(text: str) -> str:
+    """Return a run's name (the key `name`) that is like `text`, such as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "mine"
 
 
 def shorten(text: str) -> str:

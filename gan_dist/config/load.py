@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path, PurePosixPath
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from gan_dist.config import fields
 from gan_dist.config.fields import SectionKeys, convert_integers, format_value, leaves, sections, shorten
 from gan_dist.config.loss_defaults import LOSS_DEFAULTS
 from gan_dist.config.loss_optim import LossConfig
@@ -39,20 +42,21 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: with all problems, in the order of the file's lines and then of the overrides.
     """
+    return read_settings(source, overrides).config()
+
+
+def read_settings(source: str, overrides: Sequence[str] = ()) -> ConfigBuilder:
+    """Return what `source` and `overrides` set, as in `load_config`; `config()` raises their problems."""
     label = f"preset {source}" if source in preset_names() else _printable(source) or "''"
-    builder = ConfigBuilder()
+    builder = ConfigBuilder(label, _stem(source))
     try:
-        readable = builder.read_file(label, _read(source, label))
+        builder.readable = builder.read_file(_read(source, label))
     except (ConfigError, StorageError) as error:
         builder.problems += [(Origin(Layer.FILE, 0, ""), problem) for problem in error.problems]
-        readable = False
-    for index, override in enumerate(overrides):
-        builder.read_override(index, override)
-    config = builder.finish(label, _stem(source)) if readable else None
-    if config is None:
-        in_order = sorted(builder.problems, key=lambda found: found[0])
-        raise ConfigError([problem for _, problem in in_order])
-    return config
+        builder.readable = False
+    for index, text in enumerate(overrides):
+        builder.read_override(index, text)
+    return builder
 
 
 def preset_names() -> tuple[str, ...]:
@@ -94,6 +98,10 @@ class ConfigBuilder:
     Reading goes on after a problem, so that a user sees all of them at once.
     """
 
+    label: str
+    stem: str
+    """The file's name in messages, and the configuration's where nothing sets it."""
+    readable: bool = True
     values: dict[str, object] = field(default_factory=dict)
     """Values by dotted key, without sections and without keys that nothing sets."""
     origins: dict[str, Origin] = field(default_factory=dict)
@@ -109,11 +117,29 @@ class ConfigBuilder:
         """Add a problem."""
         self.problems.append((origin, replace(problem, where=origin.text)))
 
-    def read_file(self, label: str, text: str) -> bool:
+    def with_values(self, values: Mapping[str, object]) -> ConfigBuilder:
+        """Return a copy with further values by dotted key, as if overrides had set them."""
+        builder = deepcopy(self)
+        for key, value in values.items():
+            text = f"override {shorten(fields.override(key, value))}"
+            builder.values[key] = convert_integers(value, leaves()[key])
+            builder.origins[key] = Origin(Layer.OVERRIDE, sys.maxsize, text)
+        return builder
+
+    def config(self) -> RunConfig:
+        """Return the configuration, or raise a ConfigError with all problems."""
+        builder = self.with_values({})  # a loss's defaults must not stay for one that is set later
+        config = builder._finish() if self.readable else None
+        if config is None:
+            in_order = sorted(builder.problems, key=lambda found: found[0])
+            raise ConfigError([problem for _, problem in in_order])
+        return config
+
+    def read_file(self, text: str) -> bool:
         """Read a file's text; return False if it is no mapping at all."""
 
         def at_line(line: int) -> Origin:
-            return Origin(Layer.FILE, line, f"{label}:{line}")
+            return Origin(Layer.FILE, line, f"{self.label}:{line}")
 
         try:
             node = compose(text)
@@ -151,10 +177,10 @@ class ConfigBuilder:
         self.seen = {}
         self._read_key(key, node, origin, lambda _: origin)
 
-    def finish(self, label: str, stem: str) -> RunConfig | None:
-        """Return the configuration, named `stem` by default; None if there are `problems`."""
+    def _finish(self) -> RunConfig | None:
+        """Return the configuration; None if there are `problems`."""
         self._apply_loss_defaults()
-        config, refused = check({"name": stem} | self.values)
+        config, refused = check({"name": self.stem} | self.values)
         wrong = bool(self.problems)
         meant = {key for _, problem in self.problems for key in problem.keys}
         for problem in refused:
@@ -166,7 +192,7 @@ class ConfigBuilder:
             if key == "name" and not set_at:
                 what = f"{problem.what}, which is the file's name"
                 problem = replace(problem, what=what, remedy="set name")
-            self.refuse(max(set_at, default=Origin(Layer.WHOLE, 0, label)), problem)
+            self.refuse(max(set_at, default=Origin(Layer.WHOLE, 0, self.label)), problem)
         return None if self.problems else config
 
     def _apply_loss_defaults(self) -> None:

@@ -19,6 +19,7 @@ from gan_dist.config import (
     load_config,
     to_yaml,
 )
+from gan_dist.config.load import ConfigBuilder, read_settings
 from gan_dist.core import storage
 from gan_dist.core.errors import ConfigError, Problem, ResumeError
 from gan_dist.core.storage.hashed_folder import to_json
@@ -38,8 +39,8 @@ _OTHER_NAME = "give the search another name (name=...)"
 class Plan:
     """A search before anything is started."""
 
-    source: str
-    overrides: tuple[str, ...]
+    settings: ConfigBuilder
+    """What the file and the overrides set when the search was started; they are not read again."""
     config: RunConfig
     """The configuration that trials start from, without the section `search`."""
     search: SearchConfig
@@ -61,7 +62,7 @@ class Plan:
         Raises:
             ConfigError: the values do not go together.
         """
-        config = load_config(self.source, [*self.overrides, *self.space.overrides(values)])
+        config = self.settings.with_values(values).config()
         folder = config.storage.model_copy(update={"path": storage.join(self.uri, TRIALS)})
         return config.model_copy(update={"name": f"{number:05d}", "storage": folder, "search": None})
 
@@ -74,18 +75,23 @@ class Plan:
 
 
 def make_plan(source: str, overrides: Sequence[str]) -> Plan:
+    """Return the search that a configuration describes; see `plan_search`."""
+    return plan_search(read_settings(source, overrides))
+
+
+def plan_search(settings: ConfigBuilder) -> Plan:
     """Return the search that a configuration describes.
 
     Raises:
         ConfigError: with all problems of the configuration, or of the space and the points to start from.
     """
-    config = load_config(source, overrides)
+    config = settings.config()
     search = config.search
     if search is None:
         remedy = "say what varies, such as search={space: {optim.g.lr: {log: [1e-5, 1e-3]}}}"
-        raise ConfigError(f"{source} has no section search", remedy, keys=("search",))
+        raise ConfigError(f"{settings.label} has no section search", remedy, keys=("search",))
     space = parse(search.space, flatten(config))
-    plan = Plan(source, tuple(overrides), config.model_copy(update={"search": None}), search, space)
+    plan = Plan(settings, config.model_copy(update={"search": None}), search, space)
     problems: list[Problem] = []
     for values in space.extreme_points():
         try:

@@ -11,8 +11,7 @@ from typing import Any, cast
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import Trial
 
-from gan_dist.config.fields import shorten
-from gan_dist.config.yaml12 import dump
+from gan_dist.config.fields import override, shorten
 from gan_dist.core.errors import ConfigError, Problem, closest
 from gan_dist.search.space.distributions import (
     Distribution,
@@ -64,7 +63,7 @@ class Space:
     @staticmethod
     def overrides(values: Mapping[str, object]) -> list[str]:
         """Return `key=value` for `load_config`, which reads back exactly these values."""
-        return [f"{key}={dump([value]).removeprefix('- ').strip()}" for key, value in values.items()]
+        return [override(key, value) for key, value in values.items()]
 
     def grid(self) -> list[dict[str, Value]]:
         """Return all combinations, without the keys that do not apply.
