@@ -54,7 +54,7 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
     from gan_dist.cluster.nodes import doctor_checks
     from gan_dist.cluster.nodes.head_probe import cluster_address
     from gan_dist.config import ScaleConfig
-    from gan_dist.core.errors import ConfigError
+    from gan_dist.core.errors import GanDistError
     from gan_dist.core.findings import findings_of
     from gan_dist.core.storage import configure
     from gan_dist.doctor import checks as local
@@ -64,7 +64,7 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
     if source:
         try:
             config = _load(source, overrides, timeout_s)
-        except ConfigError as error:
+        except GanDistError as error:
             problems = list(findings_of("config", error.problems, "gan-dist refuses to begin it"))
             checks["config"] = lambda: problems
         else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gan_dist.core.errors import GanDistError
 
+from gan_dist.core.storage.filesystems import expand_home
 if TYPE_CHECKING:
     from gan_dist.config import EvalConfig, RunConfig
 
@@ -26,7 +27,10 @@ def absolute(uri: str) -> str:
     """
     if "://" in uri:
         return uri
-    return str((Path.home() / "gan-dist" if _is_submitted() else Path.cwd()) / Path(uri).expanduser())
+    path = str((expand_home("~/gan-dist") if _is_submitted() else Path.cwd()) / expand_home(uri))
+    if path != path.encode(errors="replace").decode():
+        raise GanDistError(f"{path!a}: this name is not UTF-8, as names in configurations are", "rename it")
+    return path
 
 
 def load_run(source: str, overrides: Sequence[str]) -> RunConfig:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist.core.errors import StorageError
-from gan_dist.core.storage.filesystems import open_uri
+from gan_dist.core.storage.filesystems import expand_home, open_uri
 from gan_dist.core.storage.redaction import redact, split_query
 from gan_dist.core.storage.retry import retrying
 from gan_dist.core.storage.s3 import check_upload, delete_object
@@ -134,7 +134,7 @@ def require_writable(uri: str) -> None:
 @contextmanager
 def remove_created_folders(folder: str) -> Iterator[None]:
     """Afterwards, remove a local folder and those above it that did not exist before, if they are empty."""
-    path = Path(folder).expanduser().absolute()
+    path = expand_home(folder).absolute()
     absent = [] if "://" in folder else [one for one in (path, *path.parents) if not one.exists()]
     try:
         yield

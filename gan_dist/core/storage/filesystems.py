@@ -42,6 +42,16 @@ def options() -> StorageOptions:
     return _current
 
 
+def expand_home(path: str) -> Path:
+    """Return a local path with a home for `~` or `~user`; raise a StorageError if there is no such home."""
+    expanded = os.path.expanduser(path)  # noqa: PTH111  # Path's own also takes ./~x for a user's home
+    if expanded.startswith("~"):
+        user = path[1:].partition("/")[0]
+        what = f"there is no user {user}" if user else "this user has no home directory, and HOME is not set"
+        raise StorageError(f"{path}: {what}", f"a file or folder of this name is written ./{path}")
+    return Path(expanded)
+
+
 def open_uri(uri: str) -> tuple[Any, str]:
     """Return the pyarrow filesystem of a local path or URI, and the path inside it.
 
@@ -55,7 +65,7 @@ def open_uri(uri: str) -> tuple[Any, str]:
     from pyarrow import fs
 
     if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+        return fs.LocalFileSystem(), str(expand_home(uri).absolute())
     if holds_secret(uri):
         raise StorageError(
             f"{redact(uri)} holds credentials, which every record of the run would show",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import torch
 
 from gan_dist.config import DataConfig
+from gan_dist.core.storage.filesystems import expand_home
 from gan_dist.core.threads import prefetch
 from gan_dist.data.batches.buffer import BatchBuffer
 from gan_dist.data.batches.readers import InMemoryReader, Reader, ThreadedReader
@@ -54,7 +54,7 @@ def open_configured(data: DataConfig) -> ImageSet:
     images = open_images(data.path)
     if not data.disk_cache_gb or not isinstance(images, ShardSet) or "://" not in images.uri:
         return images
-    folder = str(Path(data.disk_cache_dir).expanduser())
+    folder = str(expand_home(data.disk_cache_dir))
     return DiskCached(images, folder, round(data.disk_cache_gb * 1e9))
 
 

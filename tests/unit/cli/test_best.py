@@ -39,7 +39,7 @@ def test_the_verb_says_what_it_found_and_what_to_type_next(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "")  # prints commands alike wherever it is installed
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     home, search = tmp_path / "gan-dist", str(tmp_path / "gan-dist" / "runs" / "faces")
     write_search(search)
     as_trial(run_uri, search, 12)

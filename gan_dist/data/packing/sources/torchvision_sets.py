@@ -6,11 +6,11 @@ import difflib
 import io
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from gan_dist.core.errors import DataError
+from gan_dist.core.storage.filesystems import expand_home
 from gan_dist.data.packing.decode import RejectedError
 from gan_dist.data.packing.sources.items import UNLABELLED, Item, Reader, Source, SourceOptions
 
@@ -62,7 +62,7 @@ def open_torchvision(uri: str, options: SourceOptions) -> Source:
     split = query.get("split")
     if kind.parameter == "train" and split not in (None, "train", "test"):
         raise DataError(f"{uri}: the splits of {name} are train and test, not {split}")
-    root = str(Path(options.root).expanduser().absolute())
+    root = str(expand_home(options.root).absolute())
     origin = TorchvisionSet(name, split, root)
     images = _load(uri, origin, download=options.download)
     labels = None if options.no_labels or kind.labels is None else _labels(images, kind.labels)
