@@ -22,6 +22,7 @@ from gan_dist.core import rng, storage
 from gan_dist.core.errors import GanDistError, NonFiniteError
 from gan_dist.core.host import own_version
 from gan_dist.core.storage.hashed_folder import to_json
+from gan_dist.core.storage.redaction import split_query
 from gan_dist.models.generator import Release
 from gan_dist.models.release import load
 
@@ -103,7 +104,7 @@ def export(source: str, to: str) -> Exported:
 def file_type(to: str) -> str:
     """Return the ending of a path or URI, `.pt2` or `.onnx`. Raises GanDistError for another ending."""
     for suffix in (".pt2", ".onnx"):
-        if to.partition("?")[0].lower().endswith(suffix):
+        if split_query(to)[0].lower().endswith(suffix):
             return suffix
     raise GanDistError(
         f"--to {to} has no known ending", "end the name in .pt2 (for torch.export) or in .onnx (for ONNX)"
@@ -129,7 +130,7 @@ def describe(release: Release) -> dict[str, Any]:
 
 def usage(release: Release, to: str) -> str:
     """Return Python code that makes 16 images with an exported file, without gan-dist."""
-    place = PurePath(to.partition("?")[0]).name if "://" in to else to
+    place = PurePath(split_query(to)[0]).name if "://" in to else to
     name = json.dumps(place, ensure_ascii=False)  # JSON's escapes of what is not ASCII are not Python's
     latent_dim, classes = release.config.model.latent_dim, release.shape.classes
     if file_type(to) == ".pt2":

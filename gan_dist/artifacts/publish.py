@@ -12,10 +12,12 @@ import torch
 from gan_dist import models
 from gan_dist.artifacts.best import BestRelease
 from gan_dist.config import DataConfig, LossConfig, ModelConfig, OptimConfig
+from gan_dist.config.fields import override, valid_name
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
 from gan_dist.core.host import own_version
 from gan_dist.core.storage.hashed_folder import MANIFEST, read_folder, write_folder
+from gan_dist.core.storage.redaction import as_argument, split_query
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import Manifest
 from gan_dist.models.generator import ImageShape
@@ -83,7 +85,7 @@ def copy_release(found: BestRelease, to: str) -> bool:
     Raises:
         StorageError: the folder is not empty and no earlier copy of a release, or cannot be written.
     """
-    name = to.partition("?")[0].rstrip("/").rpartition("/")[2]
+    name = split_query(to)[0].rstrip("/").rpartition("/")[2]
     contents = {**found.contents, CARD: model_card(found, name).encode()}
     _require_free(to)
     with suppress(CheckpointError):
@@ -131,7 +133,9 @@ def model_card(found: BestRelease, folder: str) -> str:
     ]
     if (version := own_version()) != "unknown":
         rows.append(("written by", f"gan-dist {version}"))
-    train = ["gan-dist", "train", f"{folder}/config.yaml", f"name={found.name}-best", "storage=runs"]
+    folder = as_argument(folder)
+    name = override("name", f"{valid_name(found.name)}-best")
+    train = ["gan-dist", "train", f"{folder}/config.yaml", name, "storage=runs"]
     return PAGE.format(
         title=found.name if found.trial is None else f"{found.name}, trial {found.trial}",
         rows="\n".join(f"| {name} | {text} |" for name, text in rows),

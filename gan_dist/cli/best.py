@@ -90,13 +90,14 @@ def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tup
     `folder` has the release's configuration. Of the overrides, `kimg=N` is short for `train.kimg=N`. The
     result is the run's configuration, and the arguments of `gan-dist train` for it.
     """
+    from gan_dist.config.fields import override, valid_name
     from gan_dist.core import storage
     from gan_dist.models.release import CONFIG
 
     settings = [f"train.{one}" if one.startswith("kimg=") else one for one in overrides]
-    source, name = storage.join(folder, CONFIG), f"name={found.name}-best"
-    config = load_run(source, [name, f"storage={found.parent}", *settings])
-    return config, [shorten(source), name, f"storage={shorten(found.parent)}", *settings]
+    source, name = storage.join(folder, CONFIG), override("name", f"{valid_name(found.name)}-best")
+    config = load_run(source, [name, override("storage", found.parent), *settings])
+    return config, [shorten(source), name, override("storage", shorten(found.parent)), *settings]
 
 
 def _print_next(found: BestRelease, folder: str, *, copied: bool) -> None:

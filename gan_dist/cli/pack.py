@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from gan_dist.cli.options import INTERRUPTED, AsJson, Backend, print_record
 from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
+from gan_dist.core.storage.redaction import split_query
 
 if TYPE_CHECKING:
     from gan_dist.data.packing.plan import Plan
@@ -182,12 +182,13 @@ def _print_result(dest: str, plan: Plan, manifest: Manifest, rate: float | None)
 
 
 def _train_arguments(dest: str, resolution: int) -> list[str]:
-    last = dest.partition("?")[0].rstrip("/").rpartition("/")[2]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-") or "mine"
+    from gan_dist.config.fields import override, valid_name
+
+    name = valid_name(split_query(dest)[0].rstrip("/").rpartition("/")[2])
     # Networks work with edges that are powers of two.
     edge = max(8, 1 << (resolution.bit_length() - 1))
     resized = [] if edge == resolution else [f"data.resolution={edge}"]
-    return ["shapes", f"name={name}", f"data.path={shorten(dest)}", *resized]
+    return ["shapes", override("name", name), override("data.path", shorten(dest)), *resized]
 
 
 def _print_dry_run(dest: str, plan: Plan, source: Source, as_json: bool) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from gan_dist.core.errors import GanDistError
-
 from gan_dist.core.storage.filesystems import expand_home
+from gan_dist.core.storage.redaction import as_argument, split_query
+
 if TYPE_CHECKING:
     from gan_dist.config import EvalConfig, RunConfig
+    from gan_dist.config.load import ConfigBuilder
 
 CALLED_AS = "GAN_DIST_CALLED_AS"
 """Environment variable of a job with the command that submitted it, up to the verb."""
@@ -35,29 +37,23 @@ def absolute(uri: str) -> str:
 
 def load_run(source: str, overrides: Sequence[str]) -> RunConfig:
     """Return a configuration with absolute paths, or raise a ConfigError."""
-    from gan_dist.config import load_config
+    return read_run(source, overrides).config()
 
-    config = load_config(source, overrides)
-    data = {"path": absolute(config.data.path), "disk_cache_dir": _on_node(config.data.disk_cache_dir)}
-    return config.model_copy(
-        update={
-            "storage": config.storage.model_copy(update={"path": absolute(config.storage.path)}),
-            "data": config.data.model_copy(update=data),
-            "eval": config.eval.model_copy(update={"inception_weights": _inception_weights(config.eval)}),
+
+def read_run(source: str, overrides: Sequence[str]) -> ConfigBuilder:
+    """Return what a configuration sets, with absolute paths, or raise a ConfigError."""
+    from gan_dist.config.load import read_settings
+
+    settings = read_settings(source, overrides)
+    config = settings.config()
+    return settings.with_values(
+        {
+            "storage.path": absolute(config.storage.path),
+            "data.path": absolute(config.data.path),
+            "data.disk_cache_dir": _on_node(config.data.disk_cache_dir),
+            "eval.inception_weights": _inception_weights(config.eval),
         }
     )
-
-
-def path_overrides(source: str, overrides: Sequence[str]) -> list[str]:
-    """Return overrides that make the paths of a configuration absolute."""
-    config = load_run(source, overrides)
-    weights = config.eval.inception_weights
-    return [
-        f"storage.path={config.storage.path}",
-        f"data.path={config.data.path}",
-        f"data.disk_cache_dir={config.data.disk_cache_dir}",
-        *([f"eval.inception_weights={weights}"] if weights else []),
-    ]
 
 
 def _on_node(path: str) -> str:
@@ -78,8 +74,8 @@ def _inception_weights(evaluation: EvalConfig) -> str | None:
 
 
 def shorten(uri: str) -> str:
-    """Return a path below the working directory as a relative one."""
-    return os.path.relpath(uri) if Path(uri).is_relative_to(Path.cwd()) else uri
+    """Return a path below the working directory as a relative one, for a command's argument."""
+    return as_argument(os.path.relpath(uri)) if Path(uri).is_relative_to(Path.cwd()) else uri
 
 
 def command(verb: str, *arguments: str) -> str:
@@ -108,6 +104,6 @@ def _is_submitted() -> bool:
 
 def require_png(out: str) -> None:
     """Raise a GanDistError if the suffix of a picture is not that of PNG."""
-    suffix = PurePath(out.partition("?")[0]).suffix
+    suffix = PurePath(split_query(out)[0]).suffix
     if suffix.lower() not in ("", ".png"):
         raise GanDistError(f"--out {out}: pictures are written as PNG, not {suffix}", "end the name in .png")

@@ -11,6 +11,7 @@ import typer
 from gan_dist.cli.options import AsJson, Backend
 from gan_dist.cli.paths import absolute, shorten
 from gan_dist.core.errors import GanDistError
+from gan_dist.core.storage.redaction import split_query
 
 
 def report(
@@ -38,6 +39,6 @@ def report(
 
 def check(out: str) -> None:
     """Refuse an output that is not called a page of HTML."""
-    suffix = PurePath(out.partition("?")[0]).suffix
+    suffix = PurePath(split_query(out)[0]).suffix
     if suffix.lower() not in (".html", ".htm"):
         raise GanDistError(f"--out {out}: what is written is an HTML page", "end the name in .html")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
-from gan_dist.cli.paths import absolute, command, path_overrides, shorten
+from gan_dist.cli.paths import absolute, command, read_run, shorten
 from gan_dist.cli.train import format_summary
 
 if TYPE_CHECKING:
@@ -35,11 +35,10 @@ def tune(
 ) -> None:
     """Search for better settings; the same command again continues it."""
     given = overrides or []
-    paths = path_overrides(config, given)
-    from gan_dist.search.plan import make_plan  # brings torch
+    from gan_dist.search.plan import plan_search  # brings torch
     from gan_dist.training.preflight import summarise
 
-    plan = make_plan(config, [*given, *paths])
+    plan = plan_search(read_run(config, given))
     summary = summarise(plan.config)
     if dry_run:
         _print_plan(plan, summary, as_json=as_json)

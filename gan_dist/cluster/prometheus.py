@@ -13,6 +13,7 @@ from ray.util.metrics import Gauge
 
 from gan_dist.artifacts.search_folder import REPLICATES, TRIALS
 from gan_dist.core.console import Rate
+from gan_dist.core.storage.redaction import split_query
 from gan_dist.training.progress import Progress
 
 EVERY_S = 1.0
@@ -69,7 +70,7 @@ class Gauges:
 
 def tags_of(run_uri: str) -> dict[str, str]:
     """Return the tags of a run: its name, or for a trial (`<search>/trials/<number>`) search and number."""
-    *_, search, kind, name = ("", "", *run_uri.partition("?")[0].rstrip("/").split("/"))
+    *_, search, kind, name = ("", "", *split_query(run_uri)[0].rstrip("/").split("/"))
     if kind in (TRIALS, REPLICATES):
         return {"run": search, "trial": name}
     return {"run": name, "trial": ""}

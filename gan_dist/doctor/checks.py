@@ -176,8 +176,8 @@ def host_name() -> Iterator[Finding]:
 
 def storage_access(folder: str) -> Iterator[Finding]:
     """Write, read, list and delete a small file in the folder of runs; nothing is left behind."""
-    marker = storage.join(folder, f".doctor-{uuid.uuid4().hex}")
-    name = marker.partition("?")[0].rpartition("/")[2]
+    name = f".doctor-{uuid.uuid4().hex}"
+    marker = storage.join(folder, name)
     doing = "looked for"
 
     def require(condition: bool, otherwise: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from gan_dist.artifacts.best import BestRelease, find_best, split_uri
 from gan_dist.artifacts.records import distance_name
 from gan_dist.config import flatten, load_config
+from gan_dist.config.fields import override
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError
 from gan_dist.core.storage import lock
@@ -136,9 +137,9 @@ def _charts(records: Sequence[Record], best: Record | None) -> list[Block]:
 def _commands(uri: str, name: str, length: float, found: BestRelease | None) -> Rows:
     parent, folder = split_uri(uri)
     source = storage.redact(storage.join(uri, CONFIG))
-    command = ["gan-dist", "train", source, f"storage={storage.redact(parent)}"]
-    # A copied run continues in its own folder. In a command 00003 would be a number; in the file it is text.
-    command += [f"name={folder}"] if folder != name else []
+    command = ["gan-dist", "train", source, override("storage", storage.redact(parent))]
+    # A copied run continues in its own folder.
+    command += [override("name", folder)] if folder != name else []
     yield "continue it", shlex.join(command)
     yield "continue it for longer", shlex.join([*command, f"train.kimg={2 * length:g}"])
     if found is not None:

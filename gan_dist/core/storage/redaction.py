@@ -17,6 +17,11 @@ def split_query(uri: str) -> tuple[str, str, str]:
     return uri.partition("?") if "://" in uri else (uri, "", "")
 
 
+def as_argument(path: str) -> str:
+    """Return a path or URI as an argument of a command, which is neither an option nor a user's home."""
+    return f"./{path}" if path.startswith(("-", "~")) else path
+
+
 def holds_secret(uri: str) -> bool:
     """Return whether a URI has a user with a password, as in `s3://key:secret@bucket`."""
     return bool(_IN_S3.search(uri) or _PASSWORD.search(uri))

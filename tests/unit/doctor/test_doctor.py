@@ -120,7 +120,7 @@ def test_a_small_shm_says_what_docker_needs(monkeypatch: pytest.MonkeyPatch) -> 
 def test_rights_leave_nothing_behind(tmp_path: Path) -> None:
     assert only(checks.storage_access(f"{tmp_path}/a/b")).level == "ok"
     assert list(tmp_path.iterdir()) == []
-    kept = tmp_path / "runs"
+    kept = tmp_path / "whose? #3"
     kept.mkdir()
     assert only(checks.storage_access(str(kept))).level == "ok"
     assert list(kept.iterdir()) == []

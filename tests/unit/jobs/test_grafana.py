@@ -28,6 +28,7 @@ def test_the_dashboard_draws_all_gauges_by_tags_that_they_have() -> None:
         ("s3://bucket/runs/search/trials/00007?region=x", {"run": "search", "trial": "00007"}),
         ("runs/search/replicates/00007-1", {"run": "search", "trial": "00007-1"}),
         ("faces", {"run": "faces", "trial": ""}),
+        ("/data/whose?/runs/search/trials/00007", {"run": "search", "trial": "00007"}),
     ],
 )
 def test_a_trial_is_shown_under_its_search(uri: str, tags: dict[str, str]) -> None:
