@@ -106,7 +106,8 @@ def pack(
         manifest, rate = _run(images, dest, plan, max_bad)
     else:
         remove_leftovers(dest)
-        typer.echo(f"{storage.redact(dest)} is complete already; gan-dist pack --verify checks it")
+        check_it = command("pack", "--verify", shorten(dest))
+        typer.echo(f"{storage.redact(dest)} is complete already; check it with\n  {check_it}")
     _print_result(dest, plan, manifest, rate)
     for warning in warnings:
         typer.echo(warning, err=True)

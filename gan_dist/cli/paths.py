@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -80,7 +81,15 @@ def shorten(uri: str) -> str:
 
 def command(verb: str, *arguments: str) -> str:
     """Return the shell command for a verb, in the form in which the user called this program."""
-    return shlex.join([*_program(verb), *arguments])
+    program = _program(verb)
+    words = map(_escape_for_ray, arguments) if program[0] == "ray" else arguments
+    return shlex.join([*program, *words])
+
+
+def _escape_for_ray(argument: str) -> str:
+    # `ray job submit` joins words for a shell as Windows does: "" around what has spaces, \ before a quote.
+    special = r"[$`\\]" if re.search(r"\s", argument) else r"[^\w@%+=:,./\"-]"
+    return re.sub(special, r"\\\g<0>", argument)
 
 
 def _program(verb: str) -> list[str]:

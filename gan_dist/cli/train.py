@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -178,7 +179,8 @@ def _print_result(name: str, result: RunResult, record: dict[str, object]) -> No
         typer.echo(f"  best        {shorten(best['release'])}")
     if storage.exists(storage.join(run_uri, "samples")):
         typer.echo(f"  samples     {run}/samples")
-    typer.echo(f"  metrics     {run}/metrics.jsonl, or: tensorboard --logdir {run}/tensorboard")
+    board = shlex.join(["tensorboard", "--logdir", f"{run}/tensorboard"])
+    typer.echo(f"  metrics     {run}/metrics.jsonl, or: {board}")
     typer.echo(f"  report      {command('report', run)}")
     if record["checkpoint"]:
         typer.echo(f"  checkpoint  {shorten(str(record['checkpoint']))}")

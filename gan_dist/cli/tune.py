@@ -166,4 +166,4 @@ def _dashboard(plan: Plan) -> str:
         return f"optuna-dashboard, with search.optuna_storage; its name is {plan.config.name}"
     if "://" in journal:
         return f"optuna-dashboard {JOURNAL}, after a download from {redact(journal)}"
-    return f"optuna-dashboard {shorten(journal)}"
+    return shlex.join(["optuna-dashboard", shorten(journal)])

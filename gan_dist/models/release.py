@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from shlex import quote
 from typing import Any
 
 import torch
@@ -172,7 +173,7 @@ def _no_generator(uri: str, there: Sequence[str]) -> CheckpointError:
     """Return the error of a folder with these names in it."""
     shown = storage.redact(uri)
     if SEARCH in there:
-        what, remedy = "a search", f"copy the best release of its trials: gan-dist best {shown} --to DIR"
+        what, remedy = "a search", f"copy its best release: gan-dist best {quote(shown)} --to DIR"
     elif CONFIG in there:
         what = "a run without a checkpoint so far"
         remedy = "wait for its first evaluation (eval.every_kimg), or interrupt it: both write one"
