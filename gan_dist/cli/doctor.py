@@ -106,10 +106,11 @@ def _load(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
 
 
 def _show(found: Sequence[Finding]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    from gan_dist.core.console import plain_console
+
+    console = plain_console()
     for one in found:
         level = Text(f"{one.level:<8}", style=COLOURS[one.level])
         console.print(level.append(f"{one.name:<10}{one.what}", style="default"))

@@ -19,11 +19,16 @@ BAR_EVERY_S = 0.1
 RATE_WINDOW_S = 30.0
 
 
+def plain_console(stream: TextIO | None = None) -> Console:
+    """Return a console that prints text as it is: names of users may hold `[raw]` or `:cat:`."""
+    return Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 class LiveConsole:
     """Messages on a stream (standard error if None) and, if that is a terminal, a live part below them."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, markup=False)
+        self._console = plain_console(stream or sys.stderr)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
+from gan_dist.cli.doctor import _show
 from gan_dist.config import RunConfig, load_config
 from gan_dist.core import host, storage
 from gan_dist.core.errors import StorageError
@@ -241,3 +242,10 @@ def test_the_verb_prints_json_and_has_an_exit_code(tmp_path: Path, monkeypatch: 
         )
         assert done.exit_code == 2
         assert "64 x 1 = 64 CPUs" in done.output
+
+
+def test_a_finding_of_doctor_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "runs/faces [raw]/[/]:cat:"
+    _show([Finding("storage", "error", text, why=f"why {text}", remedy=f"do {text}")])
+    shown = capsys.readouterr().out
+    assert shown.count(text) == 3
