@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -89,7 +91,10 @@ def read_text(uri: str) -> str:
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Write a file and the folders above it; readers see the old content or the new, never a part."""
+    """Write a file and the folders above it; readers see the old content or the new, never a part.
+
+    On a local disk links are followed, files keep their mode, and devices and pipes are not replaced.
+    """
     filesystem, path = open_uri(uri)
 
     def write() -> None:
@@ -97,11 +102,20 @@ def write_bytes(uri: str, content: bytes) -> None:
             with filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
-        target = Path(path)
+        target, status = _resolve(path)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            target.write_bytes(content)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
+            if status is not None:
+                partial.touch(0o600)  # nobody who may not read the file reads this one
             partial.write_bytes(content)
+            if status is not None:
+                with suppress(OSError):  # only root can give files away
+                    os.chown(partial, status.st_uid, status.st_gid)
+                partial.chmod(stat.S_IMODE(status.st_mode))
             partial.replace(target)
         except BaseException:
             with suppress(OSError):
@@ -111,14 +125,27 @@ def write_bytes(uri: str, content: bytes) -> None:
     retrying(uri, write, len(content))
 
 
+def _resolve(path: str) -> tuple[Path, os.stat_result | None]:
+    """Return a local path, without links unless it is a device or pipe, and the status of what is there."""
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        return Path(os.path.realpath(path)), None
+    return Path(os.path.realpath(path) if stat.S_ISREG(status.st_mode) else path), status
+
+
 def require_writable(uri: str) -> None:
     """Raise a StorageError if a file cannot be written, on a local disk or in S3; leave nothing behind."""
     filesystem, path = open_uri(uri)
 
     def create() -> None:
-        target = Path(path)
+        target, status = _resolve(path)
         if target.is_dir():
             raise IsADirectoryError
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            if not os.access(target, os.W_OK):
+                raise PermissionError("this user may not write it")
+            return
         with remove_created_folders(str(target.parent)):
             target.parent.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=target.parent).close()

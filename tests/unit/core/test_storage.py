@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 import subprocess
 import sys
 import threading
@@ -168,6 +169,91 @@ def test_a_local_write_that_fails_leaves_nothing_behind(
         storage.write_bytes(uri, b"new")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
     assert storage.read_bytes(uri) == b"old"
+
+
+@pytest.mark.parametrize("target", ["there", "absent", "new/folder"])
+def test_a_link_is_followed_by_what_is_written(tmp_path: Path, target: str) -> None:
+    (tmp_path / "there").write_bytes(b"old")
+    link, chain = tmp_path / "link.png", tmp_path / "chain.png"
+    link.symlink_to(target)
+    chain.symlink_to(link)
+    before = sorted(tmp_path.iterdir())
+    storage.require_writable(str(chain))
+    assert sorted(tmp_path.iterdir()) == before
+    storage.write_bytes(str(chain), b"new")
+    assert link.is_symlink()
+    assert chain.is_symlink()
+    assert (tmp_path / target).read_bytes() == b"new"
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_link_to_itself_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for action in (storage.require_writable, lambda uri: storage.write_bytes(uri, b"x")):
+        with pytest.raises(StorageError, match="symbolic links"):
+            action(str(tmp_path / "loop"))
+    assert (tmp_path / "loop").is_symlink()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o600, 0o664, 0o444])
+def test_a_file_that_is_replaced_keeps_its_mode_and_owner(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    file.chmod(mode)
+    if os.getuid() == 0:
+        os.chown(file, 1234, 5678)
+    before = file.stat()
+    storage.write_bytes(str(file), b"new")
+    after = file.stat()
+    assert file.read_bytes() == b"new"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+def test_the_mode_of_a_new_file_is_the_users(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        storage.write_bytes(str(tmp_path / "file"), b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_no_file_is_written_and_not_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe.png", tmp_path / "link.png"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        storage.require_writable(str(path))
+        reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+        storage.write_bytes(str(path), b"x" * 100_000)
+        assert reader.communicate(timeout=10)[0] == b"x" * 100_000
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes device nodes")
+def test_a_device_is_written_and_not_replaced(tmp_path: Path) -> None:
+    null, full = tmp_path / "null.png", tmp_path / "full.png"
+    try:
+        os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        os.mknod(full, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        full.open("ab").close()
+    except PermissionError:
+        pytest.skip("this container makes no device nodes")
+    storage.require_writable(str(null))
+    storage.write_bytes(str(null), b"x")
+    with pytest.raises(StorageError, match="No space left"):
+        storage.write_bytes(str(full), b"x")
+    assert null.is_char_device()
+    assert full.is_char_device()
+
+
+def test_standard_output_can_be_written() -> None:
+    code = "from gan_dist.core import storage as s; s.require_writable('/dev/stdout'); "
+    code += "s.write_bytes('/dev/stdout', b'picture')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"picture"
 
 
 def test_endpoint_and_region_may_stand_in_the_uri(
