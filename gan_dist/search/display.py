@@ -50,6 +50,9 @@ class SearchView(LiveConsole):
         """Show what has changed."""
         ended, running = self._count_ended(), self._study.running()
         if self.is_live:
+            for trial in ended:
+                if trial.state == TrialState.FAIL:  # the table has no room for the reason
+                    self.print(_format_trial(trial))
             self.display(Group(Text("\n".join(self._summary(running))), self._table(running)))
             return
         now = time.monotonic()

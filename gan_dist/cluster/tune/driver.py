@@ -151,13 +151,14 @@ class _StudyTrials(TrialSource):
 
     def next_run(self, trial_id: str) -> dict[str, Any] | None:
         while self.error is None and (trial := self._study.next()) is not None:
-            self._on_change()
             try:
                 config = self._plan.trial(trial.number, trial.params)
             except ConfigError as error:
                 self._study.fail(trial.number, str(error))
+                self._on_change()
                 continue
             self._numbers[trial_id] = trial.number
+            self._on_change()
             return {"run": config.model_dump(mode="json"), "metric": self._metric}
         return None
 

@@ -213,6 +213,53 @@ def cost(view: SearchView) -> int:
     return sum(entry.callcount for entry in profile.getstats())
 
 
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_trial_that_fails_is_shown_with_the_reason_and_names_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("TERM", "xterm")
+    extractors = "{data.augment: [none, ada]}"
+    study = open_study(plan_of(tmp_path, "search.trials=2", f"search.space={extractors}"))
+    shown = stream()
+    with SearchView(study, 2, 1000, "fd_[digits]", shown) as view:
+        for reason in ("no file runs/exp [raw]:cat:/x", "[/] of runs"):
+            trial = study.next()
+            assert trial is not None
+            view.update()
+            study.report(trial.number, 500, 3.0)
+            study.fail(trial.number, reason)
+            view.update()
+            assert f"trial {trial.number} failed at 0.5 kimg, best 3.000" in shown.getvalue()
+            assert f"({reason})" in shown.getvalue()
+    text = shown.getvalue()
+    assert "2/2 trials  best fd_[digits] 3.000" in text
+    assert "0 running, 0 stopped early, 2 failed" in text
+
+
+def test_a_search_goes_by_what_it_read_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.yaml"
+    written = (
+        "data: {path: 'builtin://digits'}\nmodel: {width: 16}\nloss: {name: hinge}\n"
+        "search: {trials: 9, space: {loss.name: [wgan-gp, rpgan, hinge], optim.g.lr: {log: [1e-5, 1e-3]}}}\n"
+    )
+    file.write_text(written)
+    overrides = ["optim.d.lr=3e-4", "train.kimg=70"]
+    plan = make_plan("mine.yaml", overrides)
+    points = [{"loss.name": loss, "optim.g.lr": 2e-5} for loss in ("wgan-gp", "rpgan", "hinge")]
+    # As `gan-dist train` would have it.
+    places = [f"storage={plan.uri}/trials", "name='00004'", "search=null"]
+    expected = [
+        load_config("mine.yaml", [*overrides, *places, f"loss.name={point['loss.name']}", "optim.g.lr=2e-5"])
+        for point in points
+    ]
+    for content in (written.replace("width: 16", "width: 32"), written[:60], "", None):
+        file.unlink() if content is None else file.write_text(content)
+        assert [plan.trial(4, point) for point in points] == expected
+        assert [plan.replica(4, point, 1).seed for point in points] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("columns", [80, 110])
 def test_what_is_shown_on_a_terminal_is_a_table_of_fifteen_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int
