@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -74,11 +75,14 @@ def settings(*overrides: str) -> RunConfig:
     return load_config("digits", ["name=run", *SMALL, *overrides])
 
 
+AUGMENTATIONS = ("none", "diffaugment", "ada")
+
+
 @cache
 def combinations() -> dict[str, RunConfig]:
     """Every loss x penalty x augmentation that is no contradiction, and what else a step can do."""
     found = {}
-    for loss, penalty, kind in itertools.product(LOSS_DEFAULTS, PENALTIES, ("none", "diffaugment", "ada")):
+    for loss, penalty, kind in itertools.product(LOSS_DEFAULTS, PENALTIES, AUGMENTATIONS):
         if loss == "wgan" and ("gp" in penalty or "dragan" in penalty or "all" in penalty):
             continue  # its clipping contradicts them
         if loss == "wgan-gp" and penalty == "none":
@@ -86,6 +90,13 @@ def combinations() -> dict[str, RunConfig]:
         overrides = [f"loss.name={loss}", f"data.augment={kind}", *PENALTIES[penalty]]
         found[f"{loss}, {penalty}, {kind}"] = settings(*overrides)
     return found | {name: settings(*overrides) for name, overrides in OTHERS.items()}
+
+
+def pairs() -> list[str]:
+    """Names of combinations in which every two of a loss, a penalty and an augmentation meet; and others."""
+    indices = itertools.product(enumerate(LOSS_DEFAULTS), enumerate(PENALTIES))
+    names = [f"{loss}, {penalty}, {AUGMENTATIONS[(i + j) % 3]}" for (i, loss), (j, penalty) in indices]
+    return [name for name in [*names, *OTHERS] if name in combinations()]
 
 
 def policy(config: RunConfig, device: torch.device, *, synchronised: bool = False) -> PrecisionPolicy:
@@ -114,38 +125,43 @@ def fresh(config: RunConfig) -> TrainingState:
 
 
 def take_steps(config: RunConfig, state: TrainingState, given: list[Batch]) -> dict[str, torch.Tensor]:
-    """Take steps on this rank's part of each batch; return the last gradients and the weights."""
+    """Take steps on this rank's part of each batch; return the first gradients and the last weights."""
     context = LocalContext("unused")
     step = Step(config, state, context)
     world, rank = context.world_size, context.rank
-    for batch in given:
+    networks = {"d": state.discriminator, "g": state.generator}
+    found = {}
+    for number, batch in enumerate(given):
         assert batch.labels is not None
         mine = Batch(batch.images.chunk(world)[rank], batch.labels.chunk(world)[rank])
         step.average_over_ranks(step.discriminator_phase(mine) | step.generator_phase(mine), stop=False)
         step.update_average()
-    networks = {"d": state.discriminator, "g": state.generator}
-    found = {}
+        for name, network in networks.items() if number == 0 else ():
+            missing = [key for key, p in network.named_parameters() if p.grad is None]
+            assert not missing, (config, name, missing)
+            gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+            found[f"{name}.gradient"] = torch.cat(gradients)
     for name, network in networks.items():
-        missing = [key for key, p in network.named_parameters() if p.grad is None]
-        assert not missing, (config, name, missing)
-        gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
-        found[f"{name}.gradient"] = torch.cat(gradients)
         found[f"{name}.weights"] = torch.cat([p.detach().flatten() for p in network.parameters()])
     return found
 
 
 def outcomes(configs: dict[str, RunConfig], accumulate: int) -> dict[str, dict[str, torch.Tensor]]:
-    """Return, for each configuration, the gradients of a first step and the weights after three."""
+    """Return, for each configuration, the gradients of a first step and the weights after two."""
     torch.set_num_threads(1)
     found = {}
     for name, config in configs.items():
         train = config.train.model_copy(update={"accumulate": accumulate})
         portioned = config.model_copy(update={"train": train})
-        first = take_steps(portioned, fresh(portioned), batches()[:1])
-        third = take_steps(portioned, fresh(portioned), batches())
-        found[name] = {k: v for k, v in first.items() if "gradient" in k}
-        found[name] |= {k: v for k, v in third.items() if "weights" in k}
+        found[name] = take_steps(portioned, fresh(portioned), batches(2))
     return found
+
+
+def outcomes_of_ranks(
+    both: dict[str, RunConfig], each: dict[str, RunConfig]
+) -> tuple[dict[str, dict[str, torch.Tensor]], ...]:
+    """Outcomes of configurations in two portions on every rank, and of others in one."""
+    return outcomes(both, 2), outcomes(each, 1)
 
 
 def start(config: RunConfig) -> dict[str, torch.Tensor]:
@@ -184,20 +200,28 @@ def test_every_combination_is_tried_and_moves_both_networks(
             assert not torch.equal(found[f"{network}.weights"], begun[network]), name
 
 
-def test_two_workers_that_accumulate_do_what_one_does(alone: dict[str, dict[str, torch.Tensor]]) -> None:
-    for many in run_gloo(outcomes, 2, combinations(), 2, timeout_s=300):
-        assert worst(alone, many) == {}
+def test_pairs_are_those_of_all_combinations() -> None:
+    def met(names: Iterable[str]) -> set[tuple[str, ...]]:
+        parts = [name.rsplit(", ", 1) for name in names if name not in OTHERS]
+        triples = [(*loss_and_penalty.split(", ", 1), kind) for loss_and_penalty, kind in parts]
+        return {pair for triple in triples for pair in itertools.combinations(triple, 2)}
+
+    assert met(pairs()) == met(combinations())
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.soak)])
-@pytest.mark.parametrize(("workers", "accumulate"), [(2, 1), (1, 4)])
-def test_two_workers_and_portions_each_do_what_the_whole_batch_does(
-    alone: dict[str, dict[str, torch.Tensor]], workers: int, accumulate: int, every: int
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_two_workers_and_portions_do_what_the_whole_batch_does(
+    alone: dict[str, dict[str, torch.Tensor]], whole: bool
 ) -> None:
-    some = dict(list(combinations().items())[::every])
-    expected = {name: alone[name] for name in some}
-    for many in run_gloo(outcomes, workers, some, accumulate, timeout_s=300):
-        assert worst(expected, many) == {}
+    """Two workers that accumulate, with every pair; each by itself, with some."""
+    names = [*combinations()] if whole else pairs()
+    both = {name: combinations()[name] for name in names}
+    each = both if whole else {name: combinations()[name] for name in names[::2]}
+    expected = {name: alone[name] for name in each}
+    for in_portions, at_once in run_gloo(outcomes_of_ranks, 2, both, each, timeout_s=600):
+        assert worst({name: alone[name] for name in both}, in_portions) == {}
+        assert worst(expected, at_once) == {}
+    assert worst(expected, outcomes(each, 4)) == {}
 
 
 @pytest.mark.parametrize("loss", [["loss.name=hinge"], ["loss.name=rpgan", "loss.gp=2"]])
