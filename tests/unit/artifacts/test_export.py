@@ -39,6 +39,13 @@ VARIANTS = {
     "attention": ["model.name=resnet", "model.attention=true"],
     "r3gan": ["model.name=r3gan", "model.blocks=2"],
 }
+MORE = {("dcgan", False), ("attention", True), ("r3gan", False)}
+"""Exported at length: what they consist of, the others have too."""
+CASES = [
+    pytest.param(variant, conditional, marks=[pytest.mark.soak] if (variant, conditional) in MORE else [])
+    for variant in VARIANTS
+    for conditional in (False, True)
+]
 every_format = pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 every_conditioning = pytest.mark.parametrize("conditional", [False, True])
 
@@ -103,8 +110,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @every_format
-@every_conditioning
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "conditional"), CASES)
 def test_a_file_makes_the_generators_images(
     variant: str, conditional: bool, suffix: str, exported: Callable[..., Path]
 ) -> None:

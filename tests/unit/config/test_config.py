@@ -553,7 +553,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
     )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(config=configs())
 def test_yaml_round_trip(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "round.yaml"

@@ -14,11 +14,11 @@ import numpy as np
 from gan_dist.core.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-for number in range(12):
+for number in range(6):
     if number == 2:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     # Below the size at which numpy asks the kernel for huge pages.
-    parts = [np.ones(3_000_000, dtype=np.uint8) for _ in range(30)]
+    parts = [np.ones(3_000_000, dtype=np.uint8) for _ in range(12)]
     del parts
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

@@ -82,13 +82,13 @@ def test_a_transfer_may_last_longer_than_the_time_limit(
     faulty: tuple[Proxy, str], bucket: str, backend: str
 ) -> None:
     running, root = faulty
-    use(backend, timeout_s=5.0)  # a store that shares busy cores may answer after two
-    content = os.urandom(8 * 2**20)
+    use(backend, timeout_s=3.0)  # a store that shares busy cores may answer after two
+    content = os.urandom(4 * 2**20)
     storage.write_bytes(storage.join(bucket, "x"), content)
     running.faults.bandwidth = 1e6
     began = time.monotonic()
     assert storage.read_bytes(storage.join(root, "x")) == content
-    assert time.monotonic() - began > 5
+    assert time.monotonic() - began > 3
 
 
 def test_a_name_is_not_taken_for_the_stores_word(faulty: tuple[Proxy, str], backend: str) -> None:
@@ -106,8 +106,8 @@ def test_a_store_that_has_answered_is_waited_for(faulty: tuple[Proxy, str], back
     uri = storage.join(faulty[1], "x")
     storage.write_bytes(uri, b"x")  # which loads the backend, for seconds where the machine is busy
     faulty[0].stop()
-    use(backend, timeout_s=3.0)
-    with pytest.raises(StorageError, match="could not be used within 3 s"):
+    use(backend, timeout_s=1.0)
+    with pytest.raises(StorageError, match="could not be used within 1 s"):
         storage.read_bytes(uri)
 
 

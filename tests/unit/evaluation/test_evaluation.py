@@ -234,14 +234,14 @@ def measured(settings: RunConfig) -> Measurement:
     return Evaluator(settings, images, LocalContext("unused"))(Sparse())
 
 
-def test_all_metrics_are_those_of_one_rank_on_two_and_on_four() -> None:
+@pytest.mark.parametrize("world_size", [4, pytest.param(2, marks=pytest.mark.soak)])
+def test_all_metrics_of_several_ranks_are_those_of_one(world_size: int) -> None:
     settings = config("builtin://digits")
     one = measured(settings)
     scores = ("kid", "is", "precision", "recall", "density", "coverage", "fd")
     assert set(one.figures) == {f"{name}_digits" for name in scores} | {"diversity", "modes"}
-    for world_size in (2, 4):  # three blocks of images: of four ranks one has none
-        for found in run_gloo(measured, world_size, settings):
-            assert found.figures == pytest.approx(one.figures, rel=1e-9)
+    for found in run_gloo(measured, world_size, settings):  # three blocks: of four ranks one has none
+        assert found.figures == pytest.approx(one.figures, rel=1e-9)
 
 
 def test_too_few_images_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -160,7 +160,7 @@ def test_memory_and_reading_give_equal_batches(uri: str, world_size: int, begin:
         assert_same(one, three)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     groups=st.lists(st.integers(1, 20), min_size=1, max_size=25),
     share=st.integers(1, 9),

@@ -143,7 +143,7 @@ print(digest.hexdigest())
 def test_every_instruction_set_and_number_of_threads_gives_the_same_bytes() -> None:
     """The nodes of a cluster need not be alike."""
     digests = set()
-    for capability, threads in (("default", 1), ("avx2", 1), ("avx512", 1), ("avx2", 3)):
+    for capability, threads in (("default", 1), ("avx512", 1), ("avx2", 3)):
         code = DIGESTS.format(threads=threads)
         environment = {"ATEN_CPU_CAPABILITY": capability}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
