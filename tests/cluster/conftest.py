@@ -29,6 +29,8 @@ def cluster(s3_url: str) -> Iterator[Cluster]:
     ):
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_raylet_start_wait_time_s", "120")  # other test processes take the CPUs
+        # A node that is killed is missed after 5 s, not after 15.
+        patch.setenv("RAY_health_check_period_ms", "1000")
         patch.delenv("RAY_ADDRESS", raising=False)
         # As on a cluster whose nodes were started with these set.
         for key, value in {**KEYS, "AWS_ENDPOINT_URL": s3_url}.items():
@@ -58,7 +60,7 @@ def add_node(cluster: Cluster) -> Iterator[AddNode]:
     yield add
     for node in added:
         if node in cluster.worker_nodes:
-            cluster.remove_node(node, allow_graceful=False)
+            cluster.remove_node(node)
     deadline = time.monotonic() + 60
     while sum(node["Alive"] for node in ray.nodes()) > 1:
         assert time.monotonic() < deadline

@@ -127,17 +127,17 @@ def scraped(address: str) -> Iterator[dict[str, set[str]]]:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_submitted_job_trains_on_the_cluster(head: Head, tmp_path: Path) -> None:
-    small = [*TINY, f"storage={tmp_path}", "--json", "train.kimg=16", "eval.every_kimg=8", "log.every_s=1"]
+    small = [*TINY, f"storage={tmp_path}", "--json", "train.kimg=4", "eval.every_kimg=2", "log.every_s=0.5"]
     with scraped(head.env["METRICS_ADDRESS"]) as seen:
         trained = submit([*SUBMIT, "jobs/train.py", "digits", *small], head.env)
 
     log = log_of(trained)
     result = json.loads(log[-1])
-    assert result["kimg"] == 16
+    assert result["kimg"] == 4
     assert Path(result["checkpoint"], "manifest.json").exists()
     assert Path(result["best"]["release"], "generator.safetensors").exists()
     # A line of progress now and then, and nothing of Ray's.
-    assert len([line for line in log if re.match(r"[\d.]+/16\.0 kimg  .* images/s", line)]) >= 2
+    assert len([line for line in log if re.match(r"[\d.]+/4\.0 kimg  .* images/s", line)]) >= 2
     assert [line for line in log if CHATTER.search(line)] == []
 
     # What the dashboard draws is what a head exports, of every worker.

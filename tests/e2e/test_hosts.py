@@ -236,7 +236,7 @@ def goes_on_when_cut_off(cluster: Cluster, victim: Host) -> None:
     """Start a run on both workers, cut one off in its middle, and see what comes of it."""
     run = f"without-{victim.name}"
     where = ["data.path=s3://bucket/digits", "storage=s3://bucket/runs", f"name={run}"]
-    length = ["train.kimg=2.56", "eval.every_kimg=0.256", "log.every_s=0.5", "scale.min_workers=1"]
+    length = ["train.kimg=3.072", "eval.every_kimg=0.512", "log.every_s=0.2", "scale.min_workers=1"]
     job = subprocess.Popen(
         cluster.job("train", "digits", *TINY, *PLACED, *where, *length),
         env=cluster.env,
@@ -248,8 +248,8 @@ def goes_on_when_cut_off(cluster: Cluster, victim: Host) -> None:
     said = []
     for line in job.stdout:
         said.append(line)
-        reached = re.match(r"([\d.]+)/2.6 kimg", line)
-        if reached and float(reached[1]) > 0.5:
+        reached = re.match(r"([\d.]+)/3.1 kimg", line)
+        if reached and float(reached[1]) > 1:
             break
     else:
         pytest.fail("".join(said))
@@ -268,9 +268,9 @@ def goes_on_when_cut_off(cluster: Cluster, victim: Host) -> None:
     assert told, output
     folder = cluster.run_folder(run)
     records = folder.records
-    assert [record["images"] for record in records] == list(range(256, 2561, 256)), output
+    assert [record["images"] for record in records] == list(range(512, 3073, 512)), output
     assert records[: len(before)] == before
     saved = [record for record in records if datetime.fromisoformat(record["time"]) <= cut_at]
     assert float(told[1]) * 1000 == saved[-1]["images"]
     assert len(before) <= len(saved) < len(records)
-    assert folder.newest_checkpoint == 2560
+    assert folder.newest_checkpoint == 3072
