@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from gan_dist.cluster.nodes import doctor_checks
-from tests.support.heads import ROOT, Head, gan_dist, ray_head
+from tests.support.heads import ROOT, Head, address_of, gan_dist, ray_head
 
 PATIENT = ("--timeout", "60")
 OTHER_RAY = """
@@ -23,14 +22,6 @@ ray.__version__ = "9.9.9"
 from gan_dist.cli import main
 main(sys.argv[1:])
 """
-
-
-def address_of(ray_folder: str) -> str:
-    file = Path(ray_folder, "ray_current_cluster")
-    deadline = time.monotonic() + 60
-    while not file.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return file.read_text()
 
 
 def doctor(env: dict[str, str], cwd: Path, *arguments: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:

@@ -133,7 +133,7 @@ def test_nothing_is_done_for_one_without_the_token(head: Head, token: str | None
 @pytest.mark.parametrize("has", ["another token", "no token"])
 def test_a_user_without_the_token_is_told_what_is_wanted(head: Head, has: str, tmp_path: Path) -> None:
     token = {"RAY_AUTH_TOKEN": "wrong" * 8} if has == "another token" else {"RAY_AUTH_MODE": "disabled"}
-    for place in (head.url, (head.folder / "ray_current_cluster").read_text().strip()):
+    for place in (head.url, head.address):
         env = {**head.env, "RAY_API_SERVER_ADDRESS": place, **token}
         done = gan_dist("submit", "train", "digits", env=env, cwd=tmp_path)
         assert done.returncode == 2

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gan_dist.cli import main
@@ -46,7 +47,16 @@ class Head:
     @property
     def address(self) -> str:
         """What RAY_ADDRESS is for commands that join it themselves."""
-        return (self.folder / "ray_current_cluster").read_text().strip()
+        return address_of(self.folder)
+
+
+def address_of(ray_folder: str | Path) -> str:
+    """Return the address of the cluster whose files are in a folder, as soon as its head has written it."""
+    file = Path(ray_folder, "ray_current_cluster")
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return file.read_text().strip()
 
 
 def environment(ray_folder: str, **extra: str) -> dict[str, str]:
@@ -110,7 +120,12 @@ def ray_head(folder: str, **settings: str) -> Iterator[dict[str, str]]:
         addresses = {"RAY_API_SERVER_ADDRESS": dashboard, "METRICS_ADDRESS": ports["metrics-export-port"]}
         yield {**env, **{name: f"http://127.0.0.1:{port}" for name, port in addresses.items()}}
     finally:
-        head.terminate()
+        # Asked to end, a head that has run jobs takes half a minute.
+        with suppress(psutil.NoSuchProcess):
+            for process in (own := psutil.Process(head.pid)).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            own.kill()
         head.wait(timeout=60)
 
 
