@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from gan_dist.training.preflight import RunSummary
     from gan_dist.training.progress import ProgressLine, RunResult
 
+_END_REASONS = {
+    "eval.patience": "eval.patience={0.patience} evaluations were no better than those before",
+    "eval.target": "two evaluations, one after another, were at or below eval.target={0.target:g}",
+}
+
 
 def train(
     config: Annotated[
@@ -114,12 +119,11 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
         raise typer.Exit(INTERRUPTED) from None
     record = _record(config.run_uri, result)
     _print_result(config.name, result, record)
-    if result.stopped_early:
-        patience = f"eval.patience={config.eval.patience}"
-        typer.echo(f"ended early: {patience} evaluations were no better than those before")
-        arguments = [*_without("eval.patience", arguments), "eval.patience=null"]
+    if result.ended_by is not None:
+        typer.echo(f"ended early: {_END_REASONS[result.ended_by].format(config.eval)}")
+        arguments = [*without(result.ended_by, arguments), f"{result.ended_by}=null"]
     elif result.finished:
-        arguments = [*_without("train.kimg", arguments), f"train.kimg={2 * config.train.kimg:g}"]
+        arguments = [*without("train.kimg", arguments), f"train.kimg={2 * config.train.kimg:g}"]
     typer.echo(f"continue it with\n  {command('train', *arguments)}")
     return record
 
@@ -141,7 +145,8 @@ def _status_printer(line: ProgressLine) -> Callable[[RunStatus], None]:
     return show
 
 
-def _without(key: str, arguments: list[str]) -> list[str]:
+def without(key: str, arguments: list[str]) -> list[str]:
+    """Return the arguments that do not set a key."""
     return [argument for argument in arguments if not argument.startswith(f"{key}=")]
 
 
@@ -156,6 +161,7 @@ def _record(run_uri: str, result: RunResult) -> dict[str, object]:
         "run": run_uri,
         "kimg": result.images / 1000,
         "finished": result.finished,
+        "ended_by": result.ended_by,
         "images_per_second": result.images_per_second,
         "metric": best and best["metric"],
         "value": result.value,

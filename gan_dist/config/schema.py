@@ -148,6 +148,11 @@ class TrainConfig(Section):
     compile: Literal["auto", "never", "always"] = "auto"
     """torch.compile: `auto` on GPUs with a C compiler and Python's headers beside them, for losses without
     gradient penalties and, on several workers, for networks without batch normalisation."""
+    checkpoint_every_s: PositiveFloat | None = 300.0
+    """Seconds after the last checkpoint at which another is written between evaluations; null: only
+    evaluations write them."""
+    keep: Positive = 3
+    """Newest checkpoints that are kept: one to go on from, the others in case that it is damaged."""
 
 
 class EvalConfig(Section):
@@ -169,6 +174,9 @@ class EvalConfig(Section):
     """The run ends early when the median of this many evaluations is no better than that of as many before
     them, as far as the measurement's noise tells; a sixth of the run's evaluations is a good choice. Those
     before `ema.half_life_kimg / ema.ramp_up` kimg do not count."""
+    target: PositiveFloat | None = None
+    """The run ends early once the Frechet distance is at or below this in two evaluations, one after another;
+    the one at the end of the run counts only if it is due there by `every_kimg`."""
 
 
 class LogConfig(Section):
@@ -236,10 +244,13 @@ FREE_ON_RESUME = frozenset(
         "data.disk_cache_gb",
         "data.disk_cache_dir",
         "train.kimg",
+        "train.checkpoint_every_s",
+        "train.keep",
         "eval.every_kimg",
         "eval.inception_weights",
         "eval.metrics",
         "eval.patience",
+        "eval.target",
         "scale.workers",
         "scale.min_workers",
         "scale.wait_s",

@@ -17,6 +17,8 @@ class SearchConfig(Section):
     choices as a list; `when: {loss.name: wgan-gp}` limits a key to where it applies."""
     trials: Positive = 30
     """Trials in all; failed ones count."""
+    target: PositiveFloat | None = None
+    """No more trials begin once one has measured this or less; those that run go on to their end."""
     concurrent: Positive | None = None
     """Trials at a time; as many as the cluster holds when absent."""
     algorithm: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"

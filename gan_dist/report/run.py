@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from gan_dist.artifacts.best import BestRelease, find_best, split_uri
 from gan_dist.artifacts.records import distance_name
-from gan_dist.config import flatten, load_config
+from gan_dist.config import EvalConfig, flatten, load_config
 from gan_dist.config.fields import override
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError
@@ -37,7 +37,7 @@ def run_page(uri: str) -> Page:
     scale = config.scale
     workers = f"{scale.workers} workers of {scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs"
     facts = [
-        *_state(uri, total_images(config.train, config.optim), config.eval.patience, records),
+        *_state(uri, total_images(config.train, config.optim), config.eval, records),
         *_measured(records, best),
         ("images", storage.redact(config.data.path)),
         ("networks", f"{config.model.name}, latents of {config.model.latent_dim} numbers"),
@@ -100,7 +100,7 @@ def _lowest(records: Sequence[Record]) -> Record | None:
     return min(measured, key=lambda record: float(record[metric]), default=None)
 
 
-def _state(uri: str, total: int, patience: int | None, records: Sequence[Record]) -> Rows:
+def _state(uri: str, total: int, settings: EvalConfig, records: Sequence[Record]) -> Rows:
     images = records[-1]["images"] if records else 0
     yield "folder", storage.redact(uri)
     yield "length", f"{kimg(images)} of {kimg(total)} recorded ({min(1, images / total):.0%})"
@@ -109,7 +109,9 @@ def _state(uri: str, total: int, patience: int | None, records: Sequence[Record]
     elif holder := lock.lock_holder(uri):
         yield "state", f"not finished; {holder}"
     else:
-        ended = f"ended early by eval.patience={patience}, or " if patience else ""
+        keys = {"eval.target": settings.target, "eval.patience": settings.patience}
+        given = [f"{key}={value:g}" for key, value in keys.items() if value is not None]
+        ended = f"ended early by {' or '.join(given)}, or " if given else ""
         yield "state", f"not finished, and nobody works on it: {ended}interrupted"
     if times := [str(record["time"]) for record in records if record.get("time")]:
         yield "recorded", f"from {times[0]} to {times[-1]}"

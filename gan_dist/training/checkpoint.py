@@ -24,8 +24,6 @@ from gan_dist.training.early_stopping import DistanceHistory
 from gan_dist.training.precision import memory_format
 
 STATE = "state.json"
-KEEP = 3
-"""Newest checkpoints of a run that are not deleted: one to continue from, and two to fall back on."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +195,8 @@ def load_latest(state: TrainingState, run_uri: str) -> list[str]:
     return [f"{error}; there is no earlier one, so the run begins anew" for error in damaged]
 
 
-def prune(run_uri: str, among: Container[str] | None = None) -> None:
-    """Delete all but the newest checkpoints of a run; with `among`, only those with these names."""
-    for name in checkpoint_names(run_uri)[KEEP:]:
+def prune(run_uri: str, keep: int, among: Container[str] | None = None) -> None:
+    """Delete all but the `keep` newest checkpoints of a run; with `among`, only those with these names."""
+    for name in checkpoint_names(run_uri)[keep:]:
         if among is None or name in among:
             storage.delete_tree(storage.join(run_uri, name))

@@ -41,8 +41,8 @@ class Context(Process, Protocol):
             WorkerError: other processes have taken the run over.
         """
 
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
-        """Move a checkpoint to the run's folder as `name`, and delete old ones.
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str, keep: int) -> None:
+        """Move a checkpoint to the run's folder as `name`, and delete all but the `keep` newest.
 
         Every rank calls it at the same time; rank 0 passes the local folder with the files.
         """
@@ -81,10 +81,10 @@ class LocalContext:
     def before_writing(self) -> None:
         """Nothing: the command holds the folder."""
 
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str, keep: int) -> None:
         if checkpoint is not None:
             storage.copy_tree(str(checkpoint), storage.join(self.run_uri, name))
             shutil.rmtree(checkpoint)
-            states.prune(self.run_uri)
+            states.prune(self.run_uri, keep)
         if dist.is_initialized():
             dist.barrier()

@@ -1,4 +1,4 @@
-"""Early stopping: a run ends when its distance no longer falls by more than the noise of measurement."""
+"""Early stopping: a run ends when its distance is low enough, or no longer falls by more than its noise."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Literal
 
-from gan_dist.config import EmaConfig
+from gan_dist.config import EmaConfig, EvalConfig
 
 INCONCLUSIVE = 0.013
 """Relative difference between two Frechet distances below which neither is better. The distance's own
 coefficient of variation is 1 to 2 %."""
+TARGET_EVALUATIONS = 2
+"""Evaluations, one after another, that have to reach `eval.target`: a single one may be low by chance."""
+
+EndKey = Literal["eval.target", "eval.patience"]
+"""Key that ends a run before its last image."""
 
 
 @dataclass
@@ -25,11 +31,17 @@ class DistanceHistory:
     values: list[tuple[int, float]] = field(default_factory=list)
     """Images seen, and the distance then; oldest first."""
 
-    def without_progress(self, patience: int | None, ema: EmaConfig) -> bool:
-        """Return whether `patience` evaluations (never if None) have passed without progress."""
-        if patience is None or self.spread is None:
-            return False
-        return should_stop(self.values, patience=patience, spread=self.spread, warm_up=warm_up_images(ema))
+    def ended_by(self, settings: EvalConfig, ema: EmaConfig) -> EndKey | None:
+        """Return the key that ends the run after these evaluations, or None if it goes on."""
+        target, patience, spread = settings.target, settings.patience, self.spread
+        last = [distance for _, distance in self.values[-TARGET_EVALUATIONS:]]
+        if target is not None and len(last) == TARGET_EVALUATIONS and all(d <= target for d in last):
+            return "eval.target"
+        if patience is None or spread is None:
+            return None
+        warm_up = warm_up_images(ema)
+        stops = should_stop(self.values, patience=patience, spread=spread, warm_up=warm_up)
+        return "eval.patience" if stops else None
 
 
 def warm_up_images(ema: EmaConfig) -> int:

@@ -59,9 +59,9 @@ def train(config: RunConfig, context: Context) -> RunResult:
         if context.rank == 0:
             context.warn(warning)
     total = total_images(config.train, config.optim)
-    ended = state.measured.without_progress(config.eval.patience, config.ema)
-    if state.images >= total or ended:
-        return RunResult(state.images, finished=True, images_per_second=None, value=None, stopped_early=ended)
+    ended_by = state.measured.ended_by(config.eval, config.ema)
+    if state.images >= total or ended_by:
+        return RunResult(state.images, finished=True, images_per_second=None, value=None, ended_by=ended_by)
 
     # Prepare the step, the evaluator, the recorder and the batches.
     images, quarantined = without_damage(config.data, images, context)
@@ -82,7 +82,7 @@ def train(config: RunConfig, context: Context) -> RunResult:
     # One round is d_steps discriminator updates and one generator update.
     every = round(config.eval.every_kimg * 1000)
     stop = False
-    while state.images < total and not stop and not ended:
+    while state.images < total and not stop and not ended_by:
         before, waited_s = state.images, 0.0
         with explain_out_of_memory(
             lambda: _out_of_memory(config.train, config.model, config.scale.workers, context.world_size)
@@ -94,7 +94,9 @@ def train(config: RunConfig, context: Context) -> RunResult:
                 scalars = step.discriminator_phase(batch)
             scalars |= step.generator_phase(batch)
         asked_to_stop = context.rank == 0 and context.stop_requested()
-        means, stop = step.average_over_ranks(scalars, stop=asked_to_stop)
+        means, stop, write = step.average_over_ranks(
+            scalars, stop=asked_to_stop, checkpoint=recorder.checkpoint_due()
+        )
         step.update_average()
         recorder.step(means, waited_s)
 
@@ -102,18 +104,18 @@ def train(config: RunConfig, context: Context) -> RunResult:
         due = state.images // every > before // every
         if due or state.images >= total:
             recorder.measured(_measure(state, evaluator, config.eval.patience, due=due))
-            ended = state.measured.without_progress(config.eval.patience, config.ema)
+            ended_by = state.measured.ended_by(config.eval, config.ema)
             # A search may have answered the report by a request to stop.
             stop = stop or broadcast_from_rank0(context, context.stop_requested())
-        elif stop:
-            recorder.checkpoint({})
+        elif stop or write:
+            recorder.checkpoint({}, recorded=stop)
     recorder.close()
     return RunResult(
         images=state.images,
-        finished=state.images >= total or ended,
+        finished=state.images >= total or ended_by is not None,
         images_per_second=recorder.images_per_second,
         value=recorder.value,
-        stopped_early=ended and state.images < total,
+        ended_by=ended_by if state.images < total else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TextIO
 from rich.text import Text
 
 from gan_dist.core.console import LiveConsole, Rate, time_left
+from gan_dist.training.early_stopping import EndKey
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class RunResult:
     """Without evaluations; None if the run had finished before."""
     value: float | None
     """The last measurement."""
-    stopped_early: bool = False
-    """Whether early stopping ended the run before its last image."""
+    ended_by: EndKey | None = None
+    """The key that ended the run before its last image."""
 
 
 class ProgressLine(LiveConsole):

@@ -52,6 +52,7 @@ class Recorder:
             storage.write_bytes(storage.join(self._run_uri, release.CONFIG), self._config_yaml.encode())
             self._records = records.RecordWriter(self._run_uri, self.state.images)
         self._last_step, self._last_images = time.perf_counter(), self.state.images
+        self._written_at = self._last_step
 
     @property
     def images_per_second(self) -> float:
@@ -89,11 +90,18 @@ class Recorder:
                     picture=picture,
                 )
         self.checkpoint(metrics)
-        self._last_step = time.perf_counter()
         self._report_progress()
 
-    def checkpoint(self, metrics: dict[str, object]) -> None:
-        """Write a checkpoint and its record."""
+    def checkpoint_due(self) -> bool:
+        """Return whether the last checkpoint is `train.checkpoint_every_s` old; only rank 0 ever says so."""
+        every_s = self.config.train.checkpoint_every_s
+        return self._first and every_s is not None and time.perf_counter() - self._written_at >= every_s
+
+    def checkpoint(self, metrics: dict[str, object], *, recorded: bool = True) -> None:
+        """Write a checkpoint and, if `recorded`, its record.
+
+        A checkpoint that the wall clock asks for is not recorded: the records of a run do not depend on time.
+        """
         record = self._record(metrics)
         folder, name = None, ""
         if self._first:
@@ -101,8 +109,10 @@ class Recorder:
             states.save(self.state, str(folder), self._config_yaml)
             self.context.before_writing()
             name = states.checkpoint_name(self.state.images, checkpoint_names(self._run_uri))
-            self._records.write({**record, "checkpoint": name})
-        self.context.report(record, folder, name)
+            if recorded:
+                self._records.write({**record, "checkpoint": name})
+        self.context.report(record, folder, name, self.config.train.keep)
+        self._last_step = self._written_at = time.perf_counter()
 
     def _record(self, metrics: dict[str, object]) -> dict[str, object]:
         networks = {"d": self.state.discriminator, "g": self.state.generator}

@@ -51,7 +51,7 @@ class WorkerGroup:
     def __init__(self, config: RunConfig, workers: int, actor: Any, number: int) -> None:
         self.workers = workers
         self.error: Exception | None = None
-        states.prune(config.run_uri)
+        states.prune(config.run_uri, config.train.keep)
         # Ray's list of its checkpoints would refuse a run that another Ray version began, or one whose
         # checkpoints a user has deleted. The loop finds and checks its checkpoints by itself.
         storage.delete_file(storage.join(config.run_uri, SNAPSHOT))
@@ -66,7 +66,7 @@ class WorkerGroup:
                 resources_per_worker=worker_resources(config.scale),
                 placement_strategy="PACK",
             ),
-            run_config=_run_config(config.name, config.storage.path, config.scale),
+            run_config=_run_config(config.name, config.storage.path, config.scale, config.train.keep),
         )
         self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
         self._thread.start()
@@ -82,7 +82,7 @@ class WorkerGroup:
             self.error = error
 
 
-def _run_config(name: str, folder: str, scale: ScaleConfig) -> ray.train.RunConfig:
+def _run_config(name: str, folder: str, scale: ScaleConfig, keep: int) -> ray.train.RunConfig:
     filesystem, path = storage.open_uri(folder)
     return ray.train.RunConfig(  # type: ignore[call-arg]  # Ray's types describe its older API
         name=name,
@@ -91,7 +91,7 @@ def _run_config(name: str, folder: str, scale: ScaleConfig) -> ray.train.RunConf
         failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
             max_failures=0, controller_failure_limit=0, max_preemption_failures=0
         ),
-        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=states.KEEP),
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         worker_runtime_env={"env_vars": environment(scale)},
     )
@@ -218,7 +218,7 @@ class TrainContext:
         if self._client:
             self._client.require_latest()
 
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str, keep: int) -> None:
         try:
             ray.train.report(
                 dict(metrics),
@@ -231,7 +231,7 @@ class TrainContext:
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
             # Ray deletes the checkpoints of this worker group, and knows of no others.
-            states.prune(self._run_uri, self._earlier)
+            states.prune(self._run_uri, keep, self._earlier)
 
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         # Ray would retry for a few seconds, and only on messages of pyarrow, not of s3fs.

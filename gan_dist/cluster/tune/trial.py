@@ -161,6 +161,6 @@ class _TrialContext(LocalContext):
     def progress(self, progress: Progress) -> None:
         self._gauges.update(progress)
 
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str) -> None:
-        super().report(metrics, checkpoint, name)
+    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str, keep: int) -> None:
+        super().report(metrics, checkpoint, name, keep)
         self._run.report_new()

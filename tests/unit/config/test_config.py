@@ -73,6 +73,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         + "optim: {g: {lr: .inf, beta1: 1, beta2: -.1}}\neval: {samples: 1}\nscale: {gpus_per_worker: -1}\n",
         [],
     ),
+    "targets and checkpoints out of range": (
+        GOOD + "eval: {target: 0}\ntrain: {keep: 0, checkpoint_every_s: 0}\n",
+        ["search.target=-1", "search.space={optim.g.lr: [1e-4, 1e-3]}"],
+    ),
     "choices": (GOOD + "  cache: memry\nmodel: {name: dcgn}\nloss: {name: wasserstein}\n", []),
     "missing": ("train:\n  kimg: 5\n", []),
     "empty file": ("", []),

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_dist.config import EmaConfig
-from gan_dist.training.early_stopping import should_stop, threshold, warm_up_images
+from gan_dist.config import EmaConfig, EvalConfig
+from gan_dist.training.early_stopping import DistanceHistory, should_stop, threshold, warm_up_images
 from gan_dist.training.schedule import ema_decay
 
 Curve = npt.NDArray[np.float64]
@@ -264,6 +264,35 @@ def test_the_warm_up_lasts_as_long_as_the_ramp(config: EmaConfig) -> None:
 
     end = warm_up_images(config)
     assert decay(end + 1) == decay(10 * end) > decay(end - 1)
+
+
+@pytest.mark.parametrize(
+    ("distances", "ends"),
+    [
+        ([], False),
+        ([6.0], False),
+        ([6.5, 6.5], True),
+        ([6.0, 7.0, 6.0], False),
+        ([6.0, 7.0, 6.0, 6.4], True),
+        ([6.0, 6.0, 7.0], False),
+        ([6.0, math.nan], False),
+        ([math.nan, math.inf, 6.0], False),
+    ],
+)
+def test_a_target_is_reached_in_two_evaluations_one_after_another(distances: list[float], ends: bool) -> None:
+    found = DistanceHistory(values=history(distances))
+    assert found.ended_by(EvalConfig(target=6.5), EmaConfig()) == ("eval.target" if ends else None)
+    assert found.ended_by(EvalConfig(), EmaConfig()) is None
+    assert found.ended_by(EvalConfig(target=6.0 - 1e-9), EmaConfig()) is None
+
+
+def test_a_target_and_a_patience_end_a_run_whichever_comes_first() -> None:
+    both = EvalConfig(target=6.5, patience=2)
+    high = DistanceHistory(spread=NOISE, values=history([7.0] * 7))
+    assert high.ended_by(both, EmaConfig()) == "eval.patience"
+    assert (
+        DistanceHistory(spread=NOISE, values=history([6.0] * 7)).ended_by(both, EmaConfig()) == "eval.target"
+    )
 
 
 def test_the_warm_up_of_the_defaults() -> None:

@@ -361,6 +361,28 @@ def test_the_discriminator_learns_only_in_its_own_phase() -> None:
     assert all(p.requires_grad for p in state.discriminator.parameters())
 
 
+WISHES = list(itertools.product((False, True), repeat=6))
+"""Of three ranks: whether each wants to stop, and whether each wants a checkpoint."""
+
+
+def _shared_wishes() -> list[tuple[bool, bool]]:
+    config = settings("train.batch_size=18")
+    context = LocalContext("unused")
+    step = Step(config, fresh(config), context)
+    scalars = {"loss_d": torch.zeros(())}
+    shared = []
+    for wishes in WISHES:
+        stop, checkpoint = wishes[context.rank], wishes[3 + context.rank]
+        _, stops, writes = step.average_over_ranks(scalars, stop=stop, checkpoint=checkpoint)
+        shared.append((stops, writes))
+    return shared
+
+
+def test_what_one_rank_wants_all_ranks_do() -> None:
+    expected = [(any(wishes[:3]), any(wishes[3:])) for wishes in WISHES]
+    assert run_gloo(_shared_wishes, 3) == [expected] * 3
+
+
 def test_the_strength_of_ada_follows_the_signs_of_four_rounds() -> None:
     config = settings("data.augment=ada", "data.augment_kimg=1")
     state = fresh(config)
@@ -368,7 +390,7 @@ def test_the_strength_of_ada_follows_the_signs_of_four_rounds() -> None:
     expected, signs = state.augment.p, []
     for number, batch in enumerate(batches(12), start=1):
         scalars = step.discriminator_phase(batch) | step.generator_phase(batch)
-        told, _ = step.average_over_ranks(scalars, stop=False)
+        told, *_ = step.average_over_ranks(scalars, stop=False)
         signs.append(2 * told["real_accuracy"] - 1)
         if number % 4 == 0:
             expected = ada.adjusted(expected, sum(signs[-4:]) / 4, 4 * 16, kimg=1)

@@ -8,8 +8,11 @@ import logging
 import math
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from PIL import Image
 
 import gan_dist
 from gan_dist.artifacts.records import read_records
+from gan_dist.cli.train import train_run
 from gan_dist.config import RunConfig, load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import (
@@ -44,6 +48,7 @@ from gan_dist.data.builtin import DIGITS
 from gan_dist.models.generator import ImageShape
 from gan_dist.search.plan import begin, make_plan
 from gan_dist.training import checkpoint as states
+from gan_dist.training import recorder
 from gan_dist.training.checkpoint import TrainingState, new_state
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
@@ -498,24 +503,151 @@ def test_a_run_without_progress_ends_early_and_stays_ended(tmp_path: Path) -> No
     settings = config(tmp_path, *still)
     outcome = run(settings)
     assert outcome.finished
-    assert outcome.stopped_early
+    assert outcome.ended_by == "eval.patience"
     # The average is settled after 0.2 kimg: two evaluations before, then twice the patience.
     first = 256
     assert outcome.images == first + 3 * 128
     again = run(settings)
-    assert (again.finished, again.stopped_early, again.images) == (True, True, outcome.images)
+    assert (again.finished, again.ended_by, again.images) == (True, "eval.patience", outcome.images)
     more = run(config(tmp_path, *still, "eval.patience=null"))
     assert more.images == 1024
-    assert not more.stopped_early
+    assert more.ended_by is None
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     whole, parts = config(tmp_path / "whole", *PATIENT), config(tmp_path / "parts", *PATIENT)
     outcome = run(whole)
-    assert outcome.stopped_early
+    assert outcome.ended_by == "eval.patience"
     run(config(tmp_path / "parts", *PATIENT, "train.kimg=0.3"))
     assert run(parts).images == outcome.images
     assert_same_bits(tensors(whole), tensors(parts))
+
+
+TARGETED = ["train.kimg=0.512", "eval.every_kimg=0.128"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_ends_at_the_second_evaluation_that_reaches_its_target(workers: int, tmp_path: Path) -> None:
+    placed = [*TARGETED, f"scale.workers={workers}"]
+    whole, parts = (config(tmp_path / name, *placed, "eval.target=1e9") for name in ("whole", "parts"))
+    # Its end comes between two evaluations: the one there is not due, and does not count.
+    first = config(tmp_path / "parts", *placed, "eval.target=1e9", "train.kimg=0.192")
+    run_gloo(run_on_ranks, workers, whole, first)
+    assert checkpoint_names(first.run_uri)[0] == "checkpoint_000000000192"
+    run_gloo(run_on_ranks, workers, parts)
+    for one in (whole, parts):
+        assert checkpoint_names(one.run_uri)[0] == "checkpoint_000000000256"
+    assert_same_bits(tensors(whole), tensors(parts))
+
+
+@pytest.mark.parametrize("after", ["eval.target=1e-9", "eval.target=null"])
+def test_a_run_that_reached_its_target_stays_ended_and_goes_on_with_a_lower_one(
+    after: str, tmp_path: Path
+) -> None:
+    ended = run(config(tmp_path, *TARGETED, "eval.target=1e9"))
+    assert (ended.images, ended.finished, ended.ended_by) == (256, True, "eval.target")
+    before = contents(tmp_path / "run")
+    again = run(config(tmp_path, *TARGETED, "eval.target=1e9"))
+    assert (again.images, again.finished, again.ended_by) == (256, True, "eval.target")
+    assert contents(tmp_path / "run") == before
+    more = run(config(tmp_path, *TARGETED, after))
+    assert (more.images, more.finished, more.ended_by) == (512, True, None)
+    whole = config(tmp_path / "whole", *TARGETED)
+    run(whole)
+    assert_same_bits(tensors(config(tmp_path)), tensors(whole))
+
+
+def test_a_run_that_reaches_its_target_says_so_and_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(tmp_path, "eval.target=6.5")
+    ended = RunResult(256, finished=True, images_per_second=None, value=6.0, ended_by="eval.target")
+    monkeypatch.setattr("gan_dist.cluster.train.driver.run", lambda *_: ended)
+    assert train_run(settings, ["digits", "eval.target=6.5"])["ended_by"] == "eval.target"
+    *_, reason, _, command = capsys.readouterr().out.splitlines()
+    assert reason == "ended early: two evaluations, one after another, were at or below eval.target=6.5"
+    assert command.endswith("train digits eval.target=null")
+
+
+BY_TIME = ["eval.every_kimg=10", "train.checkpoint_every_s=100"]
+
+
+class _Clock(SimpleNamespace):
+    """A module `time` in which every question takes `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.now, self.seconds = 0.0, seconds
+
+    def perf_counter(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+class _Killed(LocalContext):
+    """A process that dies as soon as it has taken the step to `at` images."""
+
+    at = 0
+
+    def progress(self, progress: Progress) -> None:
+        if progress.images == self.at:
+            raise KeyboardInterrupt
+
+
+def train_by_clock(settings: RunConfig, at: int) -> list[str]:
+    """Train until the step to `at` images; on ranks but 0 time stands still. Return the checkpoints seen."""
+    torch.set_num_threads(1)
+    context = _Killed(settings.run_uri)
+    context.at = at
+    clock = _Clock(15.0 if context.rank == 0 else 0.0)
+    with patch.object(recorder, "time", clock), suppress(KeyboardInterrupt):
+        train(settings, context)
+    if dist.is_initialized():
+        dist.barrier()
+    return checkpoint_names(settings.run_uri)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_killed_between_evaluations_goes_on_from_a_checkpoint_by_time_to_the_same_bits(
+    workers: int, tmp_path: Path
+) -> None:
+    placed = [*BY_TIME, f"scale.workers={workers}"]
+    whole = config(tmp_path / "whole", *placed, "train.checkpoint_every_s=null")
+    parts = config(tmp_path / "parts", *placed)
+    run_gloo(run_on_ranks, workers, whole)
+    for names in run_gloo(train_by_clock, workers, parts, 416):
+        assert len(names) == 3
+        assert all(0 < int(name[11:]) < 416 for name in names)
+    run_gloo(run_on_ranks, workers, parts)
+    assert_same_bits(tensors(whole), tensors(parts))
+    # A clock leaves no trace in records.
+    assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
+
+
+def test_evaluations_and_checkpoints_by_time_are_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["train.keep=100", "train.kimg=0.96", "train.checkpoint_every_s=100"]
+    written = {}
+    for every in (None, 15.0, 1000.0):
+        monkeypatch.setattr(recorder, "time", _Clock(every or 0.0))
+        settings = config(tmp_path / str(every), *overrides)
+        run(settings)
+        written[every] = [int(name[11:]) for name in reversed(checkpoint_names(settings.run_uri))]
+    assert written[None] == [320, 640, 960]
+    assert {320, 640, 960} < set(written[15.0]) < set(written[1000.0])
+    assert written[1000.0] == [*range(32, 961, 32)]
+    assert_same_bits(tensors(config(tmp_path / "None")), tensors(config(tmp_path / "1000.0")))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_as_many_checkpoints_are_kept_as_asked_for(keep: int, tmp_path: Path) -> None:
+    settings = config(tmp_path, "eval.every_kimg=0.064", "train.kimg=0.256", f"train.keep={keep}")
+    run(settings)
+    kept = [f"checkpoint_{images:012d}" for images in (256, 192)]
+    assert checkpoint_names(settings.run_uri) == kept[:keep]
+    assert run(config(tmp_path, "train.kimg=0.32", "train.keep=5", "eval.every_kimg=0.064")).finished
+    assert len(checkpoint_names(settings.run_uri)) == keep + 1
 
 
 def test_a_run_measured_by_another_extractor_is_refused(tmp_path: Path) -> None:
