@@ -10,7 +10,7 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
 from gan_dist.cli.paths import absolute, command, read_run, shorten
-from gan_dist.cli.train import format_summary
+from gan_dist.cli.train import format_summary, without
 
 if TYPE_CHECKING:
     from gan_dist.search.plan import Plan
@@ -121,9 +121,12 @@ def _print_result(
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.std:.3f} ({values})")
     typer.echo(f"  study       {_dashboard(plan)}")
     typer.echo(f"  report      {_report_command(plan)}")
-    if not interrupted and not study.unfinished and plan.search.algorithm != "grid":
-        arguments = [one for one in arguments if not one.startswith("search.trials=")]
-        arguments.append(f"search.trials={2 * plan.search.trials}")
+    if not interrupted and not study.unfinished:
+        if study.target_reached:
+            typer.echo(f"no more trials: search.target={plan.search.target:g} is reached")
+            arguments = [*without("search.target", arguments), "search.target=null"]
+        elif plan.search.algorithm != "grid":
+            arguments = [*without("search.trials", arguments), f"search.trials={2 * plan.search.trials}"]
     typer.echo(f"continue it with\n  {command('tune', *map(_redact_argument, arguments))}")
     typer.echo(f"take the best with\n  {command('best', shorten(plan.uri), '--to', 'best')}")
     if as_json:
@@ -133,6 +136,7 @@ def _print_result(
             result = {"value": lowest_value(best), "trial": best.number, "config": best.params}
             result["checkpoint"] = join(run, str(read_best(run)["release"]))
         record = {"search": plan.uri, "metric": metric, "trials": len(trials), "best": result}
+        record["target_reached"] = study.target_reached
         typer.echo(json.dumps({**record, "images_trained": spent}))
 
 

@@ -86,9 +86,11 @@ class SearchView(LiveConsole):
         best = min(known, key=lambda trial: (lowest_value(trial), trial.number), default=None)
         if best is not None and math.isfinite(lowest_value(best)):
             found += f"  best {self._metric} {lowest_value(best):.3f} (trial {best.number})"
-        ended_now = ended - self._ended_before
-        if ended_now > 0 and ended < self._trials:
-            seconds = (time.monotonic() - self._began) / ended_now * (self._trials - ended)
+        if self._study.target_reached:
+            state += "; search.target reached"
+        ended_now, left = ended - self._ended_before, self._study.unfinished
+        if ended_now > 0 and left:
+            seconds = (time.monotonic() - self._began) / ended_now * left
             trained += f"  {', '.join(time_left(seconds))}"
         return [found, state, trained]
 

@@ -4,7 +4,8 @@ The study is the only memory. Whoever opens it again after a kill, wherever it c
 that ended, and those that were running, which `next` returns first. A trial is a run in a folder of its own,
 so it goes on from its checkpoint by itself. That a trial is to stop is stored before anything stops. A
 measurement that is stored already is not judged again: after a kill between its storing and its judging, the
-trial goes on to its next measurement.
+trial goes on to its next measurement. Once a trial has measured `search.target` or less no more trials begin,
+and those that run go on to their end: so all states stay true, and the best may still get better.
 """
 
 from __future__ import annotations
@@ -69,13 +70,14 @@ class SearchStudy:
         self._begun, self._waiting = len(begun), len(known) - len(begun)
         self._running = {trial.number: Trial(self._study, trial._trial_id) for trial in running}
         self._interrupted = list(self._running)
+        self._lowest = min(map(lowest_value, begun), default=math.inf)
         self._ended = [trial._trial_id for trial in begun if trial.state.is_finished()]
         tried = {frozenset({**trial.system_attrs.get(_FIXED, {}), **trial.params}.items()) for trial in known}
         points = {frozenset(point.items()): point for point in _given_points(space, search)}
         self._points = [point for values, point in points.items() if values not in tried]
 
     def next(self) -> Trial | None:
-        """Return a trial to run, with all its values; None when every trial has been given out."""
+        """Return a trial to run, with all its values; None when no more are to begin."""
         if self._interrupted:
             trial = self._running[self._interrupted.pop(0)]
         elif self._left:
@@ -97,6 +99,7 @@ class SearchStudy:
         if step in self._storage.get_trial(trial._trial_id).intermediate_values:
             return stops
         trial.report(value if math.isfinite(value) else math.nan, step)
+        self._lowest = min(self._lowest, value) if math.isfinite(value) else self._lowest
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # MedianPruner's, of such a trial
             stops_now = not stops and step < self._length and trial.should_prune()
@@ -140,7 +143,14 @@ class SearchStudy:
         return len(self._running) + self._left
 
     @property
+    def target_reached(self) -> bool:
+        """Whether a trial has measured `search.target` or less."""
+        return self._search.target is not None and self._lowest <= self._search.target
+
+    @property
     def _left(self) -> int:
+        if self.target_reached:
+            return 0
         left = max(0, self._search.trials - self._begun)
         return min(left, self._waiting + len(self._points)) if self._search.algorithm == "grid" else left
 

@@ -340,6 +340,32 @@ def test_a_finished_search_names_the_command_that_makes_it_longer(tmp_path: Path
     assert "search.trials=2" not in again
 
 
+def test_a_search_that_reached_its_target_says_so_and_names_the_command_that_goes_on(tmp_path: Path) -> None:
+    settings = ["search.trials=9", "search.target=9", "search.scheduler=none"]
+    plan = plan_of(tmp_path, *settings)
+    owner = begin(plan, "fd_digits")
+    length = total_images(plan.config.train, plan.config.optim)
+    database = study_storage(plan.uri, None)
+    study = SearchStudy(database, "search", plan.space, plan.search, plan.grace, length, owner)
+    stream = io.StringIO()
+    with SearchView(study, 9, 1000, "fd_digits", stream) as view:
+        while (trial := study.next()) is not None:
+            study.report(trial.number, 500, 10.0 - trial.number)
+            study.complete(trial.number)
+            view.update()
+    before, after = stream.getvalue().splitlines()
+    assert "search.target" not in before
+    assert "0 running, 0 stopped early, 0 failed; search.target reached" in after
+    arguments = ["search-digits", f"storage={tmp_path}", "name=search", SPACE, *settings]
+    result = CliRunner().invoke(app, ["tune", *arguments])
+    lines = result.stdout.splitlines()
+    assert "no more trials: search.target=9 is reached" in lines
+    again = lines[lines.index("continue it with") + 1].split()
+    assert again[-1] == "search.target=null"
+    assert "search.target=9" not in again
+    assert "search.trials=9" in again
+
+
 def test_an_earlier_search_gives_points_to_begin_with(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "search.trials=8", "search.scheduler=none")
     begin(plan, "fd_digits")

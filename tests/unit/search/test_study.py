@@ -88,6 +88,47 @@ def test_more_trials_go_on_from_there_and_fewer_are_none() -> None:
     assert [trial.params for trial in after[:5]] == before
 
 
+def test_a_search_that_reached_its_target_begins_no_more_trials() -> None:
+    storage = InMemoryStorage()
+    search = simulated.config(trials=9, scheduler="none")
+    aimed = search.model_copy(update={"target": 5.0})
+    study = open_study(storage, aimed)
+    first, second = study.next(), study.next()
+    assert first is not None
+    assert second is not None
+    study.report(first.number, 3000, 5.1)
+    assert (study.target_reached, study.unfinished) == (False, 9)
+    study.report(first.number, 6000, math.nan)
+    study.report(first.number, 9000, 5.0)
+    assert (study.target_reached, study.unfinished) == (True, 2)
+    assert study.next() is None
+    study.complete(first.number)
+    # Killed here, the search goes on with what ran, and begins nothing.
+    study = open_study(storage, aimed)
+    resumed = study.next()
+    assert resumed is not None
+    assert resumed.number == second.number
+    assert study.next() is None
+    study.report(second.number, 3000, 7.0)
+    study.complete(second.number)
+    assert (study.target_reached, study.unfinished) == (True, 0)
+    assert [trial.state for trial in study.trials()] == [TrialState.COMPLETE] * 2
+    assert open_study(storage, aimed).next() is None
+    for other in (4.9, None):
+        again = open_study(storage, search.model_copy(update={"target": other}))
+        assert (again.target_reached, again.unfinished) == (False, 7)
+    assert again.next() is not None
+
+
+def test_a_grid_ends_at_its_target_too() -> None:
+    search = SearchConfig(space=GRID, algorithm="grid", trials=100, scheduler="none", target=2.0)
+    study = open_study(InMemoryStorage(), search, parse(GRID, {}))
+    while (trial := study.next()) is not None:
+        study.report(trial.number, 3000, 4.0 - trial.number)
+        study.complete(trial.number)
+    assert len(study.trials()) == 3
+
+
 def test_another_space_is_refused_with_what_differs() -> None:
     storage = InMemoryStorage()
     open_study(storage, simulated.config(trials=2))
