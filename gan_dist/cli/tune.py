@@ -35,10 +35,11 @@ def tune(
 ) -> None:
     """Search for better settings; the same command again continues it."""
     given = overrides or []
-    from gan_dist.search.plan import plan_search  # brings torch
+    settings = read_run(config, given)
+    from gan_dist.search.plan import plan_search  # brings torch, which a typo need not wait for
     from gan_dist.training.preflight import summarise
 
-    plan = plan_search(read_run(config, given))
+    plan = plan_search(settings)
     summary = summarise(plan.config)
     if dry_run:
         _print_plan(plan, summary, as_json=as_json)
