@@ -82,11 +82,11 @@ def test_what_was_lost_with_a_node_is_done_by_those_that_are_left(
 def test_a_part_that_always_kills_its_process_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gan_dist.cluster.evaluation_pool.RETRIES", 0)  # each takes seconds
+    monkeypatch.setattr("gan_dist.cluster.evaluation_pool.RETRIES", 1)  # each takes seconds
     request = request_of(untrained(tmp_path))
     with (
         ray_workers(ScaleConfig()) as workers,
-        pytest.raises(WorkerError, match="a part of the evaluation was lost 1 times, with whoever did it"),
+        pytest.raises(WorkerError, match="a part of the evaluation was lost 2 times, with whoever did it"),
     ):
         list(workers(request, [Deadly()]))
 

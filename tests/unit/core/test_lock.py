@@ -111,6 +111,17 @@ def test_a_process_of_another_machine_that_renews_is_not_disturbed(
     assert json.loads(storage.read_bytes(storage.join(bucket, LOCK_FILE)))["renewed"] == 1
 
 
+def test_a_lock_is_renewed_while_its_process_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "RENEW_S", 0.05)
+    renewals: set[object] = set()
+    with folder_lock(str(tmp_path)):
+        deadline = time.monotonic() + 30
+        while len(renewals) < 3:
+            renewals.add(json.loads((tmp_path / LOCK_FILE).read_text()).get("renewed"))
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 @pytest.fixture(params=["in front", "in the background of a script"])
 def ignores_interrupts(request: pytest.FixtureRequest) -> Iterator[None]:
     ignored = request.param != "in front"

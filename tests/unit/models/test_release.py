@@ -29,7 +29,7 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def write_checkpoint(config: RunConfig, name: str, seed: int) -> Tensor:
-    """Write a run's checkpoint; returns an image that its generator makes."""
+    """Write a run's checkpoint, of which only the average has weights; returns an image that it makes."""
     seeded = config.model_copy(update={"seed": seed})
     state = states.new_state(
         seeded.model,
@@ -39,6 +39,8 @@ def write_checkpoint(config: RunConfig, name: str, seed: int) -> Tensor:
         seed=seeded.seed,
         channels_last=seeded.train.channels_last,
     )
+    for weights in state.generator.parameters():
+        weights.data.zero_()
     uri = f"{config.run_uri}/{name}"
     states.save(state, uri, to_yaml(config))
     return release.load(uri).sample(1)
@@ -50,6 +52,7 @@ def test_a_run_without_a_measurement_is_its_newest_whole_checkpoint(
     run = Path(config.run_uri)
     names = ["checkpoint_000000000064", "checkpoint_000000000064-9", "checkpoint_000000000064-10"]
     images = [write_checkpoint(config, name, seed) for seed, name in enumerate(names)]
+    assert not torch.equal(images[0], images[1])
     (run / "checkpoint_notes").mkdir()  # a user's own
     assert torch.equal(release.load(str(run)).sample(1), images[2])
     (run / names[2] / "manifest.json").unlink()
