@@ -16,7 +16,10 @@ from gan_dist.core import storage
 from gan_dist.core.errors import DataError
 from gan_dist.data.packing.sources.files import Files, find_files
 from gan_dist.data.packing.sources.items import (
+    CONTAINER_SUFFIXES,
     IMAGE_SUFFIXES,
+    TABLE_SUFFIX,
+    TAR_SUFFIX,
     UNLABELLED,
     FoundFile,
     Item,
@@ -33,7 +36,15 @@ from gan_dist.data.packing.sources.items import (
 )
 from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION, open_torchvision
 
-__all__ = ["Rejection", "Source", "SourceOptions", "counted", "open_source"]
+__all__ = [
+    "CONTAINER_SUFFIXES",
+    "IMAGE_SUFFIXES",
+    "Rejection",
+    "Source",
+    "SourceOptions",
+    "counted",
+    "open_source",
+]
 
 SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"))
 STYLEGAN_LABELS = "dataset.json"
@@ -57,8 +68,8 @@ def open_source(uri: str, options: SourceOptions) -> Source:
     root, files, folders = find_files(uri)
     paths = {file.path for file in files}
     images = [file for file in files if _suffix(file) in IMAGE_SUFFIXES]
-    tars = [file for file in files if _suffix(file) == ".tar"]
-    tables = [file for file in files if _suffix(file) == ".parquet"]
+    tars = [file for file in files if _suffix(file) == TAR_SUFFIX]
+    tables = [file for file in files if _suffix(file) == TABLE_SUFFIX]
     if "manifest.json" in paths and tables and not images:
         raise DataError(f"{uri} is a packed set already", "give the folder that it was packed from")
     kinds = {"image": images, "tar": tars, "Parquet file": tables}

@@ -31,6 +31,10 @@ IMAGE_SUFFIXES = frozenset(
         *(".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga", ".psd"),
     )
 )
+TAR_SUFFIX, ZIP_SUFFIX, TABLE_SUFFIX = ".tar", ".zip", ".parquet"
+LMDB_SUFFIXES = frozenset((".mdb", ".lmdb"))
+CONTAINER_SUFFIXES = frozenset((TAR_SUFFIX, ZIP_SUFFIX, TABLE_SUFFIX, *LMDB_SUFFIXES))
+"""Files that hold many images each."""
 UNLABELLED = -1
 
 
