@@ -115,7 +115,7 @@ def _require_free(to: str) -> None:
 
 def model_card(found: BestRelease, folder: str) -> str:
     """Return the README.md of a release in `folder`: Markdown, with the front matter that model hubs read."""
-    config, shape = found.config, ImageShape(**json.loads(found.contents[SHAPE]))
+    config, shape = found.config, ImageShape.from_json(found.contents[SHAPE])
     manifest = None
     with suppress(GanDistError):  # the set may not be within reach from here
         manifest = open_images(config.data.path).manifest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -21,7 +21,8 @@ from gan_dist.models.generator import Release
 from gan_dist.models.release import to_safetensors
 
 RECORD = "sample.json"
-"""Description of the images in a folder: the count, the seed, the class and the generator's hash."""
+"""Description of the images in a folder: the count and the seed (or that there is one a seed), the class, the
+generator's hash."""
 FORMAT = 1
 WRITERS = 16
 """Images that are written at the same time: a bucket answers each in tens of milliseconds."""
@@ -110,26 +111,74 @@ def write_images(
     """
     labels = None if label is None else [label] * n
     release.classes(n, labels)
-    weights = hashlib.sha256(to_safetensors(release.generator.state_dict())).hexdigest()
-    record = {"format": FORMAT, "n": n, "seed": seed, "label": label, "generator_sha256": weights}
+    record = _record(release, label) | {"n": n, "seed": seed}
     names = _require_free(folder, record)
     first = next((number for number in range(n) if file_name(number) not in names), n)
-    progress(first)
+    images = (image for block in release.stream(n, seed, labels, first=first) for image in block)
+    _write_all(folder, names, record, enumerate(images, start=first), lambda done: progress(first + done))
+
+
+def images_of_seeds(release: Release, seeds: Sequence[int], label: int | None = None) -> Iterator[Tensor]:
+    """Yield image 0 of each seed, uint8 (C, R, R), with the bits of `release.sample(1, seed, [class])`.
+
+    The class is `label`; when absent, for a conditional generator, the seed modulo the number of classes.
+    """
+    classes = release.shape.classes
+    for seed in seeds:
+        labels = [seed % classes if label is None else label] if classes else None
+        yield release.sample(1, seed, labels)[0]
+
+
+def write_images_of_seeds(
+    release: Release,
+    folder: str,
+    seeds: Sequence[int],
+    label: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write image 0 of each seed as `<seed>.png`, the number in ten digits, beside `sample.json`.
+
+    A call after an interruption writes what is missing, and one with other seeds adds theirs.
+
+    Raises:
+        DataError: a label for a generator that has none, or not among its classes.
+        NonFiniteError: a pixel is NaN or infinite.
+        StorageError: the folder holds something else, or cannot be written.
+    """
+    release.classes(1, None if label is None else [label])
+    record = _record(release, label) | {"seeds": "one image each"}
+    names = _require_free(folder, record)
+    missing = [seed for seed in dict.fromkeys(seeds) if f"{seed:010d}.png" not in names]
+    done = len(seeds) - len(missing)
+    numbered = zip(missing, images_of_seeds(release, missing, label), strict=True)
+    _write_all(folder, names, record, numbered, lambda more: progress(done + more), digits=10)
+
+
+def _record(release: Release, label: int | None) -> dict[str, object]:
+    weights = hashlib.sha256(to_safetensors(release.generator.state_dict())).hexdigest()
+    return {"format": FORMAT, "label": label, "generator_sha256": weights}
+
+
+def _write_all(
+    folder: str,
+    names: set[str],
+    record: Mapping[str, object],
+    numbered: Iterable[tuple[int, Tensor]],
+    progress: Callable[[int], None],
+    digits: int = 8,
+) -> None:
+    """Write numbered images and, before them, the record if it is not among the folder's names."""
+    progress(0)
     if RECORD not in names:
         storage.write_bytes(storage.join(folder, RECORD), to_json(record))
 
-    def write(numbered: tuple[int, Tensor]) -> int:
-        number, image = numbered
-        write_png(storage.join(folder, file_name(number)), to_picture(image))
-        return number
-
-    def numbered() -> Iterator[tuple[int, Tensor]]:
-        images = (image for block in release.stream(n, seed, labels, first=first) for image in block)
-        return enumerate(images, start=first)
+    def write(pair: tuple[int, Tensor]) -> None:
+        number, image = pair
+        write_png(storage.join(folder, f"{number:0{digits}d}.png"), to_picture(image))
 
     with ExitStack() as stack:
-        for number in map_ahead(stack, write, numbered(), WRITERS):
-            progress(number + 1)
+        for done, _ in enumerate(map_ahead(stack, write, numbered, WRITERS), start=1):
+            progress(done)
 
 
 def _require_free(folder: str, record: Mapping[str, Any]) -> set[str]:

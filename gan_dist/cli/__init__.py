@@ -16,7 +16,7 @@ from gan_dist.core.threads import abandoned_threads
 app = typer.Typer(
     name="gan-dist",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

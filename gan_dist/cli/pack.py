@@ -56,7 +56,7 @@ def pack(
     ] = False,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List SOURCE and show what would be made; write nothing.")
+        bool, typer.Option("--dry-run", "-n", help="List SOURCE and show what would be made; write nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,14 @@ import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
 from gan_dist.cli.paths import absolute, require_png, shorten
-from gan_dist.core.errors import DataError, GanDistError
+from gan_dist.core.errors import GanDistError
 
 if TYPE_CHECKING:
     from gan_dist.models.generator import Release
+
+IMAGES = 64
+"""Images where neither --n nor --seeds says how many."""
+MOST_SEEDS = 100_000
 
 
 def sample(
@@ -27,7 +32,12 @@ def sample(
             "when absent."
         ),
     ] = None,
-    n: Annotated[int, typer.Option(min=1, help="Number of images.")] = 64,
+    outdir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A folder for single images: --single --out DIR.")
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", min=1, help="Number of images; 64 when absent.")
+    ] = None,
     interpolate: Annotated[
         int | None,
         typer.Option(
@@ -44,48 +54,98 @@ def sample(
         ),
     ] = False,
     label: Annotated[
-        int | None, typer.Option(min=0, help="Class of all images; for a conditional generator.")
+        str | None,
+        typer.Option("--label", "--class", help="Class of all images, by name or number; if conditional."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the latents.")] = 0,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="An image of each of these seeds, e.g. 0-35,42: its image 0."),
+    ] = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
     """Write a generator's images: a grid, rows or single files."""
-    check(out, n, interpolate, single=single)
-    target = _target(out, interpolate, single=single)
+    check(out, outdir, n, interpolate, seeds, single=single)
+    single = single or outdir is not None
+    target = _target(outdir or out, interpolate, single=single)
+    chosen = None if seeds is None else parse_seeds(seeds)
+    n = len(chosen) if chosen else n or IMAGES
+    import torch
+
     from gan_dist.artifacts import sampling
-    from gan_dist.core import storage  # brings torch
+    from gan_dist.core import storage
     from gan_dist.core.images import image_grid, write_png
     from gan_dist.models import release
 
     if not single:
         storage.require_writable(target)
     generator = release.load(absolute(source))
-    classes = generator.shape.classes
-    if label is not None and label >= classes:
-        has = f"has the classes 0 to {classes - 1}" if classes else "was trained without classes"
-        remedy = "name one" if classes else "leave --label out"
-        raise DataError(f"--label {label}: the generator {has}", remedy)
+    number = None if label is None else generator.shape.class_number(label)
     if single:
-        _write_single(generator, target, n, seed, label)
+        _write_single(generator, target, n, seed, number, chosen)
     elif interpolate:
         rows = n // interpolate
-        images = sampling.interpolate(generator, rows, interpolate, seed, _labels(label, rows))
+        images = sampling.interpolate(generator, rows, interpolate, seed, _labels(number, rows))
         write_png(target, image_grid(images.flatten(0, 1), columns=interpolate))
     else:
-        images = generator.sample(n, seed, _labels(label, n))
+        if chosen is None:
+            images = generator.sample(n, seed, _labels(number, n))
+        else:
+            images = torch.stack(list(sampling.images_of_seeds(generator, chosen, number)))
         write_png(target, image_grid(images))
     written = shorten(target)
     typer.echo(json.dumps({"out": written}) if as_json else f"{n} images of {source} are in {written}")
 
 
-def check(out: str | None, n: int, interpolate: int | None, *, single: bool) -> None:
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds of a list such as `0-35,42`, in its order.
+
+    Raises:
+        GanDistError: it is no such list, a range runs backwards, or there are more than MOST_SEEDS.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < 2**32:
+            what = f"--seeds {text[:80]}: {part[:40]!r} is no seed and no range of seeds below 2^32"
+            raise GanDistError(what, "write numbers and ranges, as in 0-35,42")
+        if len(seeds) + last - first >= MOST_SEEDS:
+            raise GanDistError(
+                f"--seeds {text[:80]} names more than {MOST_SEEDS:,}", "use --n, for images of one --seed"
+            )
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def check(
+    out: str | None,
+    outdir: str | None,
+    n: int | None,
+    interpolate: int | None,
+    seeds: str | None,
+    *,
+    single: bool,
+) -> None:
     """Refuse arguments that contradict one another, without a look at any file."""
+    if outdir is not None:
+        if out is not None:
+            raise GanDistError("--outdir and --out both say where the images go", "leave one of them out")
+        out, single = outdir, True
+    if seeds is not None:
+        parse_seeds(seeds)
+        if n is not None or interpolate is not None:
+            other = "--n" if n is not None else "--interpolate"
+            raise GanDistError(
+                f"--seeds makes one image a seed, {other} several of one", f"leave {other} or --seeds out"
+            )
     if single and interpolate:
         what = f"--single writes a file an image, --interpolate {interpolate} one picture"
         raise GanDistError(what, "leave one of them out")
     if single and out is not None and out.lower().endswith(".png"):
         raise GanDistError(f"--out {out}: --single writes into a folder", "name one, or leave --single out")
+    n = n or IMAGES
     if interpolate and n % interpolate:
         fewer, more = n // interpolate * interpolate, -(-n // interpolate) * interpolate
         remedy = f"set --n {fewer} or {more}" if fewer else f"set --n {more}"
@@ -115,13 +175,18 @@ def _labels(label: int | None, count: int) -> list[int] | None:
     return None if label is None else [label] * count
 
 
-def _write_single(generator: Release, folder: str, n: int, seed: int, label: int | None) -> None:
+def _write_single(
+    generator: Release, folder: str, n: int, seed: int, label: int | None, seeds: list[int] | None
+) -> None:
     from gan_dist.artifacts import sampling
     from gan_dist.core.console import CountProgress
 
     with CountProgress(n, "images") as progress:
         try:
-            sampling.write_images(generator, folder, n, seed, label, progress.update)
+            if seeds is None:
+                sampling.write_images(generator, folder, n, seed, label, progress.update)
+            else:
+                sampling.write_images_of_seeds(generator, folder, seeds, label, progress.update)
         except KeyboardInterrupt:
             typer.echo("stopped; the same command again continues", err=True)
             raise typer.Exit(INTERRUPTED) from None

@@ -57,7 +57,7 @@ def submit(
         str | None, typer.Option(metavar="JSON", help="Other resources reserved for it.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be submitted; contact nothing.")
+        bool, typer.Option("--dry-run", "-n", help="Show what would be submitted; contact nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -33,7 +33,7 @@ def train(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. optim.g.lr=1e-4.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the resolved configuration and sizes; do nothing.")
+        bool, typer.Option("--dry-run", "-n", help="Show the resolved configuration and sizes; do nothing.")
     ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
     as_json: AsJson = False,

@@ -29,7 +29,7 @@ def tune(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. search.trials=100.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the search and its first configuration; do nothing.")
+        bool, typer.Option("--dry-run", "-n", help="Show the search and its first configuration; do nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

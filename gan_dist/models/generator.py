@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +12,12 @@ from torch.nn import functional
 
 from gan_dist.config import RunConfig
 from gan_dist.core import rng
-from gan_dist.core.errors import DataError, NonFiniteError
+from gan_dist.core.errors import DataError, NonFiniteError, closest
 
 BLOCK = 8
 """Batch size of `sample`, also for fewer images: it changes the last bits of an image."""
+SHOWN = 10
+"""Names of classes that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,37 @@ class ImageShape:
     channels: int
     classes: int = 0
     """Classes of conditional networks; 0 for unconditional ones."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes by their numbers; empty where the set has none, and in files before 0.3."""
+
+    @classmethod
+    def from_json(cls, content: bytes) -> ImageShape:
+        """Return the shape that a `shape.json` holds."""
+        values = json.loads(content)
+        return cls(**{**values, "class_names": tuple(values.get("class_names", ()))})
+
+    def class_number(self, label: int | str) -> int:
+        """Return the number of a class that is given by its name or its number; a name goes first.
+
+        Raises:
+            DataError: there is no such class, or there are no classes.
+        """
+        if not self.classes:
+            raise DataError(f"class {label}: the generator was trained without classes", "ask for none")
+        if isinstance(label, str) and label in self.class_names:
+            return self.class_names.index(label)
+        try:
+            number = int(label)
+        except ValueError:
+            number = -1
+        if 0 <= number < self.classes:
+            return number
+        what = f"class {label}: the generator has the classes 0 to {self.classes - 1}"
+        if not self.class_names:
+            raise DataError(what, "name one of these numbers")
+        near = closest(str(label), self.class_names)
+        shown = ", ".join(self.class_names[:SHOWN]) + (", ..." if self.classes > SHOWN else "")
+        raise DataError(f"{what}, named {shown}", f"the nearest is {near}" if near else "name one of these")
 
 
 @dataclass(frozen=True)
@@ -39,13 +73,14 @@ class Release:
     record: Mapping[str, object] = field(default_factory=dict)
     """Its measurements by name; empty for a checkpoint."""
 
-    def sample(self, n: int, seed: int = 0, labels: Sequence[int] | None = None) -> Tensor:
+    def sample(self, n: int, seed: int = 0, labels: Sequence[int | str] | None = None) -> Tensor:
         """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k.
 
         Args:
             n: How many.
             seed: Of the latents.
-            labels: Classes of the `n` images, for a conditional generator; all classes in turn if None.
+            labels: Classes of the `n` images by number or name, for a conditional generator; all classes in
+                turn if None.
 
         Raises:
             DataError: `n` is below 1, or labels for a generator that has none, not `n` of them, or not among
@@ -55,7 +90,7 @@ class Release:
         return torch.cat(list(self.stream(n, seed, labels)))
 
     def stream(
-        self, n: int, seed: int = 0, labels: Sequence[int] | None = None, *, first: int = 0
+        self, n: int, seed: int = 0, labels: Sequence[int | str] | None = None, *, first: int = 0
     ) -> Iterator[Tensor]:
         """Return an iterator over the images of `sample` from number `first` on, at most BLOCK at a time.
 
@@ -77,7 +112,7 @@ class Release:
         size = (self.config.model.latent_dim,)
         return torch.stack([rng.normal(size, seed, "sample", number) for number in numbers])
 
-    def classes(self, n: int, labels: Sequence[int] | None = None) -> Tensor | None:
+    def classes(self, n: int, labels: Sequence[int | str] | None = None) -> Tensor | None:
         """Return the classes of `n` images, int64 (n,); None of a generator that has none.
 
         Raises:
@@ -91,10 +126,10 @@ class Release:
             if labels is not None:
                 raise DataError("this generator was trained without classes", "ask for none")
             return None
-        chosen = [index % known for index in range(n)] if labels is None else list(labels)
-        if len(chosen) != n or not all(0 <= label < known for label in chosen):
-            raise DataError(f"classes must be {n} numbers from 0 to {known - 1}, as many as there are images")
-        return torch.tensor(chosen, dtype=torch.int64)
+        if labels is not None and len(labels) != n:
+            raise DataError(f"{len(labels)} classes for {n} images", f"name {n}, as many as there are images")
+        of_images = [index % known for index in range(n)] if labels is None else labels
+        return torch.tensor([self.shape.class_number(label) for label in of_images], dtype=torch.int64)
 
     @torch.no_grad()
     def images(self, latents: Tensor, classes: Tensor | None) -> Tensor:

@@ -119,7 +119,7 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     of_best = storage.exists(storage.join(uri, BEST))
     uri, kind, contents = _read_best_of(uri) if of_best else _read(uri)
     config = load_config(storage.join(uri, CONFIG))
-    shape = ImageShape(**json.loads(contents[SHAPE]))
+    shape = ImageShape.from_json(contents[SHAPE])
     generator, _ = models.build(config.model, shape)
     weights = contents[WEIGHTS if kind == "release" else "average.safetensors"]
     try:

@@ -86,8 +86,8 @@ def require_same_run(config: RunConfig, run_uri: str) -> None:
 
 def image_shape(data: DataConfig, model: ModelConfig, images: ImageSet) -> ImageShape:
     """Return the shape of the images that a run's networks generate."""
-    classes = len(images.manifest.classes or ()) if model.conditional else 0
-    return ImageShape(image_resolution(data, images), images.manifest.channels, classes)
+    names = (images.manifest.classes or ()) if model.conditional else ()
+    return ImageShape(image_resolution(data, images), images.manifest.channels, len(names), names)
 
 
 def summarise(config: RunConfig) -> RunSummary:

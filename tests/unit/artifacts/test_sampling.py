@@ -45,9 +45,9 @@ class Painter(nn.Module):
         return images
 
 
-def painter(classes: int = 0) -> Release:
+def painter(classes: int = 0, names: tuple[str, ...] = ()) -> Release:
     config = load_config("digits", ["name=run", "model.latent_dim=5"])
-    return Release(Painter().requires_grad_(False), config, ImageShape(4, 3, classes))
+    return Release(Painter().requires_grad_(False), config, ImageShape(4, 3, classes, names))
 
 
 def network(generator: Release) -> Painter:
@@ -84,8 +84,10 @@ def test_the_generator_is_always_asked_for_as_many() -> None:
 
 def test_labels_are_looked_at_before_an_image_is_made() -> None:
     generator = painter(classes=3)
-    with pytest.raises(DataError, match="classes must be 2 numbers from 0 to 2"):
+    with pytest.raises(DataError, match="class 3: the generator has the classes 0 to 2; name one"):
         generator.stream(2, labels=[0, 3])
+    with pytest.raises(DataError, match="3 classes for 2 images; name 2"):
+        generator.stream(2, labels=[0, 1, 2])
     with pytest.raises(DataError, match="trained without classes"):
         painter().stream(2, labels=[0, 1])
 
@@ -288,7 +290,7 @@ def test_a_folder_of_other_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "foreign" / "cat.png").touch()
     with pytest.raises(StorageError, match=r"holds cat\.png, and no sample\.json"):
         write_images(generator, str(tmp_path / "foreign"), 4)
-    with pytest.raises(DataError, match="from 0 to 2"):
+    with pytest.raises(DataError, match="the classes 0 to 2"):
         write_images(generator, str(tmp_path / "none"), 4, label=3)
     assert not (tmp_path / "none").exists()
 
@@ -337,7 +339,14 @@ def test_each_way_has_a_place_of_its_own(
         (["--out", "a.jpg", "--interpolate", "8"], "pictures are written as PNG"),
         (["--n", "60", "--interpolate", "8"], "--n 60 is not a whole number of rows .*; set --n 56 or 64"),
         (["--n", "6", "--interpolate", "8"], "--n 6 is not a whole number of rows .*; set --n 8"),
-        (["--label", "3"], "--label 3: the generator was trained without classes; leave --label out"),
+        (["--label", "3"], "class 3: the generator was trained without classes"),
+        (["--outdir", "there", "--out", "a.png"], "--outdir and --out both say"),
+        (["--seeds", "3-1"], "--seeds 3-1: '3-1' is no seed and no range of seeds"),
+        (["--seeds", "1,,2"], "'' is no seed"),
+        (["--seeds", "4294967296"], "'4294967296' is no seed"),
+        (["--seeds", "0-4294967295"], "names more than 100,000; use --n"),
+        (["--seeds", "1,2", "--n", "2"], "--seeds makes one image a seed, --n several"),
+        (["--seeds", "1,2", "--interpolate", "2"], "leave --interpolate or --seeds out"),
     ],
 )
 def test_options_that_contradict_one_another_are_refused_with_the_remedy(
@@ -359,8 +368,56 @@ def test_a_command_for_no_images_is_refused(run_uri: str, tmp_path: Path) -> Non
 
 def test_a_class_that_the_generator_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(release, "load", lambda _: painter(classes=3))
-    with pytest.raises(DataError, match="--label 3: the generator has the classes 0 to 2; name one"):
+    with pytest.raises(DataError, match="class 3: the generator has the classes 0 to 2; name one"):
         CliRunner().invoke(app, ["sample", "run", "--label", "3"], catch_exceptions=False)
+    monkeypatch.setattr(release, "load", lambda _: painter(2, ("cat", "dog")))
+    with pytest.raises(DataError, match=r"class dig: .* named cat, dog; the nearest is dog"):
+        CliRunner().invoke(app, ["sample", "run", "--label", "dig"], catch_exceptions=False)
+
+
+def test_a_class_is_named_by_its_name_or_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = painter(3, ("7", "cat", "dog"))
+    numbers = generator.classes(4, ["dog", 1, "1", "7"])
+    assert numbers is not None
+    assert numbers.tolist() == [2, 1, 1, 0]
+    monkeypatch.setattr(release, "load", lambda _: generator)
+    for number, option in enumerate([["--label", "cat"], ["--class", "cat"], ["--label", "1"]]):
+        CliRunner().invoke(app, ["sample", "run", *option, "--single", "--out", f"{tmp_path}/{number}"])
+        assert torch.equal(pixels(tmp_path / str(number)), generator.sample(64, labels=[1] * 64))
+
+
+def test_a_shape_written_before_classes_had_names_is_read() -> None:
+    assert ImageShape.from_json(b'{"channels": 1, "classes": 2, "resolution": 8}') == ImageShape(8, 1, 2)
+
+
+# One image a seed
+
+
+def test_seeds_give_the_first_image_of_each(run_uri: str, tmp_path: Path) -> None:
+    generator = release.load(run_uri)
+    expected = torch.cat([generator.sample(1, seed) for seed in (0, 1, 2, 42)])
+    command = ["sample", run_uri, "--seeds", "0-2,42"]
+    assert CliRunner().invoke(app, [*command, "--out", f"{tmp_path}/grid.png"]).exit_code == 0
+    shown = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert np.array_equal(shown, np.asarray(image_grid(expected)))
+    done = CliRunner().invoke(app, [*command, "--outdir", f"{tmp_path}/images", "--json"])
+    assert json.loads(done.stdout.splitlines()[-1])["out"].endswith("images")
+    names = [f"{seed:010d}.png" for seed in (0, 1, 2, 42)]
+    assert sorted(file.name for file in (tmp_path / "images").glob("*.png")) == names
+    assert torch.equal(pixels(tmp_path / "images"), expected)
+
+
+def test_other_seeds_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    generator, seen = painter(classes=3), list[int]()
+    sampling.write_images_of_seeds(generator, str(tmp_path), [5, 3])
+    network(generator).asked.clear()
+    sampling.write_images_of_seeds(generator, str(tmp_path), [3, 9, 9], progress=seen.append)
+    assert network(generator).asked == [BLOCK]
+    assert seen[-1] == 3
+    expected = torch.cat([generator.sample(1, seed, [seed % 3]) for seed in (3, 5, 9)])
+    assert torch.equal(pixels(tmp_path), expected)
+    with pytest.raises(StorageError, match="images of n None, not 20"):
+        write_images(generator, str(tmp_path), 20)
 
 
 def test_an_interrupt_says_how_to_go_on(
