@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
@@ -28,6 +30,26 @@ Backend = Annotated[
     typer.Option("--backend", callback=_set_backend, help="What talks to object stores: pyarrow or s3fs."),
 ]
 """`storage.backend` of verbs without a configuration; the callback sets it."""
+
+
+def complete_config(incomplete: str) -> list[str]:
+    """Return what a shell may complete to a CONFIG: presets, and files and folders."""
+    from gan_dist.config import preset_names
+
+    stem = incomplete.rpartition("/")[2]
+    folder = incomplete.removesuffix(stem)
+    with suppress(OSError, RuntimeError):
+        beside = sorted(Path(folder or ".").expanduser().glob("*"))
+        paths = [f"{folder}{path.name}{'/' * path.is_dir()}" for path in beside if path.name.startswith(stem)]
+        return [name for name in preset_names() if name.startswith(incomplete)] + paths
+    return []
+
+
+def complete_key(incomplete: str) -> list[str]:
+    """Return the keys of the configuration, each with its `=`, that a shell may complete."""
+    from gan_dist.config.fields import leaves
+
+    return [f"{key}=" for key in leaves() if key.startswith(incomplete)]
 
 
 def print_record(record: Mapping[str, object], *, as_json: bool, prefix: str = "") -> None:

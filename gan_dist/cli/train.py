@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
+from gan_dist.cli.options import INTERRUPTED, AsJson, complete_config, complete_key, print_record
 from gan_dist.cli.paths import command, load_run, shorten
 from gan_dist.core.errors import GanDistError, WorkerError
 
@@ -27,10 +27,18 @@ _END_REASONS = {
 
 def train(
     config: Annotated[
-        str | None, typer.Argument(metavar="CONFIG", help="A preset's name, or a YAML file's path or URI.")
+        str | None,
+        typer.Argument(
+            metavar="CONFIG",
+            help="A preset's name, or a YAML file's path or URI.",
+            autocompletion=complete_config,
+        ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. optim.g.lr=1e-4.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings, e.g. optim.g.lr=1e-4.", autocompletion=complete_key
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Show the resolved configuration and sizes; do nothing.")

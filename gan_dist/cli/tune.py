@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
+from gan_dist.cli.options import INTERRUPTED, AsJson, complete_config, complete_key, print_record
 from gan_dist.cli.paths import absolute, command, read_run, shorten
 from gan_dist.cli.train import format_summary, without
 
@@ -22,11 +22,16 @@ def tune(
     config: Annotated[
         str,
         typer.Argument(
-            metavar="CONFIG", help="A preset's name, or a YAML file's path or URI, with a section search."
+            metavar="CONFIG",
+            help="A preset's name, or a YAML file's path or URI, with a section search.",
+            autocompletion=complete_config,
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. search.trials=100.")
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Settings, e.g. search.trials=100.", autocompletion=complete_key
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Show the search and its first configuration; do nothing.")
