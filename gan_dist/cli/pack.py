@@ -26,7 +26,8 @@ def pack(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder or prefix of images, tars or Parquet files; one of these; or torchvision://NAME.",
+            help="A folder or prefix of images, ZIPs, tars, Parquet files or LMDBs; one of these; or "
+            "torchvision://NAME.",
         ),
     ],
     dest: Annotated[
@@ -40,7 +41,9 @@ def pack(
     ] = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Pack without labels.")] = False,
     image_column: Annotated[str | None, typer.Option(help="Parquet: the column of encoded images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Parquet: the column of labels.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Parquet and metadata files: the column of labels.")
+    ] = None,
     root: Annotated[str, typer.Option(help="torchvision: the folder of its files, on every node.")] = "data",
     download: Annotated[bool, typer.Option("--download", help="torchvision: fetch what is missing.")] = False,
     split: Annotated[

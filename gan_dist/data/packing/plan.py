@@ -166,7 +166,8 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
 def _hash_items(source: Source) -> str:
     digest = hashlib.sha256()
     for item in source.items:
-        digest.update(f"{item.name}\0{item.at}\0{item.size}\0{item.label}\n".encode())
+        inside = "" if item.inside is None else f"\0{item.inside!r}"
+        digest.update(f"{item.name}\0{item.at}\0{item.size}\0{item.label}{inside}\n".encode())
     for rejection in source.rejected:
         digest.update(f"{rejection.path}\0{rejection.reason}\n".encode())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -20,6 +21,7 @@ LISTING_BYTES = 128 * 2**20
 """Bytes that a store may send to list millions of objects; their number is not known beforehand."""
 READ_AHEAD = 4 * 2**20
 ODD_KEY = "named by a key with slashes in a row, which opens another's: rename it"
+NO_TARGET = "a link to nothing"
 STORE_READERS = 16
 """Whole files read at a time from a store, where each waits for the store's latency."""
 
@@ -56,28 +58,50 @@ class Ranges:
 
     def open(self) -> Reader:
         """Return what reads items; neighbours in one file share a read."""
-        return _RangeReader(self.root)
+        ranges = RangeReader(self.root, READ_AHEAD)
+        return lambda item: ranges.read(item.file, item.at or 0, item.size)
 
 
-class _RangeReader:
-    def __init__(self, root: str) -> None:
-        self._uri = root
+class RangeReader:
+    """Reads ranges of bytes of files below a folder.
+
+    With `ahead` bytes read ahead neighbours share a read, and one thread may read; without, several may.
+    """
+
+    def __init__(self, root: str, ahead: int = 0) -> None:
+        self._uri, self._ahead = root, ahead
         self._filesystem, self._root = storage.open_uri(root)
-        self._name = ""
-        self._file: Any = None
+        self._opened: tuple[str, Any, int] = ("", None, 0)
         self._begin, self._content = 0, b""
 
-    def __call__(self, item: Item) -> bytes:
-        return _tried(storage.join(self._uri, item.file), lambda: self._range(item), READ_AHEAD)
+    def read(self, name: str, start: int, size: int) -> bytes:
+        """Return bytes of a file from `start` on, fewer where it ends before.
 
-    def _range(self, item: Item) -> bytes:
-        name, start, size = item.file, item.at or 0, item.size
-        if self._name != name:
-            self._file = self._filesystem.open_input_file(f"{self._root}/{name}")
-            self._name, self._content = name, b""
+        Raises:
+            RejectedError: the file is gone, or may not be read.
+            StorageError: it cannot be read.
+        """
+        return _tried(storage.join(self._uri, name), lambda: self._range(name, start, size), READ_AHEAD)
+
+    def _range(self, name: str, start: int, size: int) -> bytes:
+        if self._opened[0] != name:
+            file = self._filesystem.open_input_file(f"{self._root}/{name}")
+            self._opened, self._content = (name, file, file.size()), b""
+        _, file, total = self._opened
+        if not self._ahead:
+            return _whole(file, start, min(size, total - start))
+        size = min(size, total - start)
         if not self._begin <= start <= start + size <= self._begin + len(self._content):
-            self._begin, self._content = start, self._file.read_at(max(size, READ_AHEAD), start)
+            self._begin, self._content = start, b""
+            self._content = _whole(file, start, min(max(size, self._ahead), total - start))
         return self._content[start - self._begin :][:size]
+
+
+def _whole(file: Any, start: int, size: int) -> bytes:
+    content = bytes(file.read_at(size, start)) if size > 0 else b""
+    if len(content) < size:
+        raise OSError(f"{len(content)} of {size} bytes arrived")
+    return content
 
 
 class SteadyFile(io.RawIOBase):
@@ -106,20 +130,17 @@ class SteadyFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise OSError(errno.EINVAL, "before the beginning")
+        self._at = at
+        return at
 
     def read(self, size: int = -1) -> bytes:
         start, left = self._at, max(0, self._size - self._at)
         count = left if size < 0 else min(size, left)
 
-        def whole() -> bytes:
-            content = bytes(self._file.read_at(count, start))
-            if len(content) != count:
-                raise OSError(f"{len(content)} of {count} bytes arrived")
-            return content
-
-        content = storage.retrying(self._uri, whole, count) if count else b""
+        content = storage.retrying(self._uri, lambda: _whole(self._file, start, count), count)
         self._at += count
         return content
 
@@ -165,7 +186,7 @@ def find_files(uri: str) -> tuple[str, list[FoundFile], list[str]]:
     info = storage.retrying(uri, lambda: filesystem.get_file_info(path))
     if info.type == fs.FileType.NotFound:
         storage.require_bucket(uri)
-        raise DataError(f"{redact(uri)} does not exist", "give a folder, a prefix, a tar or a Parquet file")
+        raise DataError(f"{redact(uri)} does not exist", "give a folder, a prefix, or a file of images")
     if info.type == fs.FileType.File:
         base, mark, query = uri.partition("?")
         folder = base.rpartition("/")[0] + mark + query if "://" in uri else str(Path(path).parent)
@@ -177,8 +198,8 @@ def find_files(uri: str) -> tuple[str, list[FoundFile], list[str]]:
         infos = storage.retrying(uri, lambda: filesystem.get_file_info(selector), LISTING_BYTES)
         found, folders = _list_store(path, infos)
     # Workers have other working directories: a local folder is known by its absolute path.
-    shown = sorted(file for file in found if not _is_hidden(file.path))
-    return uri if "://" in uri else path, shown, sorted(name for name in folders if not _is_hidden(name))
+    shown = sorted(file for file in found if not is_hidden(file.path))
+    return uri if "://" in uri else path, shown, sorted(name for name in folders if not is_hidden(name))
 
 
 def _list_store(root: str, infos: list[Any]) -> tuple[list[FoundFile], list[str]]:
@@ -197,7 +218,8 @@ def _list_store(root: str, infos: list[Any]) -> tuple[list[FoundFile], list[str]
     return found, [info.path[len(root) + 1 :] for info in infos if info.type == fs.FileType.Directory]
 
 
-def _is_hidden(path: str) -> bool:
+def is_hidden(path: str) -> bool:
+    """Return whether a file or a folder on the way to it is none of the owner's, by its name."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
@@ -211,7 +233,7 @@ def _list_local(uri: str, root: str) -> tuple[list[FoundFile], list[str]]:
         folder, way = waiting.pop()
         with os.scandir(f"{root}/{folder}") as entries:
             for entry in entries:
-                if _is_hidden(entry.name):
+                if is_hidden(entry.name):
                     continue
                 path = folder + entry.name
                 _require_utf8(uri, path)
@@ -220,7 +242,7 @@ def _list_local(uri: str, root: str) -> tuple[list[FoundFile], list[str]]:
                 except OSError:
                     if not entry.is_symlink():
                         raise
-                    found.append(FoundFile(path, 0, "a link to nothing"))
+                    found.append(FoundFile(path, 0, NO_TARGET))
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     folders.append(path)

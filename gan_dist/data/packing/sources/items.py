@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
-from gan_dist.core import storage
 from gan_dist.core.errors import DataError
-from gan_dist.core.storage.redaction import split_query
 
 SHOWN = 3
 QUOTED = 200
@@ -36,14 +33,24 @@ LMDB_SUFFIXES = frozenset((".mdb", ".lmdb"))
 CONTAINER_SUFFIXES = frozenset((TAR_SUFFIX, ZIP_SUFFIX, TABLE_SUFFIX, *LMDB_SUFFIXES))
 """Files that hold many images each."""
 UNLABELLED = -1
+UNSAFE_NAME = "unsafe name"
+
+
+class Stored(NamedTuple):
+    """How a ZIP holds a member: by which method, of how many bytes, with which CRC-32."""
+
+    method: int
+    bytes: int
+    crc: int
 
 
 class Item(NamedTuple):
     """A reference to one image.
 
     `name` is how the owner knows it; `file` the file to open, relative to the source; `at` the first byte,
-    the row or the index inside it, None for the whole file; `size` its bytes, 0 where not known; `label` its
-    class, or `UNLABELLED`.
+    the row or the index inside it, None for the whole file; `size` its bytes there, 0 where not known;
+    `label` its class, or `UNLABELLED`; `inside` what else its origin must know: a key, or of a ZIP's member
+    how it is stored.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Item(NamedTuple):
     at: int | None
     size: int
     label: int
+    inside: bytes | Stored | None = None
 
 
 class Rejection(NamedTuple):
@@ -166,6 +174,12 @@ def visible(text: str) -> str:
     return " ".join(text.split())
 
 
+def is_unsafe(name: str) -> bool:
+    """Return whether an archive's member is named so that its extraction would leave the folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or (path.parts[:1] != () and path.parts[0].endswith(":"))
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return what JSON from a source says.
 
@@ -198,64 +212,3 @@ def cut(text: object) -> str:
 def counted(number: int, thing: str) -> str:
     """Return a number of things, such as `1 image` or `2,000 images`."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def read_labels(uri: str) -> dict[str, str]:
-    """Return the label of each path that a CSV or JSON Lines file, or StyleGAN's dataset.json, lists.
-
-    The columns, or keys, are `path`, relative to the source, and `label`; others are passed over.
-
-    Raises:
-        DataError: it lacks a column or a value, or gives one path two labels.
-        StorageError: it cannot be read.
-    """
-    text = storage.read_text(uri).removeprefix("\ufeff")
-    file = split_query(uri)[0]
-    if file.endswith(".json"):
-        rows: Iterable[tuple[int, object, object]] | None = stylegan_labels(text)
-    else:
-        rows = _json_lines(uri, text) if file.endswith((".jsonl", ".ndjson")) else _csv_rows(uri, text)
-    if not rows:
-        remedy = "give a CSV or JSON Lines file with path and label, or use --no-labels"
-        raise DataError(f'{uri} holds no list such as {{"labels": [["00000/a.png", 6]]}}', remedy)
-    labels: dict[str, str] = {}
-    for line, path, label in rows:
-        if not all(isinstance(value, str | int | float) and visible(str(value)) for value in (path, label)):
-            raise DataError(f"{uri}:{line} needs a value for both path and label, text or a number")
-        path, label = writable(str(path)).removeprefix("./"), writable(str(label))
-        if visible(labels.setdefault(path, label)) != visible(label):
-            given, before = cut(label), cut(labels[path])
-            raise DataError(f"{uri}:{line} gives {cut(path)} the label {given}, but it had {before} before")
-    return labels
-
-
-def stylegan_labels(text: str) -> list[tuple[int, object, object]] | None:
-    """Return entry, path and label of each image in StyleGAN's dataset.json, or None for another file."""
-    try:
-        return [(n, path, label) for n, (path, label) in enumerate(parse_json(text)["labels"] or [], 1)]
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _csv_rows(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        reader.fieldnames = columns = [visible(column) for column in reader.fieldnames or []]
-        if not {"path", "label"} <= set(columns):
-            has = cut(",".join(columns))
-            raise DataError(f"{uri} needs a first line with the columns path,label", f"it has {has}")
-        for row in reader:
-            yield reader.line_num, row["path"], row["label"]
-    except csv.Error as error:
-        raise DataError(f"{uri}:{reader.line_num} cannot be read as CSV: {error}") from None
-
-
-def _json_lines(uri: str, text: str) -> Iterable[tuple[int, object, object]]:
-    for number, line in enumerate(text.split("\n"), 1):  # text may hold other ends of lines
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-            yield number, row["path"], row["label"]
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f'{uri}:{number} is not an object like {{"path": ..., "label": ...}}') from None

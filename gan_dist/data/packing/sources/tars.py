@@ -15,6 +15,7 @@ from gan_dist.data.packing.sources.files import Ranges, SteadyFile
 from gan_dist.data.packing.sources.items import (
     IMAGE_SUFFIXES,
     UNLABELLED,
+    UNSAFE_NAME,
     FoundFile,
     Item,
     Labelled,
@@ -22,6 +23,7 @@ from gan_dist.data.packing.sources.items import (
     Source,
     SourceOptions,
     counted,
+    is_unsafe,
     number_items,
     parse_json,
     some,
@@ -141,9 +143,8 @@ def _next_archive(stream: Any, end: int) -> int | None:
 
 
 def _refusal(member: tarfile.TarInfo) -> str | None:
-    path = PurePosixPath(member.name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts[:1] and path.parts[0].endswith(":")):
-        return "unsafe name"
+    if is_unsafe(member.name):
+        return UNSAFE_NAME
     if member.issym() or member.islnk():
         return "a link, not a file"
     if member.issparse():

@@ -263,6 +263,109 @@ def test_another_file_of_that_name_is_passed_over(tmp_path: Path) -> None:
     assert open_source(f"{uri}/00000/img00000000.png", SourceOptions()).classes is None
 
 
+# Hugging Face's ImageFolder
+
+
+def image_folder(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
+    put(folder, "cat/a.png", "cat/b.png", "c.png")
+    if name.endswith(".parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), folder / name)
+    elif name.endswith(".csv"):
+        lines = [
+            ",".join(rows[0]),
+            *(",".join("" if cell is None else str(cell) for cell in row.values()) for row in rows),
+        ]
+        (folder / name).write_text("\n".join(lines))
+    else:
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    return str(folder)
+
+
+def rows_of(**labels: object) -> list[dict[str, Any]]:
+    paths = {"a": "cat/a.png", "b": "./cat/b.png", "c": "c.png", "d": "d.png"}
+    return [{"file_name": paths[key], "text": "t", "label": label} for key, label in labels.items()]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+def test_the_labels_of_an_image_folder_win_over_its_folders(tmp_path: Path, name: str) -> None:
+    uri = image_folder(tmp_path, name, rows_of(c=10, a=9, b=10))
+    source = open_source(uri, SourceOptions())
+    assert names(source) == ["c.png", "cat/a.png", "cat/b.png"]
+    assert (source.classes, labels(source)) == (("9", "10"), [1, 0, 1])
+    assert source.notes == [f"the labels are those of {name}"]
+    assert open_source(uri, SourceOptions(no_labels=True)).classes is None
+    listed = open_source(uri, SourceOptions(labels=str(tmp_path / name)))
+    assert (listed.classes, labels(listed)) == (source.classes, labels(source))
+
+
+def test_another_column_of_labels_is_named(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": row["file_name"], "kind": "x", "hue": row["label"]} for row in rows_of(a=1, b=2, c=1)
+    ]
+    uri = image_folder(tmp_path, "metadata.csv", rows)
+    source = open_source(uri, SourceOptions(label_column="hue"))
+    assert (source.classes, labels(source)) == (("1", "2"), [0, 0, 1])
+    with pytest.raises(DataError, match=r"no labels in a column x; its columns: file_name, kind, hue"):
+        open_source(uri, SourceOptions(label_column="x"))
+    with pytest.raises(DataError, match=r"beside its folders of classes: c\.png"):
+        open_source(uri, SourceOptions())
+    (tmp_path / "c.png").unlink()
+    (tmp_path / "metadata.csv").write_text("file_name,text\ncat/a.png,a cat\ncat/b.png,two\n")
+    source = open_source(uri, SourceOptions())
+    assert source.classes == ("cat",)
+    passed = "metadata.csv is passed over: no labels in a column label (its columns: file_name, text)"
+    assert source.notes == [passed]
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (
+            {"a": 1, "b": 2, "c": 1, "d": 1},
+            "lists 1 image that the source does not hold: d.png; paths are relative",
+        ),
+        ({"a": 1, "b": 2}, "gives no label for 1 of 3 images: c.png; add them"),
+        ({"a": 1, "b": None, "c": 2}, ":[23] needs a value for both path and label, text or a number"),
+    ],
+)
+def test_an_image_folder_whose_metadata_does_not_fit_is_refused(
+    tmp_path: Path, name: str, listed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        open_source(image_folder(tmp_path, name, rows_of(**listed)), SourceOptions())
+
+
+def test_metadata_that_is_rubbish_is_refused_or_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.png", "dog/b.png")
+    for name, content, message in (
+        ("metadata.csv", b"\xff\xfe", "metadata.csv is not UTF-8 text"),
+        ("metadata.jsonl", b"[1]", 'metadata.jsonl:1 is not an object like {"path"'),
+        ("metadata.parquet", b"PAR1", "metadata.parquet cannot be read as Parquet"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            open_source(str(tmp_path), SourceOptions())
+        (tmp_path / name).unlink()
+    (tmp_path / "metadata.csv").write_text("name,size\nx,3\n")
+    source = open_source(str(tmp_path), SourceOptions())
+    assert source.classes == ("cat", "dog")
+    assert source.notes == ["metadata.csv is passed over: no column file_name (its columns: name, size)"]
+
+
+def test_each_split_of_an_image_folder_has_its_metadata(tmp_path: Path) -> None:
+    for start, split in enumerate(("train", "test")):
+        put(tmp_path / split, *(f"{n}.png" for n in range(start, start + 2)))
+        rows = [{"file_name": f"{n}.png", "label": f"k{n}"} for n in range(start, start + 2)]
+        (tmp_path / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_source(str(tmp_path), SourceOptions())
+    assert names(source) == ["train/0.png", "train/1.png"]
+    assert source.classes == ("k0", "k1")
+    assert open_source(str(tmp_path), SourceOptions(split="test")).classes == ("k1", "k2")
+    mixed = open_source(str(tmp_path), SourceOptions(split="all"))
+    assert (mixed.classes, labels(mixed)) == (("k0", "k1", "k2"), [1, 2, 0, 1])
+
+
 # Splits
 
 
