@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli.images import CONFIG_HELP, read_given
 from gan_dist.cli.options import AsJson
-from gan_dist.cli.paths import load_run
 
 if TYPE_CHECKING:
     from gan_dist.config import RunConfig
     from gan_dist.core.findings import Check, Finding
+    from gan_dist.data.shards.manifest import Manifest
 
 COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -25,7 +26,7 @@ def doctor(
         str | None,
         typer.Argument(
             metavar="CONFIG",
-            help="A preset's name, or a YAML file's path or URI: what it needs is looked at too.",
+            help=f"{CONFIG_HELP} What it needs is looked at too.",
         ),
     ] = None,
     overrides: Annotated[
@@ -63,7 +64,7 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
     scale, planned = ScaleConfig(), None
     if source:
         try:
-            config = _load(source, overrides, timeout_s)
+            config, manifest = _load(source, overrides, timeout_s)
         except GanDistError as error:
             problems = list(findings_of("config", error.problems, "gan-dist refuses to begin it"))
             checks["config"] = lambda: problems
@@ -74,7 +75,7 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
             checks = {
                 "storage": lambda: local.storage_access(config.storage.path),
                 "clock": lambda: local.clock(config.storage.path, config.data.path, timeout_s / 2),
-                "data": lambda: local.preflight(config),
+                "data": lambda: local.preflight(config, manifest),
             }
     gpus = scale.gpus_per_worker if cluster_address() is None else 0.0
     checks = {
@@ -94,15 +95,19 @@ def _checks(source: str | None, overrides: list[str], timeout_s: float) -> dict[
     return {name: (check, timeout_s * (2 if name == "cluster" else 1)) for name, check in checks.items()}
 
 
-def _load(source: str, overrides: list[str], timeout_s: float) -> RunConfig:
-    """Return a configuration as `train` or `tune` would have it, but with a shorter storage.timeout_s."""
-    config = load_run(source, overrides)
-    if config.search is not None:
-        from gan_dist.search.plan import make_plan
+def _load(source: str, overrides: list[str], timeout_s: float) -> tuple[RunConfig, Manifest | None]:
+    """Return a configuration as `train` or `tune` would have it, but with a shorter storage.timeout_s.
 
-        make_plan(source, overrides)
+    Of images it also returns the sizes of their packed set.
+    """
+    given = read_given(source, overrides)
+    config = given.settings.config()
+    if config.search is not None:
+        from gan_dist.search.plan import plan_search
+
+        plan_search(given.settings)
     timeout = {"timeout_s": min(config.storage.timeout_s, timeout_s / 2)}
-    return config.model_copy(update={"storage": config.storage.model_copy(update=timeout)})
+    return config.model_copy(update={"storage": config.storage.model_copy(update=timeout)}), given.manifest
 
 
 def _show(found: Sequence[Finding]) -> None:

@@ -106,7 +106,7 @@ def pack(
         _print_dry_run(dest, plan, images, as_json)
         return
     if manifest is None:
-        manifest, rate = _run(images, dest, plan, max_bad)
+        manifest, rate = run_packing(images, dest, plan, max_bad)
     else:
         remove_leftovers(dest)
         check_it = command("pack", "--verify", shorten(dest))
@@ -220,8 +220,11 @@ def _summary(dest: str, plan: Plan, quarantined: int) -> dict[str, object]:
     }
 
 
-def _run(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest, float]:
-    """Pack on the cluster; return the set's manifest and the decoded images per second."""
+def run_packing(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest, float]:
+    """Pack on the cluster; return the set's manifest and the decoded images per second.
+
+    An interrupt ends the command; the same command again continues.
+    """
     from gan_dist.cluster.connect import connect
     from gan_dist.core.console import CountProgress
     from gan_dist.data.packing.plan import PLAN

@@ -45,7 +45,11 @@ def read_run(source: str, overrides: Sequence[str]) -> ConfigBuilder:
     """Return what a configuration sets, with absolute paths, or raise a ConfigError."""
     from gan_dist.config.load import read_settings
 
-    settings = read_settings(source, overrides)
+    return with_absolute_paths(read_settings(source, overrides))
+
+
+def with_absolute_paths(settings: ConfigBuilder) -> ConfigBuilder:
+    """Return settings with absolute paths, or raise a ConfigError if they are no configuration."""
     config = settings.config()
     return settings.with_values(
         {

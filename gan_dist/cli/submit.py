@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gan_dist.cli import best, evaluate, export, pack, report, sample
+from gan_dist.cli.images import is_images
 from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
 from gan_dist.cli.paths import CALLED_AS
 from gan_dist.cli.train import require_configuration
@@ -120,6 +121,11 @@ def _check_arguments(
     if source is None or "://" in source:
         return arguments, [], []
     path = _path_in_job(source)
+    if path is not None and is_images(source):
+        raise GanDistError(
+            f"{source} is images on this machine, which a job does not get",
+            "put them into a bucket, or where every node sees them, and give that URI or absolute path",
+        )
     if path is None:
         return arguments, [], []
     overrides = parsed.get("overrides") or []

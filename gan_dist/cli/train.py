@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli.images import CONFIG_HELP, packed, read_given
 from gan_dist.cli.options import INTERRUPTED, AsJson, complete_config, complete_key, print_record
-from gan_dist.cli.paths import command, load_run, shorten
+from gan_dist.cli.paths import command, shorten
 from gan_dist.core.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
@@ -27,12 +28,7 @@ _END_REASONS = {
 
 def train(
     config: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="CONFIG",
-            help="A preset's name, or a YAML file's path or URI.",
-            autocompletion=complete_config,
-        ),
+        str | None, typer.Argument(metavar="CONFIG", help=CONFIG_HELP, autocompletion=complete_config)
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -54,23 +50,33 @@ def train(
         return
     config = require_configuration(config)
     arguments = [config, *(overrides or [])]
-    run = load_run(config, overrides or [])
+    given = read_given(config, overrides or [])
+    run = given.settings.config()
     if run.search is not None:
         typer.echo("note: this trains one run; its section search is what gan-dist tune goes by", err=True)
-        run = run.model_copy(update={"search": None})
+        run = _without_search(run)
     if dry_run:
         from gan_dist.config import to_yaml
         from gan_dist.training.preflight import summarise
 
-        summary = format_summary(run, summarise(run))
+        summary = given.summary() | format_summary(run, summarise(run, given.manifest))
         typer.echo(to_yaml(run))
         print_record(summary, as_json=as_json, prefix="# ")
         return
-    result = train_run(run, arguments)
+    if given.needs_packing:
+        from gan_dist.training.preflight import prepare
+
+        prepare(run, given.manifest)
+    with packed(given, run.scale) as settings:
+        result = train_run(_without_search(settings.config()), arguments)
     if as_json:
         typer.echo(json.dumps(result))
     if not result["finished"]:
         raise typer.Exit(INTERRUPTED)
+
+
+def _without_search(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"search": None})
 
 
 def require_configuration(config: str | None) -> str:

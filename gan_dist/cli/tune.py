@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli.images import CONFIG_HELP, packed, read_given
 from gan_dist.cli.options import INTERRUPTED, AsJson, complete_config, complete_key, print_record
-from gan_dist.cli.paths import absolute, command, read_run, shorten
+from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.cli.train import format_summary, without
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def tune(
         str,
         typer.Argument(
             metavar="CONFIG",
-            help="A preset's name, or a YAML file's path or URI, with a section search.",
+            help=f"{CONFIG_HELP} It needs a section search.",
             autocompletion=complete_config,
         ),
     ],
@@ -40,28 +41,30 @@ def tune(
 ) -> None:
     """Search for better settings; the same command again continues it."""
     given = overrides or []
-    settings = read_run(config, given)
+    images = read_given(config, given)
     from gan_dist.search.plan import plan_search  # brings torch, which a typo need not wait for
     from gan_dist.training.preflight import summarise
 
-    plan = plan_search(settings)
-    summary = summarise(plan.config)
+    plan = plan_search(images.settings)
+    summary = summarise(plan.config, images.manifest)
     if dry_run:
-        _print_plan(plan, summary, as_json=as_json)
+        _print_plan(plan, summary, images.summary(), as_json=as_json)
         return
     from gan_dist.core.console import LiveConsole
     from gan_dist.core.storage.lock import folder_lock
 
-    with folder_lock(plan.uri, LiveConsole().print):
-        study, interrupted = _run(plan, summary.metric)
+    with packed(images, plan.config.scale) as settings:
+        plan = plan_search(settings)
+        with folder_lock(plan.uri, LiveConsole().print):
+            study, interrupted = _run(plan, summary.metric)
     _print_result(plan, study, summary.metric, [config, *given], interrupted=interrupted, as_json=as_json)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
 
 
-def _print_plan(plan: Plan, summary: RunSummary, *, as_json: bool) -> None:
+def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, as_json: bool) -> None:
     search, sizes = plan.search, format_summary(plan.config, summary)
-    record = {
+    record = packing | {
         "search": plan.uri,
         "keys": list(plan.space.distributions),
         "trials": search.trials,

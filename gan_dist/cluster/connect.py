@@ -105,11 +105,12 @@ def _refusal(address: str, error: Exception) -> ClusterError:
 
 @contextmanager
 def connect_for(
-    scale: ScaleConfig, search: SearchConfig | None = None, *, evaluating: bool = False
+    scale: ScaleConfig, search: SearchConfig | None = None, *, evaluating: bool = False, warn: bool = True
 ) -> Iterator[None]:
     """Connect to a cluster, as `connect` does, that has the capacity for a run, a search or an evaluation.
 
-    `scale` has the resources of the run or of each trial; for `evaluating` see `require_capacity`.
+    `scale` has the resources of the run or of each trial; for `evaluating` see `require_capacity`. With
+    `warn`, memory that may be short and GPUs that stay idle are logged.
 
     Raises:
         CapacityError: the workers can never be placed.
@@ -125,6 +126,6 @@ def connect_for(
         trials = resources.concurrent_trials(scale, nodes, search.concurrent) if search else None
         memory = resources.memory_warning(scale, nodes, trials, evaluating=evaluating)
         idle = resources.idle_gpu_warning(scale, nodes, evaluating=evaluating)
-        for warning in filter(None, (memory, idle)):
+        for warning in filter(None, (memory, idle)) if warn else ():
             LOG.warning("warning: %s", warning)
         yield

@@ -290,7 +290,7 @@ def _read(source: str, label: str) -> str:
             raise refusal("there is no such file", f"the preset is called {_stem(source)}") from error
         if "/" in source or source.endswith((".yaml", ".yml")):
             raise refusal("there is no such file") from error
-        remedy = f"the presets are {', '.join(presets)}"
+        remedy = f"the presets are {', '.join(presets)}; images are a folder, an archive or a URI"
         if near := closest(source, presets):
             remedy += f"; the nearest is {near}"
         raise refusal("there is no preset or file of this name", remedy) from error

@@ -27,6 +27,7 @@ from gan_dist.core.findings import Finding, findings_of, wrong_interface
 from gan_dist.core.storage.filesystems import endpoint_and_region
 from gan_dist.core.storage.redaction import reason
 from gan_dist.data.batches.loader import open_images
+from gan_dist.data.shards.manifest import Manifest
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.scores import require_possible
 from gan_dist.training.preflight import image_shape, require_same_run, summarise
@@ -261,11 +262,14 @@ def _host(url: str) -> str:
     return re.sub(r"^\w+://(?:[^/@]*@)?([^/]*).*", r"\1", url)
 
 
-def preflight(config: RunConfig) -> Iterator[Finding]:
-    """All that `gan-dist train` checks before it starts: images, extractor, networks, an earlier run."""
+def preflight(config: RunConfig, manifest: Manifest | None = None) -> Iterator[Finding]:
+    """All that `gan-dist train` checks before it starts: images, extractor, networks, an earlier run.
+
+    `manifest` has the sizes of a set that is not packed yet.
+    """
     try:
-        images = open_images(config.data.path)
-        manifest, edge = images.manifest, image_shape(config.data, config.model, images).resolution
+        manifest = manifest or open_images(config.data.path).manifest
+        edge = image_shape(config.data, config.model, manifest).resolution
         size = f"{manifest.count} images of {manifest.height}x{manifest.width}x{manifest.channels}"
         data = [Finding("data", "ok", f"{size}, read at {edge}x{edge}")]
     except GanDistError as error:
@@ -275,7 +279,7 @@ def preflight(config: RunConfig) -> Iterator[Finding]:
     if any(one.level == "error" for one in found):
         return
     try:
-        sizes = summarise(config)
+        sizes = summarise(config, manifest)
         if config.search is None:
             require_same_run(config, config.run_uri)
     except GanDistError as error:

@@ -46,7 +46,7 @@ def train(config: RunConfig, context: Context) -> RunResult:
     run_uri = config.run_uri
     require_same_run(config, run_uri)
     images = open_configured(config.data)
-    shape = image_shape(config.data, config.model, images)
+    shape = image_shape(config.data, config.model, images.manifest)
     state = states.new_state(
         config.model,
         config.optim,

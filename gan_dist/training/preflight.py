@@ -21,8 +21,8 @@ from gan_dist.config import (
 from gan_dist.core import storage
 from gan_dist.core.distributed import Process
 from gan_dist.core.errors import DataError, ResumeError
-from gan_dist.data.batches.loader import image_resolution, open_images
-from gan_dist.data.shards.manifest import ImageSet
+from gan_dist.data.batches.loader import open_images
+from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.verify import Without, find_damage
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.scores import require_possible
@@ -84,14 +84,16 @@ def require_same_run(config: RunConfig, run_uri: str) -> None:
         )
 
 
-def image_shape(data: DataConfig, model: ModelConfig, images: ImageSet) -> ImageShape:
+def image_shape(data: DataConfig, model: ModelConfig, manifest: Manifest) -> ImageShape:
     """Return the shape of the images that a run's networks generate."""
-    names = (images.manifest.classes or ()) if model.conditional else ()
-    return ImageShape(image_resolution(data, images), images.manifest.channels, len(names), names)
+    names = (manifest.classes or ()) if model.conditional else ()
+    return ImageShape(data.resolution or manifest.height, manifest.channels, len(names), names)
 
 
-def summarise(config: RunConfig) -> RunSummary:
+def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary:
     """Return the sizes of a run; nothing is written, and the networks take no memory.
+
+    `manifest` has the sizes of a set that is not packed yet; without it, the set is opened.
 
     Raises:
         DataError: the image set or the extractor is missing, or the set is too small for a metric.
@@ -99,9 +101,8 @@ def summarise(config: RunConfig) -> RunSummary:
             no such extractor.
     """
     storage.configure(config.storage.options)
-    images = open_images(config.data.path)
-    manifest = images.manifest
-    shape = image_shape(config.data, config.model, images)
+    manifest = manifest or open_images(config.data.path).manifest
+    shape = image_shape(config.data, config.model, manifest)
     with torch.device("meta"):
         networks = models.build(config.model, shape)
     if not config.scale.gpus_per_worker:
@@ -122,13 +123,13 @@ def summarise(config: RunConfig) -> RunSummary:
     )
 
 
-def prepare(config: RunConfig) -> RunResult | None:
-    """Return the result of a run if it has ended already.
+def prepare(config: RunConfig, manifest: Manifest | None = None) -> RunResult | None:
+    """Return the result of a run if it has ended already; for `manifest` see `summarise`.
 
     Raises:
         GanDistError: it cannot succeed, for the reasons of `summarise` and `require_same_run`.
     """
-    summarise(config)
+    summarise(config, manifest)
     require_same_run(config, config.run_uri)
     images = states.newest_images(config.run_uri)
     if images >= total_images(config.train, config.optim):

@@ -77,6 +77,17 @@ def decode(content: bytes, decoding: Decoding) -> Decoded:
     return Decoded(pixels, edge < decoding.resolution, dark)
 
 
+def shorter_edge(content: bytes) -> int | None:
+    """Return the shorter edge of an image file in pixels, from its header; None where it has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _opened(content) as image:
+                return min(image.size)
+    except Exception:
+        return None  # whoever decodes it says why
+
+
 def _picture(content: bytes, channels: int) -> tuple[Image.Image, bool]:
     """Return an image file's picture, upright, in mode RGB or L, and whether its samples have 16 bits."""
     if not content:

@@ -96,7 +96,7 @@ def finished_set(dest: str, plan: Plan) -> Manifest | None:
         if others:
             raise DataError(f"{redact(dest)} holds another set ({others[0]})", "choose another DEST")
         return None
-    earlier = _read(dest, PLAN, Plan, "delete the folder or choose another DEST")
+    earlier = read_plan(dest)
     if differences := _differences(earlier, plan):
         raise DataError(
             f"{redact(dest)} was begun with another plan: {'; '.join(differences)}",
@@ -105,6 +105,11 @@ def finished_set(dest: str, plan: Plan) -> Manifest | None:
     if MANIFEST not in present:
         return None
     return _read(dest, MANIFEST, Manifest, "delete it, and the same command makes the set anew")
+
+
+def read_plan(dest: str) -> Plan:
+    """Return the plan of the set that is, or will be, at `dest`; raise a DataError if it is none."""
+    return _read(dest, PLAN, Plan, "delete the folder or choose another DEST")
 
 
 def _read(dest: str, name: str, model: type[M], remedy: str) -> M:
@@ -220,18 +225,23 @@ def _lines(sentences: Sequence[str]) -> str:
     return "".join(f"\n  {cut(sentence)}" for sentence in [*sentences[:SHOWN], *more])
 
 
+def relative_path(uri: str, folder: str) -> str | None:
+    """Return where `uri` is inside `folder`, links followed: empty for the folder itself, None outside it."""
+    (inner_fs, inner), (outer_fs, outer) = storage.open_uri(uri), storage.open_uri(folder)
+    if inner_fs.type_name == outer_fs.type_name == "local":
+        inner, outer = os.path.realpath(inner), os.path.realpath(outer)
+    outer = outer.rstrip("/")
+    is_inside = inner_fs.type_name == outer_fs.type_name and f"{inner}/".startswith(f"{outer}/")
+    return inner[len(outer) + 1 :] if is_inside else None
+
+
 def require_apart(source: str, dest: str) -> None:
     """Refuse a destination inside the source, where the set would become part of what it is packed from.
 
     Raises:
         DataError: it is inside.
     """
-    if source.startswith(TORCHVISION):
-        return
-    (source_fs, inner), (dest_fs, outer) = storage.open_uri(source), storage.open_uri(dest)
-    if source_fs.type_name == dest_fs.type_name == "local":
-        inner, outer = os.path.realpath(inner), os.path.realpath(outer)
-    if source_fs.type_name == dest_fs.type_name and f"{outer}/".startswith(f"{inner.rstrip('/')}/"):
+    if not source.startswith(TORCHVISION) and relative_path(dest, source) is not None:
         raise DataError(
             f"DEST {redact(dest)} is inside SOURCE {redact(source)}", "choose a folder outside it"
         )

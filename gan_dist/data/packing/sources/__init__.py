@@ -61,12 +61,20 @@ def open_source(uri: str, options: SourceOptions) -> Source:
             raise DataError("--split is for files and folders", "write torchvision://NAME?split=test")
         return open_torchvision(uri, options)
     root, files, folders = find_files(uri)
+    skipped: list[str] = []
+    if options.skip is not None:
+        inside = f"{options.skip}/"
+        if any(file.path.startswith(inside) and suffix_of(file) in IMAGE_SUFFIXES for file in files):
+            skipped = [f"left out the images in {options.skip}"]
+        files = [file for file in files if not file.path.startswith(inside)]
+        folders = [name for name in folders if not f"{name}/".startswith(inside)]
     kind, found = _only_kind(uri, files)
     if kind != TABLE:
         _refuse_columns(options, image_column_only=kind in (IMAGE, ZIP))
     if kind == IMAGE:
         tree = Tree(uri, files, folders, lambda path: storage.read_bytes(storage.join(root, path)))
-        return open_folder(root, tree, options)
+        source = open_folder(root, tree, options)
+        return replace(source, notes=[*skipped, *source.notes])
     for file in found:
         if file.refused is not None:
             raise DataError(

@@ -107,7 +107,10 @@ class Source:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How to read a source: a file of labels or none, column names, torchvision's folder, and the split."""
+    """How to read a source: a file of labels or none, column names, torchvision's folder, and the split.
+
+    `skip` is the path of a folder inside the source that is no part of it.
+    """
 
     labels: str | None = None
     no_labels: bool = False
@@ -116,6 +119,7 @@ class SourceOptions:
     root: str = "data"
     download: bool = False
     split: str | None = None
+    skip: str | None = None
 
 
 class FoundFile(NamedTuple):
