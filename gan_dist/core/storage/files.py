@@ -6,7 +6,7 @@ import os
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -187,15 +187,37 @@ def append_text(uri: str, text: str) -> None:
     retrying(uri, append)
 
 
+def names_below(root: str, paths: Iterable[str]) -> list[tuple[str, bool]]:
+    """Return the name below a folder of each path that a listing gave, and whether it opens no other's file.
+
+    Keys of a store may have slashes in a row, as local paths do not: there they open what has single ones.
+    """
+    names: list[tuple[str, bool]] = []
+    seen: set[str] = set()
+    for path in paths:
+        key = path[len(root) + 1 :]
+        plain = "/".join(part for part in key.split("/") if part)
+        names.append((key, plain == key and key not in seen))
+        seen.add(key)
+    return names
+
+
 def copy_tree(source: str, destination: str) -> None:
-    """Copy the files of a folder to another folder, on any filesystem; `manifest.json` files come last."""
+    """Copy the files of a folder to another folder, on any filesystem; `manifest.json` files come last.
+
+    Raises:
+        StorageError: one cannot be read or written, or keys differ by nothing but the number of slashes.
+    """
     from pyarrow import fs
 
     filesystem, root = open_uri(source)
     selector = fs.FileSelector(root, recursive=True)
     infos = retrying(source, lambda: filesystem.get_file_info(selector))
-    files = [info.path[len(root) + 1 :] for info in infos if info.type == fs.FileType.File]
-    for name in sorted(files, key=lambda name: (name.endswith("manifest.json"), name)):
+    files = names_below(root, (info.path for info in infos if info.type == fs.FileType.File))
+    if odd := [name for name, is_plain in files if not is_plain]:
+        what = f"{redact(source)} holds a key with slashes in a row, which opens another's: {odd[0]}"
+        raise StorageError(what, "rename or delete it")
+    for name, _ in sorted(files, key=lambda file: (file[0].endswith("manifest.json"), file)):
         write_bytes(join(destination, name), read_bytes(join(source, name)))
 
 

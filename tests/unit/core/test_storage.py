@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import botocore.session
 import numpy as np
 import pytest
 
@@ -103,6 +104,18 @@ def test_what_another_process_has_written_is_listed(bucket: str, backend: str) -
         storage.write_bytes(f"{bucket}/run/{number}", b"x")
         storage.configure(StorageOptions(backend))  # type: ignore[arg-type]
         assert storage.list_names(f"{bucket}/run") == [str(one) for one in range(number + 1)]
+
+
+def test_a_copy_of_keys_that_differ_by_slashes_is_refused(
+    backend: str, bucket: str, s3_url: str, tmp_path: Path
+) -> None:
+    use(backend)
+    storage.write_bytes(f"{bucket}/x/a/2.png", b"2")
+    client = botocore.session.Session().create_client("s3", endpoint_url=s3_url, region_name="us-east-1")
+    client.put_object(Bucket=bucket.removeprefix("s3://"), Key="x/a//2.png", Body=b"another")
+    with pytest.raises(StorageError, match=r"x holds a key with slashes in a row, .*; rename or delete it"):
+        storage.copy_tree(f"{bucket}/x", str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_copy_that_fails_has_no_manifest(tmp_path: Path) -> None:

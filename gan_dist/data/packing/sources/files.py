@@ -206,15 +206,12 @@ def _list_store(root: str, infos: list[Any]) -> tuple[list[FoundFile], list[str]
     """Return the files and folders of a listing; keys that are opened as another's are marked as refused."""
     from pyarrow import fs
 
-    found: list[FoundFile] = []
-    seen: set[str] = set()
-    for info in infos:
-        key = info.path[len(root) + 1 :]
-        name = "/".join(part for part in key.split("/") if part)
-        refused = ODD_KEY if name != key or name in seen else None
-        if info.type != fs.FileType.Directory:
-            found.append(FoundFile(name if refused is None else key.lstrip("/"), info.size or 0, refused))
-            seen.add(key)
+    files = [info for info in infos if info.type != fs.FileType.Directory]
+    names = storage.names_below(root, (info.path for info in files))
+    found = [
+        FoundFile(name, info.size or 0) if is_plain else FoundFile(name.lstrip("/"), info.size or 0, ODD_KEY)
+        for (name, is_plain), info in zip(names, files, strict=True)
+    ]
     return found, [info.path[len(root) + 1 :] for info in infos if info.type == fs.FileType.Directory]
 
 
