@@ -16,6 +16,7 @@ from gan_dist.core.errors import DataError
 from gan_dist.core.storage.redaction import split_query
 
 if TYPE_CHECKING:
+    from gan_dist.data.packing.decode import Decoding
     from gan_dist.data.packing.plan import Plan
     from gan_dist.data.packing.sources.items import Source
     from gan_dist.data.shards.manifest import Manifest
@@ -54,6 +55,12 @@ def pack(
         str,
         typer.Option(help="How many images may be unusable: a number or a percentage; cut tars need 100%."),
     ] = "1%",
+    max_megapixels: Annotated[
+        float | None,
+        typer.Option(
+            help="The largest picture to decode, which takes up to 20 bytes a pixel; 89 by default."
+        ),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check the set at DEST instead; SOURCE is left out.")
     ] = False,
@@ -64,11 +71,10 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Turn images into shards to train from. The same command again continues, --verify DEST checks."""
-    check(dest, resolution, channels, filter, shard_mb, max_bad, verify=verify)
+    check(dest, resolution, channels, filter, shard_mb, max_bad, max_megapixels, verify=verify)
     if dest is None or resolution is None:  # with --verify
         _verify(absolute(source), as_json)
         return
-    from gan_dist.data.packing.decode import Decoding
     from gan_dist.data.packing.plan import (
         finished_set,
         make_plan,
@@ -93,7 +99,7 @@ def pack(
         split=split,
     )
     images = open_source(uri, options)
-    plan = make_plan(uri, images, Decoding(resolution, channels, filter), shard_mb)
+    plan = make_plan(uri, images, _decoding(resolution, channels, filter, max_megapixels), shard_mb)
     for note in images.notes:
         typer.echo(note, err=True)
     require_whole(images.damaged, max_bad)
@@ -128,11 +134,11 @@ def check(
     filter: str,
     shard_mb: float,
     max_bad: str,
+    max_megapixels: float | None,
     *,
     verify: bool,
 ) -> None:
     """Refuse arguments that are missing, superfluous, or out of their range, without a look at any file."""
-    from gan_dist.data.packing.decode import Decoding
     from gan_dist.data.packing.plan import require_settings
 
     if verify:
@@ -142,7 +148,16 @@ def check(
     if dest is None or resolution is None:
         missing = "DEST" if dest is None else "--resolution"
         raise DataError(f"{missing} is missing", "call gan-dist pack SOURCE DEST --resolution 64")
-    require_settings(Decoding(resolution, channels, filter), shard_mb, max_bad)
+    require_settings(_decoding(resolution, channels, filter, max_megapixels), shard_mb, max_bad)
+
+
+def _decoding(resolution: int, channels: int, filter: str, max_megapixels: float | None) -> Decoding:
+    from gan_dist.data.packing.decode import PIXEL_LIMIT, Decoding
+
+    if max_megapixels is None:
+        return Decoding(resolution, channels, filter, PIXEL_LIMIT)
+    pixels = int(max_megapixels * 10**6) if math.isfinite(max_megapixels) else 0  # which is refused
+    return Decoding(resolution, channels, filter, pixels)
 
 
 def _verify(uri: str, as_json: bool) -> None:

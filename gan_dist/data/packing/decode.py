@@ -5,7 +5,7 @@ Decided here, once, for every set:
   EXIF orientation is applied; colour profiles are ignored; CMYK and palettes become RGB;
   transparent parts are laid on white; samples of 9 to 16 bits are scaled to 8 by the depth that the file
   declares, never clipped; metadata that cannot be read is passed over;
-  a JPEG of more than `PIXEL_LIMIT` pixels is decoded at half its size;
+  of more than `Decoding.max_pixels` pixels a JPEG is decoded at half its size, and another format rejected;
   pictures that move, or have several pages, are rejected: which frame to take is the owner's to say;
   the largest centred square is cut out and resized with an antialiasing filter, larger or smaller.
 """
@@ -28,7 +28,6 @@ from gan_dist.data.packing.resize import resize
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PIXEL_LIMIT = 89_478_485
 """A file of a few kilobytes can claim any size; Pillow's own limit, a quarter of a gigabyte as RGB."""
-TOO_LARGE = f"too large: more than {PIXEL_LIMIT:,} pixels, or four times as many in a JPEG; scale it down"
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 REASON_LENGTH = 200
 PNG_METADATA = b"iCCP tEXt zTXt iTXt eXIf tIME pHYs gAMA cHRM sRGB cICP hIST sPLT bKGD".split()
@@ -51,6 +50,8 @@ class Decoding:
     """3 (RGB) or 1 (grey, ITU-R 601 luma)."""
     filter: str = "lanczos"
     """A key of `resize.FILTERS`."""
+    max_pixels: int = PIXEL_LIMIT
+    """The most pixels of a file; decoding one takes 10 to 20 bytes of memory a pixel."""
 
 
 class Decoded(NamedTuple):
@@ -67,7 +68,9 @@ def decode(content: bytes, decoding: Decoding) -> Decoded:
     Raises:
         RejectedError: it is no whole, still picture of a known format; content raises nothing else.
     """
-    picture, deep = _picture(content, decoding.channels)
+    # Pillow asks for it wherever it makes a picture, as in resizing; a process makes one set at a time.
+    Image.MAX_IMAGE_PIXELS = decoding.max_pixels
+    picture, deep = _picture(content, decoding)
     # What fails from here on, such as a library that cannot be loaded, is no fault of the picture.
     edge = min(picture.size)
     left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
@@ -88,7 +91,7 @@ def shorter_edge(content: bytes) -> int | None:
         return None  # whoever decodes it says why
 
 
-def _picture(content: bytes, channels: int) -> tuple[Image.Image, bool]:
+def _picture(content: bytes, decoding: Decoding) -> tuple[Image.Image, bool]:
     """Return an image file's picture, upright, in mode RGB or L, and whether its samples have 16 bits."""
     if not content:
         raise RejectedError("empty file")
@@ -98,18 +101,18 @@ def _picture(content: bytes, channels: int) -> tuple[Image.Image, bool]:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             try:
-                return _loaded(content, channels)
+                return _loaded(content, decoding)
             except Exception:
                 # What is wrong may be in metadata, and the pixels whole.
                 with suppress(Exception):
-                    return _loaded(_without_metadata(content), channels)
+                    return _loaded(_without_metadata(content), decoding)
                 raise
     except RejectedError:
         raise
     except UnidentifiedImageError:
         raise RejectedError(f"no image of a supported format ({', '.join(FORMATS)})") from None
     except BOMBS:
-        raise RejectedError(TOO_LARGE) from None
+        raise _too_large(decoding.max_pixels) from None
     except Exception as error:
         # Decoders meet hostile or broken bytes with nearly every type of exception.
         reason = " ".join(f"damaged: {error or type(error).__name__}".split())
@@ -127,10 +130,17 @@ def _opened(content: bytes) -> Image.Image:
         return image
 
 
-def _loaded(content: bytes, channels: int) -> tuple[Image.Image, bool]:
+def _too_large(limit: int) -> RejectedError:
+    return RejectedError(
+        f"too large: more than {limit:,} pixels, or four times as many in a JPEG; scale it down, or raise "
+        "--max-megapixels where there is memory"
+    )
+
+
+def _loaded(content: bytes, decoding: Decoding) -> tuple[Image.Image, bool]:
     with _opened(content) as image:
-        if image.width * image.height > PIXEL_LIMIT:
-            raise RejectedError(TOO_LARGE)
+        if image.width * image.height > decoding.max_pixels:
+            raise _too_large(decoding.max_pixels)
         # A camera's MPO is a JPEG followed by previews or the other eye's view: the first is the picture.
         if image.format != "MPO" and getattr(image, "is_animated", False):
             raise RejectedError("several pages" if image.format == "TIFF" else "animated")
@@ -142,7 +152,7 @@ def _loaded(content: bytes, channels: int) -> tuple[Image.Image, bool]:
         # The pixels are whole; metadata that cannot be read says nothing about their orientation.
         with suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        return _opaque(image, channels, content), _has_16_bits(image, content)
+        return _opaque(image, decoding.channels, content), _has_16_bits(image, content)
 
 
 def _has_16_bits(image: Image.Image, content: bytes) -> bool:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gan_dist.core import host, storage
 from gan_dist.core.errors import DataError
 from gan_dist.core.storage import redact
-from gan_dist.data.packing.decode import Decoding
+from gan_dist.data.packing.decode import PIXEL_LIMIT, Decoding
 from gan_dist.data.packing.resize import FILTERS, resizer
 from gan_dist.data.packing.sources import Rejection, Source, counted
 from gan_dist.data.packing.sources.items import cut
@@ -26,7 +26,9 @@ PLAN = "pack.json"
 GROUP_BYTES = 8 * 2**20
 SHOWN = 5
 MAX_RESOLUTION = 2**14
-"""An image of it is three quarters of `shard_set.LARGEST_PAGE`, and larger than any that is decoded."""
+"""An image of it is three quarters of `shard_set.LARGEST_PAGE`, and larger than those decoded by default."""
+MAX_PIXELS = 10**9
+"""The most that `--max-megapixels` allows: up to 20 GB of memory for each picture that is being decoded."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -49,11 +51,12 @@ class Plan(BaseModel):
     filter: str
     shard_items: int
     group_rows: int
+    max_pixels: int = PIXEL_LIMIT
 
     @property
     def decoding(self) -> Decoding:
         """What images are turned into."""
-        return Decoding(self.resolution, self.channels, self.filter)
+        return Decoding(self.resolution, self.channels, self.filter, self.max_pixels)
 
     @property
     def row_bytes(self) -> int:
@@ -142,6 +145,8 @@ def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
         raise DataError(f"--channels must be 3 (colour) or 1 (grey), not {decoding.channels}")
     if decoding.filter not in FILTERS:
         raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
+    if not 0 < decoding.max_pixels <= MAX_PIXELS:
+        raise DataError(f"--max-megapixels must be above 0 and at most {MAX_PIXELS // 10**6}")
     if not (shard_mb > 0 and math.isfinite(shard_mb)):
         raise DataError(f"--shard-mb must be above 0, not {shard_mb:g}")
     parse_max_bad(max_bad, 0)
@@ -165,6 +170,7 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
         filter=decoding.filter,
         shard_items=shard_rows // group_rows * group_rows,
         group_rows=group_rows,
+        max_pixels=decoding.max_pixels,
     )
 
 

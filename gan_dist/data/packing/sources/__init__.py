@@ -12,7 +12,14 @@ from dataclasses import replace
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
 from gan_dist.data.packing.sources.files import find_files
-from gan_dist.data.packing.sources.folders import Tree, is_metadata, open_folder, suffix_of, suffixes
+from gan_dist.data.packing.sources.folders import (
+    LABEL_COLUMN_UNUSED,
+    Tree,
+    is_metadata,
+    open_folder,
+    suffix_of,
+    suffixes,
+)
 from gan_dist.data.packing.sources.items import (
     CONTAINER_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -70,7 +77,7 @@ def open_source(uri: str, options: SourceOptions) -> Source:
         folders = [name for name in folders if not f"{name}/".startswith(inside)]
     kind, found = _only_kind(uri, files)
     if kind != TABLE:
-        _refuse_columns(options, image_column_only=kind in (IMAGE, ZIP))
+        _refuse_columns(options, both=kind not in (IMAGE, ZIP))
     if kind == IMAGE:
         tree = Tree(uri, files, folders, lambda path: storage.read_bytes(storage.join(root, path)))
         source = open_folder(root, tree, options)
@@ -135,7 +142,8 @@ def _refuse_labels_file(options: SourceOptions, why: str) -> None:
         raise DataError(f"--labels is for folders of images: {why}", "leave it out, or use --no-labels")
 
 
-def _refuse_columns(options: SourceOptions, *, image_column_only: bool = False) -> None:
-    label_column = None if image_column_only else options.label_column
-    if options.image_column is not None or label_column is not None:
-        raise DataError("--image-column and --label-column are for Parquet files", "leave them out")
+def _refuse_columns(options: SourceOptions, *, both: bool = True) -> None:
+    if options.image_column is not None:
+        raise DataError("--image-column is for Parquet files", "leave it out")
+    if both and options.label_column is not None:
+        raise DataError(LABEL_COLUMN_UNUSED, "leave it out")

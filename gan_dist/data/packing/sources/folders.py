@@ -37,6 +37,8 @@ from gan_dist.data.packing.sources.labels import (
 )
 from gan_dist.data.packing.sources.splits import choose_split, split_of
 
+LABEL_COLUMN_UNUSED = "--label-column is for Parquet files and lists of labels, such as metadata.csv"
+
 
 class Tree(NamedTuple):
     """What is below a folder: how messages name it, its files and folders, sorted, and what reads a file."""
@@ -105,7 +107,7 @@ def label_images(tree: Tree, options: SourceOptions) -> tuple[list[tuple[FoundFi
     notes: list[str] = []
     listing = None if options.no_labels else _find_list(tree, options, notes)
     if options.label_column is not None and not (listing and listing.labels):
-        raise DataError("--label-column is for Parquet files and lists of labels", "leave it out")
+        raise DataError(LABEL_COLUMN_UNUSED, "leave it out")
     whole = listing is not None and bool(listing.labels) and listing.base == "the source"
     used = choose_split(tree.uri, images, options.split, notes, by_folder=True, listed=whole)
     labels: Sequence[str | None] | None = None

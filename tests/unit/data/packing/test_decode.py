@@ -397,14 +397,30 @@ def test_a_dark_picture_by_the_standard_is_left_as_it_is() -> None:
 
 
 def test_a_jpeg_above_the_limit_is_decoded_at_half_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = PHOTO.resize((480, 400), Image.Resampling.BICUBIC)
-    for name in ("gan_dist.data.packing.decode.PIXEL_LIMIT", "PIL.Image.MAX_IMAGE_PIXELS"):
-        monkeypatch.setattr(name, 480 * 400 // 3)
-    pixels = decode(encoded(large, "JPEG", quality=95), Decoding(16)).pixels
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # as it was, afterwards
+    large, limited = (
+        PHOTO.resize((480, 400), Image.Resampling.BICUBIC),
+        Decoding(16, max_pixels=480 * 400 // 3),
+    )
+    pixels = decode(encoded(large, "JPEG", quality=95), limited).pixels
     assert np.abs(pixels.astype(int) - reference(large).astype(int)).mean() <= 2
     for kind, size in (("PNG", (480, 400)), ("JPEG", (960, 800))):
-        with pytest.raises(RejectedError, match=r"too large: .* scale it down"):
-            decode(encoded(large.resize(size), kind), Decoding(16))
+        with pytest.raises(RejectedError, match=r"too large: .* scale it down, or raise --max-megapixels"):
+            decode(encoded(large.resize(size), kind), limited)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "BMP"])
+@pytest.mark.parametrize("filter", ["lanczos", "box"])
+def test_a_picture_up_to_the_limit_that_is_set_is_used(
+    kind: str, filter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 1000)  # a hundredth of the picture's pixels
+    large = PHOTO.resize((400, 400), Image.Resampling.BICUBIC)
+    content = encoded(large, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    pixels = decode(content, Decoding(16, filter=filter, max_pixels=400 * 400)).pixels
+    np.testing.assert_array_equal(pixels, reference(large, kind=filter))
+    with pytest.raises(RejectedError, match="too large: more than 159,999 pixels"):
+        decode(content, Decoding(16, filter=filter, max_pixels=400 * 400 - 1))
 
 
 def test_a_photograph_of_108_megapixels_is_used() -> None:

@@ -151,7 +151,15 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         ),
         (["{folder}", "{folder}", "--resolution", "8"], "is inside SOURCE"),
         (["{folder}", "{dest}/../photos/x", "--resolution", "8"], "is inside SOURCE"),
-        (["{folder}", "{dest}", "--resolution", "8", "--image-column", "x"], "are for Parquet files; leave"),
+        (["{folder}", "{dest}", "--resolution", "8", "--image-column", "x"], "is for Parquet files; leave"),
+        (
+            ["{dest}", "{dest}", "--resolution", "8", "--max-megapixels", "0"],
+            "--max-megapixels must be above 0",
+        ),
+        (
+            ["{dest}", "{dest}", "--resolution", "8", "--max-megapixels", "inf"],
+            "--max-megapixels must be above",
+        ),
         (["{dest}", "{folder}", "--resolution", "8"], "does not exist; give a folder"),
         (["--verify", "{dest}", "{folder}"], "--verify takes one folder"),
         (["--verify", "{folder}"], "^gan-dist: [^=]*photos holds no image set"),
