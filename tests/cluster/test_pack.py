@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -247,7 +248,7 @@ def test_too_many_bad_images_end_it_and_what_is_finished_is_used_later(photos: P
     assert contents(dest) == contents(whole)
 
 
-def test_tars_and_parquet_give_the_pixels_of_the_folder(photos: Path, tmp_path: Path) -> None:
+def test_tars_parquet_and_zips_give_the_pixels_of_the_folder(photos: Path, tmp_path: Path) -> None:
     good = [path for path in sorted(photos.rglob("*.*"), key=str) if str(path.relative_to(photos)) not in BAD]
     (tmp_path / "tars").mkdir()
     with tarfile.open(tmp_path / "tars" / "a.tar", "w") as archive:
@@ -260,8 +261,16 @@ def test_tars_and_parquet_give_the_pixels_of_the_folder(photos: Path, tmp_path: 
     table = pa.table({"image": images, "label": [path.parent.name for path in good]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=45)
 
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        for path in good:
+            zipped.write(path, path.relative_to(photos))
+
     expected = slow_reference(photos, 16)
-    for name, source in (("t", tmp_path / "tars"), ("p", tmp_path / "a.parquet")):
+    for name, source in (
+        ("t", tmp_path / "tars"),
+        ("p", tmp_path / "a.parquet"),
+        ("z", tmp_path / "a.zip"),
+    ):
         run("pack", source, tmp_path / name, "--resolution", "16")
         packed = ShardSet(str(tmp_path / name))
         assert packed.manifest.classes == ("bird", "cat", "dog")
@@ -270,6 +279,21 @@ def test_tars_and_parquet_give_the_pixels_of_the_folder(photos: Path, tmp_path: 
         assert rows.labels is not None
         assert expected.labels is not None
         np.testing.assert_array_equal(rows.labels, expected.labels)
+
+
+def test_three_pictures_are_a_set_and_what_is_odd_about_them_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "three"
+    folder.mkdir()
+    Image.new("RGB", (5, 5), "red").save(folder / "small.png")
+    Image.new("RGB", (16, 16), "red").save(folder / "fine.png")
+    Image.fromarray(np.full((16, 16), 4000, np.uint16)).save(folder / "dark.png")
+    run("pack", folder, tmp_path / "dest", "--resolution", "16")
+    told = capsys.readouterr().out
+    assert f"{tmp_path / 'dest'}: 3 images in 1 shard" in told
+    assert "  1 enlarged, being smaller than 16 pixels" in told
+    assert "  1 nearly black, using at most 12 of 16 bits a sample" in told
 
 
 def test_grey_and_unlabelled(photos: Path, tmp_path: Path) -> None:

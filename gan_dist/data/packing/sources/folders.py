@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from gan_dist.core import storage
@@ -125,7 +124,7 @@ def label_images(tree: Tree, options: SourceOptions) -> tuple[list[tuple[FoundFi
 
 def suffix_of(file: FoundFile) -> str:
     """Return the end of a file's name from its last dot, in small letters."""
-    return PurePosixPath(file.path).suffix.lower()
+    return posixpath.splitext(file.path)[1].lower()  # pathlib takes four times as long
 
 
 def suffixes(files: Sequence[FoundFile]) -> str:
@@ -136,7 +135,7 @@ def suffixes(files: Sequence[FoundFile]) -> str:
 
 def is_metadata(file: FoundFile) -> bool:
     """Return whether a file is named like one of Hugging Face's metadata files."""
-    return PurePosixPath(file.path).name in METADATA
+    return posixpath.basename(file.path) in METADATA
 
 
 def _metadata(tree: Tree) -> list[str]:

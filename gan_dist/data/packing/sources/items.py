@@ -7,7 +7,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 from gan_dist.core.errors import DataError
@@ -180,8 +179,8 @@ def visible(text: str) -> str:
 
 def is_unsafe(name: str) -> bool:
     """Return whether an archive's member is named so that its extraction would leave the folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or (path.parts[:1] != () and path.parts[0].endswith(":"))
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or (parts[0] == "" and len(parts) > 1) or parts[0].endswith(":")
 
 
 def parse_json(text: str | bytes) -> Any:

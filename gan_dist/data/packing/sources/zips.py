@@ -107,11 +107,12 @@ def _list_zip(root: str, file: FoundFile) -> _Archive:
         else:
             stored = Stored(info.compress_type, info.file_size, info.CRC)
             item = Item(name, file.path, info.header_offset, info.compress_size, UNLABELLED, stored)
-            folders |= _parents(path)
+            folders.add(path.rpartition("/")[0])
             if path in members:
                 rejected.append(Rejection(name, "replaced by a later member of the same name"))
             members[path] = item, _refusal(info, end)
-    return _Archive(members, sorted(folders), rejected)
+    all_folders = {parent for folder in folders if folder for parent in _with_parents(folder)}
+    return _Archive(members, sorted(all_folders), rejected)
 
 
 def _path(info: zipfile.ZipInfo) -> str:
@@ -143,8 +144,8 @@ def _below_outermost(archive: _Archive) -> tuple[_Archive, list[str]]:
     return _Archive(members, folders, archive.rejected), [note]
 
 
-def _parents(path: str) -> set[str]:
-    parts = path.split("/")[:-1]
+def _with_parents(folder: str) -> set[str]:
+    parts = folder.split("/")
     return {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
 
 
