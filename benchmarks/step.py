@@ -198,7 +198,7 @@ def _loop_config(storage: Path, workers: int, batch: int, *, quick: bool) -> Run
     return load_config(
         "shapes",
         [
-            *("name=loop", f"storage={storage}", f"scale.workers={workers}"),
+            *("name=loop", f"storage={storage}", f"scale.workers={workers}", "scale.cpus_per_worker=1"),
             *("data.path=builtin://shapes?count=2048&resolution=64", "data.cache=memory"),
             f"train.batch_size={batch}",
             *(f"train.kimg={warm + length}", f"eval.every_kimg={warm}", "eval.samples=64"),

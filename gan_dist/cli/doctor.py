@@ -100,12 +100,13 @@ def _load(source: str, overrides: list[str], timeout_s: float) -> tuple[RunConfi
 
     Of images it also returns the sizes of their packed set.
     """
-    given = read_given(source, overrides)
+    given = read_given(source, overrides, timeout_s / 2)
     config = given.settings.config()
     if config.search is not None:
         from gan_dist.search.plan import plan_search
 
-        plan_search(given.settings)
+        scale = plan_search(given.settings).config.scale
+        config = config.model_copy(update={"scale": scale})
     timeout = {"timeout_s": min(config.storage.timeout_s, timeout_s / 2)}
     return config.model_copy(update={"storage": config.storage.model_copy(update=timeout)}), given.manifest
 

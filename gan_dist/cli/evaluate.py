@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
-from gan_dist.cli.paths import absolute, require_png, shorten
+from gan_dist.cli.paths import NO_FID, absolute, require_png, shorten
 from gan_dist.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def evaluate(
     repeats: Annotated[int, typer.Option(min=1, help="Sets of latents; the spread is over these.")] = 1,
     extractor: Annotated[
         str | None,
-        typer.Option(help="inception, digits, random or package.module:Class; the run's when absent."),
+        typer.Option(help="inception, digits, random, auto or package.module:Class; the run's when absent."),
     ] = None,
     inception_weights: Annotated[
         str | None,
@@ -90,7 +90,7 @@ def evaluate(
         metrics=chosen,
         samples=samples,
         repeats=repeats,
-        extractor=extractor or config.eval.extractor,
+        extractor=_extractor(extractor or config.eval.extractor, absolute(data or config.data.path), weights),
         inception_weights=weights and absolute(weights),
         seed=seed,
         storage=options,
@@ -106,6 +106,17 @@ def evaluate(
     if as_json:
         picture = {} if found.nearest is None else {"nearest": out}
         typer.echo(json.dumps({**found.figures, **picture}))
+
+
+def _extractor(name: str, data: str, weights: str | None) -> str:
+    from gan_dist.config.machine import AUTO, choose_extractor
+
+    if name == AUTO:
+        one_node = "RAY_ADDRESS" not in os.environ
+        name = choose_extractor(data, bool(weights), one_node=one_node)
+        if name == "random":
+            typer.echo(NO_FID, err=True)
+    return name
 
 
 def check(metrics: str, out: str) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gan_dist.cli.paths import absolute, read_run, shorten, with_absolute_paths
+from gan_dist.cli.paths import absolute, complete, find_machine, note_extractor, read_run, shorten
 from gan_dist.core import storage
 from gan_dist.core.errors import BusyError, ConfigError, GanDistError, StorageError
 from gan_dist.core.storage.filesystems import expand_home
@@ -63,8 +64,10 @@ class Given:
         }
 
 
-def read_given(source: str, overrides: Sequence[str]) -> Given:
+def read_given(source: str, overrides: Sequence[str], timeout_s: float = math.inf) -> Given:
     """Return what the arguments CONFIG and KEY=VALUE ask for; images are listed, and nothing is written.
+
+    A store is asked for the record of an earlier run for `timeout_s` seconds at most.
 
     Raises:
         ConfigError: the settings are wrong.
@@ -72,8 +75,11 @@ def read_given(source: str, overrides: Sequence[str]) -> Given:
         StorageError: something cannot be read.
     """
     if is_images(source) or _were_images(source, overrides):
-        return _read_images(source, overrides)
-    return Given(read_run(source, overrides))
+        given = _read_images(source, overrides)
+    else:
+        given = Given(read_run(source, overrides, timeout_s))
+    note_extractor(given.settings)
+    return given
 
 
 def is_images(source: str) -> bool:
@@ -126,14 +132,14 @@ def _read_images(source: str, overrides: Sequence[str]) -> Given:
     _require_readable(first)
     run = _beginning(first)
     edge = first.values.get("data.resolution")
-    gpus = _gpus(first)
-    largest = memory_resolution(gpus=gpus, gpu_bytes=None)
+    gpus, gpu_bytes = _gpus(first)
+    largest = memory_resolution(gpus=gpus, gpu_bytes=gpu_bytes)
     images = find_training_set(uri, run, edge if isinstance(edge, int) else None, largest)
 
     def settings_for(manifest: Manifest) -> ConfigBuilder:
-        values = _auto_values(manifest, run, edge, gpus) if preset == AUTO else {}
+        values = _auto_values(manifest, run, edge, (gpus, gpu_bytes)) if preset == AUTO else {}
         settings = _settings(uri, preset, values, overrides)
-        return with_absolute_paths(settings.with_values({"data.path": images.path}))
+        return complete(settings.with_values({"data.path": images.path}))
 
     for note in images.notes:
         typer.echo(f"note: {note}", err=True)
@@ -189,21 +195,25 @@ def _beginning(settings: ConfigBuilder) -> Beginning:
     return Beginning(path, name, load_config(recorded) if storage.exists(recorded) else None)
 
 
-def _gpus(settings: ConfigBuilder) -> int:
-    """Return how many GPUs the run asks for."""
-    values = [settings.values.get(f"scale.{key}") for key in ("workers", "gpus_per_worker")]
-    workers, each = (value if isinstance(value, int | float) else None for value in values)
-    return round((1 if workers is None else workers) * (each or 0))
+def _gpus(settings: ConfigBuilder) -> tuple[int, int | None]:
+    """Return how many GPUs the run has, and the bytes of the smallest if they are known."""
+    from gan_dist.config.machine import resolve
+
+    machine, values = find_machine(), settings.known_values()
+    found: dict[str, Any] = values | resolve(values, machine, trial=False)
+    return math.ceil(found["scale.workers"] * found["scale.gpus_per_worker"]), machine.gpu_bytes
 
 
-def _auto_values(manifest: Manifest, run: Beginning, edge: object, gpus: int) -> dict[str, object]:
+def _auto_values(
+    manifest: Manifest, run: Beginning, edge: object, gpus: tuple[int, int | None]
+) -> dict[str, object]:
     """Return the settings of `preset=auto`; a run keeps those that it began with where they matter."""
     from gan_dist.config import FREE_ON_RESUME, flatten
     from gan_dist.config.auto import auto_preset
 
     height = manifest.height
     resolution = edge if isinstance(edge, int) else max(8, 1 << (height.bit_length() - 1))
-    values = auto_preset(resolution=resolution, images=manifest.count, gpus=gpus, gpu_bytes=None)
+    values = auto_preset(resolution=resolution, images=manifest.count, gpus=gpus[0], gpu_bytes=gpus[1])
     if resolution != height and edge is None:
         values["data.resolution"] = resolution
     recorded = flatten(run.config) if run.config else {}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
+
+import typer
 
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.storage.filesystems import expand_home
@@ -18,7 +24,14 @@ from gan_dist.core.storage.redaction import as_argument, split_query
 if TYPE_CHECKING:
     from gan_dist.config import EvalConfig, RunConfig
     from gan_dist.config.load import ConfigBuilder
+    from gan_dist.config.machine import Machine
 
+RECORDED = "config.yaml"
+"""File with a run's configuration in its folder, as `models/release.py` has it, which brings torch."""
+NO_FID = (
+    "note: distances are by `random` features, not FID; for FID set eval.inception_weights, or "
+    "GAN_DIST_INCEPTION_WEIGHTS, to Inception's weights (eval.extractor=inception says where they are)"
+)
 CALLED_AS = "GAN_DIST_CALLED_AS"
 """Environment variable of a job with the command that submitted it, up to the verb."""
 
@@ -41,15 +54,20 @@ def load_run(source: str, overrides: Sequence[str]) -> RunConfig:
     return read_run(source, overrides).config()
 
 
-def read_run(source: str, overrides: Sequence[str]) -> ConfigBuilder:
-    """Return what a configuration sets, with absolute paths, or raise a ConfigError."""
+def read_run(source: str, overrides: Sequence[str], timeout_s: float = math.inf) -> ConfigBuilder:
+    """Return what a configuration sets, as `complete` does, or raise a ConfigError."""
     from gan_dist.config.load import read_settings
 
-    return with_absolute_paths(read_settings(source, overrides))
+    return complete(read_settings(source, overrides), timeout_s)
 
 
-def with_absolute_paths(settings: ConfigBuilder) -> ConfigBuilder:
-    """Return settings with absolute paths, or raise a ConfigError if they are no configuration."""
+def complete(settings: ConfigBuilder, timeout_s: float = math.inf) -> ConfigBuilder:
+    """Return settings with absolute paths, or raise a ConfigError if they are no configuration.
+
+    Keys that are `auto` will be what they were when the run was begun, which is looked up for `timeout_s`
+    seconds at most, or else what suits the cluster in RAY_ADDRESS or this machine.
+    """
+    settings = replace(settings, machine=cache(find_machine), recorded=_recorded(settings, timeout_s))
     config = settings.config()
     return settings.with_values(
         {
@@ -59,6 +77,42 @@ def with_absolute_paths(settings: ConfigBuilder) -> ConfigBuilder:
             "eval.inception_weights": _inception_weights(config.eval),
         }
     )
+
+
+def note_extractor(settings: ConfigBuilder) -> None:
+    """Say so if an extractor that is `auto` gives no FID, unless the run has been begun with it."""
+    chosen = "eval.extractor" in settings.open_keys() - settings.recorded.keys()
+    if chosen and settings.config().eval.extractor == "random":
+        typer.echo(NO_FID, err=True)
+
+
+def find_machine() -> Machine:
+    """Return the cluster in RAY_ADDRESS or that this process is connected to, or else this machine."""
+    if "ray" not in sys.modules and os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+        from gan_dist.config.machine import this_machine
+
+        return this_machine()
+    from gan_dist.cluster import connect
+
+    return connect.find_machine()
+
+
+def _recorded(settings: ConfigBuilder, timeout_s: float) -> dict[str, object]:
+    """Return the values that an earlier process of the run recorded; none if that cannot be read."""
+    draft = settings.draft() if settings.open_keys() else None
+    if draft is None:
+        return {}
+    from gan_dist.config import flatten, load_config
+    from gan_dist.core import storage
+
+    options = draft.storage.options
+    storage.configure(replace(options, timeout_s=min(options.timeout_s, timeout_s)))
+    # `train` says later what is wrong with the storage or the file.
+    with suppress(GanDistError):
+        uri = storage.join(absolute(draft.storage.path), draft.name, RECORDED)
+        if storage.exists(uri):
+            return flatten(load_config(uri))
+    return {}
 
 
 def _on_node(path: str) -> str:
@@ -71,9 +125,9 @@ def _inception_weights(evaluation: EvalConfig) -> str | None:
         return absolute(evaluation.inception_weights)
     if evaluation.extractor != "inception":
         return None
-    from gan_dist.evaluation.extractors.inception import VARIABLE  # brings torch
+    from gan_dist.config.machine import INCEPTION_VARIABLE
 
-    given = os.environ.get(VARIABLE, "")
+    given = os.environ.get(INCEPTION_VARIABLE, "")
     # An absolute path in the variable may be each node's own.
     return _on_node(given) if given and _on_node(given) != given else None
 

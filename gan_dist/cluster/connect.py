@@ -15,8 +15,9 @@ import ray
 from ray.exceptions import RayError
 
 from gan_dist.cluster.nodes import resources
-from gan_dist.cluster.nodes.head_probe import cluster_address, require_reachable
+from gan_dist.cluster.nodes.head_probe import cluster_address, node_resources, require_reachable
 from gan_dist.config import ScaleConfig, SearchConfig
+from gan_dist.config.machine import Machine, this_machine
 from gan_dist.core import host
 from gan_dist.core.errors import ClusterError
 from gan_dist.core.storage.redaction import reason
@@ -48,6 +49,24 @@ def connect() -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def find_machine() -> Machine:
+    """Return the CPUs and GPUs that a run would have: those of the cluster that `connect` joins or starts.
+
+    A cluster that is not joined yet is only asked for its nodes, where its address is known.
+
+    Raises:
+        ClusterError: see `connect`.
+    """
+    address = cluster_address()
+    if not ray.is_initialized():
+        if address is None:
+            return this_machine()
+        if reply := require_reachable(address):
+            return Machine(tuple(node_resources(reply)))
+    with connect():
+        return Machine(tuple((node.cpus, node.gpus) for node in resources.cluster_nodes()))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The whole run as frozen models; files and `key=value` become one."""
 
 from gan_dist.config.fields import config_schema, differing_keys, flatten
-from gan_dist.config.load import load_config, preset_names, to_yaml
+from gan_dist.config.load import load_config, to_yaml
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, RateConfig
 from gan_dist.config.scale import ScaleConfig
 from gan_dist.config.schema import (
@@ -17,6 +17,7 @@ from gan_dist.config.schema import (
 )
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import Section
+from gan_dist.config.source import preset_names
 
 __all__ = [
     "FREE_ON_RESUME",

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from gan_dist.config.machine import AUTO, AUTO_KEYS
 from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
 from gan_dist.config.yaml12 import dump
 
@@ -36,13 +37,27 @@ class SectionKeys(NamedTuple):
 
 def config_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a configuration file, for editors and documentation."""
-    schema = RunConfig.model_json_schema()
+    schema = _schema()
     # A file may leave its name to the file's own name.
     schema["required"] = [key for key in schema["required"] if key != "name"]
     for section in SECTION_SHORTCUTS:
         whole = schema["properties"][section]
         schema["properties"][section] = {"anyOf": [{"type": "string"}, whole]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
+def _schema() -> dict[str, Any]:
+    """Return the JSON Schema of `RunConfig`, in which AUTO_KEYS may be `auto`."""
+    schema = RunConfig.model_json_schema()
+    for key in AUTO_KEYS:
+        section, name = key.split(".")
+        definition = schema["properties"][section]["$ref"].rpartition("/")[2]
+        keys = schema["$defs"][definition]["properties"]
+        about = {"default": AUTO, "description": keys[name]["description"]}
+        own = {word: value for word, value in keys[name].items() if word not in (*about, "title")}
+        keys[name] = {"anyOf": [{"const": AUTO}, own], **about}
+        schema["properties"][section]["default"][name] = AUTO
+    return schema
 
 
 def flatten(config: BaseModel) -> dict[str, object]:
@@ -72,7 +87,7 @@ def differing_keys(
 
 @cache
 def _walk_schema() -> tuple[dict[str, dict[str, Any]], dict[str, SectionKeys]]:
-    root = RunConfig.model_json_schema()
+    root = _schema()
     found_leaves: dict[str, dict[str, Any]] = {}
     found_sections: dict[str, SectionKeys] = {}
 

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeAlias
-from urllib.parse import urlsplit
 
 import yaml
 
@@ -17,14 +15,13 @@ from gan_dist.config import fields
 from gan_dist.config.fields import SectionKeys, convert_integers, format_value, leaves, sections, shorten
 from gan_dist.config.loss_defaults import LOSS_DEFAULTS
 from gan_dist.config.loss_optim import LossConfig
+from gan_dist.config.machine import AUTO, AUTO_KEYS, Machine, resolve, this_machine
 from gan_dist.config.messages import check, unknown_key
 from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
 from gan_dist.config.section import Section
+from gan_dist.config.source import preset_names, printable, read_text, stem
 from gan_dist.config.yaml12 import UnreadableYaml, check_tag, compose, dump, plain_value
-from gan_dist.core.errors import ConfigError, Problem, StorageError, closest
-
-PRESETS = Path(__file__).parents[1] / "presets"
-MAX_BYTES = 1024 * 1024
+from gan_dist.core.errors import ConfigError, Problem, StorageError
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -37,7 +34,8 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     its suffix.
 
     Types are not converted: text is no number, a number is no text and a bool is neither; `1` may stand for
-    `1.0` and `64.0` for `64`. Rules between several keys are checked once every key by itself is right.
+    `1.0` and `64.0` for `64`. Rules between several keys are checked once every key by itself is right. Keys
+    that are `auto`, as AUTO_KEYS are where nothing sets them, get the values that suit this machine.
 
     Raises:
         ConfigError: with all problems, in the order of the file's lines and then of the overrides.
@@ -47,21 +45,16 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def read_settings(source: str, overrides: Sequence[str] = ()) -> ConfigBuilder:
     """Return what `source` and `overrides` set, as in `load_config`; `config()` raises their problems."""
-    label = f"preset {source}" if source in preset_names() else _printable(source) or "''"
-    builder = ConfigBuilder(label, _stem(source))
+    label = f"preset {source}" if source in preset_names() else printable(source) or "''"
+    builder = ConfigBuilder(label, stem(source))
     try:
-        builder.readable = builder.read_file(_read(source, label))
+        builder.readable = builder.read_file(read_text(source, label))
     except (ConfigError, StorageError) as error:
         builder.problems += [(Origin(Layer.FILE, 0, ""), problem) for problem in error.problems]
         builder.readable = False
     for index, text in enumerate(overrides):
         builder.read_override(index, text)
     return builder
-
-
-def preset_names() -> tuple[str, ...]:
-    """Return the names of the presets in the package, sorted."""
-    return tuple(sorted(path.stem for path in PRESETS.glob("*.yaml")))
 
 
 def to_yaml(config: Section) -> str:
@@ -112,6 +105,12 @@ class ConfigBuilder:
     """Keys and sections that the file, or the override, that is being read has set so far."""
     loss: object = LossConfig().name
     """The loss whose defaults are among `values`."""
+    machine: Callable[[], Machine] = this_machine
+    """What keys that are `auto` go by; called when all others are right."""
+    recorded: Mapping[str, object] = field(default_factory=dict)
+    """Values that keys that are `auto` had when the run was begun, by dotted key."""
+    searching: bool = False
+    """Whether the configuration is one of a search's trials."""
 
     def refuse(self, origin: Origin, problem: Problem) -> None:
         """Add a problem."""
@@ -180,7 +179,7 @@ class ConfigBuilder:
     def _finish(self) -> RunConfig | None:
         """Return the configuration; None if there are `problems`."""
         self._apply_loss_defaults()
-        config, refused = check({"name": self.stem} | self.values)
+        config, refused = self._check()
         wrong = bool(self.problems)
         meant = {key for _, problem in self.problems for key in problem.keys}
         for problem in refused:
@@ -194,6 +193,30 @@ class ConfigBuilder:
                 problem = replace(problem, what=what, remedy="set name")
             self.refuse(max(set_at, default=Origin(Layer.WHOLE, 0, self.label)), problem)
         return None if self.problems else config
+
+    def open_keys(self) -> set[str]:
+        """Return the keys that are `auto`."""
+        return {key for key in AUTO_KEYS if self.values.get(key, AUTO) == AUTO}
+
+    def draft(self) -> RunConfig | None:
+        """Return the configuration with RunConfig's defaults for what is `auto`; None if it is wrong."""
+        builder = self.with_values({})
+        builder._apply_loss_defaults()
+        return None if builder.problems or not builder.readable else check(builder.known_values())[0]
+
+    def known_values(self) -> dict[str, object]:
+        """Return the values by dotted key, without those that are `auto`."""
+        open_keys = self.open_keys()
+        return {"name": self.stem} | {key: at for key, at in self.values.items() if key not in open_keys}
+
+    def _check(self) -> tuple[RunConfig | None, list[Problem]]:
+        """Return the configuration or its problems; a machine is looked at if no key by itself is wrong."""
+        values, open_keys = self.known_values(), self.open_keys()
+        values |= {key: self.recorded[key] for key in open_keys & self.recorded.keys()}
+        config, refused = check(values)
+        if open_keys <= values.keys() or self.problems or any(len(one.keys) == 1 for one in refused):
+            return config, refused
+        return check(values | resolve(values, self.machine(), trial=self.searching))
 
     def _apply_loss_defaults(self) -> None:
         """If the loss has changed, set its defaults where no key of its layer, or of a later one, is set."""
@@ -250,50 +273,3 @@ class ConfigBuilder:
             such_as = next(leaf for leaf in leaves() if leaf.startswith(f"{key}."))
             what = f"{key} must be a section with keys such as {such_as}, not {format_value(value)}"
             self.refuse(origin, Problem(what, keys=(key,)))
-
-
-def _stem(source: str) -> str:
-    return _printable(PurePosixPath(urlsplit(source).path if "://" in source else source).stem)
-
-
-def _printable(name: str) -> str:
-    # Names of files need not be UTF-8, and may hold what would break a message over several lines.
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)
-
-
-def _read(source: str, label: str) -> str:
-    def refusal(what: str, remedy: str = "") -> ConfigError:
-        return ConfigError([Problem(what, remedy, where=label)])
-
-    try:
-        if "://" in source:
-            # The storage layer brings pyarrow, which presets and local files should not wait for.
-            from gan_dist.core import storage
-
-            content = storage.read_bytes(source)
-        elif not source:
-            raise FileNotFoundError
-        else:
-            path = PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise refusal(f"this is larger than {MAX_BYTES} bytes, which no configuration is")
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise refusal(f"this is not UTF-8 text (byte {error.start})") from error
-    except IsADirectoryError as error:
-        raise refusal("this is a directory, not a YAML file") from error
-    except FileNotFoundError as error:
-        presets = preset_names()
-        if _stem(source) in presets:
-            raise refusal("there is no such file", f"the preset is called {_stem(source)}") from error
-        if "/" in source or source.endswith((".yaml", ".yml")):
-            raise refusal("there is no such file") from error
-        remedy = f"the presets are {', '.join(presets)}; images are a folder, an archive or a URI"
-        if near := closest(source, presets):
-            remedy += f"; the nearest is {near}"
-        raise refusal("there is no preset or file of this name", remedy) from error
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise refusal(f"this file cannot be read: {reason}") from error

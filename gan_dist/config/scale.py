@@ -13,7 +13,8 @@ class ScaleConfig(Section):
     """Resources of the run: workers, CPUs and GPUs."""
 
     workers: Positive = 1
-    """DDP processes."""
+    """DDP processes. `auto`: one for each GPU of all nodes, or one for each two cores of one machine, four at
+    most; as many of these as divide the batch. In a search one a trial."""
     min_workers: Positive | None = None
     """Smallest number of processes with which the run goes on while nodes are missing; `workers` when absent.
     It uses as many as there is room for and the batch divides by, and more again when nodes come back. The
@@ -21,9 +22,10 @@ class ScaleConfig(Section):
     wait_s: PositiveFloat = 1800.0
     """Seconds that the run waits for room for its workers before it ends; it can be continued."""
     cpus_per_worker: PositiveFloat = 1.0
-    """CPUs that one worker reserves; its threads follow."""
+    """CPUs that one worker reserves; its threads follow. `auto`: an equal share of what there is, on GPUs
+    four at most; in a search 1."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs that one worker reserves; 0 trains on the CPU."""
+    """GPUs that one worker reserves; 0 trains on the CPU. `auto`: 1 where there is one for each worker."""
 
     @property
     def fewest(self) -> int:

@@ -164,9 +164,11 @@ class EvalConfig(Section):
     """Generated images per evaluation. Distances are comparable at equal numbers only."""
     extractor: Annotated[str, Field(pattern=r"^([a-z]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")] = "digits"
     """Network whose features are compared: `inception` (FID), `digits`, `random` (convolutions that were
-    never trained, for images far from photographs), or your own class as `package.module:Class`."""
+    never trained, for images far from photographs), or your own class as `package.module:Class`. `auto`:
+    `inception` where its weights are, otherwise `digits` for built-in digits and `random` for all else."""
     inception_weights: str | None = None
-    """File or URI of `inception`'s weights; when absent, that in GAN_DIST_INCEPTION_WEIGHTS."""
+    """File or URI of `inception`'s weights; when absent, that in GAN_DIST_INCEPTION_WEIGHTS, or what
+    torch-fidelity has downloaded."""
     metrics: tuple[Literal["kid", "is", "pr", "dc"], ...] = ()
     """What is measured beside the Frechet distance: `kid`, `is` (Inception Score), `pr` (precision and
     recall), `dc` (density and coverage)."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import subprocess
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 SHM = Path("/dev/shm")
+GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Files of which one exists where there are GPUs: NVIDIA's driver, that of WSL, AMD's."""
 
 
 def versions() -> dict[str, str]:
@@ -76,6 +80,27 @@ def _group_files(controller: str, name: str, root: Path, own: Path) -> Iterator[
         for folder in dict.fromkeys((group, *group.parents, Path())):
             if (file := tree / folder / name).is_file():
                 yield file.read_text().strip()
+
+
+def gpus() -> int:
+    """Return the number of GPUs that this process may use, as torch counts them."""
+    if not any(Path(driver).exists() for driver in GPU_DRIVERS):
+        return 0
+    import torch  # two seconds, for which machines without a GPU need not wait
+
+    return int(torch.cuda.device_count())
+
+
+@cache
+def gpu_bytes() -> int | None:
+    """Return the memory of this machine's smallest GPU in bytes, or None where nvidia-smi does not say."""
+    # Not torch, which takes some of a GPU's memory before it tells this.
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        shown = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+        return min(int(line) for line in shown.split()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
 
 
 def shm_bytes() -> tuple[int, int] | None:

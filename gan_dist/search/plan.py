@@ -85,6 +85,7 @@ def plan_search(settings: ConfigBuilder) -> Plan:
     Raises:
         ConfigError: with all problems of the configuration, or of the space and the points to start from.
     """
+    settings = replace(settings, searching=True)
     config = settings.config()
     search = config.search
     if search is None:

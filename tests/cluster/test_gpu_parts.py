@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from gan_dist.cluster.connect import find_machine
+from gan_dist.cluster.nodes.head_probe import node_resources, require_reachable
 from gan_dist.cluster.nodes.resources import cluster_nodes, worker_capacity
 from gan_dist.cluster.tune import driver
 from gan_dist.search.plan import begin, make_plan
@@ -21,6 +23,9 @@ SMALL = ["model.width=4", "model.max_width=8", "train.batch_size=32", "eval.samp
 @pytest.mark.slow
 def test_two_trials_at_once_share_a_gpu(tmp_path: Path, add_node: AddNode) -> None:
     add_node(num_cpus=4, num_gpus=1)
+    # A cluster is asked by its address before it is joined, and by Ray afterwards.
+    asked = node_resources(require_reachable(ray.get_runtime_context().gcs_address))
+    assert sorted(asked) == sorted(find_machine().nodes) == [(2, 0), (4, 1)]
     search = ["search.scheduler=none", "scale.gpus_per_worker=0.5", "search.trials=3"]
     plan = make_plan("search-digits", [*SMALL, *search, "eval.every_kimg=0.064", f"storage={tmp_path}"])
     assert worker_capacity(plan.config.scale, cluster_nodes()) == 2

@@ -21,6 +21,8 @@ WAIT_S = 15.0
 """How long a head that accepts connections may be too busy to answer; an unused port is known at once."""
 CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 ALL_NODES = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
+ALIVE = 0
+"""The first of a node's states."""
 TOKEN_REMEDY = (
     "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, with the token of the cluster, "
     "which ray get-auth-token prints on its head"
@@ -77,8 +79,10 @@ def _failed_probe(code: grpc.StatusCode, details: str) -> HeadProbe:
     return HeadProbe(HeadState.UNREACHABLE if silent and unreached else HeadState.NOT_RAY, details=details)
 
 
-def require_reachable(address: str) -> None:
+def require_reachable(address: str) -> bytes:
     """Refuse the address of a cluster that this process cannot join.
+
+    Returns the cluster's nodes, as a serialised GetAllNodeInfoReply; nothing where Ray itself has to ask.
 
     Raises:
         ClusterError: no cluster answers there or accepts the token, or this machine is none of its nodes.
@@ -89,7 +93,7 @@ def require_reachable(address: str) -> None:
             "use host:6379 on one of them, or from elsewhere gan-dist submit with RAY_API_SERVER_ADDRESS",
         )
     if address == "auto" or os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
-        return  # Ray finds the head itself, or uses another protocol
+        return b""  # Ray finds the head itself, or uses another protocol
     if not address.rpartition(":")[2].isdigit() or not address.rpartition(":")[0]:
         what = f"RAY_ADDRESS={_without_user(address)} is not an address"
         raise ClusterError(what, "use host:port, such as host:6379")
@@ -105,6 +109,16 @@ def require_reachable(address: str) -> None:
             "start one with ray start --head, correct the address, or unset RAY_ADDRESS to use this machine",
         )
     _require_own_node(address, probe.nodes)
+    return probe.nodes
+
+
+def node_resources(reply: bytes) -> list[tuple[float, float]]:
+    """Return the CPUs and GPUs of the nodes that are alive in a serialised GetAllNodeInfoReply."""
+    from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply  # type: ignore[attr-defined]
+
+    nodes = GetAllNodeInfoReply.FromString(reply).node_info_list
+    totals = [node.resources_total for node in nodes if node.state == ALIVE]
+    return [(total.get("CPU", 0.0), total.get("GPU", 0.0)) for total in totals]
 
 
 def _require_own_node(address: str, reply: bytes) -> None:
@@ -113,8 +127,7 @@ def _require_own_node(address: str, reply: bytes) -> None:
     from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply  # type: ignore[attr-defined]
 
     nodes = GetAllNodeInfoReply.FromString(reply).node_info_list
-    # ALIVE is the first of a node's states, 0.
-    alive = {node.node_id.hex(): node.node_manager_address for node in nodes if node.state == 0}
+    alive = {node.node_id.hex(): node.node_manager_address for node in nodes if node.state == ALIVE}
     here = any(map(is_local, alive.values())) or alive.keys() & find_node_ids()
     if alive and not here:
         raise ClusterError(

@@ -37,11 +37,9 @@ class Node:
 
 def local_node() -> Node:
     """Return the node of a Ray that is started on this machine."""
-    import torch
-
     shm = host.shm_bytes()
     object_store = host.object_store_bytes(host.free_memory_bytes(), shm[1] if shm else 0)
-    return Node(host.cores(), torch.cuda.device_count(), host.memory_bytes(), object_store)
+    return Node(host.cores(), host.gpus(), host.memory_bytes(), object_store)
 
 
 def cluster_nodes() -> list[Node]:

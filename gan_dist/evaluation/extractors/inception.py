@@ -10,22 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gan_dist.config.machine import INCEPTION_FILE, INCEPTION_VARIABLE, downloaded_inception
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, ConfigError, StorageError
 from gan_dist.evaluation.extractors.features import Features, check_images, exact
 
-WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
-"""FID's weights (Heusel et al. 2017), converted from TensorFlow. pytorch-fid's `pt_inception...` is equal."""
-
-WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
+WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 
 WEIGHTS_BYTES = 95_628_359
 
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Hash of that file. With other weights the distance is not FID and has another name."""
-
-VARIABLE = "GAN_DIST_INCEPTION_WEIGHTS"
-"""Environment variable with the path or URI of the file, where no argument has it."""
 
 CHUNK = 32
 """Images that go through the network at once. Each needs 18 MB, and on a CPU larger batches are slower."""
@@ -71,19 +66,21 @@ def load_inception(
 ) -> Inception:
     """Return the extractor with the weights of a file that has the hash `sha256`.
 
-    `weights` is its path or URI; absent, the environment variable `VARIABLE` has it.
+    `weights` is its path or URI; absent, the environment variable INCEPTION_VARIABLE has it, or
+    torch-fidelity has downloaded it.
 
     Raises:
         ConfigError: there is neither a path nor the environment variable.
         StorageError: the file cannot be read.
         CheckpointError: it has another hash, or is no such file.
     """
-    uri = weights or os.environ.get(VARIABLE)
+    uri = weights or os.environ.get(INCEPTION_VARIABLE) or downloaded_inception()
     if not uri:
         what = "eval.extractor=inception needs the weights of FID"
         remedy = (
-            f"download {WEIGHTS_URL} (SHA-256 {WEIGHTS_SHA256}) and set eval.inception_weights or {VARIABLE} "
-            "to the path or URI of that file; or use eval.extractor=random, which needs none"
+            f"download {WEIGHTS_URL} (SHA-256 {WEIGHTS_SHA256}) and set eval.inception_weights or "
+            f"{INCEPTION_VARIABLE} to the path or URI of that file; or use eval.extractor=random, which "
+            "needs none"
         )
         raise ConfigError(what, remedy, keys=("eval.inception_weights", "eval.extractor"))
     try:

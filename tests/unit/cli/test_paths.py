@@ -14,11 +14,11 @@ from gan_dist.cli import export, report
 from gan_dist.cli.paths import absolute, command, load_run, read_run, require_png, shorten
 from gan_dist.config import load_config
 from gan_dist.config.fields import override
+from gan_dist.config.machine import INCEPTION_VARIABLE
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.data.packing.sources.items import SourceOptions
 from gan_dist.data.packing.sources.torchvision_sets import open_torchvision
-from gan_dist.evaluation.extractors.inception import VARIABLE
 from gan_dist.search.plan import plan_search
 from tests.support.names import FOLDERS
 
@@ -29,7 +29,7 @@ RELATIVE = ["storage=runs", "data.path=shards", "data.disk_cache_dir=kept", "eva
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(INCEPTION_VARIABLE, raising=False)
     return tmp_path
 
 
@@ -50,7 +50,7 @@ def test_what_is_everywhere_the_same_or_each_nodes_own_stays(monkeypatch: pytest
     given = ["storage=s3://bucket/runs", "data.path=builtin://digits", "eval.extractor=inception"]
     config = load_config("digits", given)
     for weights in ("/nodes/weights.pth", "~/weights.pth", "s3://bucket/weights.pth"):
-        monkeypatch.setenv(VARIABLE, weights)
+        monkeypatch.setenv(INCEPTION_VARIABLE, weights)
         assert load_run("digits", given) == config
     assert config.data.disk_cache_dir.startswith("~")
 
@@ -58,7 +58,7 @@ def test_what_is_everywhere_the_same_or_each_nodes_own_stays(monkeypatch: pytest
 def test_a_variable_that_says_a_relative_path_says_it_for_this_folder(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "weights.pth")
+    monkeypatch.setenv(INCEPTION_VARIABLE, "weights.pth")
     config = load_run("digits", RELATIVE)
     assert config.eval.inception_weights == f"{here}/weights.pth"
     other = load_run("digits", [*RELATIVE, "eval.extractor=random"])

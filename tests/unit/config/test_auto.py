@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan_dist.config.auto import (
@@ -55,6 +55,7 @@ def test_resolutions_are_those_that_fit(row: dict[str, str]) -> None:
         assert int(row[f"at {edge}"]) == images_at_a_time(edge, gpu_bytes)
 
 
+@settings(deadline=None)
 @given(
     resolution=st.sampled_from([8, 16, 32, 64, 128, 256, 512]),
     images=st.integers(1, 10**7),

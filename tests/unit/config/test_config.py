@@ -39,8 +39,8 @@ from gan_dist.config import (
     preset_names,
     to_yaml,
 )
-from gan_dist.config.load import MAX_BYTES
 from gan_dist.config.loss_defaults import LOSS_DEFAULTS
+from gan_dist.config.source import MAX_BYTES
 from gan_dist.core import storage
 from gan_dist.core.errors import ConfigError, StorageError
 
@@ -175,7 +175,7 @@ def test_every_golden_text_has_a_case() -> None:
 
 
 def test_bad_sources_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gan_dist.config.load.preset_names", lambda: ("digits", "shapes"))
+    monkeypatch.setattr("gan_dist.config.source.preset_names", lambda: ("digits", "shapes"))
     Path("folder").mkdir()
     assert "\n".join(problems(source, []) for source in MISSING_SOURCES) == golden()["sources"]
 
@@ -386,6 +386,7 @@ def test_differing_keys() -> None:
         ("data.path", "x", "builtin://digits"),
         ("data.mirror", "true", "false"),
         ("model.max_width", "64", "null"),
+        ("eval.extractor", "random", "digits"),
         ("eval.metrics", '["kid"]', "[]"),
     ]
     assert [key for key, _, _ in differing_keys(a, b)] == ["storage.path", "optim.d.lr", "train.kimg"]

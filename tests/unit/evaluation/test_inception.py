@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from gan_dist.config.machine import INCEPTION_VARIABLE
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, ConfigError, DataError, StorageError
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.inception import (
-    VARIABLE,
     WEIGHTS_SHA256,
     WEIGHTS_URL,
     Inception,
@@ -158,21 +158,27 @@ def test_weights_from_a_bucket(bucket: str, file: Path, sha256: str, extractor: 
 def test_weights_by_the_variable_unless_there_is_an_argument(
     file: Path, sha256: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, str(file))
+    monkeypatch.setenv(INCEPTION_VARIABLE, str(file))
     assert load_inception(CPU, sha256=sha256).hash == sha256
-    monkeypatch.setenv(VARIABLE, str(file.with_name("absent.pth")))
+    monkeypatch.setenv(INCEPTION_VARIABLE, str(file.with_name("absent.pth")))
     assert load_inception(CPU, str(file), sha256=sha256).hash == sha256
 
 
 def test_a_missing_file_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_extractor("inception", CPU)
-    for part in ("eval.inception_weights", VARIABLE, WEIGHTS_URL, WEIGHTS_SHA256, "eval.extractor=random"):
+    for part in (
+        "eval.inception_weights",
+        INCEPTION_VARIABLE,
+        WEIGHTS_URL,
+        WEIGHTS_SHA256,
+        "eval.extractor=random",
+    ):
         assert part in str(caught.value)
     absent = str(tmp_path / "absent.pth")
     with pytest.raises(StorageError, match=rf"absent\.pth does not exist; .*{WEIGHTS_URL}"):
         load_extractor("inception", CPU, inception_weights=absent)
-    monkeypatch.setenv(VARIABLE, absent)
+    monkeypatch.setenv(INCEPTION_VARIABLE, absent)
     with pytest.raises(StorageError, match=r"absent\.pth does not exist"):
         load_extractor("inception", CPU)
 

@@ -248,8 +248,9 @@ def test_a_search_goes_by_what_it_read_at_its_start(tmp_path: Path, monkeypatch:
     overrides = ["optim.d.lr=3e-4", "train.kimg=70"]
     plan = make_plan("mine.yaml", overrides)
     points = [{"loss.name": loss, "optim.g.lr": 2e-5} for loss in ("wgan-gp", "rpgan", "hinge")]
-    # As `gan-dist train` would have it.
-    places = [f"storage={plan.uri}/trials", "name='00004'", "search=null"]
+    # As `gan-dist train` would have it, but that a trial has one CPU on any machine.
+    places = [f"storage={plan.uri}/trials", "name='00004'", "search=null", "scale.cpus_per_worker=1"]
+    places += ["scale.workers=1"]
     expected = [
         load_config("mine.yaml", [*overrides, *places, f"loss.name={point['loss.name']}", "optim.g.lr=2e-5"])
         for point in points
