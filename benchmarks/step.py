@@ -202,6 +202,7 @@ def _loop_config(storage: Path, workers: int, batch: int, *, quick: bool) -> Run
             *("data.path=builtin://shapes?count=2048&resolution=64", "data.cache=memory"),
             f"train.batch_size={batch}",
             *(f"train.kimg={warm + length}", f"eval.every_kimg={warm}", "eval.samples=64"),
+            f"log.every_kimg={warm}",
         ],
     )
 
@@ -240,7 +241,8 @@ def _steady_rate(config: RunConfig) -> float:
     """Return a finished run's images a second after its first evaluation, evaluations left out."""
     from gan_dist.artifacts.records import read_records
 
-    records = read_records(config.run_uri)
-    spent = [float(str(r["images"])) / float(str(r["images_per_second"])) for r in (records[0], records[-1])]
-    images = [int(str(record["images"])) for record in (records[0], records[-1])]
-    return (images[1] - images[0]) / (spent[1] - spent[0])
+    first, *others = read_records(config.run_uri)
+    images = [int(record["images"]) for record in (first, *others)]
+    parts = [b - a for a, b in pairwise(images)]
+    seconds = sum(n / record["images_per_second"] for n, record in zip(parts, others, strict=True))
+    return float((images[-1] - images[0]) / seconds)

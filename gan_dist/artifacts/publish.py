@@ -91,8 +91,8 @@ def copy_release(found: BestRelease, to: str) -> bool:
     with suppress(CheckpointError):
         if read_folder(to, ["release"])[1] == contents:
             return False
-    write_folder(to, PART, {})
-    write_folder(to, "release", contents)
+    write_folder(to, PART, [])
+    write_folder(to, "release", contents.items())
     return True
 
 

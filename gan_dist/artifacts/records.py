@@ -1,54 +1,86 @@
-"""Records of a run: `metrics.jsonl`, one JSON object a line, and TensorBoard events with the same numbers."""
+"""Records of a run: `metrics.jsonl`, one JSON object a line, and TensorBoard events with the same numbers.
+
+`docs/records.md` has their keys.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+from PIL.Image import Image
 
+from gan_dist.artifacts.event_files import EventFiles
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, StorageError
 
 METRICS = "metrics.jsonl"
+LOCAL_S, REMOTE_S = 5.0, 30.0
+"""Seconds after which added records are written, to local disks and to object stores, where each time the
+whole file is."""
 _SCORE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|diversity|modes")
 
 
 class RecordWriter:
-    """Writes the records of a run; a resumed run continues the file of its earlier process.
+    """Collects the records of a run and writes them now and then; a resumed run continues its file.
 
-    Records after the `images` with which the run starts, left by a killed process, are deleted.
+    Records after the `images` with which the run starts, left by a killed process, are deleted. TensorBoard's
+    steps are the images seen divided by `images_per_step`.
     """
 
-    def __init__(self, run_uri: str, images: int) -> None:
+    def __init__(self, run_uri: str, images: int, images_per_step: int = 1) -> None:
         self._uri = storage.join(run_uri, METRICS)
-        self._events_uri = storage.join(run_uri, "tensorboard")
+        kept: list[dict[str, Any]] = []
         if storage.exists(self._uri):
             kept = [record for record in read_records(run_uri) if record["images"] <= images]
             storage.write_bytes(self._uri, "".join(map(_line, kept)).encode())
-        self._events = tempfile.TemporaryDirectory(prefix="gan-dist-events-")
-        self._writer = SummaryWriter(self._events.name, purge_step=images + 1)
+        self._remote = "://" in run_uri
+        self._written = "".join(map(_line, kept)) if self._remote else ""
+        self._added = ""
+        self._events = EventFiles(run_uri, kept, images_per_step)
+        self._due_at = time.monotonic()
 
-    def write(self, record: Mapping[str, object]) -> None:
-        """Append a record, which has the key `images`; its numbers become TensorBoard scalars."""
+    def add(self, record: Mapping[str, object]) -> None:
+        """Add a record, which has the key `images`; its numbers become TensorBoard scalars."""
         record = {**record, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        storage.append_text(self._uri, _line(record))
-        for key, value in record.items():
-            if isinstance(value, float) and key != "kimg":
-                self._writer.add_scalar(key, value, record["images"])
-        self._writer.flush()
-        storage.copy_tree(self._events.name, self._events_uri)
+        self._added += _line(record)
+        self._events.add(record)
+
+    def add_picture(self, name: str, picture: Image, images: int) -> None:
+        """Add a grid of samples to the TensorBoard events."""
+        self._events.add_picture(name, picture, images)
+
+    def is_due(self) -> bool:
+        """Return whether records wait that should be written."""
+        return self._added != "" and time.monotonic() >= self._due_at
+
+    def write(self) -> Callable[[], None]:
+        """Return a call that writes what was added until now; any thread may call it, in order."""
+        added, self._added = self._added, ""
+        self._due_at = time.monotonic() + (REMOTE_S if self._remote else LOCAL_S)
+        copy_events = self._events.upload()
+        if self._remote:
+            self._written += added
+        content = self._written
+
+        def write() -> None:
+            if added and self._remote:
+                storage.write_bytes(self._uri, content.encode())
+            elif added:
+                storage.append_text(self._uri, added)
+            copy_events()
+
+        return write
 
     def close(self) -> None:
         """Delete the local copy of the TensorBoard events."""
-        self._writer.close()
-        self._events.cleanup()
+        self._events.close()
 
 
 def _line(record: Mapping[str, object]) -> str:

@@ -182,8 +182,11 @@ class EvalConfig(Section):
 
 
 class LogConfig(Section):
-    """Progress on the terminal."""
+    """Records of the run, and its progress on the terminal."""
 
+    every_kimg: Annotated[float, Field(ge=0.001)] = 1.0
+    """Thousands of images between records in `metrics.jsonl`, each of which has means over these images;
+    evaluations add records of their own between them."""
     every_s: PositiveFloat = 10.0
     """Seconds between progress lines where standard output is not a terminal."""
 
@@ -214,7 +217,7 @@ class RunConfig(Section):
     scale: ScaleConfig = ScaleConfig()
     """Resources of the run: workers, CPUs and GPUs."""
     log: LogConfig = LogConfig()
-    """Progress on the terminal."""
+    """Records of the run, and its progress on the terminal."""
     search: SearchConfig | None = None
     """What `gan-dist tune` varies; `gan-dist train` ignores it."""
 
@@ -258,6 +261,7 @@ FREE_ON_RESUME = frozenset(
         "scale.wait_s",
         "scale.cpus_per_worker",
         "scale.gpus_per_worker",
+        "log.every_kimg",
         "log.every_s",
     }
 )

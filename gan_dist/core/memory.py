@@ -1,12 +1,18 @@
-"""Settings of the C allocator for freed memory, and the error for a GPU without memory left."""
+"""Memory of a process: the C allocator's settings, the peak, and the error for a GPU without memory left."""
 
 from __future__ import annotations
 
 import ctypes
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from gan_dist.core.errors import CapacityError, Problem
+
+if TYPE_CHECKING:
+    import torch
 
 # Parameters of mallopt(3) in the GNU C library.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -28,6 +34,20 @@ def use_one_arena() -> bool:
     glibc returns the memory of a thread's own arena to the kernel in spite of `keep_freed_memory`.
     """
     return _set(_M_ARENA_MAX, 1)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Return the most memory that this process has used so far, in GiB.
+
+    On a GPU it is what tensors occupied (`torch.cuda.max_memory_allocated`), on a CPU the process's resident
+    memory.
+    """
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere
 
 
 @contextmanager

@@ -121,7 +121,7 @@ class ReferenceCache:
         }
         content = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         try:
-            write_folder(self._uri, "statistics", {TENSORS: content, KEY: self._key})
+            write_folder(self._uri, "statistics", {TENSORS: content, KEY: self._key}.items())
         except StorageError as error:
             return f"the set's statistics are computed anew each time, for they cannot be kept: {error}"
         return None

@@ -72,7 +72,7 @@ def write_best(
         MEASURED: to_json(dict(record)),
         SAMPLES: samples.getvalue(),
     }
-    write_folder(storage.join(run_uri, name), "release", contents)
+    write_folder(storage.join(run_uri, name), "release", contents.items())
     pointer = {"release": name, "images": record["images"], "metric": metric, "value": record[metric]}
     storage.write_bytes(storage.join(run_uri, BEST), to_json(pointer))
     for other in storage.list_names(run_uri):

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from gan_dist.report.blocks import Block, Chart, Note
-from gan_dist.report.series import finite
+from gan_dist.report.series import Series, finite
 from gan_dist.report.trials import State, Trial
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ STYLES: dict[State, dict[str, Any]] = {
 """Lines by state, the topmost last."""
 BEST_TO_WORST = [[0, COLOURS[1]], [0.5, COLOURS[3]], [1, COLOURS[0]]]
 TICKS = 4
-Values = Sequence[float | None]
+MARKED = 100
+"""Points of a curve, at most, that are marked."""
 
 
 def chart(
@@ -73,8 +74,7 @@ def chart(
 def curves(
     title: str,
     unit: str,
-    kimg: Sequence[float],
-    series: Mapping[str, Values],
+    series: Mapping[str, Series],
     *,
     best: tuple[float, float] | None = None,
 ) -> Chart:
@@ -85,14 +85,14 @@ def curves(
     wide = best is not None
     traces: list[Any] = [
         go.Scatter(
-            x=list(kimg),
-            y=list(values),
+            x=list(one.kimg),
+            y=list(one.values),
             name=escape(name),
-            mode="lines+markers",
+            mode="lines" if len(one.values) > MARKED else "lines+markers",
             marker={"size": 4},
             showlegend=wide or len(series) > 1,
         )
-        for name, values in series.items()
+        for name, one in series.items()
     ]
     if best is not None:
         marker = {"symbol": "star", "size": 14, "color": COLOURS[1]}

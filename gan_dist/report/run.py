@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from gan_dist.artifacts.best import BestRelease, find_best, split_uri
 from gan_dist.artifacts.records import distance_name
-from gan_dist.config import EvalConfig, flatten, load_config
+from gan_dist.config import flatten, load_config
 from gan_dist.config.fields import override
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError
@@ -18,6 +18,7 @@ from gan_dist.report.charts import curves
 from gan_dist.report.pictures import embed, grids
 from gan_dist.report.series import Record, constants, finite, groups, read_sorted, speed
 from gan_dist.report.settings import settings
+from gan_dist.training.checkpoint import read_history
 from gan_dist.training.preflight import total_images
 
 Rows = Iterator[tuple[str, str]]
@@ -34,10 +35,11 @@ def run_page(uri: str) -> Page:
     records, damaged = read_sorted(uri)
     best = _lowest(records)
     found, reason = find_release(uri)
+    values, end = flatten(config), read_history(uri).ended_by(config.eval, config.ema)
     scale = config.scale
     workers = f"{scale.workers} workers of {scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs"
     facts = [
-        *_state(uri, total_images(config.train, config.optim), config.eval, records),
+        *_state(uri, total_images(config.train, config.optim), end and f"{end}={values[end]:g}", records),
         *_measured(records, best),
         ("images", storage.redact(config.data.path)),
         ("networks", f"{config.model.name}, latents of {config.model.latent_dim} numbers"),
@@ -58,7 +60,7 @@ def run_page(uri: str) -> Page:
             Section("Samples", grids(uri)),
             Section("Curves", _charts(records, best)),
             Section("Best release", release_blocks(found, reason)),
-            *settings(flatten(config)),
+            *settings(values),
             Section("Go on", [Commands(list(_commands(uri, config.name, config.train.kimg, found)))]),
         ],
     )
@@ -100,19 +102,18 @@ def _lowest(records: Sequence[Record]) -> Record | None:
     return min(measured, key=lambda record: float(record[metric]), default=None)
 
 
-def _state(uri: str, total: int, settings: EvalConfig, records: Sequence[Record]) -> Rows:
+def _state(uri: str, total: int, ended_by: str | None, records: Sequence[Record]) -> Rows:
     images = records[-1]["images"] if records else 0
     yield "folder", storage.redact(uri)
     yield "length", f"{kimg(images)} of {kimg(total)} recorded ({min(1, images / total):.0%})"
     if images >= total:
-        yield "state", "finished"
+        yield "state", "finished: it reached train.kimg"
+    elif ended_by:
+        yield "state", f"finished: ended early by {ended_by}"
     elif holder := lock.lock_holder(uri):
         yield "state", f"not finished; {holder}"
     else:
-        keys = {"eval.target": settings.target, "eval.patience": settings.patience}
-        given = [f"{key}={value:g}" for key, value in keys.items() if value is not None]
-        ended = f"ended early by {' or '.join(given)}, or " if given else ""
-        yield "state", f"not finished, and nobody works on it: {ended}interrupted"
+        yield "state", "not finished, and nobody works on it: interrupted"
     if times := [str(record["time"]) for record in records if record.get("time")]:
         yield "recorded", f"from {times[0]} to {times[-1]}"
 
@@ -128,10 +129,10 @@ def _measured(records: Sequence[Record], best: Record | None) -> Rows:
 def _charts(records: Sequence[Record], best: Record | None) -> list[Block]:
     if not records:
         return [Note("Nothing was recorded yet.")]
-    metric, clock = distance_name(records) or "", [record["images"] / 1000 for record in records]
+    metric = distance_name(records) or ""
     mark = (best["images"] / 1000, float(best[metric])) if best else None
     return [
-        curves(group.title, group.unit, clock, group.series, best=mark if metric in group.series else None)
+        curves(group.title, group.unit, group.series, best=mark if metric in group.series else None)
         for group in groups(records)
     ]
 

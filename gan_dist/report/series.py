@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ GROUPS = (
     ("Inception Score", "higher is better", rf"is{SUFFIX}"),
     ("Precision and recall", "share of images", rf"(precision|recall){SUFFIX}"),
     ("Density and coverage", "1 is as real images", rf"(density|coverage){SUFFIX}"),
-    ("Losses", "loss, mean over the batch", r"loss_\w+"),
+    ("Losses", "loss, mean over an interval", r"loss_\w+"),
     ("Accuracy of the discriminator", "share judged rightly", r"(real|fake)_accuracy"),
     ("Gradient norms", "L2 norm", r"grad_norm_\w+"),
     ("Weight norms", "L2 norm", r"weight_norm_\w+"),
@@ -30,10 +31,24 @@ GROUPS = (
     ("Modes", "classes made", r"modes"),
     ("Augmentation", "probability p", r"augment_p"),
     ("Speed", "images/s, evaluations left out", r"images_per_second"),
+    ("Time", "s per kimg, evaluations left out", r"s_per_kimg"),
+    ("Waiting for images", "share of the time", r"wait_share"),
+    ("Memory", "GiB at the peak so far", r"peak_memory_gib"),
     ("Images left out as damaged", "images", r"quarantined"),
 )
 """Title and unit of a chart, and the pattern of the names of its series."""
+POINTS = 1000
+"""Points of a curve at most."""
 UNITS = {"_s": "seconds", "_bytes": "bytes", "_gb": "GB", "_kimg": "kimg"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values of a key in the records that have it, at most `POINTS` evenly chosen ones."""
+
+    kimg: Sequence[float]
+    values: Sequence[float | None]
+    """None where a value is not finite."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +57,8 @@ class Group:
 
     title: str
     unit: str
-    series: Mapping[str, Sequence[float | None]]
-    """By key: the value in each record; None where it is absent or not finite."""
+    series: Mapping[str, Series]
+    """By key."""
 
 
 def read_sorted(run_uri: str) -> tuple[list[Record], int]:
@@ -66,8 +81,8 @@ def groups(records: Sequence[Record]) -> list[Group]:
     """Return all series of numbers in groups: the distance first, series without a group last."""
     keys = dict.fromkeys(key for record in records for key in record if key not in CLOCK)
     varying = [key for key in keys if not _constant(records, key)]
-    left = {key: [finite(record.get(key)) for record in records] for key in varying}
-    left = {key: values for key, values in left.items() if any(value is not None for value in values)}
+    left = {key: _series(records, key) for key in varying}
+    left = {key: one for key, one in left.items() if any(value is not None for value in one.values)}
     found = []
     metric = distance_name(records)
     if metric in left:
@@ -75,9 +90,9 @@ def groups(records: Sequence[Record]) -> list[Group]:
     for title, unit, pattern in GROUPS:
         if mine := {key: left.pop(key) for key in list(left) if re.fullmatch(pattern, key)}:
             found.append(Group(title, unit, mine))
-    for key, values in left.items():
+    for key, one in left.items():
         unit = next((unit for suffix, unit in UNITS.items() if key.endswith(suffix)), "")
-        found.append(Group(key, unit, {key: values}))
+        found.append(Group(key, unit, {key: one}))
     return found
 
 
@@ -93,9 +108,15 @@ def constants(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
 
 
 def speed(records: Sequence[Record]) -> float | None:
-    """Return the images per second of the last record that has them."""
+    """Return the median images per second of the records; None if they have none."""
     rates = [rate for record in records if (rate := finite(record.get("images_per_second")))]
-    return rates[-1] if rates else None
+    return statistics.median(rates) if rates else None
+
+
+def _series(records: Sequence[Record], key: str) -> Series:
+    having = [record for record in records if key in record]
+    having = having[:: -(-len(having) // POINTS) or 1]
+    return Series([one["images"] / 1000 for one in having], [finite(one[key]) for one in having])
 
 
 def _constant(records: Sequence[Record], key: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from gan_dist import models
 from gan_dist.config import ModelConfig, OptimConfig, RateConfig
 from gan_dist.core import rng, storage
-from gan_dist.core.errors import CheckpointError
+from gan_dist.core.errors import AbsentError, CheckpointError
 from gan_dist.core.storage.hashed_folder import checkpoint_names, read_folder, to_json, write_folder
 from gan_dist.models import Discriminator, Generator
 from gan_dist.models.generator import ImageShape
@@ -48,6 +49,23 @@ class AugmentStrength:
 
 
 @dataclass
+class OpenInterval:
+    """Sums of the scalars of the rounds since the last multiple of `log.every_kimg`."""
+
+    rounds: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, scalars: Mapping[str, float]) -> None:
+        """Add the scalars of a round."""
+        self.rounds += 1
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in scalars.items()}
+
+    def means(self) -> dict[str, float]:
+        """Return the means over the rounds, by the scalars' names."""
+        return {name: value / self.rounds for name, value in self.sums.items()}
+
+
+@dataclass
 class TrainingState:
     """State of a run; all else is a pure function of the configuration and `images`."""
 
@@ -63,6 +81,7 @@ class TrainingState:
     best: Best | None = None
     augment: AugmentStrength = field(default_factory=AugmentStrength)
     measured: DistanceHistory = field(default_factory=DistanceHistory)
+    interval: OpenInterval = field(default_factory=OpenInterval)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return every tensor, by file and name; the same storage, not a copy."""
@@ -140,17 +159,34 @@ def newest_images(run_uri: str) -> int:
     return max((int(name[11:23]) for name in checkpoint_names(run_uri)), default=0)
 
 
-def save(state: TrainingState, uri: str, config_yaml: str) -> None:
-    """Write a checkpoint; its manifest, which makes it valid, is written last."""
-    record = {
-        "images": state.images,
-        "best": state.best and asdict(state.best),
-        "augment": asdict(state.augment),
-        "measured": asdict(state.measured),
-    }
-    contents = {f"{name}.safetensors": to_safetensors(tensors) for name, tensors in state.tensors().items()}
-    contents |= {STATE: to_json(record), SHAPE: to_json(asdict(state.shape)), CONFIG: config_yaml.encode()}
-    write_folder(uri, "checkpoint", contents)
+class Snapshot:
+    """A copy of a state in the process's memory, which can be written while training changes the state."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self.images = state.images
+        self._tensors = {
+            file: {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            for file, tensors in state.tensors().items()
+        }
+        record = {
+            "images": state.images,
+            "best": state.best and asdict(state.best),
+            "augment": asdict(state.augment),
+            "measured": asdict(state.measured),
+            "interval": asdict(state.interval),
+        }
+        self._texts = {STATE: to_json(record), SHAPE: to_json(asdict(state.shape))}
+
+    def save(self, uri: str, config_yaml: str) -> None:
+        """Write a checkpoint; its manifest, which makes it valid, is written last."""
+        write_folder(uri, "checkpoint", self._contents(config_yaml))
+
+    def _contents(self, config_yaml: str) -> Iterator[tuple[str, bytes]]:
+        # One file at a time, so that no more than one is in memory twice.
+        for file, tensors in self._tensors.items():
+            yield f"{file}.safetensors", to_safetensors(tensors)
+        yield from self._texts.items()
+        yield CONFIG, config_yaml.encode()
 
 
 def load(state: TrainingState, uri: str) -> None:
@@ -174,8 +210,21 @@ def load(state: TrainingState, uri: str) -> None:
     state.images = record["images"]
     state.best = None if record["best"] is None else Best(**record["best"])
     state.augment = AugmentStrength(**record["augment"])
+    state.measured = _history(record)
+    state.interval = OpenInterval(**record.get("interval", {}))  # version 0.1 had none
+
+
+def _history(record: Mapping[str, Any]) -> DistanceHistory:
     measured = record["measured"]
-    state.measured = DistanceHistory(**measured | {"values": [tuple(pair) for pair in measured["values"]]})
+    return DistanceHistory(**measured | {"values": [tuple(pair) for pair in measured["values"]]})
+
+
+def read_history(run_uri: str) -> DistanceHistory:
+    """Return the distances of a run's evaluations by its newest checkpoint that has them; else none."""
+    for name in checkpoint_names(run_uri):
+        with suppress(AbsentError, LookupError, TypeError, ValueError):
+            return _history(json.loads(storage.read_bytes(storage.join(run_uri, name, STATE))))
+    return DistanceHistory()
 
 
 def load_latest(state: TrainingState, run_uri: str) -> list[str]:
@@ -195,8 +244,7 @@ def load_latest(state: TrainingState, run_uri: str) -> list[str]:
     return [f"{error}; there is no earlier one, so the run begins anew" for error in damaged]
 
 
-def prune(run_uri: str, keep: int, among: Container[str] | None = None) -> None:
-    """Delete all but the `keep` newest checkpoints of a run; with `among`, only those with these names."""
+def prune(run_uri: str, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints of a run."""
     for name in checkpoint_names(run_uri)[keep:]:
-        if among is None or name in among:
-            storage.delete_tree(storage.join(run_uri, name))
+        storage.delete_tree(storage.join(run_uri, name))

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 import torch
 import torch.distributed as dist
 
-from gan_dist.core import storage
 from gan_dist.core.distributed import Process
-from gan_dist.training import checkpoint as states
 from gan_dist.training.progress import Progress
 
 logger = logging.getLogger("gan_dist")
@@ -35,16 +31,16 @@ class Context(Process, Protocol):
         """Return whether the run should write a checkpoint and end; only rank 0's value is used."""
 
     def before_writing(self) -> None:
-        """Called by rank 0 before it writes to the run's folder.
+        """Called by rank 0 before it writes to the run's folder, also in other threads than the loop's.
 
         Raises:
             WorkerError: other processes have taken the run over.
         """
 
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str, keep: int) -> None:
-        """Move a checkpoint to the run's folder as `name`, and delete all but the `keep` newest.
+    def report(self, metrics: Mapping[str, object], checkpoint: str) -> None:
+        """Report an evaluation, whose checkpoint, a name, is in the run's folder.
 
-        Every rank calls it at the same time; rank 0 passes the local folder with the files.
+        Every rank calls it at the same time; rank 0's arguments count.
         """
 
 
@@ -81,10 +77,6 @@ class LocalContext:
     def before_writing(self) -> None:
         """Nothing: the command holds the folder."""
 
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str, keep: int) -> None:
-        if checkpoint is not None:
-            storage.copy_tree(str(checkpoint), storage.join(self.run_uri, name))
-            shutil.rmtree(checkpoint)
-            states.prune(self.run_uri, keep)
+    def report(self, metrics: Mapping[str, object], checkpoint: str) -> None:
         if dist.is_initialized():
             dist.barrier()

@@ -68,7 +68,6 @@ def train(config: RunConfig, context: Context) -> RunResult:
     step = Step(config, state, context)
     evaluator = Evaluator(config, images, context)
     _require_same_extractor(state, evaluator, run_uri)
-    recorder = Recorder(config, state, context, evaluator, total, quarantined)
     rows = batches(
         make_order(config.data, images, seed=config.seed, batch_size=config.train.batch_size),
         choose_reader(images, config.data.cache, with_ray=context.with_ray),
@@ -82,34 +81,36 @@ def train(config: RunConfig, context: Context) -> RunResult:
     # One round is d_steps discriminator updates and one generator update.
     every = round(config.eval.every_kimg * 1000)
     stop = False
-    while state.images < total and not stop and not ended_by:
-        before, waited_s = state.images, 0.0
-        with explain_out_of_memory(
-            lambda: _out_of_memory(config.train, config.model, config.scale.workers, context.world_size)
-        ):
-            for _ in range(config.optim.d_steps):
-                asked = time.perf_counter()
-                batch = next(rank_batches)
-                waited_s += time.perf_counter() - asked
-                scalars = step.discriminator_phase(batch)
-            scalars |= step.generator_phase(batch)
-        asked_to_stop = context.rank == 0 and context.stop_requested()
-        means, stop, write = step.average_over_ranks(
-            scalars, stop=asked_to_stop, checkpoint=recorder.checkpoint_due()
-        )
-        step.update_average()
-        recorder.step(means, waited_s)
+    with Recorder(config, state, context, evaluator, total, quarantined) as recorder:
+        while state.images < total and not stop and not ended_by:
+            before, waited_s = state.images, 0.0
+            with explain_out_of_memory(
+                lambda: _out_of_memory(config.train, config.model, config.scale.workers, context.world_size)
+            ):
+                for _ in range(config.optim.d_steps):
+                    asked = time.perf_counter()
+                    batch = next(rank_batches)
+                    waited_s += time.perf_counter() - asked
+                    recorder.batch(batch.images)
+                    scalars = step.discriminator_phase(batch)
+                scalars |= step.generator_phase(batch)
+            asked_to_stop = context.rank == 0 and context.stop_requested()
+            means, stop = step.average_over_ranks(scalars, stop=asked_to_stop)
+            step.update_average()
+            due = state.images // every > before // every
+            measured = due or state.images >= total
+            recorder.step(means, waited_s, measured=measured)
 
-        # Evaluate and write a checkpoint; neither changes the training.
-        due = state.images // every > before // every
-        if due or state.images >= total:
-            recorder.measured(_measure(state, evaluator, config.eval.patience, due=due))
-            ended_by = state.measured.ended_by(config.eval, config.ema)
-            # A search may have answered the report by a request to stop.
-            stop = stop or broadcast_from_rank0(context, context.stop_requested())
-        elif stop or write:
-            recorder.checkpoint({}, recorded=stop)
-    recorder.close()
+            # Evaluate and write a checkpoint; neither changes the training.
+            if measured:
+                recorder.measured(_measure(state, evaluator, config.eval.patience, due=due))
+                ended_by = state.measured.ended_by(config.eval, config.ema)
+                # A search may have answered the report by a request to stop.
+                stop = stop or broadcast_from_rank0(context, context.stop_requested())
+            elif stop:
+                recorder.checkpoint()
+            else:
+                recorder.checkpoint_if_due()
     return RunResult(
         images=state.images,
         finished=state.images >= total or ended_by is not None,

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from gan_dist.artifacts import records
 from gan_dist.config import RunConfig, to_yaml
 from gan_dist.core import rng, storage
+from gan_dist.core.errors import GanDistError
 from gan_dist.core.images import image_grid, write_png
+from gan_dist.core.memory import peak_memory_gib
 from gan_dist.core.storage.hashed_folder import checkpoint_names
+from gan_dist.core.threads import Background
 from gan_dist.models import release
 from gan_dist.models.generator import to_uint8
 from gan_dist.training import checkpoint as states
-from gan_dist.training.checkpoint import Best, TrainingState
+from gan_dist.training.checkpoint import Best, OpenInterval, TrainingState
 from gan_dist.training.context import Context
 from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.progress import Progress
@@ -29,7 +35,11 @@ GRID = 64
 
 @dataclass
 class Recorder:
-    """Records of a run: every rank calls it, rank 0 writes."""
+    """Records of a run: every rank calls it, rank 0 writes.
+
+    Checkpoints and records are written by a thread, one after another, while the loop goes on; an evaluation
+    and the end wait for them. An error of the thread is raised at the next step.
+    """
 
     config: RunConfig
     state: TrainingState
@@ -44,28 +54,78 @@ class Recorder:
 
     def __post_init__(self) -> None:
         self._run_uri, self._config_yaml = self.config.run_uri, to_yaml(self.config)
+        self._every = round(1000 * self.config.log.every_kimg)
         self._scalars = {"loss_d": math.nan, "loss_g": math.nan}
+        self._means = self._scalars
         self._trained_s, self._trained_images, self._waited_s = 0.0, 0, 0.0
+        self._interval_start = 0.0, 0, 0.0  # of these three
         self._first = self.context.rank == 0
+        self._background = Background("recorder")
+        self._reals: list[Tensor] | None = None
         if self._first:
             self.context.before_writing()
             storage.write_bytes(storage.join(self._run_uri, release.CONFIG), self._config_yaml.encode())
-            self._records = records.RecordWriter(self._run_uri, self.state.images)
+            in_kimg = min(self.config.log.every_kimg, self.config.eval.every_kimg) >= 1
+            self._records = records.RecordWriter(self._run_uri, self.state.images, 1000 if in_kimg else 1)
+            names = storage.list_names(storage.join(self._run_uri, "samples"))
+            self._reals = None if "reals.png" in names else []
+            if self.state.images == 0:
+                self._write_samples("fakes_init.png")
         self._last_step, self._last_images = time.perf_counter(), self.state.images
         self._written_at = self._last_step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for what is being written, and write the last records; after an error as far as possible."""
+        try:
+            with suppress(*(() if error is None else (GanDistError,))):
+                if self._first:
+                    self._background.start(self._records_call())
+                    self._background.wait()
+        finally:
+            self._background.close()
+            if self._first:
+                self._records.close()
 
     @property
     def images_per_second(self) -> float:
         return self._trained_images / self._trained_s if self._trained_s else 0.0
 
-    def step(self, scalars: dict[str, float], waited_s: float) -> None:
-        """Record a round: the scalars of its phases, and the seconds of waiting for images."""
-        now = time.perf_counter()
+    def batch(self, images: Tensor) -> None:
+        """Write a grid of the first real images, uint8 (n, C, R, R), that rank 0 reads, once a run."""
+        if self._reals is not None:
+            self._reals.append(images[:GRID].cpu())
+            if sum(map(len, self._reals)) >= GRID:
+                self._write_picture("reals", "reals.png", image_grid(torch.cat(self._reals)[:GRID]))
+                self._reals = None
+
+    def step(self, scalars: dict[str, float], waited_s: float, *, measured: bool) -> None:
+        """Record a round: the scalars of its phases, and the seconds of waiting for images.
+
+        If it is `measured` next, the record of the measurement has what an interval's record would have.
+        """
+        now, images, before = time.perf_counter(), self.state.images, self._last_images
         self._trained_s += now - self._last_step
-        self._trained_images += self.state.images - self._last_images
-        self._last_step, self._last_images = now, self.state.images
+        self._trained_images += images - before
+        self._last_step, self._last_images = now, images
         self._scalars = scalars
         self._waited_s += waited_s
+        self.state.interval.add(scalars)
+        ends = images // self._every > before // self._every
+        if ends or measured:
+            self._means = {**self.state.interval.means(), **self._resources()}
+        if ends:
+            self.state.interval = OpenInterval()
+            self._interval_start = self._trained_s, self._trained_images, self._waited_s
+        if self._first:
+            if ends and not measured:
+                self._records.add(self._record({}))
+            if not self._background.is_busy() and self._records.is_due():
+                self._background.start(self._records_call())
         self._report_progress()
 
     def measured(self, found: Measurement) -> None:
@@ -75,65 +135,88 @@ class Recorder:
         better = state.best is None or value < state.best.value
         if better:
             state.best = Best(value, state.images)
-        metrics = {**found.figures, **self.evaluator.settings}
+        record, name = {}, ""
         if self._first:
+            self._background.wait()
             self.context.before_writing()
-            picture = self._write_samples()
+            settings = {"quarantined": self.quarantined, **self.evaluator.settings}
+            record = self._record({**found.figures, **settings})
+            picture = self._write_samples(f"fakes_{state.images / 1000:010.3f}.png")
             if better:
                 release.write_best(
                     self._run_uri,
                     state.average,
                     shape=state.shape,
                     config_yaml=self._config_yaml,
-                    record=self._record(metrics),
+                    record=record,
                     metric=self.evaluator.metric,
                     picture=picture,
                 )
-        self.checkpoint(metrics)
+            name = states.checkpoint_name(state.images, checkpoint_names(self._run_uri))
+            self._records.add({**record, "checkpoint": name})
+            self.checkpoint(name)
+            self._background.wait()
+        self.context.report(record, name)
+        self._last_step = self._written_at = time.perf_counter()
         self._report_progress()
 
-    def checkpoint_due(self) -> bool:
-        """Return whether the last checkpoint is `train.checkpoint_every_s` old; only rank 0 ever says so."""
+    def checkpoint_if_due(self) -> None:
+        """Begin a checkpoint if the last one is `train.checkpoint_every_s` old."""
         every_s = self.config.train.checkpoint_every_s
-        return self._first and every_s is not None and time.perf_counter() - self._written_at >= every_s
+        if every_s is not None and time.perf_counter() - self._written_at >= every_s:
+            self.checkpoint()
 
-    def checkpoint(self, metrics: dict[str, object], *, recorded: bool = True) -> None:
-        """Write a checkpoint and, if `recorded`, its record.
+    def checkpoint(self, name: str | None = None) -> None:
+        """Begin to write a checkpoint and the records so far; without a `name` one is found for it."""
+        if not self._first:
+            return
+        snapshot, write_records = states.Snapshot(self.state), self._records_call()
 
-        A checkpoint that the wall clock asks for is not recorded: the records of a run do not depend on time.
-        """
-        record = self._record(metrics)
-        folder, name = None, ""
-        if self._first:
-            folder = Path(tempfile.mkdtemp(prefix="gan-dist-"))
-            states.save(self.state, str(folder), self._config_yaml)
+        def write() -> None:
+            # A run goes on after the checkpoint's images, and would not add earlier records again.
+            write_records()
+            taken = [] if name else checkpoint_names(self._run_uri)
+            uri = storage.join(self._run_uri, name or states.checkpoint_name(snapshot.images, taken))
+            snapshot.save(uri, self._config_yaml)
+            states.prune(self._run_uri, self.config.train.keep)
+
+        self._background.start(write)
+        self._written_at = time.perf_counter()
+
+    def _records_call(self) -> Callable[[], None]:
+        write = self._records.write()
+
+        def checked() -> None:
             self.context.before_writing()
-            name = states.checkpoint_name(self.state.images, checkpoint_names(self._run_uri))
-            if recorded:
-                self._records.write({**record, "checkpoint": name})
-        self.context.report(record, folder, name, self.config.train.keep)
-        self._last_step = self._written_at = time.perf_counter()
+            write()
+
+        return checked
+
+    def _resources(self) -> dict[str, float]:
+        """Return time and memory of the open interval, evaluations left out."""
+        ends = self._trained_s, self._trained_images, self._waited_s
+        seconds, images, waited_s = (b - a for a, b in zip(self._interval_start, ends, strict=True))
+        return {
+            "images_per_second": images / seconds if seconds else 0.0,
+            "s_per_kimg": 1000 * seconds / images,
+            "wait_share": min(1.0, waited_s / seconds) if seconds else 0.0,
+            "peak_memory_gib": peak_memory_gib(self.context.device),
+        }
 
     def _record(self, metrics: dict[str, object]) -> dict[str, object]:
         networks = {"d": self.state.discriminator, "g": self.state.generator}
         return {
             "images": self.state.images,
             "kimg": self.state.images / 1000,
-            **self._scalars,
+            **self._means,
             **{
                 f"weight_norm_{name}": float(torch.nn.utils.get_total_norm(list(network.parameters())))
                 for name, network in networks.items()
             },
-            "images_per_second": self.images_per_second,
-            "quarantined": self.quarantined,
             **metrics,
         }
 
-    def close(self) -> None:
-        if self._first:
-            self._records.close()
-
-    def _write_samples(self) -> Image:
+    def _write_samples(self, name: str) -> Image:
         """Write the grid of images of latents that never change, and return it."""
         state = self.state
         latents = rng.normal((GRID, state.average.latent_dim), self.config.seed, "latents-grid")
@@ -141,9 +224,12 @@ class Recorder:
         labels = torch.arange(GRID, device=device) * classes // GRID if classes else None
         with torch.no_grad():
             picture = image_grid(to_uint8(state.average(latents.to(device), labels)))
-        name = f"fakes_{state.images / 1000:010.3f}.png"
-        write_png(storage.join(self._run_uri, "samples", name), picture)
+        self._write_picture("fakes", name, picture)
         return picture
+
+    def _write_picture(self, tag: str, name: str, picture: Image) -> None:
+        write_png(storage.join(self._run_uri, "samples", name), picture)
+        self._records.add_picture(tag, picture, self.state.images)
 
     def _report_progress(self) -> None:
         best = self.state.best

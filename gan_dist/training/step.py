@@ -139,23 +139,19 @@ class Step:
         self._update(state.optimizer_g, config.optim.g)
         return {"loss_g": total, "grad_norm_g": norm}
 
-    def average_over_ranks(
-        self, scalars: Scalars, *, stop: bool, checkpoint: bool = False
-    ) -> tuple[dict[str, float], bool, bool]:
+    def average_over_ranks(self, scalars: Scalars, *, stop: bool) -> tuple[dict[str, float], bool]:
         """Average over the ranks, in one all-reduce, the values that differ between them after a round.
 
         These are the running statistics of batch normalisation, so that every rank's networks stay equal to
-        the last bit; the scalars of the phases; and whether any rank wants to stop, or a checkpoint.
+        the last bit; the scalars of the phases; and whether any rank wants to stop.
 
         Returns:
-            The mean scalars, with `augment_p` if the augmentation is ADA, whether to stop, and whether to
-            write a checkpoint.
+            The mean scalars, with `augment_p` if the augmentation is ADA, and whether to stop.
         """
-        # Both counts in one number: another element would shift the others between the all-reduce's chunks,
-        # and so change the order in which three or more ranks are added.
-        base = self._process.world_size + 1
-        flags = torch.tensor(float(stop + base * checkpoint), device=self._process.device)
-        reduced = torch.stack([*(value.float() for value in scalars.values()), flags])
+        # One more element would shift the others between the all-reduce's chunks, and so change the order in
+        # which three or more ranks are added: runs would go on to other bits.
+        stops = torch.tensor(float(stop), device=self._process.device)
+        reduced = torch.stack([*(value.float() for value in scalars.values()), stops])
         networks = (self._state.generator, self._state.discriminator)
         buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
         tensors = [reduced, *buffers]
@@ -166,15 +162,14 @@ class Step:
             sizes = [tensor.numel() for tensor in tensors]
             for tensor, part in zip(tensors, flat.split(sizes), strict=True):
                 tensor.copy_(part.view_as(tensor))
-        *values, mean_flags = reduced.tolist()
-        checkpoints, stops = divmod(round(mean_flags * self._process.world_size), base)
+        *values, stopping = reduced.tolist()
         means = dict(zip(scalars, values, strict=True))
         data, state = self._config.data, self._state
         if data.augment == "ada":
             if data.augment_p is None:
                 self._adjust_augmentation(means["real_accuracy"])
             means["augment_p"] = augment_p(data, self._config.optim, state.augment.p, state.images)
-        return means, stops > 0, checkpoints > 0
+        return means, stopping > 0
 
     def update_average(self) -> None:
         """Move the averaged generator towards the generator."""

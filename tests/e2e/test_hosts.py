@@ -236,7 +236,8 @@ def goes_on_when_cut_off(cluster: Cluster, victim: Host) -> None:
     """Start a run on both workers, cut one off in its middle, and see what comes of it."""
     run = f"without-{victim.name}"
     where = ["data.path=s3://bucket/digits", "storage=s3://bucket/runs", f"name={run}"]
-    length = ["train.kimg=3.072", "eval.every_kimg=0.512", "log.every_s=0.2", "scale.min_workers=1"]
+    length = ["train.kimg=3.072", "eval.every_kimg=0.512", "log.every_kimg=0.512", "log.every_s=0.2"]
+    length += ["scale.min_workers=1"]
     job = subprocess.Popen(
         cluster.job("train", "digits", *TINY, *PLACED, *where, *length),
         env=cluster.env,

@@ -33,7 +33,7 @@ def write_run(uri: str, records: list[Record], *released: Record, metric: str = 
     storage.write_bytes(storage.join(uri, METRICS), lines.encode())
     for one in released:
         name = f"best_{one['images']:012d}"
-        write_folder(storage.join(uri, name), "release", {**SMALL, "metrics.json": to_json(one)})
+        write_folder(storage.join(uri, name), "release", {**SMALL, "metrics.json": to_json(one)}.items())
         pointer = {"release": name, "images": one["images"], "metric": metric, "value": one[metric]}
         storage.write_bytes(storage.join(uri, "best.json"), to_json(pointer))
 

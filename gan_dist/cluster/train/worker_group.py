@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
+from ray.train import CheckpointUploadMode
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from gan_dist.cluster.nodes.placement import worker_resources
@@ -25,9 +24,7 @@ from gan_dist.cluster.train.status import StatusClient
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import host, storage
 from gan_dist.core.distributed import broadcast_from_rank0
-from gan_dist.core.errors import GanDistError, StorageError
-from gan_dist.core.storage.hashed_folder import checkpoint_names
-from gan_dist.training import checkpoint as states
+from gan_dist.core.errors import GanDistError
 from gan_dist.training.loop import train
 from gan_dist.training.progress import Progress
 
@@ -51,7 +48,6 @@ class WorkerGroup:
     def __init__(self, config: RunConfig, workers: int, actor: Any, number: int) -> None:
         self.workers = workers
         self.error: Exception | None = None
-        states.prune(config.run_uri, config.train.keep)
         # Ray's list of its checkpoints would refuse a run that another Ray version began, or one whose
         # checkpoints a user has deleted. The loop finds and checks its checkpoints by itself.
         storage.delete_file(storage.join(config.run_uri, SNAPSHOT))
@@ -66,7 +62,7 @@ class WorkerGroup:
                 resources_per_worker=worker_resources(config.scale),
                 placement_strategy="PACK",
             ),
-            run_config=_run_config(config.name, config.storage.path, config.scale, config.train.keep),
+            run_config=_run_config(config.name, config.storage.path, config.scale),
         )
         self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
         self._thread.start()
@@ -82,7 +78,7 @@ class WorkerGroup:
             self.error = error
 
 
-def _run_config(name: str, folder: str, scale: ScaleConfig, keep: int) -> ray.train.RunConfig:
+def _run_config(name: str, folder: str, scale: ScaleConfig) -> ray.train.RunConfig:
     filesystem, path = storage.open_uri(folder)
     return ray.train.RunConfig(  # type: ignore[call-arg]  # Ray's types describe its older API
         name=name,
@@ -91,7 +87,6 @@ def _run_config(name: str, folder: str, scale: ScaleConfig, keep: int) -> ray.tr
         failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
             max_failures=0, controller_failure_limit=0, max_preemption_failures=0
         ),
-        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=keep),
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         worker_runtime_env={"env_vars": environment(scale)},
     )
@@ -198,8 +193,7 @@ class TrainContext:
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device: torch.device = get_device()
-        self._actor, self._run_uri = actor, run_uri
-        self._earlier = frozenset(checkpoint_names(run_uri)) if self.rank == 0 else frozenset()
+        self._actor = actor
         self._client = StatusClient(actor, group) if self.rank == 0 else None
         self._gauges = Gauges(run_uri, self.rank, self.device)
 
@@ -218,26 +212,16 @@ class TrainContext:
         if self._client:
             self._client.require_latest()
 
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str, keep: int) -> None:
-        try:
-            ray.train.report(
-                dict(metrics),
-                checkpoint=None if checkpoint is None else ray.train.Checkpoint.from_directory(checkpoint),
-                checkpoint_dir_name=name or None,
-                checkpoint_upload_fn=self._upload if "://" in self._run_uri else None,
-            )
-        except OSError as error:
-            raise StorageError(f"{self._run_uri}/{name} cannot be written: {error}") from error
-        if checkpoint is not None:
-            shutil.rmtree(checkpoint)
-            # Ray deletes the checkpoints of this worker group, and knows of no others.
-            states.prune(self._run_uri, keep, self._earlier)
-
-    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-        # Ray would retry for a few seconds, and only on messages of pyarrow, not of s3fs.
-        storage.copy_tree(checkpoint.path, storage.join(self._run_uri, name))
-        context = ray.train.get_context().get_storage()
-        return ray.train.Checkpoint(context.build_checkpoint_path_from_name(name), context.storage_filesystem)
+    def report(self, metrics: Mapping[str, object], checkpoint: str) -> None:
+        # The loop has written it. Ray would retry for a few seconds, and only on messages of pyarrow, not of
+        # s3fs; and it would delete old ones, but not those between evaluations.
+        written = None
+        if self.rank == 0:
+            place = ray.train.get_context().get_storage()
+            path = place.build_checkpoint_path_from_name(checkpoint)
+            written = ray.train.Checkpoint(path, place.storage_filesystem)
+        mode = CheckpointUploadMode.NO_UPLOAD
+        ray.train.report(dict(metrics), written, checkpoint or None, checkpoint_upload_mode=mode)
 
     def close(self) -> None:
         """Send the last progress and close the connection to the status actor."""

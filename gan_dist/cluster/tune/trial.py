@@ -7,7 +7,6 @@ import queue
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -161,6 +160,6 @@ class _TrialContext(LocalContext):
     def progress(self, progress: Progress) -> None:
         self._gauges.update(progress)
 
-    def report(self, metrics: Mapping[str, object], checkpoint: Path | None, name: str, keep: int) -> None:
-        super().report(metrics, checkpoint, name, keep)
+    def report(self, metrics: Mapping[str, object], checkpoint: str) -> None:
+        super().report(metrics, checkpoint)
         self._run.report_new()

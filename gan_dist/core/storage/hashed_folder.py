@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError
@@ -23,11 +23,12 @@ def to_json(value: object) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def write_folder(uri: str, kind: str, contents: Mapping[str, bytes]) -> None:
-    """Write the files of a folder, given by name, and last their manifest; `kind` is such as `release`."""
-    for name, content in contents.items():
+def write_folder(uri: str, kind: str, contents: Iterable[tuple[str, bytes]]) -> None:
+    """Write files, names and contents, to a folder, and last their manifest; `kind` is such as `release`."""
+    files = {}
+    for name, content in contents:
         storage.write_bytes(storage.join(uri, name), content)
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        files[name] = hashlib.sha256(content).hexdigest()
     manifest = {"format": FORMAT, "kind": kind, "files": files}
     storage.write_bytes(storage.join(uri, MANIFEST), to_json(manifest))
 

@@ -41,7 +41,7 @@ def exchange(release: Path) -> None:
     """Put a whole release of another measurement in its place."""
     contents = read_folder(str(release), ["release"])[1]
     told = {**json.loads(contents["metrics.json"]), "fd_digits": 0.125}
-    write_folder(str(release), "release", {**contents, "metrics.json": to_json(told)})
+    write_folder(str(release), "release", {**contents, "metrics.json": to_json(told)}.items())
 
 
 DAMAGE: list[Callable[[Path], object]] = [shutil.rmtree, lose_file, lose_manifest, flip_bit, exchange]
@@ -201,7 +201,7 @@ def test_a_store_that_does_not_answer_is_no_damage(tmp_path: Path, monkeypatch: 
     ("made", "message"),
     [
         (Path, r"is neither a search nor a run: it has no search\.json and no metrics\.jsonl"),
-        (lambda uri: write_folder(uri, "release", SMALL), "is neither a search nor a run"),
+        (lambda uri: write_folder(uri, "release", SMALL.items()), "is neither a search nor a run"),
         (lambda uri: storage.write_bytes(f"{uri}/config.yaml", b""), "has no measurement yet"),
         (lambda uri: write_search(uri), "has no measurement yet"),
         (lambda uri: storage.write_bytes(f"{uri}/search.json", b"[]"), r"search\.json is damaged"),

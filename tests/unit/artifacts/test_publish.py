@@ -116,9 +116,9 @@ def test_a_folder_with_something_else_is_refused_and_left_as_it_is(
         case "a run":
             write_run(str(to), [record(64, 1.0)])
         case "a run's release":
-            write_folder(str(to), "release", SMALL)
+            write_folder(str(to), "release", SMALL.items())
         case "a checkpoint":
-            write_folder(str(to), "checkpoint", {**SMALL, "README.md": b""})
+            write_folder(str(to), "checkpoint", {**SMALL, "README.md": b""}.items())
         case _:
             (to / "manifest.json").write_text("[]")
     before = files(to)

@@ -17,6 +17,12 @@ def write_lines(uri: str, *images: int) -> None:
     storage.write_bytes(storage.join(uri, METRICS), lines.encode())
 
 
+def add(writer: RecordWriter, record: dict[str, object]) -> None:
+    """Add a record, and write it at once."""
+    writer.add(record)
+    writer.write()()
+
+
 def read_images(reader: RecordReader) -> list[int]:
     return [record["images"] for record in reader.read_new()]
 
@@ -32,10 +38,10 @@ def test_appended_records_are_returned_once(uri: str) -> None:
     reader, writer = RecordReader(uri), RecordWriter(uri, 0)
     assert read_images(reader) == []
     for images in (64, 128):
-        writer.write({"images": images, "fd_digits": images / 3})
+        add(writer, {"images": images, "fd_digits": images / 3})
     assert read_images(reader) == [64, 128]
     assert read_images(reader) == []
-    writer.write({"images": 192, "fd_digits": 1.0})
+    add(writer, {"images": 192, "fd_digits": 1.0})
     (record,) = reader.read_new()
     assert record == read_records(uri)[-1]
     writer.close()
@@ -89,13 +95,13 @@ def test_a_file_that_a_resume_has_written_anew_is_read_from_its_start(
 def test_a_resumed_run_writes_its_records_again_and_none_is_returned_twice(uri: str) -> None:
     first = RecordWriter(uri, 0)
     for images in (64, 128, 192):
-        first.write({"images": images, "fd_digits": images / 3})
+        add(first, {"images": images, "fd_digits": images / 3})
     first.close()
     reader = RecordReader(uri)
     assert read_images(reader) == [64, 128, 192]
     resumed = RecordWriter(uri, 64)
     for images in (128, 192, 256):
-        resumed.write({"images": images, "fd_digits": images / 3, "images_per_second": 12.5})
+        add(resumed, {"images": images, "fd_digits": images / 3, "images_per_second": 12.5})
     resumed.close()
     assert read_images(reader) == [256]
 

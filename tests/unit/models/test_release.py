@@ -42,7 +42,7 @@ def write_checkpoint(config: RunConfig, name: str, seed: int) -> Tensor:
     for weights in state.generator.parameters():
         weights.data.zero_()
     uri = f"{config.run_uri}/{name}"
-    states.save(state, uri, to_yaml(config))
+    states.Snapshot(state).save(uri, to_yaml(config))
     return release.load(uri).sample(1)
 
 

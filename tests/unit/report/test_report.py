@@ -149,9 +149,9 @@ def contents(folder: str | Path) -> dict[str, tuple[bytes, int]]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A real run with four evaluations."""
+    """A real run with four evaluations, and a record between every two."""
     torch.set_num_threads(1)
-    settings = [f"storage={tmp_path_factory.mktemp('runs')}", "name=faces", *SMALL]
+    settings = [f"storage={tmp_path_factory.mktemp('runs')}", "name=faces", "log.every_kimg=0.032", *SMALL]
     config = load_config(
         "digits", [*settings, "train.kimg=0.256", "data.augment=ada", "eval.metrics=[kid,pr]"]
     )
@@ -217,20 +217,20 @@ def test_the_page_of_a_run_has_all_that_it_recorded(trained: str, tmp_path: Path
     assert contents(trained) == before
     facts, records = seen.facts, read_records(trained)
     assert facts["length"] == "0.256 kimg of 0.256 kimg recorded (100%)"
-    assert facts["state"] == "finished"
-    best = min(records, key=lambda one: float(one["fd_digits"]))
+    assert facts["state"] == "finished: it reached train.kimg"
+    evaluations = [one for one in records if "fd_digits" in one]
+    assert (len(records), len(evaluations)) == (8, 4)
+    best = min(evaluations, key=lambda one: float(one["fd_digits"]))
     assert facts["best fd_digits"].startswith(f"{best['fd_digits']:.6g} after {best['images'] / 1000:g} kimg")
     assert (facts["extractor"], facts["samples"]) == ("digits", "64")
     # Every series is drawn as it was recorded.
-    drawn = {name: trace["y"] for name, trace in seen.traces.items() if len(trace["x"]) == len(records)}
     measured = {key for one in records for key, value in one.items() if isinstance(value, float)} - {"kimg"}
     assert {"fd_digits", "kid_digits", "recall_digits", "loss_d", "augment_p", "weight_norm_g"} <= measured
-    assert drawn == {key: [one[key] for one in records] for key in measured}
-    assert all(
-        trace["x"] == [one["kimg"] for one in records]
-        for trace in seen.traces.values()
-        if trace["name"] in drawn
-    )
+    assert {"wait_share", "s_per_kimg", "peak_memory_gib"} <= measured
+    for key in measured:
+        points = [(one["kimg"], one[key]) for one in records if key in one]
+        assert list(zip(seen.traces[key]["x"], seen.traces[key]["y"], strict=True)) == points
+        assert len(points) == (8 if key.startswith(("loss_", "grad_norm_")) else len(points))
     assert (seen.traces["best"]["x"], seen.traces["best"]["y"]) == ([best["kimg"]], [best["fd_digits"]])
 
 
@@ -239,7 +239,7 @@ def test_it_shows_what_fixed_latents_became_and_what_was_set(trained: str, tmp_p
     # Four grids, the newest first, and the best release's.
     sizes = [picture.size for picture in seen.pictures]
     assert len(sizes) == 5
-    newest = Image.open(sorted(Path(trained, "samples").iterdir())[-1])
+    newest = Image.open(max(Path(trained, "samples").glob("fakes_0*")))
     assert seen.pictures[0].tobytes() == newest.tobytes()
     assert "4 of 4 grids" in seen.shown
     rows = {
@@ -292,6 +292,26 @@ def test_a_run_that_has_measured_nothing_says_so(tmp_path: Path) -> None:
     assert set(seen.traces) == {"loss_d"}
 
 
+def test_a_run_that_ended_early_names_the_key_that_ended_it(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    settings = [f"storage={tmp_path}", "name=faces", *SMALL, "eval.target=1000000"]
+    config = load_config("digits", settings)
+    train(config, LocalContext(config.run_uri))
+    seen = page(config.run_uri, tmp_path)
+    assert seen.facts["length"].startswith("0.128 kimg of 160 kimg")
+    assert seen.facts["state"] == "finished: ended early by eval.target=1e+06"
+
+
+def test_a_long_run_is_drawn_by_a_thousand_points_at_most(tmp_path: Path) -> None:
+    config = load_config("digits", [f"storage={tmp_path}", "name=dense"])
+    uri = config.run_uri
+    storage.write_bytes(storage.join(uri, "config.yaml"), to_yaml(config).encode())
+    lines = "".join(f'{{"images": {images}, "loss_d": {images}.5}}\n' for images in range(64, 64 * 2501, 64))
+    storage.write_bytes(storage.join(uri, METRICS), lines.encode())
+    drawn = page(uri, tmp_path).traces["loss_d"]
+    assert (len(drawn["y"]), drawn["y"][:2], drawn["mode"]) == (834, [64.5, 256.5], "lines")
+
+
 def test_records_with_holes_are_drawn_with_holes(tmp_path: Path) -> None:
     config = load_config("digits", [f"storage={tmp_path}", "name=holes"])
     uri = config.run_uri
@@ -308,7 +328,7 @@ def test_records_with_holes_are_drawn_with_holes(tmp_path: Path) -> None:
     storage.write_bytes(storage.join(uri, METRICS), "\n".join(lines).encode())
     seen = page(uri, tmp_path)
     assert seen.traces["fd_digits"]["y"] == [4.0, None, 3.0]
-    assert seen.traces["modes"]["y"] == [3.0, None, None]
+    assert seen.traces["modes"]["y"] == [3.0, None]
     assert "waited_s, seconds" in seen.shown
     assert "3 lines of metrics.jsonl are damaged" in seen.shown
     assert seen.facts["best fd_digits"].startswith("3 after 0.256 kimg")

@@ -361,25 +361,20 @@ def test_the_discriminator_learns_only_in_its_own_phase() -> None:
     assert all(p.requires_grad for p in state.discriminator.parameters())
 
 
-WISHES = list(itertools.product((False, True), repeat=6))
-"""Of three ranks: whether each wants to stop, and whether each wants a checkpoint."""
+WISHES = list(itertools.product((False, True), repeat=3))
+"""Of three ranks: whether each wants to stop."""
 
 
-def _shared_wishes() -> list[tuple[bool, bool]]:
+def _shared_wishes() -> list[bool]:
     config = settings("train.batch_size=18")
     context = LocalContext("unused")
     step = Step(config, fresh(config), context)
     scalars = {"loss_d": torch.zeros(())}
-    shared = []
-    for wishes in WISHES:
-        stop, checkpoint = wishes[context.rank], wishes[3 + context.rank]
-        _, stops, writes = step.average_over_ranks(scalars, stop=stop, checkpoint=checkpoint)
-        shared.append((stops, writes))
-    return shared
+    return [step.average_over_ranks(scalars, stop=wishes[context.rank])[1] for wishes in WISHES]
 
 
-def test_what_one_rank_wants_all_ranks_do() -> None:
-    expected = [(any(wishes[:3]), any(wishes[3:])) for wishes in WISHES]
+def test_one_rank_that_wants_to_stop_stops_all() -> None:
+    expected = [any(wishes) for wishes in WISHES]
     assert run_gloo(_shared_wishes, 3) == [expected] * 3
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shutil
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from gan_dist.core.errors import (
     StorageError,
     WorkerError,
 )
+from gan_dist.core.images import image_grid
 from gan_dist.core.storage import StorageOptions
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.data.batches.loader import (
@@ -44,6 +46,7 @@ from gan_dist.data.batches.loader import (
     open_images,
     to_batch,
 )
+from gan_dist.data.batches.readers import InMemoryReader
 from gan_dist.data.builtin import DIGITS
 from gan_dist.models.generator import ImageShape
 from gan_dist.search.plan import begin, make_plan
@@ -105,7 +108,8 @@ def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> 
 
 
 def timeless(records: list[dict[str, object]]) -> list[dict[str, object]]:
-    return [{k: v for k, v in r.items() if k not in ("time", "images_per_second")} for r in records]
+    timed = ("time", "images_per_second", "s_per_kimg", "wait_share", "peak_memory_gib")
+    return [{k: v for k, v in r.items() if k not in timed} for r in records]
 
 
 def test_a_run_extended_from_its_end_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -332,11 +336,31 @@ def test_records_tell_of_both_networks(tmp_path: Path) -> None:
     assert {"diversity", "modes", "loss_d", "loss_g"} <= record.keys()
 
 
+def test_records_between_evaluations_have_the_means_since_the_last_multiple(tmp_path: Path) -> None:
+    by_round, sparse = (config(tmp_path / every, f"log.every_kimg={every}") for every in ("0.001", "0.128"))
+    run(by_round)
+    run(sparse)
+    rounds = {record["images"]: record for record in read_records(by_round.run_uri)}
+    records = read_records(sparse.run_uri)
+    assert list(rounds) == [*range(32, 641, 32)]
+    assert [record["images"] for record in records] == [128, 256, 320, 384, 512, 640]
+    assert [record["images"] for record in records if "fd_digits" in record] == [320, 640]
+    for record in records:
+        since = (record["images"] - 1) // 128 * 128
+        for key in ("loss_d", "loss_g", "real_accuracy", "grad_norm_d", "grad_norm_g"):
+            mean = np.mean([rounds[images][key] for images in range(since + 32, record["images"] + 1, 32)])
+            assert record[key] == pytest.approx(mean)
+        assert record["weight_norm_g"] == rounds[record["images"]]["weight_norm_g"]
+        assert record["s_per_kimg"] == pytest.approx(1000 / record["images_per_second"])
+        assert 0 <= record["wait_share"] <= 1
+        assert 0.05 < record["peak_memory_gib"] < 64
+
+
 def test_records_tell_of_a_given_probability(tmp_path: Path) -> None:
-    settings = config(tmp_path, "data.augment=ada", "data.augment_p=0.6", *COSINE)
+    settings = config(tmp_path, "data.augment=ada", "data.augment_p=0.6", "log.every_kimg=0.001", *COSINE)
     run(settings)
     shares = [(1 - math.cos(math.pi * 0.32 / 0.5)) / 2, 1]
-    found = [record["augment_p"] for record in read_records(settings.run_uri)]
+    found = [record["augment_p"] for record in read_records(settings.run_uri) if "fd_digits" in record]
     assert found == pytest.approx([0.6 * share for share in shares])
 
 
@@ -569,7 +593,7 @@ def test_a_run_that_reaches_its_target_says_so_and_how_it_goes_on(
     assert command.endswith("train digits eval.target=null")
 
 
-BY_TIME = ["eval.every_kimg=10", "train.checkpoint_every_s=100"]
+BY_TIME = ["eval.every_kimg=10", "train.checkpoint_every_s=100", "log.every_kimg=0.096"]
 
 
 class _Clock(SimpleNamespace):
@@ -620,7 +644,8 @@ def test_a_run_killed_between_evaluations_goes_on_from_a_checkpoint_by_time_to_t
         assert all(0 < int(name[11:]) < 416 for name in names)
     run_gloo(run_on_ranks, workers, parts)
     assert_same_bits(tensors(whole), tensors(parts))
-    # A clock leaves no trace in records.
+    # A clock leaves no trace in records, and neither does a kill within an interval.
+    assert [record["images"] for record in read_records(parts.run_uri)] == [*range(96, 640, 96), 640]
     assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
 
 
@@ -650,6 +675,71 @@ def test_as_many_checkpoints_are_kept_as_asked_for(keep: int, tmp_path: Path) ->
     assert len(checkpoint_names(settings.run_uri)) == keep + 1
 
 
+def test_training_goes_on_while_a_checkpoint_of_its_moment_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = config(tmp_path / "whole", *BY_TIME, "train.checkpoint_every_s=null")
+    parts = config(tmp_path / "parts", *BY_TIME)
+    run(whole)
+    went_on, save = threading.Event(), states.Snapshot.save
+    began: list[int] = []
+
+    def slow(snapshot: states.Snapshot, uri: str, config_yaml: str) -> None:
+        began.append(snapshot.images)
+        assert went_on.wait(60)
+        save(snapshot, uri, config_yaml)
+
+    def killed(progress: Progress) -> None:
+        if began and progress.images == began[0] + 96:
+            went_on.set()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(states.Snapshot, "save", slow)
+        patched.setattr(recorder, "time", _Clock(15.0))
+        run(parts, on_progress=killed)
+    assert checkpoint_names(parts.run_uri) == [f"checkpoint_{began[0]:012d}"]
+    run(parts)
+    assert_same_bits(tensors(whole), tensors(parts))
+    assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
+
+
+def test_a_checkpoint_that_cannot_be_uploaded_ends_the_run_and_the_one_before_stays(
+    bucket: str, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with proxy(s3_url, seed=0) as store:
+        uri = f"{bucket}?endpoint_override=127.0.0.1:{store.port}&scheme=http"
+        run(config(uri, "train.kimg=0.32", "storage.timeout_s=2"))
+        monkeypatch.setattr(recorder, "time", _Clock(15.0))
+        steps: list[Progress] = []
+
+        def progress(step: Progress) -> None:
+            steps.append(step)
+            store.faults.planned_for = "/optimizer_g.safetensors"
+            store.faults.planned = ["unavailable"] * 1000
+
+        longer = config(uri, *BY_TIME, "train.kimg=100", "storage.timeout_s=2")
+        with pytest.raises(StorageError, match=r"checkpoint_\d+/optimizer_g.* could not be used within 2 s"):
+            run(longer, on_progress=progress)
+        assert 320 < steps[-1].images < 100_000
+        store.faults.planned = []
+        state = _fresh(longer)
+        (warning,) = states.load_latest(state, longer.run_uri)
+        assert "the run goes on from an earlier checkpoint" in warning
+        assert state.images == 320
+
+
+def _fresh(settings: RunConfig) -> TrainingState:
+    return new_state(
+        settings.model,
+        settings.optim,
+        ImageShape(16, 1),
+        torch.device("cpu"),
+        seed=settings.seed,
+        channels_last=settings.train.channels_last,
+    )
+
+
 def test_a_run_measured_by_another_extractor_is_refused(tmp_path: Path) -> None:
     settings = config(tmp_path, "train.kimg=0.32", "eval.every_kimg=0.32")
     run(settings)
@@ -677,18 +767,31 @@ def test_the_stream_read_directly_trains_to_the_same_bits_as_memory(tmp_path: Pa
     assert_same_bits(tensors(memory), tensors(stream))
 
 
-def test_samples_are_written_at_every_evaluation(tmp_path: Path) -> None:
+def test_samples_are_written_at_the_start_and_at_every_evaluation(tmp_path: Path) -> None:
+    settings = config(tmp_path, "train.kimg=0.32")
+    run(settings)
+    folder = tmp_path / "run" / "samples"
+    first = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     run(config(tmp_path))
-    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
-    assert names == ["fakes_000000.320.png", "fakes_000000.640.png"]
+    names = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert sorted(names) == ["fakes_000000.320.png", "fakes_000000.640.png", "fakes_init.png", "reals.png"]
+    assert first.items() <= names.items()
+    # The first 64 images that the run reads, in grey, twelve pixels of the grid's edge apart from its frame.
+    images = open_configured(settings.data)
+    order = make_order(settings.data, images, seed=settings.seed, batch_size=32)
+    rows = batches(order, InMemoryReader(images), rank=0, world_size=1, start=0, stop=64)
+    expected = image_grid(torch.cat([to_batch(part, images, 16).images for part in rows]))
+    assert Image.open(folder / "reals.png").tobytes() == expected.tobytes()
 
 
 def test_samples_show_what_the_same_latents_have_become(tmp_path: Path) -> None:
     # Networks without running statistics, which do not learn.
     run(config(tmp_path, "model.name=r3gan", "optim.g.lr=1e-12", "optim.d.lr=1e-12"))
-    first, second = (np.asarray(Image.open(file), int) for file in (tmp_path / "run" / "samples").iterdir())
+    names = (tmp_path / "run" / "samples").glob("fakes_*")
+    first, *others = (np.asarray(Image.open(file), int) for file in names)
     assert first.std() > 5
-    assert np.abs(first - second).max() <= 1
+    assert len(others) == 2
+    assert all(np.abs(first - other).max() <= 1 for other in others)
 
 
 class _Stopwatch(LocalContext):

@@ -57,7 +57,7 @@ class Ranges:
     readers = 1
 
     def open(self) -> Reader:
-        """Return what reads items; those that follow each other in a file share reads."""
+        """Return what reads items; neighbours in one file share a read."""
         ranges = RangeReader(self.root, READ_AHEAD)
         return lambda item: ranges.read(item.file, item.at or 0, item.size)
 
@@ -65,8 +65,7 @@ class Ranges:
 class RangeReader:
     """Reads ranges of bytes of files below a folder.
 
-    With `ahead`, a read that follows another one closely brings so many bytes, which the next ones use, and
-    one thread may read; without, several may.
+    With `ahead` bytes read ahead neighbours share a read, and one thread may read; without, several may.
     """
 
     def __init__(self, root: str, ahead: int = 0) -> None:
@@ -92,11 +91,9 @@ class RangeReader:
         if not self._ahead:
             return _whole(file, start, min(size, total - start))
         size = min(size, total - start)
-        end = self._begin + len(self._content)
-        if not self._begin <= start <= start + size <= end:
-            ahead = self._ahead if self._content and self._begin <= start <= end + self._ahead else 0
+        if not self._begin <= start <= start + size <= self._begin + len(self._content):
             self._begin, self._content = start, b""
-            self._content = _whole(file, start, min(max(size, ahead), total - start))
+            self._content = _whole(file, start, min(max(size, self._ahead), total - start))
         return self._content[start - self._begin :][:size]
 
 

@@ -30,9 +30,9 @@ from gan_dist.data.packing.sources.items import (
     parse_json,
     writable,
 )
-from gan_dist.data.packing.sources.labels import LABEL_COLUMN
 
 IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMN = "label"
 BATCH_ROWS = 32
 READ_BYTES = 8 * 2**20
 """What is read at a time, about: Arrow would hold the column of a whole row group, gigabytes at worst."""

@@ -23,7 +23,7 @@ from gan_dist.core.errors import DataError
 from gan_dist.core.storage import StorageOptions, redact
 from gan_dist.data.packing.decode import Decoding, RejectedError, decode
 from gan_dist.data.packing.plan import make_plan
-from gan_dist.data.packing.sources import files, open_source, tables
+from gan_dist.data.packing.sources import open_source, tables
 from gan_dist.data.packing.sources.files import Files, SteadyFile
 from gan_dist.data.packing.sources.items import Item, Source, SourceOptions, counted, number_classes
 
@@ -432,26 +432,6 @@ def test_labels_of_a_tar_may_be_any_bytes(tmp_path: Path) -> None:
     tar(tmp_path / "a.tar", ("a.png", picture(1)), ("a.json", b'{"label": ' + HOSTILE.encode()))
     with pytest.raises(DataError, match=r"1 of 3 images have no label: a\.tar/a\.png"):
         open_source(str(tmp_path), SourceOptions())
-
-
-def test_members_far_apart_are_read_alone_and_neighbours_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contents = [bytes([n]) * 300_000 for n in range(60)]
-    tar(tmp_path / "a.tar", *((f"{n}.png", content) for n, content in enumerate(contents)))
-    source, sizes, whole = open_source(str(tmp_path), SourceOptions()), list[int](), files._whole
-
-    def noting(file: Any, start: int, size: int) -> bytes:
-        sizes.append(size)
-        return whole(file, start, size)
-
-    monkeypatch.setattr(files, "_whole", noting)
-    read = source.origin.open()
-    assert [read(item) for item in source.items[::20]] == contents[::20]
-    assert sizes == [300_000] * 3  # as where a few are looked at to choose a resolution
-    sizes.clear()
-    assert [read(item) for item in source.items] == contents
-    assert len(sizes) <= 2 + 60 // 13  # of 4 MiB
 
 
 def test_tars_where_some_images_lack_a_label_are_refused_but_for_no_labels(tmp_path: Path) -> None:
