@@ -53,9 +53,9 @@ def main() -> None:
         write_set("s3://bench/set", parts, group_rows=GROUP, **shape)
         for backend in arguments.backends:
             storage.configure(StorageOptions(backend))
-            with _slow(url, 0, bandwidth) as (uri, _):
+            with slow_store(url, 0, bandwidth) as (uri, _):
                 bare = _bare_rate(uri)
-            with _slow(url, ERRORS, bandwidth) as (uri, asked):
+            with slow_store(url, ERRORS, bandwidth) as (uri, asked):
                 rate, seen = _reader_rate(uri)
                 faults = asked()
             shares = {"share_of_bandwidth": rate / allowed, "share_by_bare_requests": bare / allowed}
@@ -93,7 +93,9 @@ def _bare_rate(uri: str) -> float:
 
 
 @contextmanager
-def _slow(url: str, errors: float, bandwidth: float) -> Iterator[tuple[str, Callable[[], dict[str, int]]]]:
+def slow_store(
+    url: str, errors: float, bandwidth: float
+) -> Iterator[tuple[str, Callable[[], dict[str, int]]]]:
     """Run a proxy before the store; yields the set's URI through it, and what asks for its counts."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
