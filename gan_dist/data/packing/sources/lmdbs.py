@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,14 @@ from gan_dist.data.packing.sources.items import (
     cut,
 )
 
+PRINT_KEYS = """
+import sys, lmdb
+with lmdb.open(sys.argv[1], subdir=False, readonly=True, lock=False, readahead=False) as environment:
+    with environment.begin() as transaction:
+        for key in transaction.cursor().iternext(keys=True, values=False):
+            sys.stdout.buffer.write(len(key).to_bytes(2, "little") + key)
+"""
+"""Run in a process of its own, which a damaged page ends: LMDB checks pages by assertions."""
 AGAIN = "fetch it again, or remove it"
 _opened: tuple[tuple[str, int, int], Any] | None = None
 """The file that this process has open: path, size, time, and the environment. LMDB opens no file twice."""
@@ -67,16 +77,21 @@ class Values:
 
 
 def _list_keys(root: str, name: str) -> list[Item]:
-    environment = _environment(root, name)
-    try:
-        with environment.begin() as transaction:
-            keys = list(transaction.cursor().iternext(keys=True, values=False))
-    except Exception as error:  # whatever the package, which is optional, raises for damage
-        raise DataError(f"{storage.join(root, name)} is damaged ({cut(error)})", AGAIN) from None
-    return [
-        Item(f"{name}#{key.decode(errors='backslashreplace')}", name, None, 0, UNLABELLED, key)
-        for key in keys
-    ]
+    _environment(root, name)  # says what is wrong with the file itself
+    path = storage.open_uri(storage.join(root, name))[1]
+    child = subprocess.run([sys.executable, "-c", PRINT_KEYS, path], capture_output=True, check=False)
+    if child.returncode:
+        said = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise DataError(f"{path} is damaged ({cut(said)})", AGAIN)
+    content, at = child.stdout, 0
+    items: list[Item] = []
+    while at < len(content):
+        begin = at + 2
+        at = begin + int.from_bytes(content[at:begin], "little")
+        key = content[begin:at]
+        shown = f"{name}#{key.decode(errors='backslashreplace')}"
+        items.append(Item(shown, name, None, 0, UNLABELLED, key))
+    return items
 
 
 def _value(root: str, item: Item) -> bytes:

@@ -163,6 +163,16 @@ def test_an_lmdb_that_is_cut_is_refused(tmp_path: Path, kept: int) -> None:
         open_source(str(folder), SourceOptions())
 
 
+def test_an_lmdb_with_zeros_where_keys_were_is_refused(tmp_path: Path) -> None:
+    """As a download leaves it that reserves the file's space and is stopped."""
+    folder = put_in_lmdb(tmp_path / "x", [(f"{n:040}".encode(), bytes(100)) for n in range(300)])
+    content = (folder / "data.mdb").read_bytes()
+    at = content.index(f"{200:040}".encode()) // 4096 * 4096
+    (folder / "data.mdb").write_bytes(content[:at] + bytes(4096) + content[at + 4096 :])
+    with pytest.raises(DataError, match=r"data.mdb is damaged \(.+\); fetch it again, or remove it"):
+        open_source(str(folder), SourceOptions())
+
+
 def test_what_is_no_lmdb_or_empty_or_in_a_bucket_is_refused(tmp_path: Path, bucket: str) -> None:
     (tmp_path / "access.mdb").write_bytes(b"Standard Jet DB" * 1000)
     with pytest.raises(DataError, match=r"access.mdb cannot be read as an LMDB \(.*not an LMDB file"):
