@@ -103,9 +103,18 @@ def run_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return measured_run(tmp_path_factory.mktemp("runs"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither a variable nor torch-fidelity's downloads have Inception's weights, which `auto` would use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GAN_DIST_INCEPTION_WEIGHTS", raising=False)
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        yield
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but this machine can be reached, and no variable says where weights are."""
+    """Nothing but this machine can be reached."""
     connect, resolve = socket.socket.connect, socket.getaddrinfo
 
     def local_connect(self: socket.socket, address: Any) -> None:
@@ -118,7 +127,6 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket.socket, "connect", local_connect)
     monkeypatch.setattr(socket, "getaddrinfo", local_resolve)
-    monkeypatch.delenv("GAN_DIST_INCEPTION_WEIGHTS", raising=False)
 
 
 @pytest.fixture
