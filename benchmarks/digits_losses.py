@@ -77,9 +77,9 @@ def _mean_distance(one: Tensor, other: Tensor, halves: list[Tensor]) -> float:
 def _trained(overrides: list[str]) -> Release:
     """Return the best release of the preset with these overrides, trained in this process."""
     with TemporaryDirectory(prefix="gan-dist-bench-") as folder:
-        config: RunConfig = load_config(
-            "digits", ["name=run", f"storage={folder}", "scale.workers=1", "data.cache=memory", *overrides]
-        )
+        alone = ["name=run", f"storage={folder}", "scale.workers=1", "data.cache=memory"]
+        to_the_end = ["eval.every_kimg=10", "eval.target=null"]
+        config: RunConfig = load_config("digits", [*alone, *to_the_end, *overrides])
         with ProgressLine(config.log.every_s) as line:
             line.print(" ".join(overrides))
             train(config, LocalContext(config.run_uri, on_progress=line.update))

@@ -16,7 +16,6 @@ from typing import Any
 
 from PIL.Image import Image
 
-from gan_dist.artifacts.event_files import EventFiles
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, StorageError
 
@@ -35,6 +34,9 @@ class RecordWriter:
     """
 
     def __init__(self, run_uri: str, images: int, images_per_step: int = 1) -> None:
+        # It imports TensorBoard, a second of which other ranks and readers are spared.
+        from gan_dist.artifacts.event_files import EventFiles
+
         self._uri = storage.join(run_uri, METRICS)
         kept: list[dict[str, Any]] = []
         if storage.exists(self._uri):

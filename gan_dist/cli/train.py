@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gan_dist.training.preflight import RunSummary
     from gan_dist.training.progress import ProgressLine, RunResult
 
+REPORT = "report.html"
 _END_REASONS = {
     "eval.patience": "eval.patience={0.patience} evaluations were no better than those before",
     "eval.target": "two evaluations, one after another, were at or below eval.target={0.target:g}",
@@ -131,10 +132,17 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
         again = command("train", *arguments)
         typer.echo(f"ended at once, since its last checkpoint; continue it with\n  {again}", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    if result.finished:
+        _write_report(config.run_uri)
     record = _record(config.run_uri, result)
     _print_result(config.name, result, record)
     if result.ended_by is not None:
         typer.echo(f"ended early: {_END_REASONS[result.ended_by].format(config.eval)}")
+        if result.ended_by == "eval.target" and _ended_at_halves(config):
+            images = f"so {config.eval.samples:,} images of it"
+            typer.echo(
+                f"{images} are as near to the real digits as two random halves of these are to each other"
+            )
         arguments = [*without(result.ended_by, arguments), f"{result.ended_by}=null"]
     elif result.finished:
         arguments = [*without("train.kimg", arguments), f"train.kimg={2 * config.train.kimg:g}"]
@@ -164,6 +172,27 @@ def without(key: str, arguments: list[str]) -> list[str]:
     return [argument for argument in arguments if not argument.startswith(f"{key}=")]
 
 
+def _write_report(run_uri: str) -> None:
+    """Write the page of a run into its folder if that is on this machine's disk; it takes a second."""
+    if "://" in run_uri:
+        return
+    from gan_dist.core import storage
+    from gan_dist.report.page import write_report
+
+    try:
+        write_report(run_uri, storage.join(run_uri, REPORT))
+    except GanDistError as error:
+        typer.echo(f"note: {REPORT} was not written: {error}", err=True)
+
+
+def _ended_at_halves(config: RunConfig) -> bool:
+    """Return whether `eval.target` is the distance of two halves of the real digits."""
+    from gan_dist.evaluation.extractors.digits import HALVES
+
+    settings = (config.data.path, config.eval.extractor, config.eval.target)
+    return settings == ("builtin://digits", "digits", HALVES)
+
+
 def _record(run_uri: str, result: RunResult) -> dict[str, object]:
     from gan_dist.core import storage
     from gan_dist.core.storage.hashed_folder import checkpoint_names
@@ -181,6 +210,7 @@ def _record(run_uri: str, result: RunResult) -> dict[str, object]:
         "value": result.value,
         "best": best and {**best, "release": storage.join(run_uri, str(best["release"]))},
         "checkpoint": storage.join(run_uri, checkpoints[0]) if checkpoints else None,
+        "report": page if storage.exists(page := storage.join(run_uri, REPORT)) else None,
     }
 
 
@@ -201,6 +231,7 @@ def _print_result(name: str, result: RunResult, record: dict[str, object]) -> No
         typer.echo(f"  samples     {run}/samples")
     board = shlex.join(["tensorboard", "--logdir", f"{run}/tensorboard"])
     typer.echo(f"  metrics     {run}/metrics.jsonl, or: {board}")
-    typer.echo(f"  report      {command('report', run)}")
+    page = record["report"]
+    typer.echo(f"  report      {shorten(str(page)) if page else command('report', run)}")
     if record["checkpoint"]:
         typer.echo(f"  checkpoint  {shorten(str(record['checkpoint']))}")

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.linalg import svdvals
-from scipy.linalg.blas import dgemm
-from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from gan_dist.evaluation.metrics.checks import check_pair, check_same_dim
@@ -34,6 +31,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     Raises:
         DataError: a set has fewer than 2 images or a value that is not finite, or the dimensions differ.
     """
+    from scipy.linalg import svdvals  # a second, of which the start of a run is spared
+
     check_same_dim(len(a.mean), len(b.mean))
     for moments in (a, b):
         moments.require_usable()
@@ -112,6 +111,8 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 def _product(m2_a: _Array, m2_b: _Array) -> _Array:
     """Return F_a F_b^T, float64 (rank of a, rank of b), with F^T F = m2."""
+    from scipy.linalg.blas import dgemm
+
     # By SciPy's BLAS and LAPACK alone: a second library's waiting threads would take the first one's cores.
     factor_a, order_a = _factor(m2_a)
     factor_b, order_b = _factor(m2_b)
@@ -121,6 +122,8 @@ def _product(m2_a: _Array, m2_b: _Array) -> _Array:
 
 def _factor(m2: _Array) -> tuple[_Array, _Array]:
     """Return F, float64 (rank, d), and an order with F^T F = m2[order][:, order]: pivoted Cholesky."""
+    from scipy.linalg.lapack import dpstrf
+
     # dpstrf stops where the remainder is below d * eps of the largest variance: rounding. A symmetric matrix
     # is its transpose, which has the layout that LAPACK expects.
     packed, pivots, rank, _info = dpstrf(m2.T, lower=1)
