@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gan_dist.cli.paths import absolute, complete, find_machine, note_extractor, read_run, shorten
+from gan_dist.cli.paths import RECORDED, absolute, complete, find_machine, note_extractor, read_run, shorten
 from gan_dist.core import storage
 from gan_dist.core.errors import BusyError, ConfigError, GanDistError, StorageError
 from gan_dist.core.storage.filesystems import expand_home
 from gan_dist.core.storage.redaction import split_query
 
 if TYPE_CHECKING:
-    from gan_dist.config import ScaleConfig
     from gan_dist.config.load import ConfigBuilder
     from gan_dist.data.packing.training_set import Beginning, Packing, TrainingSet
     from gan_dist.data.shards.manifest import Manifest
@@ -185,13 +184,13 @@ def _require_readable(settings: ConfigBuilder) -> None:
 def _beginning(settings: ConfigBuilder) -> Beginning:
     """Return where the run is kept, and what it began with."""
     from gan_dist.config import StorageConfig, load_config
-    from gan_dist.data.packing.training_set import CONFIG, Beginning
+    from gan_dist.data.packing.training_set import Beginning
 
     values = {key: value for key, value in settings.values.items() if key.startswith("storage.")}
     store = StorageConfig.model_validate({key.partition(".")[2]: value for key, value in values.items()})
     storage.configure(store.options)
     path, name = absolute(store.path), str(settings.values.get("name", settings.stem))
-    recorded = storage.join(path, name, CONFIG)
+    recorded = storage.join(path, name, RECORDED)
     return Beginning(path, name, load_config(recorded) if storage.exists(recorded) else None)
 
 
@@ -223,19 +222,23 @@ def _auto_values(
 
 
 @contextmanager
-def packed(given: Given, scale: ScaleConfig) -> Iterator[ConfigBuilder]:
+def packed(given: Given) -> Iterator[ConfigBuilder]:
     """Pack images that are not packed yet, and yield the settings; training goes on with the same Ray."""
     images = given.images
     if images is None or images.packing is None or given.settings_for is None:
         yield given.settings
         return
     from gan_dist.cluster.connect import connect_for
+    from gan_dist.cluster.nodes.node_checks import check_nodes
     from gan_dist.core.storage.lock import folder_lock
+    from gan_dist.data.builtin import PREFIX
     from gan_dist.data.packing.training_set import require_space, write_listing
 
     require_space(images.path, images.packing.plan)
     storage.require_bucket(images.path)
-    with connect_for(scale, warn=False):
+    config = given.settings.config()
+    with connect_for(config.scale, warn=False):
+        check_nodes(config.run_uri, PREFIX)
         try:
             with folder_lock(images.path, lambda text: typer.echo(text, err=True)):
                 write_listing(images.path, images.packing.source)

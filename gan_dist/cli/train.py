@@ -68,7 +68,7 @@ def train(
         from gan_dist.training.preflight import prepare
 
         prepare(run, given.manifest)
-    with packed(given, run.scale) as settings:
+    with packed(given) as settings:
         result = train_run(_without_search(settings.config()), arguments)
     if as_json:
         typer.echo(json.dumps(result))
@@ -85,7 +85,8 @@ def require_configuration(config: str | None) -> str:
     from gan_dist.config import preset_names
 
     if config is None:
-        raise GanDistError(f"give a configuration: one of {', '.join(preset_names())}, or a YAML file")
+        presets = ", ".join(preset_names())
+        raise GanDistError(f"give a configuration: one of {presets}, or a YAML file; or images")
     return config
 
 

@@ -53,7 +53,7 @@ def tune(
     from gan_dist.core.console import LiveConsole
     from gan_dist.core.storage.lock import folder_lock
 
-    with packed(images, plan.config.scale) as settings:
+    with packed(images) as settings:
         plan = plan_search(settings)
         with folder_lock(plan.uri, LiveConsole().print):
             study, interrupted = _run(plan, summary.metric)

@@ -13,8 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -23,9 +21,8 @@ from gan_dist.config.fields import valid_name
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError, GanDistError, StorageError
 from gan_dist.core.storage.redaction import split_query
-from gan_dist.core.threads import map_ahead
 from gan_dist.data.builtin import PREFIX, open_builtin
-from gan_dist.data.packing.decode import Decoding, RejectedError, shorter_edge
+from gan_dist.data.packing.decode import Decoding
 from gan_dist.data.packing.plan import (
     PLAN,
     Plan,
@@ -36,21 +33,18 @@ from gan_dist.data.packing.plan import (
     require_few_bad,
     require_whole,
 )
+from gan_dist.data.packing.resolution import choose_resolution
 from gan_dist.data.packing.sources import CONTAINER_SUFFIXES, Source, SourceOptions, counted, open_source
-from gan_dist.data.packing.sources.items import Item, some
+from gan_dist.data.packing.sources.items import some
 from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION
 from gan_dist.data.shards.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
 
-CONFIG = "config.yaml"
 FOLDER = ".packed"
 LISTING = "listing.gz"
 SHARD_MB = 64.0
 MAX_BAD = "1%"
-SMALLEST = 8
-"""Edge in pixels below which no network works."""
-SAMPLED = 200
-SAMPLED_BYTES = 64 * 2**20
-"""Images whose sizes are looked at, and bytes that may be read for it; twenty images always are."""
+SPARE_BYTES = 2**20
+"""Disk space for the manifest, the listing and the records of shards."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,7 @@ def find_training_set(uri: str, run: Beginning, resolution: int | None, largest:
         return TrainingSet(path, read_manifest(path), notes=_notes_on_kept(uri, run, path, kept))
     source = _open(uri, run)
     notes = list(source.notes)
-    edge = resolution or (kept.resolution if kept else _choose_resolution(uri, source, largest, notes))
+    edge = resolution or (kept.resolution if kept else choose_resolution(uri, source, largest, notes))
     plan = _plan(uri, source, edge)
     path = storage.join(run.storage_path, FOLDER, f"{source_name(uri)}-{_key(plan)}")
     manifest = finished_set(path, plan)
@@ -198,41 +192,6 @@ def _key(plan: Plan) -> str:
     return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:12]
 
 
-def _choose_resolution(uri: str, source: Source, largest: int, notes: list[str]) -> int:
-    """Return the largest power of two that nine of ten images have in both directions, within bounds.
-
-    Of evenly spaced images the headers are read. Where images are smaller than `SMALLEST`, `notes` says so.
-    """
-    sample = _sample(source.items)
-    with ExitStack() as stack:
-        read = source.origin.open()
-
-        def edge_of(item: Item) -> int | None:
-            try:
-                return shorter_edge(read(item))
-            except RejectedError:
-                return None
-
-        found = list(map_ahead(stack, edge_of, sample, source.origin.readers))
-    edges = sorted(edge for edge in found if edge is not None)
-    if not edges:
-        raise DataError(
-            f"none of {counted(len(sample), 'image')} of {storage.redact(uri)} that were looked at can be "
-            f"read, such as {sample[0].name}",
-            "gan-dist pack lists the reason for each",
-        )
-    tenth = edges[len(edges) // 10]
-    if tenth < SMALLEST:
-        notes.append(f"images of {tenth} pixels and the like are enlarged to {SMALLEST}x{SMALLEST}")
-    return max(SMALLEST, min(1 << (tenth.bit_length() - 1), largest))
-
-
-def _sample(items: Sequence[Item]) -> list[Item]:
-    mean = sum(item.size for item in items) / len(items)
-    count = min(len(items), SAMPLED, max(20, int(SAMPLED_BYTES / mean)) if mean else SAMPLED)
-    return [items[n * len(items) // count] for n in range(count)]
-
-
 def _planned(plan: Plan) -> Manifest:
     """Return the sizes of a set before it is packed."""
     size = plan.images * plan.row_bytes
@@ -258,7 +217,7 @@ def require_space(path: str, plan: Plan) -> None:
         return
     folder = Path(path)
     there = sum(file.stat().st_size for file in folder.glob("shard-*.parquet"))
-    missing = max(0, plan.images * plan.row_bytes - there)
+    missing = max(0, plan.images * plan.row_bytes - there) + SPARE_BYTES
     existing = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(existing).free
     if missing > free:

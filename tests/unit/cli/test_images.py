@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ import pytest
 from gan_dist import cli
 from gan_dist.cluster import connect
 from gan_dist.data.builtin import DIGITS
-from tests.support.packing import save_photos
+from tests.support.packing import save_photos, tensor_hashes, train_here
 
 FEW = ("train.batch_size=2", "eval.extractor=random")
 
@@ -112,6 +117,7 @@ def test_presets_and_yaml_files_are_no_images(
         (["texts"], "its 1 files are named otherwise (.txt 1)"),
         (["broken"], "none of 2 images"),
         (["listed"], "lists 1 image that the source does not hold: gone.png"),
+        (["cut.zip"], "cut.zip"),
         (["missing.zip"], "images are a folder, an archive or a URI"),
         (["s3://no-such-bucket-of-anyone/photos"], "s3://no-such-bucket-of-anyone/photos"),
     ],
@@ -126,6 +132,8 @@ def test_what_cannot_be_trained_on_is_refused_before_a_cluster(
     Path("broken").mkdir()
     for name in ("a.png", "b.png"):
         Path("broken", name).write_bytes(b"none")
+    whole = Path(shutil.make_archive("whole", "zip", photos)).read_bytes()
+    Path("cut.zip").write_bytes(whole[:-30])
     shutil.copytree(photos, "listed")
     Path("listed/dataset.json").write_text('{"labels": [["gone.png", 1]]}')
     assert message in refusal(capsys, "train", *arguments)
@@ -142,13 +150,31 @@ def test_images_below_the_smallest_size_are_enlarged_and_it_is_said(
     assert "# to_pack: 4 at 8x8x3, 768 bytes" in out
 
 
+@pytest.mark.filterwarnings("ignore:.*fewer than the extractor's")
+def test_three_images_are_enough_and_a_second_start_packs_nothing(
+    capsys: pytest.CaptureFixture[str], here: Path
+) -> None:
+    few = str(save_photos(here / "few", 3))
+    small = ["train.kimg=0.004", "model.width=4", "model.latent_dim=8", "eval.extractor=random"]
+    train_here(few, *small)
+    assert "images 4\n" in capsys.readouterr().out
+    train_here(few, *small, "train.kimg=0.006")
+    out = capsys.readouterr().out
+    assert "images 6\n" in out
+    assert "images 4\n" not in out
+    assert "packing" not in out
+    record = plan(capsys, "train", few, *small)
+    assert "to_pack" not in record
+    assert record["images"] == "3 of 16x16x3, read at 16x16"
+
+
 def test_a_disk_that_cannot_hold_the_set_is_named(
     capsys: pytest.CaptureFixture[str], here: Path, full_disk: Path
 ) -> None:
     save_photos(here / "large", 12, (128, 128))
     err = refusal(capsys, "train", "large", "data.resolution=128", f"storage={full_disk}/runs")
     assert f"the packed set in {full_disk}/runs/.packed/large-" in err
-    assert "needs 589,824 more bytes, and its disk has 262,144 left" in err
+    assert "needs 1,638,400 more bytes, and its disk has 262,144 left" in err
     assert list(full_disk.iterdir()) == []
 
 
@@ -179,3 +205,46 @@ def test_doctor_looks_at_images(capsys: pytest.CaptureFixture[str], photos: Path
     assert code == 0
     assert found["data"]["what"] == "12 images of 16x16x3, read at 16x16"
     assert found["run"]["level"] == "ok"
+
+
+@pytest.mark.soak
+def test_twenty_kills_lose_a_checkpoint_interval_and_a_step_at_most(here: Path) -> None:
+    """At random lines of what the process prints, and up to 30 ms later: while it lists, packs and trains."""
+    photos, draw = save_photos(here / "photos", 120, (16, 40)), random.Random(0)
+    batch, interval = 16, 64
+    settings = [
+        *(f"train.batch_size={batch}", f"eval.every_kimg={interval / 1000}", "train.kimg=4", "model.width=4"),
+        *("model.latent_dim=8", "eval.samples=32", "eval.extractor=random", "train.checkpoint_every_s=null"),
+    ]
+    command = [sys.executable, "-m", "tests.support.packing", str(photos), *settings]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    seen, lost, kills = 0, [], {"listing": 0, "packing": 0, "images": 0}
+    for attempt in range(21):
+        process = subprocess.Popen(
+            [*command, f"storage={here}/killed"], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert process.stdout is not None
+        last = draw.randrange(1, 25) if attempt < 20 else None
+        began, line = False, ""
+        for number, line in enumerate(process.stdout, 1):
+            kind, value = line.split()[0], line.split()[-1]
+            if kind == "images":
+                lost += [] if began else [max(0, seen - (int(value) - batch))]
+                began, seen = True, int(value)
+            if number == last:
+                time.sleep(draw.uniform(0, 0.03))
+                process.kill()
+                break
+        process.stdout.close()
+        if last is None:
+            assert process.wait() == 0
+        else:
+            assert process.wait() == -signal.SIGKILL, line
+            kills[line.split()[0]] += 1
+    print(kills, lost)  # noqa: T201  # figures for whoever runs it with -s
+    assert min(kills.values()) > 0
+    assert max(lost) <= interval + batch
+    subprocess.run(
+        [*command, f"storage={here}/whole"], check=True, env=environment, stdout=subprocess.DEVNULL
+    )
+    assert tensor_hashes(f"{here}/killed/photos") == tensor_hashes(f"{here}/whole/photos")

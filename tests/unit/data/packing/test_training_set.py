@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gan_dist.config import load_config
+from gan_dist.core import storage
 from gan_dist.core.errors import DataError
 from gan_dist.data.packing.training_set import (
     LISTING,
@@ -137,6 +138,17 @@ def test_runs_inside_the_images_are_no_images(tmp_path: Path) -> None:
     for name, inside in (("photos", folder), ("photos", folder / "cat")):
         with pytest.raises(DataError, match="is in the folder of the run"):
             found(inside, Beginning(str(tmp_path), name))
+
+
+def test_images_and_runs_may_share_a_bucket(bucket: str, tmp_path: Path) -> None:
+    storage.copy_tree(str(save_photos(tmp_path / "photos", 6)), f"{bucket}/photos")
+    run = Beginning(f"{bucket}/photos/runs", "photos")
+    first = packed(find_training_set(f"{bucket}/photos", run, None, 256))
+    assert first.path.startswith(f"{bucket}/photos/runs/.packed/photos-")
+    again = find_training_set(f"{bucket}/photos", run, None, 256)
+    assert (again.path, again.packing, again.manifest) == (first.path, None, first.manifest)
+    with pytest.raises(DataError, match="is in the folder of the run"):
+        find_training_set(f"{bucket}/photos", Beginning(bucket, "photos"), None, 256)
 
 
 @pytest.mark.parametrize(
