@@ -14,6 +14,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+PRELOADED = ["__main__", "torch.distributed", "gan_dist.training.loop", "gan_dist.search.plan"]
+PRELOADED += ["pytest", "hypothesis", "tests.support.faults"]
+"""What ranks import, for three seconds each, unless the server that they are forked from has done it."""
 _GRACE_S = 1.0  # how long a failure waits for the other ranks': the first to speak is often not the cause
 
 
@@ -24,9 +27,9 @@ def run_gloo(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: flo
     has one thread. Raises RuntimeError with the tracebacks of the ranks that failed, TimeoutError after
     `timeout_s`; no rank survives the call.
     """
-    # The fork server imports torch once; later ranks start in milliseconds, without this process's threads.
+    # Later ranks start in milliseconds, without this process's threads.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "torch", "torch.distributed", "numpy"])
+    context.set_forkserver_preload(PRELOADED)
     # By value: multiprocessing's own pickler would send tensors as shared memory that dies with its rank.
     call = pickle.dumps((fn, args))
     results: dict[int, Any] = {}
