@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("optimised", ["", "1", "2"])
+@pytest.mark.parametrize("optimised", ["2", *(pytest.param(o, marks=pytest.mark.soak) for o in ("", "1"))])
 def test_a_batch_that_does_not_divide_is_refused_with_optimised_python_too(
     optimised: str, tmp_path: Path
 ) -> None:
