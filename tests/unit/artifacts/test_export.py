@@ -176,7 +176,7 @@ def test_a_file_says_what_it_is(suffix: str, exported: Callable[..., Path]) -> N
     }
 
 
-@every_conditioning
+@pytest.mark.parametrize("conditional", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_the_lines_that_are_printed_run_without_gan_dist(
     conditional: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

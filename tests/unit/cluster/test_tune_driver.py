@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from optuna.storages import InMemoryStorage
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from gan_dist.cluster.tune.driver import _StudyTrials
+from gan_dist.core.errors import ClusterError
 from gan_dist.search.display import SearchView
 from gan_dist.search.plan import Plan, make_plan
 from gan_dist.search.study import SearchStudy
+from tests.support.searches import record, trial_uri, write_run
 
 Result = dict[str, object] | None
 
@@ -64,3 +66,33 @@ def test_the_last_trial_is_shown_as_failed_however_it_failed(
     assert line.startswith("trial 0 failed")
     assert f"({reason})" in line
     assert "[1/1 trials  0 running, 0 stopped early, 1 failed" in line
+
+
+def test_a_trial_that_is_stopped_is_pruned_and_one_that_ends_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, study = started(tmp_path, 2)
+    source = _StudyTrials(plan, study, "fd_digits", lambda: None)
+    for name in ("first", "second"):
+        assert source.next_run(name) is not None
+    monkeypatch.setattr(Trial, "should_prune", lambda _: True)
+    assert source.on_result("first", {"images": 64, "value": 2.0})
+    monkeypatch.undo()
+    assert not source.on_result("second", {"images": 64, "value": 1.0})
+    for name in ("first", "second"):
+        source.on_end(name, {"done": True}, died=False)
+    assert [trial.state for trial in study.trials()] == [TrialState.PRUNED, TrialState.COMPLETE]
+    assert study.trials()[1].value == 1.0
+
+
+def test_a_search_by_what_its_runs_do_not_measure_starts_no_more_of_them(tmp_path: Path) -> None:
+    plan, study = started(tmp_path, 3)
+    source = _StudyTrials(plan, study, "fid", lambda: None)
+    assert source.next_run("first") is not None
+    assert source.next_run("second") is not None
+    write_run(trial_uri(plan.uri, 0), [record(64, 2.0)])
+    source.on_end("first", {"done": True}, died=False)
+    assert isinstance(source.error, ClusterError)
+    assert "trial 0 ended without a measurement of fid; its records have fd_digits" in str(source.error)
+    assert source.on_result("second", {"images": 64})
+    assert source.next_run("third") is None

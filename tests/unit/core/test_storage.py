@@ -433,8 +433,15 @@ def test_damage_in_the_store_is_named_at_once(faulty: tuple[Proxy, str], bucket:
     assert 0 < running.counts.total() - asked <= DAMAGED
 
 
-@everywhere
-@pytest.mark.parametrize("places", [True, False], ids=["listed", "by-footer"])
+@pytest.mark.parametrize(
+    ("root", "places"),
+    [
+        *(("local", places) for places in (True, False)),
+        *(("pyarrow", True), ("s3fs", False)),
+        *(pytest.param(*case, marks=pytest.mark.soak) for case in (("pyarrow", False), ("s3fs", True))),
+    ],
+    indirect=["root"],
+)
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

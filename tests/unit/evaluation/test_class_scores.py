@@ -93,7 +93,10 @@ def on_a_rank(counts: list[int]) -> npt.NDArray[np.float64]:
     return score.scores.numpy()
 
 
-@pytest.mark.parametrize("counts", [[90], [40, 50], [50, 0, 40]], ids=str)
+AT_LENGTH = [pytest.param(counts, marks=pytest.mark.soak) for counts in ([90], [40, 50])]
+
+
+@pytest.mark.parametrize("counts", [[50, 0, 40], *AT_LENGTH], ids=str)
 def test_ranks_equal_one_process(counts: list[int]) -> None:
     results = run_gloo(on_a_rank, len(counts), counts)
     for scores in results:

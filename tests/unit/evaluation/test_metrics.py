@@ -120,8 +120,14 @@ def reduced(counts: list[int], dim: int, offset: float) -> tuple[int, Array, Arr
 
 
 class TestAcrossRanks:
-    @pytest.mark.parametrize("offset", [0.0, 2.0**20])
-    @pytest.mark.parametrize("counts", [[90], [40, 50], [50, 0, 1, 39]], ids=str)
+    @pytest.mark.parametrize(
+        ("counts", "offset"),
+        [
+            ([50, 0, 1, 39], 2.0**20),
+            *(pytest.param(counts, 0.0, marks=pytest.mark.soak) for counts in ([90], [40, 50])),
+        ],
+        ids=str,
+    )
     def test_equals_one_process(self, counts: list[int], offset: float) -> None:
         results = run_gloo(reduced, len(counts), counts, 6, offset)
         for count, mean, m2 in results:
@@ -272,7 +278,7 @@ class TestFrechetDistance:
         with pytest.raises(DataError, match="at least 2 images"):
             frechet_distance(Moments.of(rows(9, 3)), Moments.of(rows(1, 3)))
 
-    @pytest.mark.parametrize("count", [1000, 3000])
+    @pytest.mark.parametrize("count", [1000, pytest.param(3000, marks=pytest.mark.soak)])
     def test_full_size(self, count: int) -> None:
         """At FID's 2,048 features, with a spectrum of eight decades, below full rank and at it."""
         features = rows(count, 2048, seed=4) * torch.logspace(0, -4, 2048, dtype=torch.float64) + 7

@@ -70,7 +70,10 @@ def on_a_rank(counts: list[int]) -> tuple[list[int], list[list[float]]]:
     return reservoir.indices.tolist(), reservoir.features.tolist()
 
 
-@pytest.mark.parametrize("counts", [[90], [40, 50], [50, 0, 40]], ids=str)
+AT_LENGTH = [pytest.param(counts, marks=pytest.mark.soak) for counts in ([90], [40, 50])]
+
+
+@pytest.mark.parametrize("counts", [[50, 0, 40], *AT_LENGTH], ids=str)
 def test_ranks_equal_one_process(counts: list[int]) -> None:
     chosen = Reservoir(90, 20, DIM).indices.tolist()
     for indices, features in run_gloo(on_a_rank, len(counts), counts):

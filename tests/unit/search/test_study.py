@@ -460,14 +460,15 @@ def require_kept(before: list[FrozenTrial], now: list[FrozenTrial]) -> None:
         assert not old.state.is_finished() or new == old
 
 
-def test_twenty_kills_lose_and_double_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.soak)])
+def test_many_kills_lose_and_double_nothing(tmp_path: Path, count: int) -> None:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["benchmarks.simulated", "gan_dist.search.study_storage"])
     draws = random.Random(1)
     journal = tmp_path / "study.journal"
     trials: list[FrozenTrial] = []
     kills = []
-    for _ in range(20):
+    for _ in range(count):
         size = journal.stat().st_size if journal.exists() else 0
         process = processes.Process(target=search_slowly, args=(str(tmp_path),))
         process.start()

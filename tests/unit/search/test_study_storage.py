@@ -33,13 +33,15 @@ def test_the_journal_is_one_that_optuna_opens(tmp_path: Path) -> None:
     assert optuna.load_study(study_name="s", storage=JournalStorage(file)).get_trials() == trials
 
 
-def test_a_journal_cut_anywhere_in_its_end_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stride", [19, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_journal_cut_anywhere_in_its_end_goes_on(tmp_path: Path, stride: int) -> None:
     search(str(tmp_path), 3)
     journal = tmp_path / "study.journal"
     whole = journal.read_bytes()
     lines = whole.splitlines(keepends=True)
     start = len(whole) - sum(map(len, lines[-3:]))
-    for cut in range(start, len(whole)):
+    ends = {start + size for line in lines[-3:] for size in (0, len(line) - 1)}
+    for cut in sorted({*range(start, len(whole), stride), *ends}):
         journal.write_bytes(whole[:cut])
         trials = search(str(tmp_path), 3)
         assert len(trials) == 3
@@ -47,7 +49,7 @@ def test_a_journal_cut_anywhere_in_its_end_goes_on(tmp_path: Path) -> None:
         assert whole.startswith(journal.read_bytes()[:start])
 
 
-@pytest.mark.parametrize("part_bytes", [2_000, 256 * 1024])
+@pytest.mark.parametrize("part_bytes", [2_000, pytest.param(256 * 1024, marks=pytest.mark.soak)])
 def test_a_bucket_keeps_a_journal_in_parts(
     bucket: str, tmp_path: Path, part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partialmethod
 from pathlib import Path
 
 import pytest
@@ -184,20 +184,10 @@ def worst(
     return {k: e for k, e in errors.items() if not e <= (3e-2 if "weights" in k else 1e-4)}
 
 
-@pytest.fixture(scope="module")
-def alone() -> dict[str, dict[str, torch.Tensor]]:
-    return outcomes(combinations(), 1)
-
-
-def test_every_combination_is_tried_and_moves_both_networks(
-    alone: dict[str, dict[str, torch.Tensor]],
-) -> None:
-    assert len(alone) > 120
-    for name, found in alone.items():
-        begun = start(combinations()[name])
-        for network in ("d", "g"):
-            assert found[f"{network}.weights"].isfinite().all(), name
-            assert not torch.equal(found[f"{network}.weights"], begun[network]), name
+@cache
+def alone(name: str) -> dict[str, torch.Tensor]:
+    """Outcome of a combination on one worker, in one portion."""
+    return outcomes({name: combinations()[name]}, 1)[name]
 
 
 def test_pairs_are_those_of_all_combinations() -> None:
@@ -210,16 +200,21 @@ def test_pairs_are_those_of_all_combinations() -> None:
 
 
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.soak)])
-def test_two_workers_and_portions_do_what_the_whole_batch_does(
-    alone: dict[str, dict[str, torch.Tensor]], whole: bool
-) -> None:
+def test_two_workers_and_portions_do_what_the_whole_batch_does(whole: bool) -> None:
     """Two workers that accumulate, with every pair; each by itself, with some."""
     names = [*combinations()] if whole else pairs()
+    assert len(names) > (120 if whole else 50)
     both = {name: combinations()[name] for name in names}
     each = both if whole else {name: combinations()[name] for name in names[::2]}
-    expected = {name: alone[name] for name in each}
+    for name in names:
+        begun = start(combinations()[name])
+        for network in ("d", "g"):
+            moved = alone(name)[f"{network}.weights"]
+            assert moved.isfinite().all(), name
+            assert not torch.equal(moved, begun[network]), name
+    expected = {name: alone(name) for name in each}
     for in_portions, at_once in run_gloo(outcomes_of_ranks, 2, both, each, timeout_s=600):
-        assert worst({name: alone[name] for name in both}, in_portions) == {}
+        assert worst({name: alone(name) for name in both}, in_portions) == {}
         assert worst(expected, at_once) == {}
     assert worst(expected, outcomes(each, 4)) == {}
 
@@ -568,12 +563,28 @@ def test_on_gpus_batches_are_normalised_together_but_where_slopes_are_penalised(
     assert kinds == [{nn.SyncBatchNorm}, {nn.SyncBatchNorm if penalty == "none" else nn.BatchNorm2d}]
 
 
+COMPILED_BY = [
+    "aot_eager",  # captures and differentiates graphs as the default does, without a minute of g++
+    pytest.param(
+        "inductor",
+        marks=[
+            pytest.mark.soak,
+            pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++"),
+        ],
+    ),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+@pytest.mark.parametrize("backend", COMPILED_BY)
 @pytest.mark.filterwarnings("ignore")
-def test_compiled_networks_do_what_plain_ones_do() -> None:
+def test_compiled_networks_do_what_plain_ones_do(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_by = partialmethod(nn.Module.compile, backend=backend)
+    monkeypatch.setattr(nn.Module, "compile", compiled_by)
     plain, compiled = settings(), settings("train.compile=always")
-    expected, found = (take_steps(config, fresh(config), batches(2)) for config in (plain, compiled))
+    state = fresh(compiled)
+    expected, found = take_steps(plain, fresh(plain), batches(2)), take_steps(compiled, state, batches(2))
+    assert state.generator._compiled_call_impl is not None
     for key, value in expected.items():
         assert (found[key] - value).norm() / value.norm() < 1e-4, key
 

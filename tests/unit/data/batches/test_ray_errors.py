@@ -7,7 +7,14 @@ import pickle
 import pytest
 from ray.exceptions import RayTaskError
 
-from gan_dist.core.errors import ConfigError, DataError, GanDistError, Problem, StorageError
+from gan_dist.core.errors import (
+    ConfigError,
+    DataError,
+    GanDistError,
+    NonFiniteError,
+    Problem,
+    StorageError,
+)
 from gan_dist.data.batches.ray_reader import plain_errors
 
 
@@ -22,13 +29,17 @@ def raised(error: Exception) -> Exception:
     [
         DataError("a.png is none"),
         StorageError("no bucket"),
+        NonFiniteError("the loss is nan", "use a lower optim.g.lr", keys=("optim.g.lr",)),
         ConfigError([Problem("one problem"), Problem("another")]),
     ],
 )
 def test_the_users_error_is_found_with_its_text(error: GanDistError) -> None:
     found = raised(error)
-    assert type(found) is type(error)
-    assert str(found) == str(error)
+    sent = pickle.loads(pickle.dumps(error))
+    for one in (found, sent):
+        assert type(one) is type(error)
+        assert str(one) == str(error)
+        assert one.problems == error.problems
 
 
 def test_advice_for_others_is_left_out() -> None:
