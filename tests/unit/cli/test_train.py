@@ -1,13 +1,18 @@
-"""The verb `train`: what it refuses before anything is started."""
+"""The verbs `train` and `tune`: what they refuse before anything is started, and their exit codes."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from gan_dist.cli import app
+from gan_dist.training.progress import RunResult
 
 
 @pytest.mark.parametrize("optimised", ["2", *(pytest.param(o, marks=pytest.mark.soak) for o in ("", "1"))])
@@ -27,3 +32,30 @@ def test_a_batch_that_does_not_divide_is_refused_with_optimised_python_too(
     assert "must divide by scale.workers=3: 64 / 3 = 21.3333; use 63 or 66" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_was_stopped_has_an_exit_code_of_its_own(
+    finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the cluster's part is left out."""
+    ended = RunResult(64, finished=finished, images_per_second=None, value=None)
+    monkeypatch.setattr("gan_dist.cluster.train.driver.run", lambda *_: ended)
+    done = CliRunner().invoke(app, ["train", "digits", f"storage={tmp_path}", "scale.workers=1", "--json"])
+    assert done.exit_code == (0 if finished else 130)
+    assert json.loads(done.stdout.splitlines()[-1])["finished"] is finished
+    assert f"digits {'finished' if finished else 'stopped'} at 0.064 kimg" in done.stdout
+
+
+def test_a_search_that_was_stopped_has_an_exit_code_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gan_dist.cluster.tune.driver.run", stopped)
+    command = ["tune", "search-digits", f"storage={tmp_path}", "scale.workers=1", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 130
+    assert "search-digits stopped with 0 trials" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["trials"] == 0

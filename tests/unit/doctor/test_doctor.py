@@ -202,6 +202,7 @@ def test_what_training_would_refuse_is_found(tmp_path: Path, monkeypatch: pytest
 def test_the_verb_prints_json_and_has_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")  # a warning is no error
     arguments = [
         "doctor",
         "digits",
@@ -215,6 +216,7 @@ def test_the_verb_prints_json_and_has_an_exit_code(tmp_path: Path, monkeypatch: 
     found = json.loads(done.output.splitlines()[-1])["checks"]
     assert done.exit_code == 0, done.output
     assert {set(one) == {"name", "level", "what", "why", "remedy"} for one in found} == {True}
+    assert [one["level"] for one in found if one["name"] == "threads"] == ["warning"]
     names = {one["name"] for one in found}
     assert names >= {"packages", "gpus", "cores", "memory", "shm", "threads", "name", "ports", "cluster"}
     assert names >= {"room", "storage", "clock", "data", "extractor", "run"}
