@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import Trial, TrialState
+from ray.tune.execution import class_cache
 
+from gan_dist.cluster.tune import driver
 from gan_dist.cluster.tune.driver import _StudyTrials
 from gan_dist.core.errors import ClusterError
 from gan_dist.search.display import SearchView
 from gan_dist.search.plan import Plan, make_plan
 from gan_dist.search.study import SearchStudy
+from tests.support.ports import free_port
 from tests.support.searches import record, trial_uri, write_run
 
 Result = dict[str, object] | None
@@ -96,3 +99,17 @@ def test_a_search_by_what_its_runs_do_not_measure_starts_no_more_of_them(tmp_pat
     assert "trial 0 ended without a measurement of fid; its records have fd_digits" in str(source.error)
     assert source.on_result("second", {"images": 64})
     assert source.next_run("third") is None
+
+
+def test_credentials_of_this_process_are_copied_into_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runtime environments are in Ray's logs and on its dashboard."""
+    plan, study = started(tmp_path, 1)
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", {"AWS_SECRET_ACCESS_KEY", "RAY_OTHER"})
+    monkeypatch.setattr(driver, "QUIET", {})
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    with pytest.raises(ClusterError, match="nobody answers there"):
+        driver.run(plan, study, "fd_digits", lambda: None)
+    left = class_cache.ENV_VARS_TO_PROPAGATE
+    assert left == {"RAY_OTHER"}
