@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from gan_dist.data.packing.resize import resizer
 from gan_dist.data.packing.sources import open_source
 from gan_dist.data.packing.sources.files import Files
 from gan_dist.data.packing.sources.items import Item, Source, SourceOptions
-from gan_dist.data.packing.task import Report, make_shard
+from gan_dist.data.packing.task import Report, begin_packing, finish_packing, make_shard, write_record
 from tests.support.faults import proxy
 
 COUNT = 40
@@ -118,3 +119,33 @@ def test_a_bucket_gives_the_bytes_of_the_folder_in_less_than_its_latencies(
         assert time.monotonic() - began < COUNT * latency
     assert isinstance(source.origin, Files)
     assert stored == shard(*planned(str(photos)), tmp_path / "local")
+
+
+def test_what_is_finished_is_not_made_again_and_what_is_left_out_is_listed(
+    photos: Path, tmp_path: Path
+) -> None:
+    source = open_source(str(photos), SourceOptions())
+    plan = make_plan(str(photos), source, Decoding(8), 1.0).model_copy(update={"shard_items": 16})
+    dest, jobs = str(tmp_path), plan.jobs()
+    assert len(jobs) == 3
+    assert begin_packing(dest, plan) == {}
+    for job in jobs[:2]:
+        items = source.items[job.start : job.stop]
+        *_, last = make_shard(source.origin, plan, job, items, dest, 1)
+        assert last.record is not None
+        write_record(dest, job, last.record)
+    finished = begin_packing(dest, plan)
+    assert sorted(finished) == [0, 1]
+    # What was damaged since then is made again.
+    shard_file = tmp_path / jobs[0].file
+    shard_file.write_bytes(shard_file.read_bytes()[:-1] + b"x")
+    assert begin_packing(dest, plan) == {1: finished[1]}
+
+    for job in (jobs[0], jobs[2]):
+        *_, last = make_shard(source.origin, plan, job, source.items[job.start : job.stop], dest, 1)
+        assert last.record is not None
+        finished[job.number] = last.record
+    assert finish_packing(dest, plan, source, finished).count == COUNT - 2
+    lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == ["07.png", "23.png"]
+    assert not (tmp_path / ".pack").exists()
