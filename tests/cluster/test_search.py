@@ -85,6 +85,7 @@ def test_a_trial_that_is_not_finite_fails_and_the_search_goes_on(tmp_path: Path)
     assert failed.user_attrs["reason"].startswith("NonFiniteError: ")
 
 
+@pytest.mark.soak
 def test_a_search_by_what_its_runs_do_not_measure_ends_with_the_first_of_them(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "search.concurrent=1", "train.kimg=0.064")
     with pytest.raises(ClusterError, match=r"trial 0 .* a measurement of fid; .* have diversity, fd_dig"):
