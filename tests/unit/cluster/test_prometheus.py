@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ray.util.metrics import Gauge
 
 from gan_dist.cluster import prometheus
 from gan_dist.cluster.prometheus import OF_RANK, OF_RUN, Gauges, tags_of
@@ -16,11 +17,11 @@ def test_every_rank_sets_its_own_gauges_and_the_first_those_of_the_run(
 ) -> None:
     found: dict[str, float] = {}
 
-    def noted(gauge: prometheus.Gauge, value: float) -> None:
+    def noted(gauge: Gauge, value: float) -> None:
         found[gauge.info["name"]] = value
         assert gauge.info["default_tags"] == {"run": "faces", "trial": "", "rank": str(rank)}
 
-    monkeypatch.setattr(prometheus.Gauge, "set", noted)
+    monkeypatch.setattr(Gauge, "set", noted)
     monkeypatch.setattr(prometheus, "EVERY_S", 0.0)
     gauges = Gauges("/runs/faces", rank, torch.device("cpu"))
     for images in (64, 128):
