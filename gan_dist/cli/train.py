@@ -157,6 +157,8 @@ def _status_printer(line: ProgressLine) -> Callable[[RunStatus], None]:
 
     def show(status: RunStatus) -> None:
         nonlocal printed
+        if status.stopping:
+            line.print("stopping" if status.progress is None else "stopping: the run writes a checkpoint")
         for warning in status.warnings[printed:]:
             line.print(f"warning: {warning}")
         printed = len(status.warnings)

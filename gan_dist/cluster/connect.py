@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import threading
@@ -25,6 +26,13 @@ from gan_dist.core.storage.redaction import reason
 LOG = logging.getLogger("gan_dist")
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 """Ray's own messages stay in its log files."""
+WORKER_ENVIRONMENT = {
+    # Ray runs the loop in a thread, and glibc returns the memory of a thread's own arena to the kernel
+    # whatever `keep_freed_memory` sets.
+    "MALLOC_ARENA_MAX": "1",
+}
+"""Environment variables of training workers; a local cluster is started with them."""
+_started = threading.Event()
 
 
 @contextmanager
@@ -49,6 +57,7 @@ def connect() -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+        _started.clear()
 
 
 def find_machine() -> Machine:
@@ -87,9 +96,16 @@ def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> Ite
             signal.signal(number, earlier)
 
 
+def started_here() -> bool:
+    """Return whether `connect` has started the cluster that this process is connected to."""
+    return _started.is_set()
+
+
 def _start_local() -> None:
+    os.environ.update(WORKER_ENVIRONMENT)
     try:
         ray.init(address="local", num_cpus=host.cores(), include_dashboard=False, **QUIET)
+        _started.set()
     except Exception as error:  # Ray 2.60 has no class of its own for a node that does not start in time
         ray.shutdown()
         what = f"Ray could not be started on this machine ({reason(error).rstrip('.')})"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from types import FrameType
 
 import ray
@@ -34,9 +35,9 @@ def run(
 ) -> RunResult:
     """Train a run on a cluster and return where it ended.
 
-    The first interrupt (SIGINT or SIGTERM) makes the run write a checkpoint and end; a second one ends it at
-    once. Before a node leaves the cluster the run writes a checkpoint and goes on with the nodes that are
-    left; after the loss of a worker or a node it goes on from its last checkpoint.
+    The first interrupt (SIGINT or SIGTERM) makes the run write a checkpoint and end; a second one, or one
+    before it trains, ends it at once. Before a node leaves the cluster the run writes a checkpoint and goes
+    on with the nodes that are left; after the loss of a worker or a node it goes on from its last checkpoint.
 
     `on_status` and `should_stop` are called a few times a second. The run's `storage` is a URI or an absolute
     path.
@@ -119,17 +120,26 @@ class _Driver:
         raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s); {self._kept()}")
 
     def _follow(self, group: WorkerGroup) -> bool:
-        """Wait until a worker group ends, stopping it if need be; return whether a stop was requested."""
+        """Wait until a worker group ends, stopping it if need be; return whether a stop was requested.
+
+        A group that is asked to stop before it trains has nothing to write, and is not waited for.
+        """
         stopping = stop_requested = False
         next_try = math.inf
         with closing(placement.GrowthRequest(self._config.scale, self._counts, group.workers)) as growth:
             while group.is_running():
-                nodes = self._read_status().nodes
+                status = self._read_status()
+                nodes = status.nodes
                 now = time.monotonic()
                 if nodes and next_try == math.inf:
                     growth.is_placeable()  # an autoscaler sees the request from now on
                     next_try = now + self._grow_s
-                stop_requested = stop_requested or self._should_stop()
+                if not stop_requested and self._should_stop():
+                    stop_requested = True
+                    self._on_status(replace(status, stopping=True))
+                if stop_requested and status.progress is None:
+                    ray.get(self._actor.start_group.remote())  # the workers may write nothing from now on
+                    break
                 should_stop = stop_requested or self._loses_node(nodes)
                 if now > next_try and not stopping:
                     next_try = now + self._grow_s

@@ -26,6 +26,8 @@ class RunStatus:
     """Result of the latest worker group; None unless it ended in order."""
     nodes: frozenset[str] = frozenset()
     """Ids of the nodes on which the latest worker group runs."""
+    stopping: bool = False
+    """Whether the run was asked to end."""
 
 
 @dataclass

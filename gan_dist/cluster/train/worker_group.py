@@ -16,11 +16,13 @@ import ray
 import ray.train
 import torch
 from ray.train import CheckpointUploadMode
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, get_device
 
+from gan_dist.cluster.connect import WORKER_ENVIRONMENT, started_here
 from gan_dist.cluster.nodes.placement import worker_resources
 from gan_dist.cluster.prometheus import Gauges
 from gan_dist.cluster.train.status import StatusClient
+from gan_dist.cluster.train.trainer import Trainer
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import host, storage
 from gan_dist.core.distributed import broadcast_from_rank0
@@ -35,6 +37,8 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Ray's watcher would let workers train on until the deadline. The driver watches nodes itself.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # This would set up the loggers of a whole process, and the controller is a guest in the driver's.
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
 }
 
 
@@ -52,7 +56,7 @@ class WorkerGroup:
         # checkpoints a user has deleted. The loop finds and checks its checkpoints by itself.
         storage.delete_file(storage.join(config.run_uri, SNAPSHOT))
         os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
-        self._trainer = TorchTrainer(
+        self._trainer = Trainer(
             run_worker,
             train_loop_config={"config": config.model_dump(mode="json"), "actor": actor, "group": number},
             torch_config=ReachableTorch(),
@@ -88,7 +92,7 @@ def _run_config(name: str, folder: str, scale: ScaleConfig) -> ray.train.RunConf
             max_failures=0, controller_failure_limit=0, max_preemption_failures=0
         ),
         logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        worker_runtime_env={"env_vars": environment(scale)},
+        worker_runtime_env={"env_vars": env_vars} if (env_vars := environment(scale)) else {},
     )
 
 
@@ -113,14 +117,14 @@ _TorchBackend: Any = TorchConfig().backend_cls
 
 
 def environment(scale: ScaleConfig) -> dict[str, str]:
-    """Return the environment variables of a worker's process."""
-    return {
-        # Ray runs the loop in a thread, and glibc returns the memory of a thread's own arena to the kernel
-        # whatever `keep_freed_memory` sets.
-        "MALLOC_ARENA_MAX": "1",
-        # Ray's own choice for actors is 1.
-        "OMP_NUM_THREADS": str(scale.threads),
-    }
+    """Return the environment variables that a worker's process needs beside those that Ray gives it.
+
+    If there are any, Ray starts a new process for it in place of one that is ready.
+    """
+    variables = {} if started_here() else dict(WORKER_ENVIRONMENT)
+    if scale.threads > 1:  # Ray's own choice for actors is 1
+        variables["OMP_NUM_THREADS"] = str(scale.threads)
+    return variables
 
 
 @dataclass

@@ -7,13 +7,19 @@ time, and so they can never be locked out by the workers that wait for them.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
+from typing import Any
 
 import pyarrow as pa
 import ray.data
 from ray.data import Datasource, ReadTask
+from ray.data._internal import stats
+from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
+from ray.data._internal.execution import streaming_executor
+from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import BlockMetadata
 from ray.exceptions import RayTaskError
 
@@ -31,6 +37,8 @@ TASK_ROWS = 8192
 TASKS = 500
 """Tasks of one dataset: Ray plans all of them before the first runs. Then comes the next dataset."""
 CONCURRENT_TASKS = 2
+SMALL_TASK_BYTES = 2**20
+"""Bytes of a task up to which one at a time is enough: it takes less time than to start another process."""
 
 
 class RayDataReader(Reader):
@@ -38,15 +46,19 @@ class RayDataReader(Reader):
 
     def __call__(self, windows: Iterable[Window], buffer: BatchBuffer, ahead: int) -> Iterator[WindowWriter]:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        _start_no_helpers()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        planned = _plan_tasks(windows, min(TASK_ROWS, TASK_BYTES // self._images.manifest.image_bytes))
+        image_bytes = self._images.manifest.image_bytes
+        task_rows = min(TASK_ROWS, TASK_BYTES // image_bytes)
+        concurrency = 1 if task_rows * image_bytes <= SMALL_TASK_BYTES else CONCURRENT_TASKS
+        planned = _plan_tasks(windows, task_rows)
         while tasks := list(islice(planned, TASKS)):
             dataset = ray.data.read_datasource(
                 ReadTasks([_read_task(self._images, task) for task in tasks]),
                 num_cpus=0,
-                concurrency=min(CONCURRENT_TASKS, len(tasks)),
+                concurrency=min(concurrency, len(tasks)),
                 override_num_blocks=len(tasks),
             )
             tables = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=ahead)
@@ -55,6 +67,34 @@ class RayDataReader(Reader):
                     writer = buffer.writer(window)
                     writer.write(0, rows)
                     yield writer
+
+
+def _start_no_helpers() -> None:
+    """Keep Ray Data of this process from starting actors: for statistics, for usage, and to ask for nodes.
+
+    Each is a process that imports Ray Data, on every cluster, and these readers need none of them.
+    """
+    os.environ["RAY_DATA_USAGE_DISABLED"] = "1"
+    executors: Any = streaming_executor
+    executors.create_cluster_autoscaler = lambda *_, **__: _Cluster()
+    for name in ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics"):
+        setattr(stats._StatsManager, name, staticmethod(lambda *_, **__: None))
+
+
+class _Cluster(ClusterAutoscaler):
+    """The cluster as it is when a dataset begins: its tasks reserve no CPUs, so no nodes are asked for."""
+
+    def __init__(self) -> None:
+        self._resources: ExecutionResources = ExecutionResources.from_resource_dict(ray.cluster_resources())
+
+    def try_trigger_scaling(self) -> None:
+        pass
+
+    def on_executor_shutdown(self) -> None:
+        pass
+
+    def get_total_resources(self) -> ExecutionResources:
+        return self._resources
 
 
 class ReadTasks(Datasource):

@@ -46,9 +46,18 @@ def test_what_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["NCCL_SOCKET_IFNAME"] == "=lo"
 
 
-@pytest.mark.parametrize(("cpus", "threads"), [(0.25, "1"), (1, "1"), (7.5, "7"), (8, "8")])
-def test_threads_follow_the_cpus(cpus: float, threads: str) -> None:
-    assert environment(ScaleConfig(cpus_per_worker=cpus))["OMP_NUM_THREADS"] == threads
+@pytest.mark.parametrize(("cpus", "threads"), [(0.25, None), (1, None), (7.5, "7"), (8, "8")])
+def test_threads_follow_the_cpus_where_ray_would_choose_one(cpus: float, threads: str | None) -> None:
+    assert environment(ScaleConfig(cpus_per_worker=cpus)).get("OMP_NUM_THREADS") == threads
+
+
+def test_workers_of_a_cluster_that_this_process_has_started_need_no_new_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_group, "started_here", lambda: True)
+    assert environment(ScaleConfig(cpus_per_worker=1)) == {}
+    monkeypatch.setattr(worker_group, "started_here", lambda: False)
+    assert environment(ScaleConfig(cpus_per_worker=1)) == {"MALLOC_ARENA_MAX": "1"}
 
 
 CLOSED = RuntimeError(
