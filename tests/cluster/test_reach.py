@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
+from typer.testing import CliRunner
 
+from gan_dist.cli import app
 from gan_dist.cluster.connect import join
 from gan_dist.cluster.nodes import doctor_checks, head_probe
 from gan_dist.cluster.nodes.head_probe import HeadState, probe_head, require_reachable
@@ -122,3 +127,25 @@ def test_a_dashboard_is_asked_whom_it_lets_in(
     with serving(type("Handler", (Dashboard,), {"token": wanted, "body": body})) as url:
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", url)
         assert said in next(iter(doctor_checks.token())).what
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_without_a_token_is_an_error_whether_or_not_it_is_named(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    done = CliRunner().invoke(app, ["doctor", "--timeout", "60", "--json"], catch_exceptions=False)
+    assert done.exit_code == 2
+    found = {one["name"]: one for one in json.loads(done.stdout.splitlines()[-1])["checks"]}
+    assert {name for name, one in found.items() if one["level"] == "error"} == {"token"}
+    assert f"{cluster.address} answers without a token" in found["token"]["what"]
+    assert "RAY_AUTH_MODE=token" in found["token"]["remedy"]
+    assert found["cluster"]["level"] == found["nodes"]["level"] == "ok"
+
+    # Found without being named, where Ray's own ports would be.
+    monkeypatch.setattr(doctor_checks, "PORTS", {"port": int(cluster.address.rpartition(":")[2])})
+    monkeypatch.delenv("RAY_ADDRESS")
+    levels = [(one.name, one.level) for one in doctor_checks.ports()]
+    assert levels == [("ports", "warning"), ("token", "error")]

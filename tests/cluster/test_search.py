@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,16 @@ from ray._private.state import actors
 from ray.util import placement_group_table
 
 from gan_dist.artifacts.records import read_records
+from gan_dist.cluster.connect import find_machine
+from gan_dist.cluster.nodes.head_probe import node_resources, require_reachable
+from gan_dist.cluster.nodes.resources import cluster_nodes, worker_capacity
 from gan_dist.cluster.tune import driver
 from gan_dist.core.errors import ClusterError
 from gan_dist.search.display import SearchView
 from gan_dist.search.plan import Plan, begin, make_plan
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
+from tests.cluster.conftest import AddNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
@@ -35,11 +40,19 @@ def plan_of(folder: Path, *overrides: str, space: str = SPACE) -> Plan:
     return make_plan("search-digits", [*SMALL, *places, *overrides])
 
 
-def run(plan: Plan, metric: str = "fd_digits") -> list[FrozenTrial]:
+def run(
+    plan: Plan, metric: str = "fd_digits", on_change: Callable[[], object] = lambda: None
+) -> list[FrozenTrial]:
     begin(plan, metric)
-    study = SearchStudy(study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace)
+    database = study_storage(plan.uri, plan.search.optuna_storage)
+    study = SearchStudy(database, "search", plan.space, plan.search, plan.grace)
     with SearchView(study, plan.search.trials, 512, metric) as view:
-        driver.run(plan, study, metric, view.update)
+
+        def changed() -> None:
+            on_change()
+            view.update()
+
+        driver.run(plan, study, metric, changed)
     assert study.unfinished == 0
     return study.trials()
 
@@ -77,12 +90,45 @@ def test_the_study_tells_what_the_trials_recorded(tmp_path: Path, capsys: pytest
     assert len(more) == 7
 
 
-def test_a_trial_that_is_not_finite_fails_and_the_search_goes_on(tmp_path: Path) -> None:
-    space = "search.space={optim.d.lr: [2e-4, 1e30]}"
-    points = "search.points=[{optim.d.lr: 1e30}, {optim.d.lr: 2e-4}]"
-    failed, fine = run(plan_of(tmp_path, points, "search.trials=2", "search.scheduler=none", space=space))
-    assert (failed.state, fine.state) == (TrialState.FAIL, TrialState.COMPLETE)
+def test_trials_that_share_a_gpu_fail_or_die_by_themselves_and_the_studys_url_is_in_no_file(
+    tmp_path: Path, add_node: AddNode, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As many at once as the GPU has parts, on a node that claims one that it does not have."""
+    add_node(num_cpus=4, num_gpus=1)
+    # A cluster is asked by its address before it is joined, and by Ray afterwards.
+    asked = node_resources(require_reachable(ray.get_runtime_context().gcs_address))
+    assert sorted(asked) == sorted(find_machine().nodes) == [(2, 0), (4, 1)]
+    ray_folder = Path(os.environ["RAY_TMPDIR"])
+    canary = f"password-{os.urandom(8).hex()}"
+    url = f"sqlite:///{tmp_path}/{canary}.db"
+    rates = "search.points=[{optim.d.lr: 1e30}, {optim.d.lr: 2e-4}, {optim.d.lr: 3e-4}]"
+    settings = ["search.trials=3", "search.scheduler=none", "eval.extractor=tests.extractors:Fatal"]
+    settings += [rates, f"search.optuna_storage={url}", "scale.gpus_per_worker=0.5"]
+    plan = plan_of(tmp_path, *settings, space="search.space={optim.d.lr: [2e-4, 3e-4, 1e30]}")
+    assert worker_capacity(plan.config.scale, cluster_nodes()) == 2
+    free: list[dict[str, float]] = []
+    failed, *fine = run(plan, "fd_fatal", lambda: free.append(ray.available_resources()))
+
+    assert failed.state == TrialState.FAIL
     assert failed.user_attrs["reason"].startswith("NonFiniteError: ")
+    # The first process to measure a while has died, and its trial has gone on from its checkpoint.
+    assert (ray_folder / "fatal-once").exists()
+    for trial in fine:
+        assert trial.state == TrialState.COMPLETE
+        assert trial.intermediate_values == curve(plan, trial.number, "fd_fatal")
+        assert sorted(trial.intermediate_values) == list(range(64, 513, 64))
+    # Two of the three took all of the GPU, and two of the six CPUs.
+    least = {key: min(one.get(key, 0.0) for one in free) for key in ("CPU", "GPU")}
+    assert least == {"CPU": 4.0, "GPU": 0.0}
+
+    database = tmp_path / f"{canary}.db"
+    assert database.exists()
+    written = [path for folder in (tmp_path, ray_folder) for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    assert [path for path in written if path != database and canary.encode() in path.read_bytes()] == []
+    shown = capfd.readouterr()
+    assert "trial 2 complete" in shown.err
+    assert canary not in shown.out + shown.err
 
 
 @pytest.mark.soak
@@ -94,16 +140,6 @@ def test_a_search_by_what_its_runs_do_not_measure_ends_with_the_first_of_them(tm
         study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace
     ).trials()
     assert trial.state == TrialState.FAIL
-
-
-def test_a_trial_whose_process_dies_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    fatal = "eval.extractor=tests.extractors:Fatal"
-    plan = plan_of(tmp_path, fatal, "search.trials=1", "search.scheduler=none")
-    (trial,) = run(plan, metric="fd_fatal")
-    assert (Path(os.environ["RAY_TMPDIR"]) / "fatal-once").exists()
-    assert trial.state == TrialState.COMPLETE
-    assert trial.intermediate_values == curve(plan, 0, "fd_fatal")
-    assert sorted(trial.intermediate_values) == list(range(64, 513, 64))
 
 
 def living() -> set[str]:

@@ -1,4 +1,4 @@
-"""Clusters as a doctor, and what starts runs, finds them: closed, open, and not for this process."""
+"""A cluster as a doctor, and what starts runs, finds it: closed, and not for this process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from gan_dist.cluster.nodes import doctor_checks
-from tests.support.heads import ROOT, Head, address_of, gan_dist, ray_head
+from tests.support.heads import ROOT, Head, gan_dist
 
 PATIENT = ("--timeout", "60")
 OTHER_RAY = """
@@ -79,27 +78,6 @@ def test_a_closed_cluster(head: Head, tmp_path: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert f"4 x 1 = 4 CPUs; the cluster at {env['RAY_ADDRESS']} has 2 CPUs" in done.stderr
     assert "Traceback" not in other.stderr + train.result().stderr + done.stderr
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_an_open_cluster(tmp_path: Path, ray_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with ray_head(ray_folder, RAY_AUTH_MODE="disabled") as env:
-        address = address_of(ray_folder)
-        code, found = doctor({**env, "RAY_ADDRESS": address}, tmp_path)
-        assert code == 2
-        # The head and the dashboard, each.
-        assert levels(found["token"]) == ["error", "error"]
-        assert "RAY_AUTH_MODE=token" in found["token"][0]["remedy"]
-        assert levels(found["cluster"]) == levels(found["nodes"]) == ["ok"]
-
-        # Found without being named, where Ray's own ports would be.
-        monkeypatch.setattr(doctor_checks, "PORTS", {"port": int(address.rpartition(":")[2])})
-        monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        assert [(one.name, one.level) for one in doctor_checks.ports()] == [
-            ("ports", "warning"),
-            ("token", "error"),
-        ]
 
 
 def test_help_comes_without_torch() -> None:

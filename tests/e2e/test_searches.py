@@ -160,21 +160,3 @@ def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_th
     lowest = min(value for trial in trials for value in trial.intermediate_values.values())
     assert json.loads(out.splitlines()[-1])["value"] == lowest
     assert (tmp_path / "best" / "generator.safetensors").exists()
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_the_password_of_a_study_is_in_no_file(head: Head, tmp_path: Path) -> None:
-    secret = "canary-0xC0FFEE"
-    database = tmp_path / f"{secret}.db"
-    url = f"search.optuna_storage=sqlite:///{database}"
-    small = [*SEARCH, url, "search.trials=2", "train.kimg=0.384", "search.scheduler=none"]
-    done = gan_dist(*small, env={**head.env, "RAY_ADDRESS": head.address}, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert database.exists()
-    folders = (tmp_path, head.folder, head.home)
-    written = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    holding = [path for path in written if path != database and secret.encode() in path.read_bytes()]
-    assert holding == []
-    assert secret not in done.stdout + done.stderr
-    assert "trial 1 complete" in done.stderr
