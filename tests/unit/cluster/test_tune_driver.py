@@ -75,7 +75,9 @@ def test_a_trial_that_is_stopped_is_pruned_and_one_that_ends_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, study = started(tmp_path, 2)
-    source = _StudyTrials(plan, study, "fd_digits", lambda: None)
+    shown = io.StringIO()
+    view = SearchView(study, 2, 10_000, "fd_digits", shown)
+    source = _StudyTrials(plan, study, "fd_digits", view.update)
     for name in ("first", "second"):
         assert source.next_run(name) is not None
     monkeypatch.setattr(Trial, "should_prune", lambda _: True)
@@ -86,6 +88,7 @@ def test_a_trial_that_is_stopped_is_pruned_and_one_that_ends_is_complete(
         source.on_end(name, {"done": True}, died=False)
     assert [trial.state for trial in study.trials()] == [TrialState.PRUNED, TrialState.COMPLETE]
     assert study.trials()[1].value == 1.0
+    assert "0 kimg trained, 10 saved" in shown.getvalue()
 
 
 def test_a_search_by_what_its_runs_do_not_measure_starts_no_more_of_them(tmp_path: Path) -> None:
