@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,15 @@ def test_a_damaged_line_is_named(uri: str) -> None:
             read()
     records, damaged = read_valid_records(uri)
     assert ([record["images"] for record in records], damaged) == ([64, 128, 256], [3, 5])
+
+
+def test_a_line_is_json_that_any_reader_takes_whatever_was_measured(tmp_path: Path) -> None:
+    writer = RecordWriter(str(tmp_path), 0)
+    add(writer, {"images": 64, "fd_digits": math.nan, "loss_d": math.inf, "loss_g": 0.5})
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    record = json.loads((tmp_path / METRICS).read_text(), parse_constant=refuse)
+    assert [record[key] for key in ("fd_digits", "loss_d", "loss_g")] == [None, None, 0.5]
+    assert read_records(str(tmp_path)) == [record]
