@@ -19,7 +19,7 @@ from gan_dist.cli import best, evaluate, export, pack, report, sample
 from gan_dist.cli.images import is_images
 from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
 from gan_dist.cli.paths import CALLED_AS
-from gan_dist.cli.train import require_configuration
+from gan_dist.cli.train import require_configuration, with_aliases
 from gan_dist.core.errors import GanDistError, closest
 
 if TYPE_CHECKING:
@@ -115,8 +115,9 @@ def _check_arguments(
     parsed = verbs[verb].make_context(f"gan-dist submit {verb}", list(arguments)).params
     if check := CHECKS.get(verb):
         check(**{name: parsed[name] for name in inspect.signature(check).parameters})
-    source = parsed.get("config")
+    source, overrides = parsed.get("config"), list(parsed.get("overrides") or [])
     if verb == "train" and not parsed["schema"]:
+        source, overrides = with_aliases(source, overrides, parsed["data"], parsed["outdir"])
         require_configuration(source)
     if source is None or "://" in source:
         return arguments, [], []
@@ -128,7 +129,6 @@ def _check_arguments(
         )
     if path is None:
         return arguments, [], []
-    overrides = parsed.get("overrides") or []
     config = load_config(source, overrides)
     if verb == "tune":
         from gan_dist.search.plan import make_plan

@@ -41,6 +41,12 @@ def train(
         bool, typer.Option("--dry-run", "-n", help="Show the resolved configuration and sizes; do nothing.")
     ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the configuration's JSON Schema.")] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="IMAGES", help="The images: CONFIG, or data.path of a CONFIG.")
+    ] = None,
+    outdir: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder of the runs: storage=DIR.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one run; the same command again continues it."""
@@ -49,9 +55,10 @@ def train(
 
         typer.echo(json.dumps(config_schema(), indent=2))
         return
+    config, overrides = with_aliases(config, overrides or [], data, outdir)
     config = require_configuration(config)
-    arguments = [config, *(overrides or [])]
-    given = read_given(config, overrides or [])
+    arguments = [config, *overrides]
+    given = read_given(config, overrides)
     run = given.settings.config()
     if run.search is not None:
         typer.echo("note: this trains one run; its section search is what gan-dist tune goes by", err=True)
@@ -74,6 +81,24 @@ def train(
         typer.echo(json.dumps(result))
     if not result["finished"]:
         raise typer.Exit(INTERRUPTED)
+
+
+def with_aliases(
+    config: str | None, overrides: list[str], data: str | None, outdir: str | None
+) -> tuple[str | None, list[str]]:
+    """Return CONFIG and KEY=VALUE with what --data and --outdir, as in StyleGAN's programs, stand for."""
+    from gan_dist.config.fields import override
+
+    if data is not None and config is not None and "=" in config:
+        overrides = [config, *overrides]
+        config = None
+    if data is not None and config is None:
+        config = data
+    elif data is not None:
+        overrides = [*overrides, override("data.path", data)]
+    if outdir is not None:
+        overrides = [*overrides, override("storage", outdir)]
+    return config, overrides
 
 
 def _without_search(config: RunConfig) -> RunConfig:

@@ -55,6 +55,12 @@ def make_bucket(url: str, name: str) -> None:
     urllib.request.urlopen(urllib.request.Request(f"{url}/{name}", method="PUT"), timeout=60).close()
 
 
+def put_object(url: str, path: str, content: bytes) -> None:
+    """Write an object; `path` is its bucket and key."""
+    request = urllib.request.Request(f"{url}/{path}", data=content, method="PUT")
+    urllib.request.urlopen(request, timeout=60).close()
+
+
 class _Refusing(BaseHTTPRequestHandler):
     """A store that refuses everything, as real ones do (the server of the other tests checks nothing)."""
 

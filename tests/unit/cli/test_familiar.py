@@ -54,3 +54,17 @@ def test_the_shell_completes_verbs_presets_files_and_keys(
         check=False,
     )
     assert done.stdout.splitlines() == completed
+
+
+def test_options_of_stylegans_train_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = "builtin://shapes?count=64&resolution=16"
+    in_words = CliRunner().invoke(app, ["train", images, "storage=my runs", "train.kimg=4", "-n"])
+    by_options = CliRunner().invoke(
+        app, ["train", "--outdir", "my runs", "--data", images, "train.kimg=4", "-n"]
+    )
+    assert (in_words.exit_code, in_words.stdout) == (0, by_options.stdout)
+    assert f"path: {tmp_path}/my runs" in in_words.stdout
+    both = CliRunner().invoke(app, ["train", "shapes", "--data", images, "-n"])
+    assert f"path: {images}" in both.stdout
+    assert "name: shapes" in both.stdout
