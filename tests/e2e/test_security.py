@@ -6,7 +6,6 @@ import importlib
 import json
 import pkgutil
 import re
-import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -23,43 +22,6 @@ from tests.support.heads import BIN, CHATTER, Head, gan_dist, routes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 REFUSED = grpc.StatusCode.UNAUTHENTICATED
-MINE = """\
-data: {path: builtin://digits}
-model: {name: dcgan, width: 4, latent_dim: 8}
-train: {batch_size: 32, kimg: 100000}
-eval: {every_kimg: 90000, samples: 64}
-log: {every_s: 0.5}
-"""
-
-
-def stopped_in_the_middle(command: list[str], head: Head, cwd: Path) -> tuple[int, list[str]]:
-    """Run a command that submits a job and follows it; stop the job when it trains."""
-    process = subprocess.Popen(
-        command, env=head.env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    lines = []
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line.rstrip("\n"))
-        if "images/s" in line:
-            break
-    job = re.findall("raysubmit_[A-Za-z0-9]+", lines[0])[0]
-    subprocess.run([str(BIN / "ray"), "job", "stop", job], env=head.env, check=True, capture_output=True)
-    rest, _ = process.communicate(timeout=120)
-    return process.returncode, [*lines, *rest.splitlines()]
-
-
-def test_a_stopped_job_writes_a_checkpoint_and_says_how_to_go_on(head: Head, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text(MINE)
-    first = [str(BIN / "gan-dist"), "submit", "train", "mine.yaml", f"storage={head.bucket}/runs"]
-    code, lines = stopped_in_the_middle(first, head, tmp_path)
-    said = "\n".join(lines)
-    assert code == 130, said
-    again = lines[lines.index("continue it with") + 1].strip()
-    assert again == shlex.join(["gan-dist", *first[1:]])
-    (reached,) = re.findall(r"mine stopped at ([\d.]+) kimg", said)
-    assert float(reached) > 0
-    assert f"checkpoint  {head.bucket}/runs/mine/checkpoint_" in said
 
 
 def listening(head: Head) -> set[tuple[str, int]]:
