@@ -63,18 +63,23 @@ class Given:
         }
 
 
-def read_given(source: str, overrides: Sequence[str], timeout_s: float = math.inf) -> Given:
+def read_given(
+    source: str, overrides: Sequence[str], timeout_s: float = math.inf, *, repack: bool = False
+) -> Given:
     """Return what the arguments CONFIG and KEY=VALUE ask for; images are listed, and nothing is written.
 
-    A store is asked for the record of an earlier run for `timeout_s` seconds at most.
+    A store is asked for the record of an earlier run for `timeout_s` seconds at most. `repack` packs images
+    though they have been packed before.
 
     Raises:
-        ConfigError: the settings are wrong.
+        ConfigError: the settings are wrong, or `repack` is for a configuration.
         DataError: there are no usable images.
         StorageError: something cannot be read.
     """
     if is_images(source) or _were_images(source, overrides):
-        given = _read_images(source, overrides)
+        given = _read_images(source, overrides, repack=repack)
+    elif repack:
+        raise ConfigError("--repack is for images, and this is a configuration", "leave it out")
     else:
         given = Given(read_run(source, overrides, timeout_s))
     note_extractor(given.settings)
@@ -121,7 +126,7 @@ def _uri(source: str) -> str:
     return source.rstrip("/") if "://" in source else local_source(absolute(source))
 
 
-def _read_images(source: str, overrides: Sequence[str]) -> Given:
+def _read_images(source: str, overrides: Sequence[str], *, repack: bool) -> Given:
     from gan_dist.config.auto import memory_resolution
     from gan_dist.data.packing.training_set import find_training_set
 
@@ -133,7 +138,10 @@ def _read_images(source: str, overrides: Sequence[str]) -> Given:
     edge = first.values.get("data.resolution")
     gpus, gpu_bytes = _gpus(first)
     largest = memory_resolution(gpus=gpus, gpu_bytes=gpu_bytes)
-    images = find_training_set(uri, run, edge if isinstance(edge, int) else None, largest)
+    asked = edge if isinstance(edge, int) else None
+    images = find_training_set(uri, run, asked, largest, repack=repack)
+    if repack and not images.packing:
+        raise ConfigError("--repack is for images, and this is a packed set", "leave it out")
 
     def settings_for(manifest: Manifest) -> ConfigBuilder:
         values = _auto_values(manifest, run, edge, (gpus, gpu_bytes)) if preset == AUTO else {}

@@ -47,6 +47,9 @@ def train(
     outdir: Annotated[
         str | None, typer.Option(metavar="DIR", help="The folder of the runs: storage=DIR.")
     ] = None,
+    repack: Annotated[
+        bool, typer.Option("--repack", help="Pack IMAGES again, as after an edit that kept names and sizes.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train one run; the same command again continues it."""
@@ -58,7 +61,7 @@ def train(
     config, overrides = with_aliases(config, overrides or [], data, outdir)
     config = require_configuration(config)
     arguments = [config, *overrides]
-    given = read_given(config, overrides)
+    given = read_given(config, overrides, repack=repack)
     run = given.settings.config()
     if run.search is not None:
         typer.echo("note: this trains one run; its section search is what gan-dist tune goes by", err=True)

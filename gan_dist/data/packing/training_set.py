@@ -1,6 +1,7 @@
 """Sets that `gan-dist train IMAGES` packs for itself, kept beside the runs. No Ray.
 
 STORAGE/.packed/NAME-0123456789ab/    a packed set, as `gan-dist pack` makes it
+STORAGE/.packed/NAME-0123456789ab-2/  the same, packed again (--repack)
 STORAGE/.packed/NAME-.../listing.gz   what it was packed from, to say later what has changed
 
 The folder's name ends in a hash of the plan: of the listing, the options and the libraries that decode.
@@ -14,6 +15,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 from gan_dist.config import RunConfig
@@ -103,16 +105,27 @@ def is_packed(uri: str) -> bool:
     return True
 
 
-def find_training_set(uri: str, run: Beginning, resolution: int | None, largest: int) -> TrainingSet:
+def find_training_set(
+    uri: str, run: Beginning, resolution: int | None, largest: int, *, repack: bool = False
+) -> TrainingSet:
     """Return the set to train on: the images at a path or URI, packed or to be packed.
 
     A run that is continued keeps the set that it began with, even where the images have changed or are gone.
-    `resolution` is the edge that the user asks for; without one, it is chosen, at most `largest`.
+    `resolution` is the edge that the user asks for; without one, it is chosen, at most `largest`. With
+    `repack` a set that is there already is not used: images that were edited in place look the same.
 
     Raises:
-        DataError: there are no usable images, or they lie where the run will be written.
+        DataError: there are no usable images, or they lie where the run will be written; or a run that has
+            begun is to be packed again.
         StorageError: they cannot be read.
     """
+    if repack and run.config is not None:
+        raise DataError(
+            f"{storage.redact(run.run_uri)} goes on with the images that it began with, so --repack makes a "
+            "set for a run of its own",
+            f"give that a name: name={run.name}-2",
+            keys=("name",),
+        )
     if uri.startswith(PREFIX):
         return TrainingSet(uri, open_builtin(uri).manifest)
     if not uri.startswith(TORCHVISION) and is_packed(uri):
@@ -125,10 +138,23 @@ def find_training_set(uri: str, run: Beginning, resolution: int | None, largest:
     notes = list(source.notes)
     edge = resolution or (kept.resolution if kept else choose_resolution(uri, source, largest, notes))
     plan = _plan(uri, source, edge)
-    path = storage.join(run.storage_path, FOLDER, f"{source_name(uri)}-{_key(plan)}")
+    first = storage.join(run.storage_path, FOLDER, f"{source_name(uri)}-{_key(plan)}")
+    path = _newest(first, repack=repack)
     manifest = finished_set(path, plan)
     packing = None if manifest else Packing(source, plan)
     return TrainingSet(path, manifest or _planned(plan), packing, tuple(notes))
+
+
+def _newest(first: str, *, repack: bool) -> str:
+    """Return the newest set of a plan, whose first is at `first`; with `repack` one that is not finished."""
+    path = first
+    for number in count(2):
+        following = f"{first}-{number}"
+        finished = storage.exists(storage.join(path, MANIFEST))
+        if not (storage.exists(storage.join(following, PLAN)) or (repack and finished)):
+            return path
+        path = following
+    raise AssertionError
 
 
 def kept_plan(uri: str, run: Beginning, resolution: int | None) -> Plan | None:

@@ -11,6 +11,7 @@ import pytest
 from gan_dist.config import load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
+from gan_dist.data.packing.task import begin_packing
 from gan_dist.data.packing.training_set import (
     LISTING,
     Beginning,
@@ -167,3 +168,25 @@ def test_images_and_runs_may_share_a_bucket(bucket: str, tmp_path: Path) -> None
 )
 def test_a_run_is_named_like_its_images(uri: str, name: str) -> None:
     assert source_name(uri) == name
+
+
+def test_images_edited_in_place_are_packed_again_for_a_run_of_their_own(
+    tmp_path: Path, run: Beginning
+) -> None:
+    photos = tmp_path / "photos"
+    save_photos(photos, 4, (16, 16))
+    first = packed(found(photos, run))
+    with pytest.raises(DataError, match=r"goes on with the images that it began with.*: name=photos-2"):
+        find_training_set(str(photos), begun(run, first), None, 256, repack=True)
+    other = replace(run, name="photos-2")
+    begins = find_training_set(str(photos), other, None, 256, repack=True)
+    assert begins.path == f"{first.path}-2"
+    # A kill while it is packed, and the same command: no third one is begun.
+    assert begins.packing is not None
+    begin_packing(begins.path, begins.packing.plan)
+    assert find_training_set(str(photos), other, None, 256, repack=True).path == begins.path
+    again = packed(begins)
+    # From now on new runs use it, and the earlier run its own.
+    assert found(photos, replace(run, name="new")).path == again.path
+    assert found(photos, begun(run, first)).path == first.path
+    assert find_training_set(str(photos), other, None, 256, repack=True).path == f"{first.path}-3"
