@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.heads import ROOT, Head
+from tests.support.documents import shell_lines
+from tests.support.heads import ROOT, Head, gan_dist_here
 from tests.support.s3 import put_object
 
 SHORT = ["train.kimg=0.128", "eval.every_kimg=0.064", "eval.samples=64", "train.batch_size=32"]
@@ -26,22 +27,15 @@ ELSEWHERE = {
     "jobs/cluster/start.sh worker HEAD:6379": "tests/e2e/test_hosts.py",
 }
 """Commands that are not run here, and why."""
-
-
-def commands(page: str) -> Iterator[str]:
-    """Yield the lines of a page's shell blocks, without comments."""
-    text = (ROOT / page).read_text()
-    for block in re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        if block.startswith("gan_dist/ "):  # the tree of folders
-            continue
-        yield from (re.sub(r"\s+#.*", "", line) for line in block.splitlines())
+FOLDERS = ("gan_dist/ ", "jobs/ ", "cluster.yaml ", "tests/ ", "benchmarks/ ", "docs/ ", "tools/ ")
+"""Beginnings of the lines of the README's list of folders."""
 
 
 def shortened(line: str, bucket: str) -> str:
     """Return a command that takes seconds instead of minutes, on a bucket that exists."""
     line = line.replace("s3://bucket", bucket)
     if re.match(r"gan-dist (submit )?(train|tune) ", line) and not line.endswith("--dry-run"):
-        return f"{line} {shlex.join(SHORT)}"
+        return f"{line} {shlex.join(SHORT)}{' search.trials=1' if ' tune ' in line else ''}"
     if line.startswith("tensorboard"):
         return f"{line} --inspect"
     return line
@@ -61,20 +55,41 @@ def photos(head: Head) -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_every_command_works(head: Head, photos: str, tmp_path: Path) -> None:
+def test_every_command_works(
+    head: Head,
+    photos: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {**head.env, "RAY_ADDRESS": head.address}.items():
+        monkeypatch.setenv(name, value)
     seen: dict[str, str] = {}
     for page in ("README.md", "docs/start.md"):
-        for line in commands(page):
-            if line in ELSEWHERE or line in seen:
+        for line in shell_lines(ROOT / page):
+            if line in ELSEWHERE or line in seen or line.startswith(FOLDERS):
                 continue
             command = shortened(line, photos)
-            submits = command.startswith("gan-dist submit")
-            env = {**head.env, **({} if submits else {"RAY_ADDRESS": head.address})}
-            done = subprocess.run(
-                ["bash", "-c", command], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-            seen[line] = done.stdout
+            if command.startswith("gan-dist ") and "s3://" not in command:
+                arguments = [str(Path(word).expanduser()) for word in shlex.split(command)[1:]]
+                code, out, err = gan_dist_here(
+                    *arguments, cwd=tmp_path, capsys=capsys, monkeypatch=monkeypatch
+                )
+            else:
+                env = {**os.environ}
+                if "submit" in command:  # with another RAY_ADDRESS, which would win
+                    del env["RAY_ADDRESS"]
+                done = subprocess.run(
+                    ["bash", "-c", command],
+                    env=env,
+                    cwd=tmp_path,
+                    capture_output=True,
+                    text=True,
+                    timeout=300,
+                )
+                code, out, err = done.returncode, done.stdout, done.stderr
+            assert code == 0, f"{command}\n{out}\n{err}"
+            seen[line] = out
     assert "photos finished at 0.128 kimg" in seen["gan-dist train ~/photos"]
     for made in ("grid.png", "photos.html", "singles/0000000042.png", "best.png", "best/README.md"):
         assert (tmp_path / made).exists(), made

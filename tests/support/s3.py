@@ -57,7 +57,8 @@ def make_bucket(url: str, name: str) -> None:
 
 def put_object(url: str, path: str, content: bytes) -> None:
     """Write an object; `path` is its bucket and key."""
-    request = urllib.request.Request(f"{url}/{path}", data=content, method="PUT")
+    headers = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(f"{url}/{path}", content, headers, method="PUT")
     urllib.request.urlopen(request, timeout=60).close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,11 @@ import typer
 
 from gan_dist.cli import app
 from gan_dist.config.fields import leaves, sections
+from tests.support.documents import shell_lines
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
 COMMANDS: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009  # click's group
-
-
-def commands(page: Path) -> Iterator[str]:
-    """Return the lines of a page's shell blocks that call the program."""
-    for block in re.findall(r"^```(?:sh)?\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        yield from (line for line in block.splitlines() if line.startswith("gan-dist "))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -34,8 +28,8 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_of_a_page_have_verbs_options_and_keys_that_exist(page: Path) -> None:
-    for line in commands(page):
-        verb, *arguments = shlex.split(line, comments=True)[1:]
+    for line in filter(re.compile("gan-dist ").match, shell_lines(page)):
+        verb, *arguments = shlex.split(line)[1:]
         if verb == "submit":
             parsed = COMMANDS[verb].make_context(verb, arguments).params
             verb, arguments = parsed["verb"], list(parsed["arguments"])
