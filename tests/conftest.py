@@ -20,14 +20,14 @@ from tests.support.s3 import KEYS, make_bucket, s3_server
 from tests.support.searches import measured_run
 
 LONGEST_FIRST = (
-    "tests/cluster/",
     "head of tests/e2e/",
+    "tests/cluster/",
     "tests/e2e/test_hosts.py",
-    "tests/unit/training/test_step.py",
-    "tests/unit/core/test_storage.py",
     "tests/unit/training/test_training.py",
+    "tests/unit/core/test_storage.py",
     "tests/unit/artifacts/test_export.py",
     "tests/unit/data/packing/test_sources_stores.py",
+    "tests/unit/training/test_step.py",
     "tests/unit/core/test_storage_whole.py",
     "tests/unit/evaluation/test_evaluation.py",
     "tests/e2e/test_autoscaling.py",
