@@ -51,6 +51,7 @@ def run(*, quick: bool = False) -> dict[str, object]:
         "images_per_second": medians["ours"],
         "reference_images_per_second": medians["reference"],
         **_loops(quick=quick),
+        **_small(quick=quick),
         "turns": rates,
         "device": str(device),
     }
@@ -193,6 +194,23 @@ def _loops(*, quick: bool) -> dict[str, object]:
     }
 
 
+def _small(*, quick: bool) -> dict[str, object]:
+    """Return what Ray costs two workers whose steps are short: the preset `digits`, streamed by Ray Data.
+
+    The plain processes read the same windows by threads. Both take turns; rates are medians over turns.
+    """
+    rates: dict[str, list[float]] = {"bare": [], "ray": []}
+    kimg, turns = (4, 1) if quick else (30, 3)
+    settings = [f"train.kimg={kimg}", f"eval.every_kimg={kimg}", "eval.target=null", "log.every_kimg=1"]
+    with TemporaryDirectory(prefix="gan-dist-bench-") as folder:
+        for turn in range(turns):
+            for name, of in (("bare", _bare), ("ray", _under_ray)):
+                config = load_config("digits", [f"name={name}{turn}", f"storage={folder}", *settings])
+                rates[name].append(of(config))
+    bare, ray = (statistics.median(values) for values in rates.values())
+    return {"digits_ray_ratio": ray / bare, "digits_images_per_second": rates}
+
+
 def _loop_config(storage: Path, workers: int, batch: int, *, quick: bool) -> RunConfig:
     warm, length = (0.064, 0.128) if quick else (WARM_UP_KIMG, LOOP_KIMG)
     return load_config(
@@ -238,7 +256,7 @@ def _worker(rank: int, config: RunConfig, meeting: str) -> None:
 
 
 def _steady_rate(config: RunConfig) -> float:
-    """Return a finished run's images a second after its first evaluation, evaluations left out."""
+    """Return a finished run's images a second after its first record, evaluations left out."""
     from gan_dist.artifacts.records import read_records
 
     first, *others = read_records(config.run_uri)
