@@ -16,7 +16,7 @@ from gan_dist.core.errors import GanDistError, WorkerError
 
 if TYPE_CHECKING:
     from gan_dist.cluster.train.status import RunStatus
-    from gan_dist.config import RunConfig
+    from gan_dist.config import EvalConfig, RunConfig
     from gan_dist.training.preflight import RunSummary
     from gan_dist.training.progress import ProgressLine, RunResult
 
@@ -65,7 +65,7 @@ def train(
     run = given.settings.config()
     if run.search is not None:
         typer.echo("note: this trains one run; its section search is what gan-dist tune goes by", err=True)
-        run = _without_search(run)
+        run = run.model_copy(update={"search": None})
     if dry_run:
         from gan_dist.config import to_yaml
         from gan_dist.training.preflight import summarise
@@ -79,7 +79,7 @@ def train(
 
         prepare(run, given.manifest)
     with packed(given) as settings:
-        result = train_run(_without_search(settings.config()), arguments)
+        result = train_run(settings.config().model_copy(update={"search": None}), arguments)
     if as_json:
         typer.echo(json.dumps(result))
     if not result["finished"]:
@@ -102,10 +102,6 @@ def with_aliases(
     if outdir is not None:
         overrides = [*overrides, override("storage", outdir)]
     return config, overrides
-
-
-def _without_search(config: RunConfig) -> RunConfig:
-    return config.model_copy(update={"search": None})
 
 
 def require_configuration(config: str | None) -> str:
@@ -167,7 +163,7 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
     _print_result(config.name, result, record)
     if result.ended_by is not None:
         typer.echo(f"ended early: {_END_REASONS[result.ended_by].format(config.eval)}")
-        if result.ended_by == "eval.target" and _ended_at_halves(config):
+        if result.ended_by == "eval.target" and _is_halves(config.data.path, config.eval):
             images = f"so {config.eval.samples:,} images of it"
             typer.echo(
                 f"{images} are as near to the real digits as two random halves of these are to each other"
@@ -216,11 +212,11 @@ def _write_report(run_uri: str) -> None:
         typer.echo(f"note: {REPORT} was not written: {error}", err=True)
 
 
-def _ended_at_halves(config: RunConfig) -> bool:
+def _is_halves(data_path: str, evaluation: EvalConfig) -> bool:
     """Return whether `eval.target` is the distance of two halves of the real digits."""
     from gan_dist.evaluation.extractors.digits import HALVES
 
-    settings = (config.data.path, config.eval.extractor, config.eval.target)
+    settings = (data_path, evaluation.extractor, evaluation.target)
     return settings == ("builtin://digits", "digits", HALVES)
 
 
