@@ -15,6 +15,7 @@ from torch import Tensor
 from gan_dist.config import TrainConfig
 from gan_dist.core.errors import ConfigError
 from gan_dist.core.memory import keep_freed_memory
+from gan_dist.training.eager import keep_compiler_out
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,14 @@ def _refused(what: str, remedy: str, *keys: str) -> ConfigError:
 
 
 def tune_process(device: torch.device) -> None:
-    """Set the allocator of this process; on GPUs also TF32 for products, and a fixed order of sums."""
+    """Set the allocator of this process; on GPUs also TF32 for products, and a fixed order of sums.
+
+    On CPUs, where nothing is compiled unless it is asked for, PyTorch's compiler is not imported.
+    """
     keep_freed_memory()
-    if device.type != "cpu":
+    if device.type == "cpu":
+        keep_compiler_out()
+    else:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.deterministic = True
         # Read when cuBLAS is first called; a user's choice stays.

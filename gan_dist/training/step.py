@@ -18,7 +18,7 @@ from gan_dist.config import RateConfig, RunConfig
 from gan_dist.core.distributed import Process
 from gan_dist.core.errors import NonFiniteError
 from gan_dist.data.batches.loader import Batch
-from gan_dist.training import losses
+from gan_dist.training import eager, losses
 from gan_dist.training.augment import DiscriminatorInput, ada
 from gan_dist.training.checkpoint import AugmentStrength, TrainingState
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
@@ -217,7 +217,7 @@ class Step:
             group["lr"] = rate.lr * rate_factor(optim, images)
             if optim.name == "adam":
                 group["betas"] = betas(rate, optim, images)
-        optimizer.step()
+        eager.update(optimizer)
 
     def _finite_norm(self, name: str, network: nn.Module, loss: Tensor) -> Tensor:
         """Return the norm of a gradient before it is clipped to `optim.clip_norm`."""
@@ -267,4 +267,5 @@ def _distributed(network: nn.Module, process: Process, *, synchronised: bool = T
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # `average_over_ranks` averages buffers; a broadcast between two forward passes would break the backward.
     options: dict[str, Any] = {SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
-    return DistributedDataParallel(network, **options)
+    with eager.ddp_defaults():
+        return DistributedDataParallel(network, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 import sysconfig
 from collections.abc import Iterable
 from functools import cache, partialmethod
@@ -602,3 +603,25 @@ def test_gpus_are_told_to_repeat_their_sums(monkeypatch: pytest.MonkeyPatch) -> 
         assert torch.backends.cudnn.deterministic
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+def _compiler_of_rank() -> tuple[bool, bool, bool]:
+    """Train two rounds on ranks; return whether that imported PyTorch's compiler, and whether it works then."""
+    tune_process(torch.device("cpu"))
+    config = settings("train.batch_size=16")
+    state = fresh(config)
+    step = Step(config, state, LocalContext("unused"))
+    before = [p.detach().clone() for p in state.generator.parameters()]
+    for _ in range(2):
+        batch = Batch(torch.zeros(8, 1, 16, 16, dtype=torch.uint8), None)
+        step.discriminator_phase(batch)
+        step.generator_phase(batch)
+    moved = all(not torch.equal(a, b) for a, b in zip(before, state.generator.parameters(), strict=True))
+    imported = "torch._dynamo" in sys.modules
+    torch.compile(nn.Linear(2, 2), backend="eager")(torch.ones(1, 2))
+    return moved, imported, "torch._dynamo" in sys.modules
+
+
+def test_training_on_cpus_does_not_import_the_compiler_which_works_all_the_same() -> None:
+    """Its import takes a worker as long as that of PyTorch: seconds of every start."""
+    assert run_gloo(_compiler_of_rank, 2) == [(True, False, True)] * 2
