@@ -24,10 +24,10 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.core.host import cores
 from gan_dist.data.batches.loader import Batch
 from gan_dist.models.generator import ImageShape
-from gan_dist.training.checkpoint import new_state
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 from gan_dist.training.precision import tune_process
+from gan_dist.training.state import new_state
 from gan_dist.training.step import Step
 
 BATCH, RESOLUTION, WIDTH, LATENT = 64, 64, 64, 100

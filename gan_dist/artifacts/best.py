@@ -143,6 +143,8 @@ class _Run:
     trial: int | None
     records: Sequence[Mapping[str, Any]]
     warning: str | None = None
+    best: Mapping[str, Any] = field(default_factory=dict)
+    """Its `best.json`; empty where there is none that can be read."""
 
 
 class _Candidate(NamedTuple):
@@ -156,7 +158,9 @@ class _Candidate(NamedTuple):
 
     @property
     def release(self) -> str:
-        return storage.join(self.run.uri, best_name(self.images))
+        best = self.run.best
+        name = best["release"] if best.get("images") == self.images else best_name(self.images)
+        return storage.join(self.run.uri, name)
 
     def describe(self, metric: str) -> str:
         run = storage.redact(self.run.uri) if self.run.trial is None else f"trial {self.run.trial:05d}"
@@ -170,12 +174,13 @@ def _read_run(uri: str, trial: int | None) -> _Run:
     if damaged:
         file = f"{storage.redact(uri)}/{METRICS}"
         warning = f"{file} is damaged: what it tells in {format_lines(damaged)} does not count"
+    best: dict[str, Any] = {}
     if BEST in names:
         # A run that was killed just after it had replaced its best release has not recorded it yet.
         with suppress(CheckpointError):
             best = read_best(uri)
             records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
-    return _Run(uri, trial, records, warning)
+    return _Run(uri, trial, records, warning, best)
 
 
 def _best_of(run: _Run, metric: str, mode: Mode) -> _Candidate | None:

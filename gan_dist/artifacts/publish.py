@@ -14,9 +14,9 @@ from gan_dist.artifacts.best import BestRelease
 from gan_dist.config import DataConfig, LossConfig, ModelConfig, OptimConfig
 from gan_dist.config.fields import override, valid_name
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
+from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.core.host import own_version
-from gan_dist.core.storage.hashed_folder import MANIFEST, read_folder, write_folder
+from gan_dist.core.storage.hashed_folder import MANIFEST, part_of, replace_folder
 from gan_dist.core.storage.redaction import as_argument, split_query
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import Manifest
@@ -24,8 +24,6 @@ from gan_dist.models.generator import ImageShape
 from gan_dist.models.release import SHAPE
 
 CARD = "README.md"
-PART = "part of a release"
-"""Kind of a folder, in its manifest, while a release is copied into it."""
 CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)"}
 PENALTIES = ("gp", "dragan", "r1", "r2")
 OTHERS = ("clip", "label_smoothing", "instance_noise")
@@ -78,9 +76,8 @@ Rows = Iterator[tuple[str, str]]
 def copy_release(found: BestRelease, to: str) -> bool:
     """Copy a release into a folder, with a model card.
 
-    A kill at any moment leaves the earlier release, a folder that is refused as a part of one, or the new
-    release; the next call completes the copy. Returns False if the folder had the same release already; then
-    nothing is written.
+    A kill at any moment leaves the earlier release or the new one, as `replace_folder` says; the next call
+    completes the copy. Returns False if the folder had the same release already; then nothing is written.
 
     Raises:
         StorageError: the folder is not empty and no earlier copy of a release, or cannot be written.
@@ -88,12 +85,7 @@ def copy_release(found: BestRelease, to: str) -> bool:
     name = split_query(to)[0].rstrip("/").rpartition("/")[2]
     contents = {**found.contents, CARD: model_card(found, name).encode()}
     _require_free(to)
-    with suppress(CheckpointError):
-        if read_folder(to, ["release"])[1] == contents:
-            return False
-    write_folder(to, PART, [])
-    write_folder(to, "release", contents.items())
-    return True
+    return replace_folder(to, "release", contents)
 
 
 def _require_free(to: str) -> None:
@@ -103,7 +95,9 @@ def _require_free(to: str) -> None:
     if MANIFEST in names:
         with suppress(ValueError, KeyError, TypeError):
             manifest = json.loads(storage.read_bytes(storage.join(to, MANIFEST)))
-            if manifest["kind"] == PART or (manifest["kind"] == "release" and CARD in manifest["files"]):
+            if manifest["kind"] == part_of("release") or (
+                manifest["kind"] == "release" and CARD in manifest["files"]
+            ):
                 return
     more = ", ..." if len(names) > 3 else ""
     raise StorageError(

@@ -22,6 +22,7 @@ from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, StorageError
 from gan_dist.core.storage.hashed_folder import (
     MANIFEST,
+    delete_folder,
     read_folder,
     sorted_checkpoints,
     to_json,
@@ -43,6 +44,10 @@ def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     return save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
+OTHER = "-1"
+"""End of a best release's name where `best.json` points to another after the same number of images."""
+
+
 def best_name(images: int) -> str:
     """Return the name of a run's best release after `images` images."""
     return f"best_{images:012d}"
@@ -60,24 +65,40 @@ def write_best(
 ) -> None:
     """Write a run's best generator as a release beside its checkpoints, and point `best.json` to it.
 
-    A kill at any moment leaves `best.json` pointing to a whole release, the old one or the new.
+    A kill at any moment leaves `best.json` pointing to a whole release, the old one or the new. Where a run
+    measures again what its best release has already, that stays as it is.
     """
+    weights = to_safetensors(generator.state_dict())
+    pointed: dict[str, Any] = {}
+    with suppress(CheckpointError, StorageError):
+        pointed = read_best(run_uri)
     name = best_name(record["images"])
+    if pointed.get("release") == name:
+        if pointed["value"] == record[metric] and _has_weights(storage.join(run_uri, name), weights):
+            return
+        name += OTHER
+    pointer = {"release": name, "images": record["images"], "metric": metric, "value": record[metric]}
     samples = io.BytesIO()
     picture.save(samples, format="PNG")
     contents = {
-        WEIGHTS: to_safetensors(generator.state_dict()),
+        WEIGHTS: weights,
         CONFIG: config_yaml.encode(),
         SHAPE: to_json(asdict(shape)),
         MEASURED: to_json(dict(record)),
         SAMPLES: samples.getvalue(),
     }
     write_folder(storage.join(run_uri, name), "release", contents.items())
-    pointer = {"release": name, "images": record["images"], "metric": metric, "value": record[metric]}
     storage.write_bytes(storage.join(run_uri, BEST), to_json(pointer))
     for other in storage.list_names(run_uri):
         if other.startswith("best_") and other != name:
-            storage.delete_tree(storage.join(run_uri, other))
+            delete_folder(storage.join(run_uri, other))
+
+
+def _has_weights(uri: str, weights: bytes) -> bool:
+    """Return whether there is a release that is whole and has these weights."""
+    with suppress(CheckpointError):
+        return read_folder(uri, ["release"])[1].get(WEIGHTS) == weights
+    return False
 
 
 def read_best(run_uri: str) -> dict[str, Any]:

@@ -1,150 +1,36 @@
-"""State of a run, and its checkpoints: safetensors and JSON, with a manifest of hashes written last."""
+"""Checkpoints of a run's state: safetensors and JSON, with a manifest of hashes written last."""
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
-from gan_dist import models
-from gan_dist.config import ModelConfig, OptimConfig, RateConfig
-from gan_dist.core import rng, storage
-from gan_dist.core.errors import AbsentError, CheckpointError
-from gan_dist.core.storage.hashed_folder import checkpoint_names, read_folder, to_json, write_folder
-from gan_dist.models import Discriminator, Generator
-from gan_dist.models.generator import ImageShape
+from gan_dist.core import storage
+from gan_dist.core.errors import AbsentError, CheckpointError, ResumeError
+from gan_dist.core.storage.hashed_folder import (
+    checkpoint_names,
+    delete_folder,
+    is_whole,
+    read_folder,
+    sorted_checkpoints,
+    to_json,
+    write_folder,
+)
 from gan_dist.models.release import CONFIG, SHAPE, to_safetensors
 from gan_dist.training.early_stopping import DistanceHistory
-from gan_dist.training.precision import memory_format
+from gan_dist.training.state import AugmentStrength, Best, OpenInterval, TrainingState
 
 STATE = "state.json"
-
-
-@dataclass(frozen=True)
-class Best:
-    """The lowest distance so far, and the images seen then."""
-
-    value: float
-    images: int
-
-
-@dataclass
-class AugmentStrength:
-    """State of ADA's controller: the probability of each transform, and the signs for its next adjustment.
-
-    With `data.augment_p` the probability is a function of the images seen, and this stays at 0.
-    """
-
-    p: float = 0.0
-    signs: float = 0.0
-    """Sum over rounds of r_t (see `ada.adjusted`), since the last adjustment."""
-    rounds: int = 0
-
-
-@dataclass
-class OpenInterval:
-    """Sums of the scalars of the rounds since the last multiple of `log.every_kimg`."""
-
-    rounds: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-
-    def add(self, scalars: Mapping[str, float]) -> None:
-        """Add the scalars of a round."""
-        self.rounds += 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in scalars.items()}
-
-    def means(self) -> dict[str, float]:
-        """Return the means over the rounds, by the scalars' names."""
-        return {name: value / self.rounds for name, value in self.sums.items()}
-
-
-@dataclass
-class TrainingState:
-    """State of a run; all else is a pure function of the configuration and `images`."""
-
-    shape: ImageShape
-    generator: Generator
-    discriminator: Discriminator
-    average: Generator
-    """The generator's exponential moving average, which is evaluated and released."""
-    optimizer_g: torch.optim.Optimizer
-    optimizer_d: torch.optim.Optimizer
-    images: int = 0
-    """The clock: images that the discriminator has seen."""
-    best: Best | None = None
-    augment: AugmentStrength = field(default_factory=AugmentStrength)
-    measured: DistanceHistory = field(default_factory=DistanceHistory)
-    interval: OpenInterval = field(default_factory=OpenInterval)
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return every tensor, by file and name; the same storage, not a copy."""
-        return {
-            "generator": dict(self.generator.state_dict()),
-            "discriminator": dict(self.discriminator.state_dict()),
-            "average": dict(self.average.state_dict()),
-            "optimizer_g": _optimizer_tensors(self.optimizer_g),
-            "optimizer_d": _optimizer_tensors(self.optimizer_d),
-        }
-
-
-def new_state(
-    model: ModelConfig,
-    optim: OptimConfig,
-    shape: ImageShape,
-    device: torch.device,
-    *,
-    seed: int,
-    channels_last: bool,
-) -> TrainingState:
-    """Return the state before the first image; the weights are a function of the seed."""
-    generator, discriminator = models.build(model, shape)
-    models.initialise(generator, rng.generator(seed, "generator"))
-    models.initialise(discriminator, rng.generator(seed, "discriminator"))
-    average = copy.deepcopy(generator).eval().requires_grad_(False)
-    layout = memory_format(channels_last=channels_last)
-    for network in (generator, discriminator, average):
-        network.to(device).to(memory_format=layout)
-    return TrainingState(
-        shape=shape,
-        generator=generator,
-        discriminator=discriminator,
-        average=average,
-        optimizer_g=_optimizer(generator, optim.name, optim.g),
-        optimizer_d=_optimizer(discriminator, optim.name, optim.d),
-    )
-
-
-def _optimizer(network: nn.Module, name: str, config: RateConfig) -> torch.optim.Optimizer:
-    if name == "rmsprop":
-        return torch.optim.RMSprop(network.parameters(), lr=config.lr, alpha=config.beta2, foreach=True)
-    return torch.optim.Adam(
-        network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True
-    )
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state: Mapping[int, Mapping[str, Tensor]] = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        weight = weights[int(index)]
-        # Fused updates read a weight and its averages side by side: all must have the same layout.
-        laid_out = torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
-        entries.setdefault(int(index), {})[name] = laid_out
-    # Learning rates and the like come from the configuration, not from the file.
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+FEWEST = 2
+"""Checkpoints that are kept whatever `train.keep` says: the newest may turn out to be damaged."""
 
 
 def checkpoint_name(images: int, taken: list[str]) -> str:
@@ -189,29 +75,82 @@ class Snapshot:
         yield CONFIG, config_yaml.encode()
 
 
-def load(state: TrainingState, uri: str) -> None:
-    """Fill `state` from a checkpoint, bit for bit.
+def load(state: TrainingState, uri: str, check: Callable[[str], None] = lambda _: None) -> None:
+    """Fill `state` from a checkpoint, bit for bit; after an error it is unchanged.
+
+    `check` is called with `uri` once its files are known to be whole.
 
     Raises:
-        CheckpointError: it is missing, damaged or of other networks; `state` is then unchanged.
+        CheckpointError: it is missing or damaged.
+        ResumeError: its networks differ from those of `state`; or what `check` raises.
     """
     _, contents = read_folder(uri, ["checkpoint"])
-    record: dict[str, Any] = json.loads(contents[STATE])
-    tensors = {name: load_tensors(contents[f"{name}.safetensors"]) for name in state.tensors()}
-    networks = {name: getattr(state, name) for name in ("generator", "discriminator", "average")}
-    for name, network in networks.items():
-        expected = {key: value.shape for key, value in network.state_dict().items()}
-        if {key: value.shape for key, value in tensors[name].items()} != expected:
-            raise CheckpointError(f"{uri}/{name}.safetensors holds another network than the configuration's")
+    check(uri)
+    try:
+        record: dict[str, Any] = json.loads(contents[STATE])
+        tensors = {name: load_tensors(contents[f"{name}.safetensors"]) for name in state.tensors()}
+        networks = {name: getattr(state, name) for name in ("generator", "discriminator", "average")}
+        for name, network in networks.items():
+            _require_same_network(f"{uri}/{name}.safetensors", network.state_dict(), tensors[name])
+        images, history = int(record["images"]), _history(record)
+        best = None if record["best"] is None else Best(**record["best"])
+        augment = AugmentStrength(**record["augment"])
+        interval = OpenInterval(**record.get("interval", {}))  # version 0.1 had none
+        optimizers = {
+            name: _optimizer_state(getattr(state, name), tensors[name])
+            for name in ("optimizer_g", "optimizer_d")
+        }
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
+        what = f"{uri} does not hold the state of a run ({type(error).__name__}: {error})"
+        raise CheckpointError(what) from None
     for name, network in networks.items():
         network.load_state_dict(tensors[name])
-    _load_optimizer(state.optimizer_g, tensors["optimizer_g"])
-    _load_optimizer(state.optimizer_d, tensors["optimizer_d"])
-    state.images = record["images"]
-    state.best = None if record["best"] is None else Best(**record["best"])
-    state.augment = AugmentStrength(**record["augment"])
-    state.measured = _history(record)
-    state.interval = OpenInterval(**record.get("interval", {}))  # version 0.1 had none
+    for name, optimizer_state in optimizers.items():
+        optimizer = getattr(state, name)
+        # Learning rates and the like come from the configuration, not from the file.
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state})
+    state.images, state.best, state.augment = images, best, augment
+    state.measured, state.interval = history, interval
+
+
+def _optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> dict[int, dict[str, Tensor]]:
+    """Return the `state` of an optimizer's `state_dict` from the tensors of `_optimizer_tensors`."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        weight = weights[int(index)]
+        if tensor.dim() and tensor.shape != weight.shape:
+            raise ValueError(f"{key} is {tuple(tensor.shape)}, of a weight that is {tuple(weight.shape)}")
+        # Fused updates read a weight and its averages side by side: all must have the same layout.
+        laid_out = torch.empty_like(weight).copy_(tensor) if tensor.dim() else tensor
+        entries.setdefault(int(index), {})[name] = laid_out
+    return entries
+
+
+def _require_same_network(file: str, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise a ResumeError that names the first tensor by which two networks differ."""
+    for name in [*own, *(name for name in found if name not in own)]:
+        there, here = (
+            f"{tuple(one[name].shape)} of {one[name].dtype}" if name in one else "absent"
+            for one in (found, own)
+        )
+        if there != here:
+            raise ResumeError(
+                f"{file} holds another network than the configuration's: {name} is {there} in the file and "
+                f"{here} here",
+                "give the run another name (name=...), or move the checkpoint away",
+            )
 
 
 def _history(record: Mapping[str, Any]) -> DistanceHistory:
@@ -227,24 +166,42 @@ def read_history(run_uri: str) -> DistanceHistory:
     return DistanceHistory()
 
 
-def load_latest(state: TrainingState, run_uri: str) -> list[str]:
+def load_latest(
+    state: TrainingState, run_uri: str, check: Callable[[str], None] = lambda _: None
+) -> dict[str, str]:
     """Fill `state` from the newest valid checkpoint of a run; without one, leave it unchanged.
 
+    `check` is called with a checkpoint's folder, whose files are whole, before it is loaded.
+
     Returns:
-        One sentence for each newer checkpoint that is damaged.
+        A sentence for each newer checkpoint that is damaged, by its name.
+
+    Raises:
+        ResumeError: the newest one is of other networks; or what `check` raises.
     """
-    damaged = []
+    damaged: dict[str, str] = {}
     for name in checkpoint_names(run_uri):
+        uri = storage.join(run_uri, name)
         try:
-            load(state, storage.join(run_uri, name))
+            load(state, uri, check)
         except CheckpointError as error:
-            damaged.append(str(error))
+            damaged[name] = str(error)
         else:
-            return [f"{error}; the run goes on from an earlier checkpoint" for error in damaged]
-    return [f"{error}; there is no earlier one, so the run begins anew" for error in damaged]
+            return {
+                one: f"{text}; the run goes on from an earlier checkpoint" for one, text in damaged.items()
+            }
+    return {one: f"{text}; there is no earlier one, so the run begins anew" for one, text in damaged.items()}
 
 
-def prune(run_uri: str, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints of a run."""
-    for name in checkpoint_names(run_uri)[keep:]:
-        storage.delete_tree(storage.join(run_uri, name))
+def prune(run_uri: str, keep: int, damaged: Container[str] = ()) -> None:
+    """Delete all but the `keep` newest checkpoints of a run that are whole, two at least.
+
+    Those that are known to be damaged, and those without all their files, do not count.
+    """
+    whole = 0
+    for name in sorted_checkpoints(storage.list_names(run_uri)):
+        uri = storage.join(run_uri, name)
+        if whole >= max(FEWEST, keep):
+            delete_folder(uri)
+        elif name not in damaged and is_whole(uri, "checkpoint"):
+            whole += 1

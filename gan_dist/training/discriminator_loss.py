@@ -14,10 +14,10 @@ from gan_dist import models
 from gan_dist.config import LossConfig, OptimConfig
 from gan_dist.training import losses
 from gan_dist.training.augment import DiscriminatorInput
-from gan_dist.training.checkpoint import TrainingState
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.schedule import penalty_factor
+from gan_dist.training.state import TrainingState
 
 Scalars = dict[str, Tensor]
 

@@ -18,13 +18,19 @@ from gan_dist.data.batches.loader import (
     to_batch,
 )
 from gan_dist.training import checkpoint as states
-from gan_dist.training.checkpoint import TrainingState
 from gan_dist.training.context import Context
 from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.precision import tune_process
-from gan_dist.training.preflight import image_shape, require_same_run, total_images, without_damage
+from gan_dist.training.preflight import (
+    image_shape,
+    require_same_config,
+    require_same_run,
+    total_images,
+    without_damage,
+)
 from gan_dist.training.progress import RunResult
 from gan_dist.training.recorder import Recorder
+from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
 
 
@@ -47,7 +53,7 @@ def train(config: RunConfig, context: Context) -> RunResult:
     require_same_run(config, run_uri)
     images = open_configured(config.data)
     shape = image_shape(config.data, config.model, images.manifest)
-    state = states.new_state(
+    state = new_state(
         config.model,
         config.optim,
         shape,
@@ -55,9 +61,9 @@ def train(config: RunConfig, context: Context) -> RunResult:
         seed=config.seed,
         channels_last=config.train.channels_last,
     )
-    for warning in states.load_latest(state, run_uri):
-        if context.rank == 0:
-            context.warn(warning)
+    damaged = states.load_latest(state, run_uri, lambda uri: require_same_config(config, uri))
+    for sentence in damaged.values() if context.rank == 0 else ():
+        context.warn(sentence)
     total = total_images(config.train, config.optim)
     ended_by = state.measured.ended_by(config.eval, config.ema)
     if state.images >= total or ended_by:
@@ -81,7 +87,7 @@ def train(config: RunConfig, context: Context) -> RunResult:
     # One round is d_steps discriminator updates and one generator update.
     every = round(config.eval.every_kimg * 1000)
     stop = False
-    with Recorder(config, state, context, evaluator, total, quarantined) as recorder:
+    with Recorder(config, state, context, evaluator, total, quarantined, damaged) as recorder:
         while state.images < total and not stop and not ended_by:
             before, waited_s = state.images, 0.0
             with explain_out_of_memory(

@@ -10,7 +10,7 @@ from torch import Tensor
 from gan_dist.config import TrainConfig
 from gan_dist.core import rng
 from gan_dist.core.distributed import Process
-from gan_dist.training.checkpoint import TrainingState
+from gan_dist.training.state import TrainingState
 
 
 @dataclass

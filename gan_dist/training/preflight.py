@@ -71,14 +71,21 @@ def require_same_run(config: RunConfig, run_uri: str) -> None:
         raise ResumeError(
             f"{run_uri} is a search, not a run", "give the run another name (name=...)", keys=("name",)
         )
-    earlier_uri = storage.join(run_uri, release.CONFIG)
-    if not storage.exists(earlier_uri):
-        return
-    differing = differing_keys(load_config(earlier_uri), config, FREE_ON_RESUME)
+    if storage.exists(storage.join(run_uri, release.CONFIG)):
+        require_same_config(config, run_uri)
+
+
+def require_same_config(config: RunConfig, uri: str) -> None:
+    """Refuse to continue from a run's folder, or from a checkpoint, of a configuration of other results.
+
+    Raises:
+        ResumeError: a key differs.
+    """
+    differing = differing_keys(load_config(storage.join(uri, release.CONFIG)), config, FREE_ON_RESUME)
     if differing:
         listed = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
         raise ResumeError(
-            f"{run_uri} belongs to a run with another configuration: {listed}",
+            f"{uri} belongs to a run with another configuration: {listed}",
             "give the run another name (name=...), or the values it was begun with",
             keys=[key for key, _, _ in differing],
         )

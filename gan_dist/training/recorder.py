@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -20,15 +20,14 @@ from gan_dist.core import rng, storage
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.images import image_grid, write_png
 from gan_dist.core.memory import peak_memory_gib
-from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.core.threads import Background
 from gan_dist.models import release
 from gan_dist.models.generator import to_uint8
 from gan_dist.training import checkpoint as states
-from gan_dist.training.checkpoint import Best, OpenInterval, TrainingState
 from gan_dist.training.context import Context
 from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.progress import Progress
+from gan_dist.training.state import Best, OpenInterval, TrainingState
 
 GRID = 64
 
@@ -49,6 +48,8 @@ class Recorder:
     """Length of the run in images."""
     quarantined: int
     """Images in damaged row groups."""
+    damaged: Container[str]
+    """Names of damaged checkpoints."""
     value: float | None = field(default=None, init=False)
     """The last distance."""
 
@@ -152,7 +153,7 @@ class Recorder:
                     metric=self.evaluator.metric,
                     picture=picture,
                 )
-            name = states.checkpoint_name(state.images, checkpoint_names(self._run_uri))
+            name = states.checkpoint_name(state.images, storage.list_names(self._run_uri))
             self._records.add({**record, "checkpoint": name})
             self.checkpoint(name)
             self._background.wait()
@@ -175,10 +176,10 @@ class Recorder:
         def write() -> None:
             # A run goes on after the checkpoint's images, and would not add earlier records again.
             write_records()
-            taken = [] if name else checkpoint_names(self._run_uri)
+            taken = [] if name else storage.list_names(self._run_uri)
             uri = storage.join(self._run_uri, name or states.checkpoint_name(snapshot.images, taken))
             snapshot.save(uri, self._config_yaml)
-            states.prune(self._run_uri, self.config.train.keep)
+            states.prune(self._run_uri, self.config.train.keep, self.damaged)
 
         self._background.start(write)
         self._written_at = time.perf_counter()

@@ -20,11 +20,11 @@ from gan_dist.core.errors import NonFiniteError
 from gan_dist.data.batches.loader import Batch
 from gan_dist.training import eager, losses
 from gan_dist.training.augment import DiscriminatorInput, ada
-from gan_dist.training.checkpoint import AugmentStrength, TrainingState
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.schedule import augment_p, betas, ema_decay, rate_factor
+from gan_dist.training.state import AugmentStrength, TrainingState
 
 # Newer versions of torch warn of the old name, older ones do not know the new one.
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gan_dist.core.errors import StorageError
+from gan_dist.core.storage.durable import append_to_file, resolve, write_file
 from gan_dist.core.storage.filesystems import expand_home, open_uri
 from gan_dist.core.storage.redaction import redact, split_query
 from gan_dist.core.storage.retry import retrying
@@ -30,6 +30,19 @@ def exists(uri: str) -> bool:
 
     filesystem, path = open_uri(uri)
     return bool(retrying(uri, lambda: filesystem.get_file_info(path).type != fs.FileType.NotFound))
+
+
+def file_sizes(uri: str) -> dict[str, int]:
+    """Return the size in bytes of each file in a folder, by its name; an absent folder has none.
+
+    Links count as what they lead to; folders, devices and pipes are left out.
+    """
+    from pyarrow import fs
+
+    filesystem, path = open_uri(uri)
+    selector = fs.FileSelector(path, allow_not_found=True)
+    found = retrying(uri, lambda: filesystem.get_file_info(selector))
+    return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
 
 
 def list_names(uri: str) -> list[str]:
@@ -93,45 +106,19 @@ def read_text(uri: str) -> str:
 def write_bytes(uri: str, content: bytes) -> None:
     """Write a file and the folders above it; readers see the old content or the new, never a part.
 
-    On a local disk links are followed, files keep their mode, and devices and pipes are not replaced.
+    After the call the content outlasts a loss of power. On a local disk links are followed, files keep their
+    mode, and devices and pipes are not replaced.
     """
     filesystem, path = open_uri(uri)
 
     def write() -> None:
-        if filesystem.type_name != "local":
-            with filesystem.open_output_stream(path) as stream:
-                stream.write(content)
+        if filesystem.type_name == "local":
+            write_file(path, content)
             return
-        target, status = _resolve(path)
-        if status is not None and not stat.S_ISREG(status.st_mode):
-            target.write_bytes(content)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-        try:
-            if status is not None:
-                partial.touch(0o600)  # nobody who may not read the file reads this one
-            partial.write_bytes(content)
-            if status is not None:
-                with suppress(OSError):  # only root can give files away
-                    os.chown(partial, status.st_uid, status.st_gid)
-                partial.chmod(stat.S_IMODE(status.st_mode))
-            partial.replace(target)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
 
     retrying(uri, write, len(content))
-
-
-def _resolve(path: str) -> tuple[Path, os.stat_result | None]:
-    """Return a local path, without links unless it is a device or pipe, and the status of what is there."""
-    try:
-        status = Path(path).stat()
-    except FileNotFoundError:
-        return Path(os.path.realpath(path)), None
-    return Path(os.path.realpath(path) if stat.S_ISREG(status.st_mode) else path), status
 
 
 def require_writable(uri: str) -> None:
@@ -139,7 +126,7 @@ def require_writable(uri: str) -> None:
     filesystem, path = open_uri(uri)
 
     def create() -> None:
-        target, status = _resolve(path)
+        target, status = resolve(path)
         if target.is_dir():
             raise IsADirectoryError
         if status is not None and not stat.S_ISREG(status.st_mode):
@@ -179,12 +166,7 @@ def append_text(uri: str, text: str) -> None:
         write_bytes(uri, earlier + text.encode())
         return
 
-    def append() -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with Path(path).open("a", encoding="utf-8") as stream:
-            stream.write(text)
-
-    retrying(uri, append)
+    retrying(uri, lambda: append_to_file(path, text.encode()))
 
 
 def names_below(root: str, paths: Iterable[str]) -> list[tuple[str, bool]]:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from gan_dist.config import DataConfig, LossConfig, OptimConfig
 from gan_dist.training.augment import ada
-from gan_dist.training.checkpoint import TrainingState
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.schedule import augment_p, instance_noise
+from gan_dist.training.state import TrainingState
 
 
 @dataclass(frozen=True)

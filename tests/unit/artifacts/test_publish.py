@@ -82,7 +82,7 @@ def test_an_interrupted_copy_is_no_release_and_the_same_again_completes_it(
             patch.setattr(storage, "write_bytes", dying)
             with pytest.raises(Killed):
                 copy_release(found, to)
-        if replacing and writes == 0:
+        if replacing:
             assert read_folder(to, ["release"])[1]["generator.safetensors"] == b"earlier"
         else:
             with pytest.raises(CheckpointError):

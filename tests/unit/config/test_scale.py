@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gan_dist.artifacts.records import read_records
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.models.generator import ImageShape
-from gan_dist.training.checkpoint import new_state
+from gan_dist.training.state import new_state
 from tests.support.gloo import run_gloo
 from tests.unit.training.test_training import config, run_on_ranks, tensors
 

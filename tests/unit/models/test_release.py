@@ -19,6 +19,7 @@ from gan_dist.models import release
 from gan_dist.models.generator import ImageShape
 from gan_dist.training import checkpoint as states
 from gan_dist.training.progress import RunResult
+from gan_dist.training.state import new_state
 from tests.support.releases import untrained
 
 
@@ -31,7 +32,7 @@ def config(tmp_path: Path) -> RunConfig:
 def write_checkpoint(config: RunConfig, name: str, seed: int) -> Tensor:
     """Write a run's checkpoint, of which only the average has weights; returns an image that it makes."""
     seeded = config.model_copy(update={"seed": seed})
-    state = states.new_state(
+    state = new_state(
         seeded.model,
         seeded.optim,
         ImageShape(8, 1),

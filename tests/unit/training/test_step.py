@@ -25,10 +25,10 @@ from gan_dist.core.errors import ConfigError
 from gan_dist.data.batches.loader import Batch
 from gan_dist.models.generator import ImageShape
 from gan_dist.training.augment import ada
-from gan_dist.training.checkpoint import TrainingState, new_state
 from gan_dist.training.context import LocalContext
 from gan_dist.training.precision import PrecisionPolicy, has_bf16, tune_process
 from gan_dist.training.schedule import augment_p, betas, instance_noise, penalty_factor, rate_factor
+from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
 from tests.support.gloo import run_gloo
 

@@ -22,9 +22,9 @@ from gan_dist.core import rng
 from gan_dist.data.batches.loader import Batch
 from gan_dist.models.generator import ImageShape
 from gan_dist.training.augment import DIFFAUGMENT_COLUMNS, ada, diffaugment
-from gan_dist.training.checkpoint import TrainingState, new_state
 from gan_dist.training.context import LocalContext
 from gan_dist.training.precision import PrecisionPolicy
+from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
 
 BATCH, LATENT, SEED, ROUNDS = 16, 8, 3, 5

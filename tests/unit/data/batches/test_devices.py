@@ -11,8 +11,8 @@ import torch
 from gan_dist.config import load_config
 from gan_dist.data.batches.loader import Batch
 from gan_dist.models.generator import ImageShape
-from gan_dist.training.checkpoint import new_state
 from gan_dist.training.context import LocalContext
+from gan_dist.training.state import new_state
 from gan_dist.training.step import Step
 
 SMALL = [

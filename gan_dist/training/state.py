@@ -1,0 +1,125 @@
+"""State of a run: networks, their average, optimizers, the clock, and what was measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from gan_dist import models
+from gan_dist.config import ModelConfig, OptimConfig, RateConfig
+from gan_dist.core import rng
+from gan_dist.models import Discriminator, Generator
+from gan_dist.models.generator import ImageShape
+from gan_dist.training.early_stopping import DistanceHistory
+from gan_dist.training.precision import memory_format
+
+
+@dataclass(frozen=True)
+class Best:
+    """The lowest distance so far, and the images seen then."""
+
+    value: float
+    images: int
+
+
+@dataclass
+class AugmentStrength:
+    """State of ADA's controller: the probability of each transform, and the signs for its next adjustment.
+
+    With `data.augment_p` the probability is a function of the images seen, and this stays at 0.
+    """
+
+    p: float = 0.0
+    signs: float = 0.0
+    """Sum over rounds of r_t (see `ada.adjusted`), since the last adjustment."""
+    rounds: int = 0
+
+
+@dataclass
+class OpenInterval:
+    """Sums of the scalars of the rounds since the last multiple of `log.every_kimg`."""
+
+    rounds: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, scalars: Mapping[str, float]) -> None:
+        """Add the scalars of a round."""
+        self.rounds += 1
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in scalars.items()}
+
+    def means(self) -> dict[str, float]:
+        """Return the means over the rounds, by the scalars' names."""
+        return {name: value / self.rounds for name, value in self.sums.items()}
+
+
+@dataclass
+class TrainingState:
+    """State of a run; all else is a pure function of the configuration and `images`."""
+
+    shape: ImageShape
+    generator: Generator
+    discriminator: Discriminator
+    average: Generator
+    """The generator's exponential moving average, which is evaluated and released."""
+    optimizer_g: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    images: int = 0
+    """The clock: images that the discriminator has seen."""
+    best: Best | None = None
+    augment: AugmentStrength = field(default_factory=AugmentStrength)
+    measured: DistanceHistory = field(default_factory=DistanceHistory)
+    interval: OpenInterval = field(default_factory=OpenInterval)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return every tensor, by file and name; the same storage, not a copy."""
+        return {
+            "generator": dict(self.generator.state_dict()),
+            "discriminator": dict(self.discriminator.state_dict()),
+            "average": dict(self.average.state_dict()),
+            "optimizer_g": _optimizer_tensors(self.optimizer_g),
+            "optimizer_d": _optimizer_tensors(self.optimizer_d),
+        }
+
+
+def new_state(
+    model: ModelConfig,
+    optim: OptimConfig,
+    shape: ImageShape,
+    device: torch.device,
+    *,
+    seed: int,
+    channels_last: bool,
+) -> TrainingState:
+    """Return the state before the first image; the weights are a function of the seed."""
+    generator, discriminator = models.build(model, shape)
+    models.initialise(generator, rng.generator(seed, "generator"))
+    models.initialise(discriminator, rng.generator(seed, "discriminator"))
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    layout = memory_format(channels_last=channels_last)
+    for network in (generator, discriminator, average):
+        network.to(device).to(memory_format=layout)
+    return TrainingState(
+        shape=shape,
+        generator=generator,
+        discriminator=discriminator,
+        average=average,
+        optimizer_g=_optimizer(generator, optim.name, optim.g),
+        optimizer_d=_optimizer(discriminator, optim.name, optim.d),
+    )
+
+
+def _optimizer(network: nn.Module, name: str, config: RateConfig) -> torch.optim.Optimizer:
+    if name == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), lr=config.lr, alpha=config.beta2, foreach=True)
+    return torch.optim.Adam(
+        network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True
+    )
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state: Mapping[int, Mapping[str, Tensor]] = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
