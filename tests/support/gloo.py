@@ -16,7 +16,9 @@ from typing import Any
 
 PRELOADED = ["__main__", "torch.distributed", "gan_dist.training.loop", "gan_dist.search.plan"]
 PRELOADED += ["pytest", "hypothesis", "tests.support.faults"]
-"""What ranks import, for three seconds each, unless the server that they are forked from has done it."""
+# What training imports at its first step and its first evaluation.
+PRELOADED += ["torch._dynamo", "torch.utils.tensorboard", "scipy.linalg"]
+"""What ranks import, for five seconds each, unless the server that they are forked from has done it."""
 _GRACE_S = 1.0  # how long a failure waits for the other ranks': the first to speak is often not the cause
 
 

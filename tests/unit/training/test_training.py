@@ -86,6 +86,17 @@ def run_on_ranks(*settings: RunConfig) -> None:
         run(one)
 
 
+def _fresh(settings: RunConfig) -> TrainingState:
+    return new_state(
+        settings.model,
+        settings.optim,
+        ImageShape(16, 1),
+        torch.device("cpu"),
+        seed=settings.seed,
+        channels_last=settings.train.channels_last,
+    )
+
+
 def tensors(settings: RunConfig) -> dict[str, torch.Tensor]:
     """Return every tensor of a run's newest checkpoint."""
     run_uri = settings.run_uri
@@ -113,18 +124,48 @@ def timeless(records: list[dict[str, object]]) -> list[dict[str, object]]:
     return [{k: v for k, v in r.items() if k not in timed} for r in records]
 
 
-def test_a_run_extended_from_its_end_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
-    run(whole)
-    run(config(tmp_path / "parts", "train.kimg=0.32"))
-    run(parts)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """An uninterrupted run, whose folder no test changes."""
+    settings = config(tmp_path_factory.mktemp("whole"))
+    run(settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def first_half(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run that has ended after half as many images, whose folder no test changes."""
+    settings = config(tmp_path_factory.mktemp("half"), "train.kimg=0.32")
+    run(settings)
+    return settings
+
+
+@pytest.fixture
+def finished(whole: RunConfig, tmp_path: Path) -> Path:
+    """A copy of the uninterrupted run, in the test's own folder; returns the copy."""
+    return Path(shutil.copytree(whole.run_uri, tmp_path / "run"))
+
+
+@pytest.fixture
+def begun(first_half: RunConfig, tmp_path: Path) -> Path:
+    """A copy of the run that has ended half-way, in the test's own folder; returns the copy."""
+    return Path(shutil.copytree(first_half.run_uri, tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("begun")
+def test_a_run_extended_from_its_end_has_the_bits_of_an_uninterrupted_one(
+    whole: RunConfig, tmp_path: Path
+) -> None:
+    parts = config(tmp_path)
+    assert run(parts).images == 640
     assert_same_bits(tensors(whole), tensors(parts))
     assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
 
 
-def test_a_run_stopped_between_evaluations_has_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
-    run(whole)
+def test_a_run_stopped_between_evaluations_has_the_bits_of_an_uninterrupted_one(
+    whole: RunConfig, tmp_path: Path
+) -> None:
+    parts = config(tmp_path)
     steps: list[Progress] = []
     outcome = run(parts, on_progress=steps.append, should_stop=lambda: len(steps) == 4)
     assert (outcome.finished, outcome.images) == (False, 5 * 32)
@@ -165,11 +206,9 @@ def test_whatever_the_loss_a_stopped_run_has_the_bits_of_an_uninterrupted_one(
     assert_same_bits(tensors(whole), tensors(parts))
 
 
-def test_a_run_begun_before_a_key_existed_goes_on(tmp_path: Path) -> None:
-    whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
-    run(whole)
-    run(config(tmp_path / "parts", "train.kimg=0.32"))
-    file = tmp_path / "parts" / "run" / "config.yaml"
+def test_a_run_begun_before_a_key_existed_goes_on(whole: RunConfig, begun: Path, tmp_path: Path) -> None:
+    parts = config(tmp_path)
+    file = begun / "config.yaml"
     new = ("augment_p:", "penalty_end_factor:", "beta2_start:", "end_factor:")
     lines = file.read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.strip().startswith(new)]
@@ -189,14 +228,11 @@ def test_two_workers_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert_same_bits(tensors(whole), tensors(parts))
 
 
-def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_once(tmp_path: Path) -> None:
-    settings = config(tmp_path)
-    run(config(tmp_path, "train.kimg=0.32"))
-    folder = tmp_path / "run"
-    with (folder / "metrics.jsonl").open("a") as file:
+def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_once(begun: Path, tmp_path: Path) -> None:
+    with (begun / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"images": 9999, "kimg": 9.999}) + "\n" + '{"images": 99')
-    run(settings)
-    assert [record["images"] for record in read_records(str(folder))] == [320, 640]
+    run(config(tmp_path))
+    assert [record["images"] for record in read_records(str(begun))] == [320, 640]
 
 
 class _Replaced(LocalContext):
@@ -206,15 +242,16 @@ class _Replaced(LocalContext):
         raise WorkerError("others have taken over")
 
 
-def test_a_process_that_others_have_replaced_writes_neither_records_nor_pictures(tmp_path: Path) -> None:
-    run(config(tmp_path))
+def test_a_process_that_others_have_replaced_writes_neither_records_nor_pictures(
+    finished: Path, tmp_path: Path
+) -> None:
     # As if it had looked for a checkpoint before the others wrote their newest.
-    shutil.rmtree(tmp_path / "run" / "checkpoint_000000000640")
-    before = contents(tmp_path / "run")
+    shutil.rmtree(finished / "checkpoint_000000000640")
+    before = contents(finished)
     longer = config(tmp_path, "train.kimg=0.96")
     with pytest.raises(WorkerError, match="taken over"):
         train(longer, _Replaced(longer.run_uri))
-    assert contents(tmp_path / "run") == before
+    assert contents(finished) == before
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -225,14 +262,7 @@ def _live_state(settings: RunConfig) -> list[np.ndarray[tuple[int, ...], np.dtyp
     """Return this rank's own weights and running statistics after three rounds."""
     torch.set_num_threads(1)
     context = LocalContext("unused")
-    state = new_state(
-        settings.model,
-        settings.optim,
-        ImageShape(16, 1),
-        torch.device("cpu"),
-        seed=settings.seed,
-        channels_last=settings.train.channels_last,
-    )
+    state = _fresh(settings)
     step = Step(settings, state, context)
     generator = torch.Generator().manual_seed(context.rank)
     for _ in range(3):
@@ -252,14 +282,7 @@ def _poisoned_step(settings: RunConfig, phase: str) -> tuple[str, bool]:
     """Take a step in which rank 1's part of the gradients of one network is not finite."""
     torch.set_num_threads(1)
     context = LocalContext("unused")
-    state = new_state(
-        settings.model,
-        settings.optim,
-        ImageShape(16, 1),
-        torch.device("cpu"),
-        seed=settings.seed,
-        channels_last=settings.train.channels_last,
-    )
+    state = _fresh(settings)
     step = Step(settings, state, context)
     batch = Batch(torch.zeros(16, 1, 16, 16, dtype=torch.uint8), None)
     if phase == "generator":
@@ -295,14 +318,7 @@ def test_a_round_is_d_steps_batches_then_the_generator_on_the_last_then_the_aver
     rows = batches(order, reader, rank=0, world_size=1, start=0, stop=288)
     given = [to_batch(some, images, 16) for some in rows]
     assert len(given) == 9
-    state = new_state(
-        settings.model,
-        settings.optim,
-        ImageShape(16, 1),
-        torch.device("cpu"),
-        seed=settings.seed,
-        channels_last=settings.train.channels_last,
-    )
+    state = _fresh(settings)
     step = Step(settings, state, LocalContext("unused"))
     for start in range(0, 9, 3):
         for batch in given[start : start + 3]:
@@ -313,18 +329,8 @@ def test_a_round_is_d_steps_batches_then_the_generator_on_the_last_then_the_aver
     assert_same_bits(tensors(settings), by_hand)
 
 
-def test_records_tell_of_both_networks(tmp_path: Path) -> None:
-    settings = config(tmp_path)
-    run(settings)
-    record, found = read_records(settings.run_uri)[-1], tensors(settings)
-    new = new_state(
-        settings.model,
-        settings.optim,
-        ImageShape(16, 1),
-        torch.device("cpu"),
-        seed=settings.seed,
-        channels_last=settings.train.channels_last,
-    )
+def test_records_tell_of_both_networks(whole: RunConfig) -> None:
+    record, found, new = read_records(whole.run_uri)[-1], tensors(whole), _fresh(whole)
     for name, file, network in (
         ("d", "discriminator", new.discriminator),
         ("g", "generator", new.generator),
@@ -400,26 +406,24 @@ def damage(file: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    whole: RunConfig, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, broken = config(tmp_path / "whole"), config(tmp_path / "broken")
-    run(whole)
-    run(config(tmp_path / "broken", "train.kimg=0.64"))
-    folder = tmp_path / "broken" / "run"
-    damage(folder / "checkpoint_000000000640" / "optimizer_d.safetensors")
+    broken = config(tmp_path)
+    damage(finished / "checkpoint_000000000640" / "optimizer_d.safetensors")
     with caplog.at_level(logging.WARNING, "gan_dist"):
         run(broken)
     assert "checkpoint_000000000640/optimizer_d.safetensors is damaged" in caplog.text
     assert "goes on from an earlier checkpoint" in caplog.text
     # The damaged one is left for whoever wants to look at it; the new one stands beside it.
-    assert (folder / "checkpoint_000000000640").exists()
-    assert checkpoint_names(str(folder))[0] == "checkpoint_000000000640-1"
+    assert (finished / "checkpoint_000000000640").exists()
+    assert checkpoint_names(str(finished))[0] == "checkpoint_000000000640-1"
     assert_same_bits(tensors(whole), tensors(broken))
 
 
-def test_damaged_records_are_named_and_left_as_they_are(tmp_path: Path) -> None:
-    run(config(tmp_path, "train.kimg=0.32"))
-    file = tmp_path / "run" / "metrics.jsonl"
+def test_damaged_records_are_named_and_left_as_they_are(
+    whole: RunConfig, begun: Path, tmp_path: Path
+) -> None:
+    file = begun / "metrics.jsonl"
     first, *others = file.read_bytes().split(b"\n")
     file.write_bytes(b"\n".join([first, bytes(40), *others]))
     damaged = file.read_bytes()
@@ -428,22 +432,12 @@ def test_damaged_records_are_named_and_left_as_they_are(tmp_path: Path) -> None:
     assert file.read_bytes() == damaged
     file.write_bytes(b"\n".join([first, *others]))
     run(config(tmp_path))
-    run(config(tmp_path / "whole"))
-    assert_same_bits(tensors(config(tmp_path / "whole")), tensors(config(tmp_path)))
+    assert_same_bits(tensors(whole), tensors(config(tmp_path)))
 
 
-def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, tmp_path: Path) -> None:
-    local = config(tmp_path, "train.kimg=0.32")
-    run(local)
-    storage.copy_tree(local.run_uri, f"{bucket}/run")
-    state = new_state(
-        local.model,
-        local.optim,
-        ImageShape(16, 1),
-        torch.device("cpu"),
-        seed=local.seed,
-        channels_last=local.train.channels_last,
-    )
+def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, first_half: RunConfig) -> None:
+    storage.copy_tree(first_half.run_uri, f"{bucket}/run")
+    state = _fresh(first_half)
     with proxy(s3_url, seed=0) as store:
         run_uri = f"{bucket}/run?endpoint_override=127.0.0.1:{store.port}&scheme=http"
         assert len(checkpoint_names(run_uri)) == 1
@@ -459,16 +453,14 @@ def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, tmp
 
 
 def test_a_run_without_a_whole_checkpoint_says_that_it_begins_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    whole: RunConfig, begun: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(config(tmp_path / "broken", "train.kimg=0.32"))
-    damage(tmp_path / "broken" / "run" / "checkpoint_000000000320" / "state.json")
+    damage(begun / "checkpoint_000000000320" / "state.json")
     with caplog.at_level(logging.WARNING, "gan_dist"):
-        run(config(tmp_path / "broken"))
+        run(config(tmp_path))
     assert "state.json is damaged" in caplog.text
     assert "the run begins anew" in caplog.text
-    run(config(tmp_path / "whole"))
-    assert_same_bits(tensors(config(tmp_path / "whole")), tensors(config(tmp_path / "broken")))
+    assert_same_bits(tensors(whole), tensors(config(tmp_path)))
 
 
 def test_only_the_newest_checkpoints_and_the_best_release_are_kept(tmp_path: Path) -> None:
@@ -486,13 +478,13 @@ def test_only_the_newest_checkpoints_and_the_best_release_are_kept(tmp_path: Pat
     assert [entry.name for entry in folder.glob("best_*")] == [best["release"]]
 
 
+@pytest.mark.usefixtures("finished")
 def test_another_configuration_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
-    run(config(tmp_path))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     with pytest.raises(ResumeError, match=r"optim\.g\.lr was 0\.0002, is now 0\.001") as caught:
         run(config(tmp_path, "optim.g.lr=1e-3", "train.kimg=5"))
     assert "train.kimg" not in str(caught.value)
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert contents(tmp_path) == before
 
 
 def test_the_folder_of_a_search_is_refused_though_its_configuration_is_the_same(tmp_path: Path) -> None:
@@ -502,22 +494,21 @@ def test_the_folder_of_a_search_is_refused_though_its_configuration_is_the_same(
         prepare(search.config)
 
 
+@pytest.mark.usefixtures("finished")
 def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
-    run(config(tmp_path))
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = contents(tmp_path)
     assert run(config(tmp_path)).finished
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert contents(tmp_path) == before
 
 
-def test_the_best_generator_loads_in_three_lines(tmp_path: Path) -> None:
-    run(config(tmp_path))
-    release = gan_dist.load(str(tmp_path / "run"))
+def test_the_best_generator_loads_in_three_lines(whole: RunConfig) -> None:
+    release = gan_dist.load(whole.run_uri)
     images = release.sample(5, seed=3)
     assert images.shape == (5, 1, 16, 16)
     assert images.dtype == torch.uint8
     assert torch.equal(images[:2], release.sample(2, seed=3))
-    newest = tmp_path / "run" / checkpoint_names(str(tmp_path / "run"))[0]
-    assert gan_dist.load(str(newest)).sample(1).shape == (1, 1, 16, 16)
+    newest = storage.join(whole.run_uri, checkpoint_names(whole.run_uri)[0])
+    assert gan_dist.load(newest).sample(1).shape == (1, 1, 16, 16)
 
 
 PATIENT = ["train.kimg=3", "eval.every_kimg=0.128", "eval.patience=2", "ema.half_life_kimg=0.01"]
@@ -733,21 +724,8 @@ def test_a_checkpoint_that_cannot_be_uploaded_ends_the_run_and_the_one_before_st
         assert state.images == 320
 
 
-def _fresh(settings: RunConfig) -> TrainingState:
-    return new_state(
-        settings.model,
-        settings.optim,
-        ImageShape(16, 1),
-        torch.device("cpu"),
-        seed=settings.seed,
-        channels_last=settings.train.channels_last,
-    )
-
-
-def test_a_run_measured_by_another_extractor_is_refused(tmp_path: Path) -> None:
-    settings = config(tmp_path, "train.kimg=0.32", "eval.every_kimg=0.32")
-    run(settings)
-    folder = tmp_path / "run" / checkpoint_names(str(tmp_path / "run"))[0]
+def test_a_run_measured_by_another_extractor_is_refused(begun: Path, tmp_path: Path) -> None:
+    folder = begun / checkpoint_names(str(begun))[0]
     state = json.loads((folder / "state.json").read_text())
     state["measured"]["extractor"] = "0" * 64
     content = (json.dumps(state) + "\n").encode()
@@ -765,19 +743,17 @@ def test_the_clock_counts_every_discriminator_batch(tmp_path: Path) -> None:
     assert outcome.images == 6 * 96
 
 
-def test_the_stream_read_directly_trains_to_the_same_bits_as_memory(tmp_path: Path) -> None:
-    memory, stream = config(tmp_path / "memory"), config(tmp_path / "stream", "data.cache=stream")
-    run(memory)
+def test_the_stream_read_directly_trains_to_the_same_bits_as_memory(whole: RunConfig, tmp_path: Path) -> None:
+    assert whole.data.cache == "memory"
+    stream = config(tmp_path, "data.cache=stream")
     run(stream)
-    assert_same_bits(tensors(memory), tensors(stream))
+    assert_same_bits(tensors(whole), tensors(stream))
 
 
-def test_samples_are_written_at_the_start_and_at_every_evaluation(tmp_path: Path) -> None:
-    settings = config(tmp_path, "train.kimg=0.32")
-    run(settings)
-    folder = tmp_path / "run" / "samples"
+def test_samples_are_written_at_the_start_and_at_every_evaluation(begun: Path, tmp_path: Path) -> None:
+    settings, folder = config(tmp_path), begun / "samples"
     first = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    run(config(tmp_path))
+    run(settings)
     names = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert sorted(names) == ["fakes_000000.320.png", "fakes_000000.640.png", "fakes_init.png", "reals.png"]
     assert first.items() <= names.items()
