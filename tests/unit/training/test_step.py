@@ -606,7 +606,7 @@ def test_gpus_are_told_to_repeat_their_sums(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _compiler_of_rank() -> tuple[bool, bool, bool]:
-    """Train two rounds on ranks; return whether that imported PyTorch's compiler, and whether it works then."""
+    """Train two rounds on ranks; return whether that imported PyTorch's compiler, and if it works then."""
     tune_process(torch.device("cpu"))
     config = settings("train.batch_size=16")
     state = fresh(config)
