@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from gan_dist.cli import best, doctor, evaluate, export, pack, report, sample, submit, train, tune
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.host import own_version
+from gan_dist.core.interrupts import INTERRUPTED, ignore_interrupts, interruptible
+from gan_dist.core.output import ignore_failing_output, output_error
 from gan_dist.core.threads import abandoned_threads
+
+CONTINUED = ("train", "tune", "pack")
+"""Verbs that go on where they were interrupted."""
+
+
+class _Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            again = "; the same command again continues" if ctx.invoked_subcommand in CONTINUED else ""
+            typer.echo(f"stopped{again}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
 
 app = typer.Typer(
     name="gan-dist",
+    cls=_Verbs,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -56,20 +75,37 @@ def program(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and end the process.
 
-    A user's error is printed as one message without a traceback; its exit code is 2 by default.
+    A user's error is printed as one message without a traceback; its exit code is 2 by default. Output that
+    cannot be written changes neither.
     """
-    code, earlier = 0, abandoned_threads()
+    ignore_failing_output()
+    earlier = abandoned_threads()
+    with interruptible():
+        try:
+            code = _call(arguments)
+            sys.stdout.flush()
+            if (failed := output_error()) is not None:
+                typer.echo(
+                    f"gan-dist: a part of the output could not be written: {failed.strerror}", err=True
+                )
+            sys.stderr.flush()
+        except KeyboardInterrupt:  # after the verb's end, or before its begin
+            code = INTERRUPTED
+    atexit.register(ignore_interrupts)
+    if abandoned_threads() - earlier:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _call(arguments: list[str] | None) -> int:
+    """Run a verb and return its exit code; print a user's error."""
     try:
         app(arguments)
     except GanDistError as error:
         typer.echo(f"gan-dist: {error}", err=True)
-        code = error.exit_code
+        return error.exit_code
     except SystemExit as ended:
         if not isinstance(ended.code, int):
             raise
-        code = ended.code
-    if abandoned_threads() - earlier:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+        return ended.code
+    return 0

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
+from gan_dist.cli.options import AsJson, Backend
 from gan_dist.cli.paths import absolute, command, load_run, shorten
 from gan_dist.cli.train import train_run
 from gan_dist.core.errors import GanDistError
+from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from gan_dist.artifacts.best import BestRelease

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson, Backend
+from gan_dist.cli.options import AsJson, Backend
 from gan_dist.cli.paths import NO_FID, absolute, require_png, shorten
 from gan_dist.core.errors import DataError
+from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from gan_dist.config import ScaleConfig

@@ -13,9 +13,6 @@ import typer
 
 from gan_dist.core.storage import BACKENDS, configure, options
 
-INTERRUPTED = 130
-"""Exit code of a verb that was interrupted, as shells have it for SIGINT."""
-
 
 def _set_backend(backend: str) -> str:
     if backend not in get_args(BACKENDS):

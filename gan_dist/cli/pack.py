@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import INTERRUPTED, AsJson, Backend, print_record
+from gan_dist.cli.options import AsJson, Backend, print_record
 from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
+from gan_dist.core.interrupts import INTERRUPTED
 from gan_dist.core.storage.redaction import split_query
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ import typer
 
 from gan_dist.cli import best, evaluate, export, pack, report, sample
 from gan_dist.cli.images import is_images
-from gan_dist.cli.options import INTERRUPTED, AsJson, print_record
+from gan_dist.cli.options import AsJson, print_record
 from gan_dist.cli.paths import CALLED_AS
 from gan_dist.cli.train import require_configuration, with_aliases
 from gan_dist.core.errors import GanDistError, closest
+from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from gan_dist.cluster.jobs.archive import Upload

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.images import CONFIG_HELP, packed, read_given
-from gan_dist.cli.options import INTERRUPTED, AsJson, complete_config, complete_key, print_record
+from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record
 from gan_dist.cli.paths import command, shorten
 from gan_dist.core.errors import GanDistError, WorkerError
+from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from gan_dist.cluster.train.status import RunStatus

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.images import CONFIG_HELP, packed, read_given
-from gan_dist.cli.options import INTERRUPTED, AsJson, complete_config, complete_key, print_record
+from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record
 from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.cli.train import format_summary, without
+from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from gan_dist.search.plan import Plan

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist.core.errors import BusyError, StorageError
+from gan_dist.core.interrupts import interruptible
 from gan_dist.core.storage import files
 from gan_dist.core.storage.filesystems import open_uri
 from gan_dist.core.storage.redaction import redact
@@ -49,29 +50,14 @@ def folder_lock(uri: str, notify: Callable[[str], None] = lambda _: None) -> Ite
         StorageError: the folder cannot be written.
     """
     lock = _FolderLock(uri)
-    with _interruptible():
-        lock.acquire(notify)
+    with interruptible():
         try:
+            lock.acquire(notify)
             yield
         finally:
             lock.release()
     if lock.successor:
         raise lock.busy_error(lock.successor)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGINT interrupt this process, which ignores it if a script started it in the background."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def lock_holder(uri: str) -> str | None:
@@ -109,7 +95,8 @@ class _FolderLock:
 
     def release(self) -> None:
         self._released.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         with suppress(StorageError):  # the work is done; the next process will see that this one is gone
             if (self.read() or {}).get("id") == self._own["id"]:
                 files.delete_file(self._uri)
