@@ -16,9 +16,9 @@ from typing import Any
 
 PRELOADED = ["__main__", "torch.distributed", "gan_dist.training.loop", "gan_dist.search.plan"]
 PRELOADED += ["pytest", "hypothesis", "tests.support.faults"]
-# What training imports at its first step and its first evaluation.
-PRELOADED += ["torch._dynamo", "torch.utils.tensorboard", "scipy.linalg"]
-"""What ranks import, for five seconds each, unless the server that they are forked from has done it."""
+# What training imports at its first record and its first evaluation.
+PRELOADED += ["torch.utils.tensorboard", "scipy.linalg"]
+"""What ranks import, for four seconds each, unless the server that they are forked from has done it."""
 _GRACE_S = 1.0  # how long a failure waits for the other ranks': the first to speak is often not the cause
 
 
@@ -97,7 +97,10 @@ def _rank(sender: Connection, call: bytes, rank: int, world_size: int, store: st
         import torch
         import torch.distributed as dist
 
+        from gan_dist.training.precision import tune_process
+
         torch.set_num_threads(1)
+        tune_process(torch.device("cpu"))  # a step by itself would import PyTorch's compiler
         dist.init_process_group(
             "gloo",
             init_method=f"file://{store}",
