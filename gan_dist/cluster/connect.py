@@ -5,22 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    RpcError,
+)
 
+from gan_dist.cluster.local_ray import keep_handlers, shielded_processes
 from gan_dist.cluster.nodes import resources
 from gan_dist.cluster.nodes.head_probe import cluster_address, node_resources, require_reachable
 from gan_dist.config import ScaleConfig, SearchConfig
 from gan_dist.config.machine import Machine, this_machine
 from gan_dist.core import host
 from gan_dist.core.errors import ClusterError
+from gan_dist.core.interrupts import interruptible
 from gan_dist.core.storage.redaction import reason
 
 LOG = logging.getLogger("gan_dist")
@@ -32,6 +39,8 @@ WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
 }
 """Environment variables of training workers; a local cluster is started with them."""
+LOST = (LocalRayletDiedError, NodeDiedError, RayActorError, RaySystemError, RpcError)
+"""What Ray raises in a driver whose cluster, or the part of it that the driver needs, has ended."""
 _started = threading.Event()
 
 
@@ -42,22 +51,26 @@ def connect() -> Iterator[None]:
     A process that is connected already stays with its cluster.
 
     Raises:
-        ClusterError: no cluster could be joined or started.
+        ClusterError: no cluster could be joined or started, or it ended while it was in use.
     """
     if ray.is_initialized():
         yield
         return
     address = cluster_address()
-    if address is not None:
-        join(address)
-    else:
-        _start_local()
-    try:
-        with handle_interrupts(signal.default_int_handler):
+    with interruptible():
+        try:
+            if address is not None:
+                join(address)
+            else:
+                _start_local()
             yield
-    finally:
-        ray.shutdown()
-        _started.clear()
+        except LOST as error:
+            where = "this machine's Ray" if address is None else f"the cluster at RAY_ADDRESS={address}"
+            what = f"{where} ended, or cannot be reached any more ({reason(error)})"
+            raise ClusterError(what, "the same command again goes on once there is one") from error
+        finally:
+            ray.shutdown()
+            _started.clear()
 
 
 def find_machine() -> Machine:
@@ -78,24 +91,6 @@ def find_machine() -> Machine:
         return Machine(tuple((node.cpus, node.gpus) for node in resources.cluster_nodes()))
 
 
-@contextmanager
-def handle_interrupts(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM, at which Ray would end the process with a dump of its stack.
-
-    This includes SIGINT of a process that a script has started in the background, which ignores it by
-    default. Python handles signals in the main thread only; in others nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, earlier in previous.items():
-            signal.signal(number, earlier)
-
-
 def started_here() -> bool:
     """Return whether `connect` has started the cluster that this process is connected to."""
     return _started.is_set()
@@ -104,10 +99,10 @@ def started_here() -> bool:
 def _start_local() -> None:
     os.environ.update(WORKER_ENVIRONMENT)
     try:
-        ray.init(address="local", num_cpus=host.cores(), include_dashboard=False, **QUIET)
+        with shielded_processes(), keep_handlers():
+            ray.init(address="local", num_cpus=host.cores(), include_dashboard=False, **QUIET)
         _started.set()
     except Exception as error:  # Ray 2.60 has no class of its own for a node that does not start in time
-        ray.shutdown()
         what = f"Ray could not be started on this machine ({reason(error).rstrip('.')})"
         remedy = "free memory or CPUs, of which gan-dist doctor shows what is left, and try again"
         raise ClusterError(what, remedy) from error
@@ -117,7 +112,8 @@ def join(address: str) -> None:
     """Connect to the cluster at an address; raise a ClusterError if there is none or it refuses."""
     require_reachable(address)
     try:
-        ray.init(address=address, **QUIET)
+        with keep_handlers():
+            ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         ray.shutdown()
         raise _refusal(address, error) from error

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from gan_dist.core.storage.lock import LOCK_FILE
+from tests.support.commands import command
 from tests.support.heads import BIN, CHATTER, ROOT, Head, environment, gan_dist, gan_dist_here
 
 TINY = ["model.width=4", "model.latent_dim=8", "train.batch_size=32", "eval.samples=64"]
@@ -52,26 +54,21 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_how_to_go_on(
     def here(*arguments: str) -> tuple[int, str, str]:
         return gan_dist_here(*arguments, cwd=tmp_path, capsys=capsys, monkeypatch=monkeypatch)
 
-    command = [str(BIN / "gan-dist"), "train", "digits", *TINY, "train.kimg=100000", "eval.every_kimg=90000"]
-    process = subprocess.Popen(
-        [*command, "log.every_s=0.5", "--json"],
-        env=environment(ray_folder),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "kimg" in line:
-            break
-    # Another one on the same run is told of it, and disturbs nothing.
-    code, out, err = here(*command[1:])
-    assert (code, out) == (2, "")
-    assert f"digits is being worked on by process {process.pid} on" in err
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    arguments = ["train", "digits", *TINY, "train.kimg=100000", "eval.every_kimg=90000"]
+    given = [*arguments, "log.every_s=0.5", "--json"]
+    with command(*given, cwd=tmp_path, env=environment(ray_folder), stdout=subprocess.PIPE) as running:
+        running.wait_for("kimg")
+        # Another one on the same run is told of it, and disturbs nothing.
+        code, out, err = here(*arguments)
+        assert (code, out) == (2, "")
+        assert f"digits is being worked on by process {running.process.pid} on" in err
+        # As systemd does, which is more than a terminal, `timeout` or Slurm do.
+        running.signal_all(signal.SIGTERM)
+        out, _ = running.process.communicate(timeout=120)
+        err = running.said()
+        assert running.process.returncode == 130, err
+        assert running.left_over() == []
+    assert not (tmp_path / "runs/digits" / LOCK_FILE).exists()
     result = json.loads(out.splitlines()[-1])
     assert result["finished"] is False
     assert Path(result["checkpoint"], "manifest.json").exists()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
-from types import FrameType
 
 import ray
 
-from gan_dist.cluster.connect import connect_for, handle_interrupts
+from gan_dist.cluster.connect import LOST, connect_for
 from gan_dist.cluster.nodes import placement
 from gan_dist.cluster.nodes.node_checks import check_nodes
 from gan_dist.cluster.train.status import RunStatus, start_status_actor
@@ -20,6 +18,8 @@ from gan_dist.cluster.train.worker_group import WorkerGroup, failure_reason
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import StorageError, WorkerError
+from gan_dist.core.interrupts import stop_requests
+from gan_dist.core.storage.redaction import reason
 from gan_dist.training import checkpoint as states
 from gan_dist.training.progress import RunResult
 
@@ -35,9 +35,10 @@ def run(
 ) -> RunResult:
     """Train a run on a cluster and return where it ended.
 
-    The first interrupt (SIGINT or SIGTERM) makes the run write a checkpoint and end; a second one, or one
-    before it trains, ends it at once. Before a node leaves the cluster the run writes a checkpoint and goes
-    on with the nodes that are left; after the loss of a worker or a node it goes on from its last checkpoint.
+    The first signal to end (`core/interrupts.py`) makes the run write a checkpoint and end; a second one, or
+    one before it trains, ends it at once. Before a node leaves the cluster the run writes a checkpoint and
+    goes on with the nodes that are left; after the loss of a worker or a node it goes on from its last
+    checkpoint.
 
     `on_status` and `should_stop` are called a few times a second. The run's `storage` is a URI or an absolute
     path.
@@ -46,12 +47,17 @@ def run(
         CapacityError: the workers can never be placed.
         GanDistError: any error of the loop.
         WorkerError: the workers kept failing for another reason, could not be placed within `scale.wait_s`,
-            or the node of this process leaves the cluster.
+            the node of this process leaves the cluster, or the cluster ended.
     """
     storage.configure(config.storage.options)
-    with connect_for(config.scale), _interrupts() as interrupted:
+    with connect_for(config.scale):
         check_nodes(config.run_uri, config.data.path)
-        return _Driver(config, on_status, lambda: interrupted.is_set() or should_stop()).run()
+        try:
+            with stop_requests() as requested:
+                return _Driver(config, on_status, lambda: requested.is_set() or should_stop()).run()
+        except LOST as error:
+            what = f"the run's cluster ended, or cannot be reached any more ({reason(error)})"
+            raise WorkerError(f"{what}; {_kept(config.run_uri)}") from error
 
 
 class _Driver:
@@ -182,7 +188,7 @@ class _Driver:
         return states.newest_images(self._config.run_uri)
 
     def _kept(self) -> str:
-        return f"the run is kept as it was at {self._images() / 1000:g} kimg"
+        return _kept(self._config.run_uri)
 
     def _warn(self, sentence: str) -> None:
         ray.get(self._actor.warn.remote(sentence, repeat=True))
@@ -195,15 +201,5 @@ class _Driver:
         return status
 
 
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Set the event at the first SIGINT or SIGTERM; raise KeyboardInterrupt at the second."""
-    interrupted = threading.Event()
-
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    with handle_interrupts(handle):
-        yield interrupted
+def _kept(run_uri: str) -> str:
+    return f"the run is kept as it was at {states.newest_images(run_uri) / 1000:g} kimg"

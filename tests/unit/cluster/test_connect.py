@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from gan_dist.cluster.connect import connect
 from gan_dist.core.errors import ClusterError
@@ -28,4 +29,11 @@ def test_a_cluster_that_does_not_start_is_the_users_error(
     monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
     with pytest.raises(expected, match=said), connect():
         raise AssertionError("connected")
-    assert ended == ([True] if expected is ClusterError else [])
+    assert ended == [True]
+
+
+def test_a_cluster_that_ends_while_it_is_in_use_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("gan_dist.cluster.connect.join", lambda _: None)
+    with pytest.raises(ClusterError, match=r"RAY_ADDRESS=127.0.0.1:1 ended, or .*actor died"), connect():
+        raise RayActorError(error_msg="The actor died")
