@@ -85,7 +85,7 @@ def _measure(recorder: Recorder) -> dict[str, float]:
     began = time.perf_counter()
     recorder.checkpoint()
     copied, cpu = time.perf_counter(), time.process_time()
-    recorder._background.wait()
+    recorder._writer.wait()
     ended = time.perf_counter()
     return {
         "copy_s": copied - began,

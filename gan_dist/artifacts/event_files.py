@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from gan_dist.core import storage
+from gan_dist.core.errors import StorageError
 
+LOG = logging.getLogger("gan_dist")
 FOLDER, SAMPLES = "tensorboard", "samples"
 SEGMENT_BYTES = 4 * 2**20
 """Size from which on a new file is begun: object stores cannot append, so the last file is uploaded whole."""
@@ -45,12 +50,19 @@ class EventFiles:
     """
 
     def __init__(self, run_uri: str, records: Sequence[Mapping[str, Any]], images_per_step: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="gan-dist-events-")
+        self._failed = False
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="gan-dist-events-")
+        except OSError as error:
+            raise StorageError(
+                f"there is no room for temporary files ({error})", "free some, or set TMPDIR"
+            ) from None
         self._run_uri, self._uri = run_uri, storage.join(run_uri, FOLDER)
         self._images_per_step = images_per_step
         for name in storage.list_names(self._uri):
             if name.startswith("events.out.tfevents."):
-                storage.delete_file(storage.join(self._uri, name))
+                with suppress(StorageError):  # TensorBoard drops their points by the new file's `purge_step`
+                    storage.delete_file(storage.join(self._uri, name))
         self._steps: dict[str, int] = {}  # the last of each tag
         self._sizes: dict[str, int] = {}  # of uploaded files
         # A TensorBoard that has read the earlier files drops what they had from this step on.
@@ -67,7 +79,7 @@ class EventFiles:
             if (isinstance(value, float) and key != "kimg") or key == "images":
                 tag = tag_of(key)
                 if (step := self._next_step(tag, record["images"])) is not None:
-                    self._writer.add_scalar(tag, value, step, walltime=at)
+                    self._try(partial(self._writer.add_scalar, tag, value, step, walltime=at))
 
     def add_picture(self, name: str, picture: Image.Image, images: int) -> None:
         """Add a grid of samples."""
@@ -75,16 +87,32 @@ class EventFiles:
         if step is not None:
             reduced = picture.convert("RGB")
             reduced.thumbnail((LARGEST_EDGE, LARGEST_EDGE))
-            self._writer.add_image(f"Samples/{name}", np.asarray(reduced), step, dataformats="HWC")
+            pixels = np.asarray(reduced)
+            self._try(partial(self._writer.add_image, f"Samples/{name}", pixels, step, dataformats="HWC"))
 
     def upload(self) -> Callable[[], None]:
         """Return a call that copies what was added until now to the run's folder; any thread may call it."""
-        self._writer.flush()
-        files = sorted(Path(self._folder.name).iterdir())
-        if files[-1].stat().st_size > SEGMENT_BYTES:
-            self._writer.close()
-            self._writer = SummaryWriter(self._folder.name)
+        files: list[Path] = []
+
+        def flush() -> None:
+            self._writer.flush()
+            files.extend(sorted(Path(self._folder.name).iterdir()))
+            if files[-1].stat().st_size > SEGMENT_BYTES:
+                self._writer.close()
+                self._writer = SummaryWriter(self._folder.name)
+
+        self._try(flush)
         return lambda: self._copy(files)
+
+    def _try(self, write: Callable[[], object]) -> None:
+        """Write an event, unless that has failed before: a run that goes on makes its events anew."""
+        if self._failed:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._failed = True
+            LOG.warning("warning: no more events for TensorBoard: %s: %s", tempfile.gettempdir(), error)
 
     def _copy(self, files: Iterable[Path]) -> None:
         for file in files:
@@ -95,7 +123,7 @@ class EventFiles:
 
     def close(self) -> None:
         """Delete the local copy."""
-        self._writer.close()
+        self._try(self._writer.close)
         self._folder.cleanup()
 
     def _next_step(self, tag: str, images: int) -> int | None:

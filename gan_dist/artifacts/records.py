@@ -44,6 +44,7 @@ class RecordWriter:
             storage.write_bytes(self._uri, "".join(map(_line, kept)).encode())
         self._remote = "://" in run_uri
         self._written = "".join(map(_line, kept)) if self._remote else ""
+        self._bytes = sum(len(_line(record).encode()) for record in kept)
         self._added = ""
         self._events = EventFiles(run_uri, kept, images_per_step)
         self._due_at = time.monotonic()
@@ -63,19 +64,22 @@ class RecordWriter:
         return self._added != "" and time.monotonic() >= self._due_at
 
     def write(self) -> Callable[[], None]:
-        """Return a call that writes what was added until now; any thread may call it, in order."""
+        """Return a call that writes what was added until now; any thread may call it, in order.
+
+        A call that has failed may be repeated: no record is there twice.
+        """
         added, self._added = self._added, ""
         self._due_at = time.monotonic() + (REMOTE_S if self._remote else LOCAL_S)
         copy_events = self._events.upload()
         if self._remote:
             self._written += added
-        content = self._written
 
         def write() -> None:
             if added and self._remote:
-                storage.write_bytes(self._uri, content.encode())
+                storage.write_bytes(self._uri, self._written.encode())
             elif added:
-                storage.append_text(self._uri, added)
+                storage.append_text(self._uri, added, self._bytes)
+                self._bytes += len(added.encode())
             copy_events()
 
         return write

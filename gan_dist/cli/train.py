@@ -12,7 +12,7 @@ import typer
 from gan_dist.cli.images import CONFIG_HELP, packed, read_given
 from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record
 from gan_dist.cli.paths import command, shorten
-from gan_dist.core.errors import GanDistError, WorkerError
+from gan_dist.core.errors import GanDistError, WorkerError, extended
 from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
     from gan_dist.training.preflight import prepare
     from gan_dist.training.progress import ProgressLine
 
+    started = False
     try:
         with ProgressLine(config.log.every_s) as line:
             line.status("loading")
@@ -151,9 +152,12 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
 
                 line.status("starting workers")
                 with folder_lock(config.run_uri, line.print):
+                    started = True
                     result = driver.run(config, _status_printer(line))
-    except WorkerError as error:
-        raise WorkerError(f"{error}\ncontinue it with\n  {command('train', *arguments)}") from error
+    except GanDistError as error:
+        if not started or not (error.external or isinstance(error, WorkerError)):
+            raise
+        raise extended(error, f"continue it with\n  {command('train', *arguments)}") from error
     except KeyboardInterrupt:
         again = command("train", *arguments)
         typer.echo(f"ended at once, since its last checkpoint; continue it with\n  {again}", err=True)

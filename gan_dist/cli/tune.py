@@ -12,6 +12,7 @@ from gan_dist.cli.images import CONFIG_HELP, packed, read_given
 from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record
 from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.cli.train import format_summary, without
+from gan_dist.core.errors import GanDistError, extended
 from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def tune(
     with packed(images) as settings:
         plan = plan_search(settings)
         with folder_lock(plan.uri, LiveConsole().print):
-            study, interrupted = _run(plan, summary.metric)
+            study, interrupted = _run(plan, summary.metric, [config, *given])
     _print_result(plan, study, summary.metric, [config, *given], interrupted=interrupted, as_json=as_json)
     if interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -77,8 +78,11 @@ def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, 
     print_record(record, as_json=as_json)
 
 
-def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
-    """Run the rest of a search; return its study, and whether it was interrupted."""
+def _run(plan: Plan, metric: str, arguments: list[str]) -> tuple[SearchStudy, bool]:
+    """Run the rest of a search; return its study, and whether it was interrupted.
+
+    `arguments` are those of the command that continues it.
+    """
     from gan_dist.search.display import SearchView
     from gan_dist.search.plan import begin, warm_start_points
     from gan_dist.search.study import SearchStudy
@@ -106,6 +110,11 @@ def _run(plan: Plan, metric: str) -> tuple[SearchStudy, bool]:
             driver.run(plan, study, metric, view.update)
         except KeyboardInterrupt:
             return study, True
+        except GanDistError as error:
+            again = command("tune", *map(_redact_argument, arguments))
+            raise extended(
+                error, f"trials that have not ended are kept; continue it with\n  {again}"
+            ) from None
     return study, study.unfinished > 0
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
-from gan_dist.config.section import ConflictError, Positive, PositiveFloat, Section
+from gan_dist.config.section import ConflictError, NotNegative, Positive, PositiveFloat, Section
 from gan_dist.core.storage import BACKENDS, StorageOptions, join
 
 
@@ -26,6 +26,9 @@ class StorageConfig(Section):
     timeout_s: PositiveFloat = 60.0
     """Seconds after which an operation on an object store that does not succeed is given up, its retries
     included."""
+    max_outage_s: NotNegative = 600.0
+    """Seconds for which a run trains on while its store does not answer, or refuses what it accepted before;
+    what it has to write waits in memory."""
 
     @property
     def options(self) -> StorageOptions:
@@ -244,6 +247,7 @@ FREE_ON_RESUME = frozenset(
         "storage.path",
         "storage.backend",
         "storage.timeout_s",
+        "storage.max_outage_s",
         "data.cache",
         "data.verify",
         "data.disk_cache_gb",

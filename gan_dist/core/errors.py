@@ -2,16 +2,23 @@
 
 GanDistError                what the command line prints without a traceback; exit code 2 but for the last two
 ├── ConfigError             a configuration's problems, all of them at once
-├── DataError               an image set that is missing, damaged or not what the configuration says
+├── DataError               an image set that is not what the configuration says
+│   └── DamagedDataError    one that is missing, damaged or unreadable
 ├── StorageError            a path or URI that cannot be read or written
-│   └── AbsentError         one at which there is nothing
+│   ├── AbsentError         one at which there is nothing
+│   └── OutageError         one whose store or network does not answer at the moment
 ├── CheckpointError         a checkpoint or release that is missing, damaged or of another kind
 ├── ResumeError             a run folder that belongs to a different configuration
 ├── BusyError               a run or search that another process works on
 ├── CapacityError           a request that this machine or cluster can never place
+│   └── DeviceMemoryError   a step or an evaluation that a GPU's memory does not hold
 ├── ClusterError            a cluster that cannot be joined, or whose nodes cannot work together
 ├── NonFiniteError          a loss, gradient, image or feature that stopped being a number (exit code 3)
 └── WorkerError             workers that kept failing (exit code 1)
+    └── PlacementError      workers that lost their place in the cluster, or found none in time
+
+Those with an external cause (storage, data, cluster) end a search, whose trials go on once it is mended; the
+others end one of its trials.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,9 @@ class GanDistError(Exception):
     `what`, `remedy` and `keys` are those of a `Problem`; several problems are given as `what`.
     """
 
-    exit_code = 2
+    exit_code: ClassVar = 2
+    external: ClassVar = False
+    """Whether the cause is in the surroundings (storage, data, cluster) and may be mended there."""
 
     def __init__(self, what: str | Sequence[Problem], remedy: str = "", *, keys: Sequence[str] = ()) -> None:
         super().__init__(what, remedy)
@@ -60,35 +70,63 @@ class ConfigError(GanDistError):
 
 
 class DataError(GanDistError):
-    """An image set that is missing, damaged, or not what the configuration says it is."""
+    """An image set that is not what the configuration says it is."""
+
+
+class DamagedDataError(DataError):
+    """An image set that is missing, damaged or unreadable."""
+
+    external = True
 
 
 class StorageError(GanDistError):
     """A path or URI that cannot be opened, read or written."""
+
+    external = True
 
 
 class AbsentError(StorageError):
     """A path or URI at which there is nothing, though its store answers."""
 
 
+class OutageError(StorageError):
+    """A path or URI whose store or network does not answer at the moment."""
+
+
 class CheckpointError(GanDistError):
-    """A checkpoint or release that is missing, damaged, or of another kind."""
+    """A checkpoint, release or extractor that is missing, damaged, or of another kind."""
+
+    external = True
 
 
 class ResumeError(GanDistError):
     """A run folder that was begun with a configuration that differs where it matters."""
 
+    external = True
+
 
 class BusyError(GanDistError):
     """A run or search that another process works on."""
+
+    external = True
 
 
 class CapacityError(GanDistError):
     """A request that this machine or cluster can never place."""
 
+    external = True
+
+
+class DeviceMemoryError(CapacityError):
+    """A step or an evaluation that a GPU's memory does not hold."""
+
+    external = False
+
 
 class ClusterError(GanDistError):
     """A cluster that cannot be joined, whose nodes differ, or that do not see the same storage."""
+
+    external = True
 
 
 class NonFiniteError(GanDistError):
@@ -101,6 +139,17 @@ class WorkerError(GanDistError):
     """Workers that died or failed more often than they are started again."""
 
     exit_code = 1
+
+
+class PlacementError(WorkerError):
+    """Workers that lost their place in the cluster, or found none in time."""
+
+    external = True
+
+
+def extended(error: GanDistError, text: str) -> GanDistError:
+    """Return an error of the same kind with a further line, such as the command that goes on."""
+    return type(error)([*error.problems, Problem(text)])
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gan_dist.core.errors import CapacityError, Problem
+from gan_dist.core.errors import DeviceMemoryError, Problem
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def peak_memory_gib(device: torch.device) -> float:
 
 @contextmanager
 def explain_out_of_memory(problem: Callable[[], Problem]) -> Iterator[None]:
-    """Turn torch's out-of-memory error into a CapacityError.
+    """Turn torch's out-of-memory error into a DeviceMemoryError.
 
     `problem` is called after it, and returns what the GPU cannot hold and the settings to lower.
     """
@@ -62,7 +62,9 @@ def explain_out_of_memory(problem: Callable[[], Problem]) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         found = problem()
-        raise CapacityError(f"{found.what} (torch says: {error})", found.remedy, keys=found.keys) from None
+        raise DeviceMemoryError(
+            f"{found.what} (torch says: {error})", found.remedy, keys=found.keys
+        ) from None
 
 
 def _set(parameter: int, value: int) -> bool:

@@ -1,4 +1,4 @@
-"""Values computed ahead in threads, one call in the background, and threads abandoned in a library."""
+"""Values computed ahead in threads, and threads abandoned in a library."""
 
 from __future__ import annotations
 
@@ -49,38 +49,6 @@ def prefetch(values: Iterator[T]) -> Iterator[T]:
             yield value
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-class Background:
-    """A thread that runs one call at a time while its owner goes on.
-
-    The error of a call is raised by the next method that its owner calls.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, name)
-        self._running: Future[None] | None = None
-
-    def is_busy(self) -> bool:
-        """Return whether a call has not ended yet."""
-        if self._running is not None and self._running.done():
-            self.wait()
-        return self._running is not None
-
-    def start(self, call: Callable[[], None]) -> None:
-        """Begin a call as soon as the one before it has ended."""
-        self.wait()
-        self._running = self._pool.submit(call)
-
-    def wait(self) -> None:
-        """Wait until no call runs."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.result()
-
-    def close(self) -> None:
-        """End the thread after the call that runs; its error is dropped."""
-        self._pool.shutdown()
 
 
 def abandon(thread: threading.Thread) -> None:

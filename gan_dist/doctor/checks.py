@@ -24,7 +24,7 @@ from gan_dist.config import EvalConfig, RunConfig
 from gan_dist.core import host, storage
 from gan_dist.core.errors import GanDistError, Problem, StorageError
 from gan_dist.core.findings import Finding, findings_of, wrong_interface
-from gan_dist.core.storage.filesystems import endpoint_and_region
+from gan_dist.core.storage.aws_settings import store_url
 from gan_dist.core.storage.redaction import reason
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import Manifest
@@ -225,13 +225,12 @@ def clock(storage_path: str, data_path: str, wait_s: float) -> Iterator[Finding]
     if not uri.startswith("s3://"):
         yield Finding("clock", "ok", "no object store whose clock matters")
         return
-    endpoint, region = endpoint_and_region(uri.partition("?")[2])
-    url = endpoint or f"https://s3.{region or 'us-east-1'}.amazonaws.com"
     before = time.time()
     try:
+        url = store_url(uri)
         date = _date(url, wait_s)
-    except OSError as error:
-        what = f"{_host(url)} did not tell the time: {reason(error)}"
+    except (OSError, StorageError) as error:
+        what = f"the store of {storage.redact(uri)} did not tell the time: {reason(error)}"
         remedy = "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI"
         yield Finding("clock", "warning", what, "S3 refuses requests that are 15 minutes off", remedy)
         return

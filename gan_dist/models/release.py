@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from shlex import quote
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gan_dist import models
 from gan_dist.config import load_config
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError, StorageError
+from gan_dist.core.errors import AbsentError, CheckpointError, StorageError
 from gan_dist.core.storage.hashed_folder import (
     MANIFEST,
     delete_folder,
@@ -53,7 +53,7 @@ def best_name(images: int) -> str:
     return f"best_{images:012d}"
 
 
-def write_best(
+def best_writer(
     run_uri: str,
     generator: nn.Module,
     *,
@@ -62,22 +62,14 @@ def write_best(
     record: Mapping[str, Any],
     metric: str,
     picture: Image,
-) -> None:
-    """Write a run's best generator as a release beside its checkpoints, and point `best.json` to it.
+) -> Callable[[], None]:
+    """Return a call that writes a run's best generator as a release, and points `best.json` to it.
 
-    A kill at any moment leaves `best.json` pointing to a whole release, the old one or the new. Where a run
-    measures again what its best release has already, that stays as it is.
+    The release has the weights of this moment, whenever it is written. A kill at any moment leaves
+    `best.json` pointing to a whole release, the old one or the new. Where a run measures again what its best
+    release has already, that stays as it is.
     """
     weights = to_safetensors(generator.state_dict())
-    pointed: dict[str, Any] = {}
-    with suppress(CheckpointError, StorageError):
-        pointed = read_best(run_uri)
-    name = best_name(record["images"])
-    if pointed.get("release") == name:
-        if pointed["value"] == record[metric] and _has_weights(storage.join(run_uri, name), weights):
-            return
-        name += OTHER
-    pointer = {"release": name, "images": record["images"], "metric": metric, "value": record[metric]}
     samples = io.BytesIO()
     picture.save(samples, format="PNG")
     contents = {
@@ -87,8 +79,27 @@ def write_best(
         MEASURED: to_json(dict(record)),
         SAMPLES: samples.getvalue(),
     }
-    write_folder(storage.join(run_uri, name), "release", contents.items())
-    storage.write_bytes(storage.join(run_uri, BEST), to_json(pointer))
+    images, value = record["images"], record[metric]
+
+    def write() -> None:
+        pointed: dict[str, Any] = {}
+        with suppress(CheckpointError, AbsentError):
+            pointed = read_best(run_uri)
+        name = best_name(images)
+        if pointed.get("release") == name:
+            if pointed["value"] == value and _has_weights(storage.join(run_uri, name), weights):
+                return
+            name += OTHER
+        pointer = {"release": name, "images": images, "metric": metric, "value": value}
+        write_folder(storage.join(run_uri, name), "release", contents.items())
+        storage.write_bytes(storage.join(run_uri, BEST), to_json(pointer))
+
+    return write
+
+
+def delete_earlier(run_uri: str) -> None:
+    """Delete the best releases of a run but the one that `best.json` names."""
+    name = read_best(run_uri)["release"]
     for other in storage.list_names(run_uri):
         if other.startswith("best_") and other != name:
             delete_folder(storage.join(run_uri, other))

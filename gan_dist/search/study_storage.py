@@ -6,16 +6,18 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 
 from gan_dist.core import storage
@@ -54,7 +56,7 @@ def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
     try:
         if filesystem.type_name == "local":
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(path, _KernelLock(path)))
+            return JournalStorage(_FileJournal(path))
         return JournalStorage(_BucketJournal(folder_uri))
     except OSError as error:
         raise StorageError(
@@ -97,6 +99,42 @@ def read_study(folder_uri: str, url: str | None, name: str) -> Study | None:
             f"{redact(storage.join(folder_uri, JOURNAL))} is damaged ({reason(error)})",
             "restore a copy of it",
         ) from None
+
+
+@contextmanager
+def plain_study_errors() -> Iterator[None]:
+    """Raise a StorageError where a database fails in the midst of a search."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+        return
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        # The message has the statement with its values, `orig` has not.
+        said = reason(getattr(cause, "orig", None) or type(error)())
+    # Out here, so that the error with the URL in it is no part of this one.
+    what = f"the database of the search's study fails ({said})"
+    raise StorageError(what, "look at the database", keys=("search.optuna_storage",))
+
+
+class _FileJournal(JournalFileBackend):
+    """A journal on a disk, which may be full."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        super().__init__(path, _KernelLock(path))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            with suppress(OSError), get_lock_file(self._lock):
+                pass  # this cuts off what was written of the line
+            raise StorageError(
+                f"{self._path}, the search's study, cannot be written ({error.strerror})",
+                "free some space, or mend the disk",
+            ) from None
 
 
 class _ReadOnlyJournal(BaseJournalBackend):

@@ -40,6 +40,8 @@ class Context(Process, Protocol):
     def report(self, metrics: Mapping[str, object], checkpoint: str) -> None:
         """Report an evaluation, whose checkpoint, a name, is in the run's folder.
 
+        The name is empty where the checkpoint waits for the run's store.
+
         Every rank calls it at the same time; rank 0's arguments count.
         """
 

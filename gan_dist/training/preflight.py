@@ -20,7 +20,7 @@ from gan_dist.config import (
 )
 from gan_dist.core import storage
 from gan_dist.core.distributed import Process
-from gan_dist.core.errors import DataError, ResumeError
+from gan_dist.core.errors import DamagedDataError, ResumeError
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.verify import Without, find_damage
@@ -151,7 +151,7 @@ def without_damage(data: DataConfig, images: ImageSet, process: Process) -> tupl
     then stops the run at the damaged row group.
 
     Raises:
-        DataError: all row groups are damaged.
+        DamagedDataError: all row groups are damaged.
     """
     count = len(images.group_rows)
     if data.verify == "raise":
@@ -165,5 +165,5 @@ def without_damage(data: DataConfig, images: ImageSet, process: Process) -> tupl
         dist.all_reduce(damaged)
     groups = damaged.nonzero().flatten().tolist()
     if len(groups) == count:
-        raise DataError(f"no row group of data.path={data.path} is whole", "pack the set again")
+        raise DamagedDataError(f"no row group of data.path={data.path} is whole", "pack the set again")
     return Without(images, groups), sum(images.group_rows[group] for group in groups)

@@ -17,10 +17,9 @@ from torch import Tensor
 from gan_dist.artifacts import records
 from gan_dist.config import RunConfig, to_yaml
 from gan_dist.core import rng, storage
-from gan_dist.core.errors import GanDistError
+from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.core.images import image_grid, write_png
 from gan_dist.core.memory import peak_memory_gib
-from gan_dist.core.threads import Background
 from gan_dist.models import release
 from gan_dist.models.generator import to_uint8
 from gan_dist.training import checkpoint as states
@@ -28,6 +27,7 @@ from gan_dist.training.context import Context
 from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.progress import Progress
 from gan_dist.training.state import Best, OpenInterval, TrainingState
+from gan_dist.training.writer import RunWriter
 
 GRID = 64
 
@@ -36,8 +36,9 @@ GRID = 64
 class Recorder:
     """Records of a run: every rank calls it, rank 0 writes.
 
-    Checkpoints and records are written by a thread, one after another, while the loop goes on; an evaluation
-    and the end wait for them. An error of the thread is raised at the next step.
+    All is written by a thread while the loop goes on; an evaluation, the next checkpoint and the end wait for
+    it, the end alone also while the store does not answer (`RunWriter`). An error of the thread is raised at
+    the next step.
     """
 
     config: RunConfig
@@ -61,15 +62,23 @@ class Recorder:
         self._trained_s, self._trained_images, self._waited_s = 0.0, 0, 0.0
         self._interval_start = 0.0, 0, 0.0  # of these three
         self._first = self.context.rank == 0
-        self._background = Background("recorder")
         self._reals: list[Tensor] | None = None
         if self._first:
             self.context.before_writing()
+            self._names = storage.list_names(self._run_uri)
             storage.write_bytes(storage.join(self._run_uri, release.CONFIG), self._config_yaml.encode())
             in_kimg = min(self.config.log.every_kimg, self.config.eval.every_kimg) >= 1
             self._records = records.RecordWriter(self._run_uri, self.state.images, 1000 if in_kimg else 1)
             names = storage.list_names(storage.join(self._run_uri, "samples"))
             self._reals = None if "reals.png" in names else []
+            self._refused = False
+            self._writer = RunWriter(
+                self._run_uri,
+                self.state.images,
+                self.config.storage.max_outage_s,
+                lambda: self.state.images,
+                self.context.warn,
+            )
             if self.state.images == 0:
                 self._write_samples("fakes_init.png")
         self._last_step, self._last_images = time.perf_counter(), self.state.images
@@ -85,11 +94,11 @@ class Recorder:
         try:
             with suppress(*(() if error is None else (GanDistError,))):
                 if self._first:
-                    self._background.start(self._records_call())
-                    self._background.wait()
+                    self._add(self._records.write())
+                    self._writer.wait(through_outage=error is None)
         finally:
-            self._background.close()
             if self._first:
+                self._writer.close()
                 self._records.close()
 
     @property
@@ -125,8 +134,8 @@ class Recorder:
         if self._first:
             if ends and not measured:
                 self._records.add(self._record({}))
-            if not self._background.is_busy() and self._records.is_due():
-                self._background.start(self._records_call())
+            if self._writer.is_idle() and self._records.is_due():
+                self._add(self._records.write())
         self._report_progress()
 
     def measured(self, found: Measurement) -> None:
@@ -138,25 +147,16 @@ class Recorder:
             state.best = Best(value, state.images)
         record, name = {}, ""
         if self._first:
-            self._background.wait()
-            self.context.before_writing()
             settings = {"quarantined": self.quarantined, **self.evaluator.settings}
             record = self._record({**found.figures, **settings})
             picture = self._write_samples(f"fakes_{state.images / 1000:010.3f}.png")
             if better:
-                release.write_best(
-                    self._run_uri,
-                    state.average,
-                    shape=state.shape,
-                    config_yaml=self._config_yaml,
-                    record=record,
-                    metric=self.evaluator.metric,
-                    picture=picture,
-                )
-            name = states.checkpoint_name(state.images, storage.list_names(self._run_uri))
+                self._add_release(record, picture)
+            name = self._next_name()
             self._records.add({**record, "checkpoint": name})
-            self.checkpoint(name)
-            self._background.wait()
+            self._begin_checkpoint(name)
+            if not self._writer.wait():
+                name = ""  # it waits for the store
         self.context.report(record, name)
         self._last_step = self._written_at = time.perf_counter()
         self._report_progress()
@@ -167,31 +167,62 @@ class Recorder:
         if every_s is not None and time.perf_counter() - self._written_at >= every_s:
             self.checkpoint()
 
-    def checkpoint(self, name: str | None = None) -> None:
-        """Begin to write a checkpoint and the records so far; without a `name` one is found for it."""
-        if not self._first:
-            return
-        snapshot, write_records = states.Snapshot(self.state), self._records_call()
+    def checkpoint(self) -> None:
+        """Begin to write a checkpoint and the records so far."""
+        if self._first:
+            self._begin_checkpoint(self._next_name())
+
+    def _next_name(self) -> str:
+        self._names.append(states.checkpoint_name(self.state.images, self._names))
+        return self._names[-1]
+
+    def _begin_checkpoint(self, name: str) -> None:
+        snapshot = states.Snapshot(self.state)
 
         def write() -> None:
-            # A run goes on after the checkpoint's images, and would not add earlier records again.
-            write_records()
-            taken = [] if name else storage.list_names(self._run_uri)
-            uri = storage.join(self._run_uri, name or states.checkpoint_name(snapshot.images, taken))
-            snapshot.save(uri, self._config_yaml)
-            states.prune(self._run_uri, self.config.train.keep, self.damaged)
+            self.context.before_writing()
+            snapshot.save(storage.join(self._run_uri, name), self._config_yaml)
+            self._tidy(lambda: states.prune(self._run_uri, self.config.train.keep, self.damaged))
 
-        self._background.start(write)
+        self._writer.wait()
+        # A run goes on after the checkpoint's images, and would not add earlier records again.
+        self._add(self._records.write())
+        self._writer.add_checkpoint(snapshot.images, write)
         self._written_at = time.perf_counter()
 
-    def _records_call(self) -> Callable[[], None]:
-        write = self._records.write()
+    def _add_release(self, record: dict[str, object], picture: Image) -> None:
+        write_release = release.best_writer(
+            self._run_uri,
+            self.state.average,
+            shape=self.state.shape,
+            config_yaml=self._config_yaml,
+            record=record,
+            metric=self.evaluator.metric,
+            picture=picture,
+        )
 
-        def checked() -> None:
+        def write() -> None:
             self.context.before_writing()
-            write()
+            write_release()
+            self._tidy(lambda: release.delete_earlier(self._run_uri))
 
-        return checked
+        self._writer.add_release(write)
+
+    def _add(self, call: Callable[[], None]) -> None:
+        def write() -> None:
+            self.context.before_writing()
+            call()
+
+        self._writer.add(write)
+
+    def _tidy(self, delete: Callable[[], None]) -> None:
+        """Delete what nobody needs any more; warn once of a store that refuses, which ends no run."""
+        try:
+            delete()
+        except StorageError as error:
+            if not self._refused:
+                self._refused = True
+                self.context.warn(f"what the run no longer needs stays in its folder: {error}")
 
     def _resources(self) -> dict[str, float]:
         """Return time and memory of the open interval, evaluations left out."""
@@ -229,7 +260,8 @@ class Recorder:
         return picture
 
     def _write_picture(self, tag: str, name: str, picture: Image) -> None:
-        write_png(storage.join(self._run_uri, "samples", name), picture)
+        uri = storage.join(self._run_uri, "samples", name)
+        self._add(lambda: write_png(uri, picture))
         self._records.add_picture(tag, picture, self.state.images)
 
     def _report_progress(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
+import ssl
 import threading
 import time
 from collections import Counter
@@ -45,6 +47,8 @@ class Faults:
     """Probability of a flipped bit in the body of an answer to GET."""
     clock_s: float = 0.0
     """Seconds by which the date of every answer is off."""
+    delete_status: int = 0
+    """Status of the answer to a request that deletes several objects, if it is not passed on."""
     planned: list[str] = field(default_factory=list)
     """Faults of the next requests, before chance decides: `pass` or a kind that `Proxy.counts` counts."""
     planned_for: str = ""
@@ -65,12 +69,12 @@ class Faults:
 class Proxy:
     """A running proxy: `port` to connect to, `faults` to set, `counts` of what was done to requests."""
 
-    def __init__(self, upstream: str, seed: int = 0) -> None:
+    def __init__(self, upstream: str, seed: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.faults = Faults()
         self.counts: Counter[str] = Counter()
         self.methods: Counter[str] = Counter()
         self.port = 0
-        self._upstream = upstream
+        self._upstream, self._tls = upstream, tls
         self._chance = random.Random(seed)
         self._free_at = 0.0
         self._ended: asyncio.Event | None = None
@@ -84,7 +88,7 @@ class Proxy:
         ) as self._session:
             runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
             await site.start()
             self.port = runner.addresses[0][1]
             self._loop = asyncio.get_running_loop()
@@ -118,8 +122,14 @@ class Proxy:
             assert request.transport is not None
             request.transport.abort()
             raise ConnectionResetError
-        url = URL(self._upstream + request.raw_path, encoded=True)
-        headers = {key: value for key, value in request.headers.items() if key.lower() not in _HOP}
+        if self.faults.delete_status and request.method == "POST" and "delete" in request.query:
+            return web.Response(
+                status=self.faults.delete_status, text="<Error><Code>NotImplemented</Code></Error>"
+            )
+        # Clients that take this for the proxy of another host name that host, which means nothing there.
+        left_out = _HOP | {"host"} if request.raw_path.startswith("http") else _HOP
+        url = URL(self._upstream + re.sub("^https?://[^/]*", "", request.raw_path), encoded=True)
+        headers = {key: value for key, value in request.headers.items() if key.lower() not in left_out}
         async with self._session.request(
             request.method, url, headers=headers, data=bytes(body), allow_redirects=False
         ) as answer:
@@ -167,9 +177,9 @@ class Proxy:
 
 
 @contextmanager
-def proxy(upstream: str, seed: int = 0) -> Iterator[Proxy]:
-    """Run a proxy in a thread, before `upstream` (such as `http://127.0.0.1:5000`)."""
-    running = Proxy(upstream, seed)
+def proxy(upstream: str, seed: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """Run a proxy in a thread, before `upstream` (such as `http://127.0.0.1:5000`), by HTTPS with `tls`."""
+    running = Proxy(upstream, seed, tls)
     started = threading.Event()
     thread = threading.Thread(target=lambda: asyncio.run(running.serve(started)), daemon=True)
     thread.start()

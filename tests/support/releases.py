@@ -25,7 +25,7 @@ def untrained(folder: Path, *overrides: str) -> str:
     if classes:  # which make no difference before training
         for number, weights in enumerate(generator.parameters()):
             weights.data += 0.2 * rng.normal(tuple(weights.shape), 0, "shaken", number)
-    release.write_best(
+    release.best_writer(
         settings.run_uri,
         generator,
         shape=ImageShape(8, 1, classes),
@@ -33,7 +33,7 @@ def untrained(folder: Path, *overrides: str) -> str:
         record={"images": 0, "fd_digits": 1.0},
         metric="fd_digits",
         picture=Image.new("L", (8, 8)),
-    )
+    )()
     return settings.run_uri
 
 

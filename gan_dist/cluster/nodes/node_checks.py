@@ -7,6 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import ray
@@ -15,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gan_dist.cluster.nodes.resources import Node, cluster_nodes
 from gan_dist.core import host, storage
-from gan_dist.core.errors import ClusterError, GanDistError, Problem
+from gan_dist.core.errors import ClusterError, GanDistError, Problem, StorageError
 from gan_dist.core.storage import StorageOptions
 from gan_dist.data.builtin import PREFIX
 from gan_dist.data.shards.manifest import MANIFEST
@@ -96,7 +97,8 @@ def query_nodes(nodes: Sequence[Node], paths: Mapping[str, str], timeout_s: floa
         ray.wait(running, num_returns=len(running), timeout=timeout_s)
     finally:
         if STORAGE in paths:
-            storage.delete_file(files[STORAGE])
+            with suppress(StorageError):  # an empty file; the nodes have answered
+                storage.delete_file(files[STORAGE])
     return [
         NodeReport(f"{node.address} (node {node.id[:8]})", node.object_store, _facts_of(result, timeout_s))
         for node, result in zip(nodes, running, strict=True)

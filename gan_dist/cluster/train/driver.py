@@ -17,8 +17,9 @@ from gan_dist.cluster.train.status import RunStatus, start_status_actor
 from gan_dist.cluster.train.worker_group import WorkerGroup, failure_reason
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
-from gan_dist.core.errors import StorageError, WorkerError
+from gan_dist.core.errors import OutageError, PlacementError, StorageError, WorkerError, extended
 from gan_dist.core.interrupts import stop_requests
+from gan_dist.core.storage.outage import Patience
 from gan_dist.core.storage.redaction import reason
 from gan_dist.training import checkpoint as states
 from gan_dist.training.progress import RunResult
@@ -46,8 +47,9 @@ def run(
     Raises:
         CapacityError: the workers can never be placed.
         GanDistError: any error of the loop.
-        WorkerError: the workers kept failing for another reason, could not be placed within `scale.wait_s`,
-            the node of this process leaves the cluster, or the cluster ended.
+        PlacementError: the workers could not be placed within `scale.wait_s`, the node of this process
+            leaves the cluster, or the cluster ended.
+        WorkerError: the workers kept failing for another reason.
     """
     storage.configure(config.storage.options)
     with connect_for(config.scale):
@@ -57,7 +59,7 @@ def run(
                 return _Driver(config, on_status, lambda: requested.is_set() or should_stop()).run()
         except LOST as error:
             what = f"the run's cluster ended, or cannot be reached any more ({reason(error)})"
-            raise WorkerError(f"{what}; {_kept(config.run_uri)}") from error
+            raise PlacementError(f"{what}; {_kept(config.run_uri)}") from error
 
 
 class _Driver:
@@ -76,7 +78,8 @@ class _Driver:
 
     def run(self) -> RunResult:
         """Start worker groups until one has finished the run or a stop is requested."""
-        failures, previous = 0, self._counts[0]
+        failures, previous, trained = 0, self._counts[0], False
+        patience = self._patience()
         while (workers := self._wait_for_room()) is not None:
             first_image = self._images()
             if workers != previous:
@@ -89,8 +92,13 @@ class _Driver:
             stopped = self._follow(group)
             status = self._read_status()
             if (failure := status.failure) is not None:
+                trained = trained or status.progress is not None
+                if isinstance(failure, OutageError) and trained and not stopped:
+                    self._warn(f"{failure.problems[0].what}; the run goes on from its last checkpoint")
+                    patience.wait_or_raise(failure, first_image)
+                    continue
                 if isinstance(failure, StorageError):
-                    raise StorageError(f"{failure}\nthe run is kept as its last checkpoint has it") from None
+                    raise extended(failure, "the run is kept as its last checkpoint has it") from None
                 raise failure
             if status.result is not None and (status.result.finished or stopped):
                 return status.result
@@ -99,7 +107,7 @@ class _Driver:
                     self._warn(f"{failure_reason(group.error)} while it was stopped; {self._kept()}")
                 break
             if self._own_node in placement.draining_nodes():
-                raise WorkerError(f"the node that this command runs on leaves the cluster; {self._kept()}")
+                raise PlacementError(f"the node that this command runs on leaves the cluster; {self._kept()}")
             if group.error is not None:
                 failures = 0 if self._images() > first_image else failures + 1
                 self._handle_failure(group.error, status.nodes, failures)
@@ -123,7 +131,7 @@ class _Driver:
                 if (count := placement.placeable_workers(scale, self._counts[1:])) is not None:
                     return count
                 time.sleep(POLL_S)
-        raise WorkerError(f"{missing} for {scale.wait_s:g} s (scale.wait_s); {self._kept()}")
+        raise PlacementError(f"{missing} for {scale.wait_s:g} s (scale.wait_s); {self._kept()}")
 
     def _follow(self, group: WorkerGroup) -> bool:
         """Wait until a worker group ends, stopping it if need be; return whether a stop was requested.
@@ -185,7 +193,15 @@ class _Driver:
         self._warn(f"{what}; the run goes on from {self._images() / 1000:g} kimg")
 
     def _images(self) -> int:
-        return states.newest_images(self._config.run_uri)
+        patience = self._patience()
+        while True:
+            try:
+                return states.newest_images(self._config.run_uri)
+            except OutageError as error:
+                patience.wait_or_raise(error, 0)
+
+    def _patience(self) -> Patience:
+        return Patience(self._config.storage.max_outage_s, self._should_stop)
 
     def _kept(self) -> str:
         return _kept(self._config.run_uri)

@@ -45,7 +45,7 @@ class StatusActor:
 
     def start_group(self) -> int:
         """Reset what belongs to a single worker group, and return the number of the next one."""
-        self.status = replace(self.status, progress=None, result=None, nodes=frozenset())
+        self.status = replace(self.status, progress=None, failure=None, result=None, nodes=frozenset())
         self.stop = False
         self.group += 1
         return self.group

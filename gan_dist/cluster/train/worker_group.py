@@ -9,6 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from gan_dist.cluster.train.trainer import Trainer
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import host, storage
 from gan_dist.core.distributed import broadcast_from_rank0
-from gan_dist.core.errors import GanDistError
+from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.training.loop import train
 from gan_dist.training.progress import Progress
 
@@ -54,7 +55,8 @@ class WorkerGroup:
         self.error: Exception | None = None
         # Ray's list of its checkpoints would refuse a run that another Ray version began, or one whose
         # checkpoints a user has deleted. The loop finds and checks its checkpoints by itself.
-        storage.delete_file(storage.join(config.run_uri, SNAPSHOT))
+        with suppress(StorageError):  # most runs have none
+            storage.delete_file(storage.join(config.run_uri, SNAPSHOT))
         os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
         self._trainer = Trainer(
             run_worker,
@@ -220,7 +222,7 @@ class TrainContext:
         # The loop has written it. Ray would retry for a few seconds, and only on messages of pyarrow, not of
         # s3fs; and it would delete old ones, but not those between evaluations.
         written = None
-        if self.rank == 0:
+        if self.rank == 0 and checkpoint:
             place = ray.train.get_context().get_storage()
             path = place.build_checkpoint_path_from_name(checkpoint)
             written = ray.train.Checkpoint(path, place.storage_filesystem)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
@@ -21,13 +24,15 @@ from gan_dist.cluster.nodes.resources import cluster_nodes, concurrent_trials
 from gan_dist.cluster.tune.trial import Trial
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
-from gan_dist.core.errors import ClusterError, ConfigError, GanDistError
+from gan_dist.core.errors import ClusterError, ConfigError, GanDistError, StorageError
 from gan_dist.search.plan import Plan
 from gan_dist.search.replicas import replica_configs
 from gan_dist.search.study import SearchStudy
+from gan_dist.search.study_storage import plain_study_errors
 
-FOLDER = "ray"
-"""Tune's own files in the search's folder; deleted at its end; the study and the trials stay."""
+LOG = logging.getLogger("gan_dist")
+T = TypeVar("T")
+
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -49,6 +54,8 @@ def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], Non
     Raises:
         CapacityError: one trial can never be placed.
         ClusterError: the nodes cannot work together, or a trial ended without a value of the metric.
+        GanDistError: whatever else kept a trial from its work and is not its own fault, such as missing
+            images or a study that cannot be written. The trials that have not ended go on the next time.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     keep_credentials_from_trials()
@@ -64,11 +71,26 @@ class TrialSource(ABC):
     """The runs that Tune gets, and the decisions about them."""
 
     error: GanDistError | None = None
-    """Reason to end the whole search; once it is set no more runs are started."""
+    """Reason to end the whole search; once it is set no more runs are started, and the others end."""
 
     def __getstate__(self) -> dict[str, object]:
         """Return nothing: Tune pickles its searcher and scheduler, and a study's storage has a password."""
         return {}
+
+    def end_with(self, error: GanDistError) -> None:
+        """End the search for a reason that is in its surroundings; the first one counts."""
+        if self.error is None:
+            self.error = error
+            LOG.warning("the search ends: the trials that run write checkpoints, and no more begin")
+
+    def guarded(self, call: Callable[[], T]) -> T | None:
+        """Return the result of a call, or None where an error ends the search: Tune cannot handle any."""
+        try:
+            with plain_study_errors():
+                return call()
+        except GanDistError as error:
+            self.end_with(error)
+            return None
 
     @abstractmethod
     def next_run(self, trial_id: str) -> dict[str, Any] | None:
@@ -85,34 +107,41 @@ class TrialSource(ABC):
 
 def _run_trials(plan: Plan, source: TrialSource, count: int) -> None:
     """Let Tune run at most `count` runs of a source."""
-    filesystem, path = storage.open_uri(plan.uri)
-    scratch = storage.join(plan.uri, FOLDER)
-    storage.delete_tree(scratch)
     # Never more than can be placed: a trial that waits for its place may hold it after its end.
     concurrent = concurrent_trials(plan.config.scale, cluster_nodes(), plan.search.concurrent)
-    tuner = tune.Tuner(
-        tune.with_resources(Trial, _resources(plan.config.scale)),
-        tune_config=tune.TuneConfig(
-            search_alg=_Searcher(source),
-            scheduler=_Scheduler(source),
-            num_samples=count,
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=FOLDER,
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=tune.FailureConfig(max_failures=plan.search.retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    )
-    tuner.fit()
-    storage.delete_tree(scratch)
+    with _scratch_folder() as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(Trial, _resources(plan.config.scale)),
+            tune_config=tune.TuneConfig(
+                search_alg=_Searcher(source),
+                scheduler=_Scheduler(source),
+                num_samples=count,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=folder,
+                failure_config=tune.FailureConfig(max_failures=plan.search.retries),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
     if source.error is not None:
         raise source.error
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[str]:
+    """Make a folder for Tune's own files, which nobody reads, on this machine: a store may fail."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="gan-dist-tune-", ignore_cleanup_errors=True) as folder:
+            yield folder
+    except OSError as error:
+        what = f"Ray Tune's files cannot be written in {tempfile.gettempdir()}: {error}"
+        raise StorageError(what, "free some of its space, or set TMPDIR to another folder") from error
 
 
 def _resources(scale: ScaleConfig) -> dict[str, float]:
@@ -129,15 +158,15 @@ class _Replicas(TrialSource):
         self._configs, self._metric = list(configs), metric
 
     def next_run(self, trial_id: str) -> dict[str, Any] | None:
-        if not self._configs:
+        if self.error is not None or not self._configs:
             return None
         return {"run": self._configs.pop(0).model_dump(mode="json"), "metric": self._metric}
 
     def on_result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        return False
+        return self.error is not None
 
     def on_end(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
-        """Nothing: their records have the values."""
+        """Store nothing: their records have the values."""
 
 
 class _StudyTrials(TrialSource):
@@ -179,32 +208,33 @@ class _StudyTrials(TrialSource):
         number = self._numbers.pop(trial_id, None)
         if number is None or self.error is not None:
             return  # as after an interrupt: the next process goes on with it
-        failed = (result or {}).get("failed")
+        error = (result or {}).get("error")
         if died:
             self._study.fail(number, f"its process failed {self._plan.search.retries + 1} times")
-        elif failed:
-            self._study.fail(number, str(failed))
+        elif error is not None:
+            self._study.fail(number, f"{type(error).__name__}: {error}")
         elif trial_id in self._stopped:
             self._study.prune(number)
         else:
             self._study.complete(number)
             if trial_id not in self._measured:
-                self.error = self._other_metrics(number)
+                self._require_metric(number)
         self._on_change()
 
-    def _other_metrics(self, number: int) -> ClusterError | None:
-        """Return an error if a trial recorded only other metrics than the search's; None if none at all."""
+    def _require_metric(self, number: int) -> None:
+        """End the search if a trial has recorded other metrics than the search's, and not merely none."""
         uri = trial_folder(self._plan.uri, number)
         records = read_records(uri) if storage.exists(storage.join(uri, METRICS)) else []
         names = ", ".join(sorted({key for record in records for key in record if is_score(key)}))
         if not names:
-            return None
+            return
         extractor = f"eval.extractor={self._plan.config.eval.extractor}"
-        return ClusterError(
+        error = ClusterError(
             f"trial {number} ended without a measurement of {self._metric}; its records have {names}",
             f"{extractor} and its weights must be the same on every node as they are here",
             keys=("eval.extractor",),
         )
+        self.end_with(error)
 
 
 class _Searcher(Searcher):
@@ -213,12 +243,16 @@ class _Searcher(Searcher):
         self._source = source
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        return self._source.next_run(trial_id) or cast(None, Searcher.FINISHED)
+        run = self._source.guarded(lambda: self._source.next_run(trial_id))
+        return run or cast(None, Searcher.FINISHED)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self._source.on_end(trial_id, result, died=error)
+        cause = (result or {}).get("error")
+        if isinstance(cause, GanDistError) and cause.external:
+            self._source.end_with(cause)
+        self._source.guarded(lambda: self._source.on_end(trial_id, result, died=error))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the state of the search is its study."""
@@ -235,5 +269,6 @@ class _Scheduler(FIFOScheduler):
         self._source = source
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        stop = self._source.on_result(trial.trial_id, result)
-        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+        stop = self._source.guarded(lambda: self._source.on_result(trial.trial_id, result))
+        ends = stop or self._source.error is not None
+        return str(TrialScheduler.STOP if ends else TrialScheduler.CONTINUE)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import math
 import queue
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,8 +20,9 @@ from gan_dist.cluster.train import driver
 from gan_dist.cluster.train.status import RunStatus
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
-from gan_dist.core.errors import CapacityError, GanDistError, StorageError, WorkerError
+from gan_dist.core.errors import CapacityError, GanDistError, OutageError, WorkerError
 from gan_dist.core.memory import use_one_arena
+from gan_dist.core.storage.outage import Patience
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 from gan_dist.training.progress import Progress
@@ -28,7 +31,7 @@ END_S = 120.0
 """Seconds within which a trial that is asked to stop has written its checkpoint."""
 
 Result = dict[str, Any]
-"""A report to Tune: `images` and `value` of a measurement; or `done`, with the reason if it `failed`."""
+"""A report to Tune: `images` and `value` of a measurement; or `done`, and if it failed with the `error`."""
 
 
 class Trial(tune.Trainable):
@@ -65,6 +68,7 @@ class _TrialRun:
         self.stop = threading.Event()
         self._config, self._metric = config, metric
         self._records = RecordReader(config.run_uri)
+        self._reported = -1  # images of the last measurement
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
         self._proceed = threading.Semaphore(0)
         self._waiting = False
@@ -90,36 +94,58 @@ class _TrialRun:
     def report_new(self) -> None:
         """Report the measurements that were recorded since the last call; wait after each."""
         for record in [] if self.stop.is_set() else self._records.read_new():
-            if self._metric in record and not self.stop.is_set():
-                self._results.put({"images": record["images"], "value": record[self._metric], "done": False})
-                self._proceed.acquire()
+            self.report(record)
+
+    def report(self, record: Mapping[str, Any]) -> None:
+        """Report a record that has a measurement, unless it was reported before; wait after it."""
+        images, value = record["images"], record.get(self._metric, math.nan)
+        if self._metric not in record or images <= self._reported or self.stop.is_set():
+            return
+        self._reported = images
+        finite = value is not None and math.isfinite(value)
+        self._results.put({"images": images, "value": value if finite else None, "done": False})
+        self._proceed.acquire()
 
     def _main(self) -> None:
-        config = self._config
         try:
-            storage.configure(config.storage.options)
-            self.report_new()
-            if self.stop.is_set():
-                return
-            if config.scale.workers > 1:
-                driver.run(config, self._on_status, should_stop=self.stop.is_set)
-            else:
-                torch.set_num_threads(config.scale.threads)
-                train(config, _TrialContext(self, config.run_uri, trial_device(config.scale.gpus_per_worker)))
-            self.report_new()
+            storage.configure(self._config.storage.options)
+            self._run_through_outages()
             self._results.put({"done": True})
-        except (StorageError, WorkerError) as error:
-            self._results.put(error)  # another attempt may succeed
         except GanDistError as error:
-            self._results.put({"done": True, "failed": f"{type(error).__name__}: {error}"})
+            if isinstance(error, WorkerError) and not error.external:
+                self._results.put(error)  # another attempt may succeed
+            else:
+                self._results.put({"done": True, "error": error})
         except BaseException as error:
             self._results.put(error)
         finally:
             release_memory()
 
+    def _run_through_outages(self) -> None:
+        """Run to the end; where a store does not answer, go on from the last checkpoint once it does."""
+        patience = Patience(self._config.storage.max_outage_s, self.stop.is_set)
+        while not self.stop.is_set():
+            try:
+                self.report_new()
+                self._run_once()
+                self.report_new()
+            except OutageError as error:
+                patience.wait_or_raise(error, self._reported)
+            else:
+                return
+
+    def _run_once(self) -> None:
+        config = self._config
+        if config.scale.workers > 1:
+            driver.run(config, self._on_status, should_stop=self.stop.is_set)
+        else:
+            torch.set_num_threads(config.scale.threads)
+            train(config, _TrialContext(self, config.run_uri, trial_device(config.scale.gpus_per_worker)))
+
     def _on_status(self, status: RunStatus) -> None:
         if status.progress is not None:
-            self.report_new()
+            with suppress(OutageError):  # what cannot be read now is reported later
+                self.report_new()
 
 
 def release_memory() -> None:
@@ -162,4 +188,5 @@ class _TrialContext(LocalContext):
 
     def report(self, metrics: Mapping[str, object], checkpoint: str) -> None:
         super().report(metrics, checkpoint)
-        self._run.report_new()
+        # Not by the file, which waits while the store does not answer.
+        self._run.report(metrics)

@@ -54,14 +54,25 @@ def write_file(path: str, content: bytes) -> None:
     sync_folder(target.parent)
 
 
-def append_to_file(path: str, content: bytes) -> None:
-    """Append to a file, which is created if it is absent, as are the folders above it."""
+def append_to_file(path: str, content: bytes, at: int | None = None) -> None:
+    """Append to a file, which is created if it is absent, as are the folders above it.
+
+    What the file has from byte `at` on is replaced; after an error nothing is added.
+    """
     target = Path(path)
     is_new = not target.exists()
     make_folders(target.parent)
     with _opened(target, os.O_CREAT | os.O_APPEND, NEW_FILE) as file:
-        _write_all(file, content)
-        os.fsync(file)
+        size = os.fstat(file).st_size
+        before = size if at is None else min(at, size)
+        try:
+            os.ftruncate(file, before)
+            _write_all(file, content)
+            os.fsync(file)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file, before)
+            raise
     if is_new:
         sync_folder(target.parent)
 

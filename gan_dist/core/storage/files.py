@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from gan_dist.core.storage.durable import append_to_file, resolve, write_file
 from gan_dist.core.storage.filesystems import expand_home, open_uri
 from gan_dist.core.storage.redaction import redact, split_query
 from gan_dist.core.storage.retry import retrying
-from gan_dist.core.storage.s3 import check_upload, delete_object
+from gan_dist.core.storage.s3 import check_upload, delete_object, deleter, keys_below
+
+DELETERS = 8
+"""Objects of a folder that are deleted at the same time."""
 
 
 def join(uri: str, *parts: str) -> str:
@@ -158,15 +162,18 @@ def remove_created_folders(folder: str) -> Iterator[None]:
                 one.rmdir()
 
 
-def append_text(uri: str, text: str) -> None:
-    """Append text to a file; in object stores, which cannot append, the file is written anew."""
+def append_text(uri: str, text: str, at: int | None = None) -> None:
+    """Append text to a file; in object stores, which cannot append, the file is written anew.
+
+    On a local disk, what the file has from byte `at` on is replaced, such as the part of an earlier try.
+    """
     filesystem, path = open_uri(uri)
     if filesystem.type_name != "local":
         earlier = read_bytes(uri) if exists(uri) else b""
         write_bytes(uri, earlier + text.encode())
         return
 
-    retrying(uri, lambda: append_to_file(path, text.encode()))
+    retrying(uri, lambda: append_to_file(path, text.encode(), at))
 
 
 def names_below(root: str, paths: Iterable[str]) -> list[tuple[str, bool]]:
@@ -222,7 +229,15 @@ def delete_empty_folder(uri: str) -> None:
 
 
 def delete_tree(uri: str) -> None:
-    """Delete a folder and its contents; an absent one is no error."""
+    """Delete a folder and its contents; an absent one is no error.
+
+    In S3 stores objects are deleted one by one: not all stores have a request that deletes several.
+    """
     filesystem, path = open_uri(uri)
-    if exists(uri):
+    if uri.startswith("s3://"):
+        keys = retrying(uri, lambda: keys_below(uri))
+        delete = deleter(uri)
+        with ThreadPoolExecutor(DELETERS) as pool:
+            list(pool.map(lambda key: retrying(uri, lambda: delete(key)), keys))
+    elif exists(uri):
         retrying(uri, lambda: filesystem.delete_dir(path))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl
 
 from gan_dist.core.errors import StorageError
+from gan_dist.core.storage.aws_settings import addressing, endpoint_and_region, needs_s3fs
 from gan_dist.core.storage.redaction import holds_secret, redact
 
 PART_BYTES = 8 * 2**20
@@ -77,6 +77,8 @@ def open_uri(uri: str) -> tuple[Any, str]:
             path, _, query = rest.partition("?")
             if not path.partition("/")[0]:
                 raise ValueError("it names no bucket")
+            if "//" in path.rstrip("/"):
+                raise ValueError("it has two slashes in a row")
             return _s3(_current, query, os.getpid()), path.rstrip("/")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
@@ -91,42 +93,10 @@ def _s3(options: StorageOptions, query: str, _process: int) -> Any:
     endpoint, region = endpoint_and_region(query)
     # A request times out well before the whole operation does, so that there is time for another.
     request_s = max(1.0, min(10.0, options.timeout_s / 3))
-    if options.backend == "pyarrow":
+    if options.backend == "pyarrow" and not needs_s3fs(endpoint):
         return _s3_by_pyarrow(endpoint, region, request_s)
-    return _s3_by_s3fs(endpoint, region, request_s, upload_s=max(request_s, options.timeout_s / 2))
-
-
-def endpoint_and_region(query: str) -> tuple[str | None, str | None]:
-    """Return endpoint URL and region of an S3 URI: the URI's own, else the environment's, else the profile's.
-
-    Raises:
-        ValueError: the query has an unknown setting, or the AWS profile cannot be read.
-    """
-    import botocore.session
-
-    settings = dict(parse_qsl(query))
-    if unknown := set(settings) - {"endpoint_override", "scheme", "region"}:
-        raise ValueError(f"{', '.join(sorted(unknown))} is not a setting of an s3 URI")
-    try:
-        profile: dict[str, Any] = botocore.session.Session().get_scoped_config()
-    except botocore.exceptions.BotoCoreError as error:
-        raise ValueError(str(error)) from None
-    environment = os.environ
-    endpoint = (
-        environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL")
-        or profile.get("s3", {}).get("endpoint_url")
-        or profile.get("endpoint_url")
-    )
-    if host := settings.get("endpoint_override"):
-        endpoint = host if "://" in host else f"{settings.get('scheme', 'https')}://{host}"
-    region = (
-        settings.get("region")
-        or environment.get("AWS_REGION")
-        or environment.get("AWS_DEFAULT_REGION")
-        or profile.get("region")
-    )
-    return endpoint, region
+    style = addressing(endpoint, options.backend)
+    return _s3_by_s3fs(endpoint, region, style, request_s, max(request_s, options.timeout_s / 2))
 
 
 def _s3_by_pyarrow(endpoint: str | None, region: str | None, request_s: float) -> Any:
@@ -146,7 +116,9 @@ def _s3_by_pyarrow(endpoint: str | None, region: str | None, request_s: float) -
     )
 
 
-def _s3_by_s3fs(endpoint: str | None, region: str | None, request_s: float, *, upload_s: float) -> Any:
+def _s3_by_s3fs(
+    endpoint: str | None, region: str | None, style: dict[str, str] | None, request_s: float, upload_s: float
+) -> Any:
     import pyarrow
     import s3fs
     from pyarrow import fs
@@ -167,6 +139,7 @@ def _s3_by_s3fs(endpoint: str | None, region: str | None, request_s: float, *, u
                 "connect_timeout": request_s,
                 "read_timeout": answer_s,
                 "retries": {"max_attempts": 2, "mode": "standard"},
+                "s3": style,
             },
             default_block_size=PART_BYTES,
             fixed_upload_size=True,

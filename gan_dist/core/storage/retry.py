@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import threading
@@ -9,8 +10,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
-from gan_dist.core.errors import AbsentError, GanDistError, StorageError
+from gan_dist.core.errors import AbsentError, GanDistError, OutageError, StorageError
+from gan_dist.core.storage.aws_settings import store_url
 from gan_dist.core.storage.filesystems import options
 from gan_dist.core.storage.redaction import reason, redact
 from gan_dist.core.storage.s3 import refusal_code
@@ -77,8 +80,12 @@ _PERMANENT = (
     _REFUSED,
 )
 _UNREACHABLE = (
-    r"curlCode: [67]\b|EndpointConnectionError|Could not connect to the endpoint|Connection refused"
+    r"curlCode: [67]\b|EndpointConnectionError|Could not connect to the endpoint|Connection refused|"
+    r"ProxyConnectionError|connect to proxy"
 )
+
+_OUTAGES = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
+"""Errors of a local path whose network filesystem does not answer, or whose disk is being mended."""
 
 _answered: set[str] = set()
 """Buckets whose stores have answered this process."""
@@ -96,7 +103,8 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
 
     Raises:
         AbsentError: there is nothing at `uri`.
-        StorageError: `action` cannot succeed, or did not within the time limit.
+        OutageError: `action` did not succeed within the time limit, or nobody answers.
+        StorageError: `action` cannot succeed.
     """
     if "://" not in uri:
         return _try_locally(uri, action)
@@ -116,9 +124,10 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
                 raise permanent from None
             unreachable = bool(re.search(_UNREACHABLE, messages))
             if unreachable and bucket not in _answered and tries >= TRIES_AT_UNKNOWN:
-                raise StorageError(
+                raise OutageError(
                     f"{redact(uri)}: nobody answers at the store's address in {tries} tries: {reason(error)}",
-                    "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI",
+                    "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI"
+                    + _words_about_proxy(uri),
                 ) from None
             if not unreachable and not isinstance(error, TimeoutError):
                 _answered.add(bucket)
@@ -127,11 +136,22 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
                 what = f"{redact(uri)} could not be used within {limit_s:.0f} s, in {tries} tries"
                 remedy = "check the endpoint and the network, or raise storage.timeout_s"
                 keys = ("storage.timeout_s",)
-                raise StorageError(f"{what}: {reason(error)}", remedy, keys=keys) from None
+                raise OutageError(f"{what}: {reason(error)}", remedy, keys=keys) from None
         else:
             _answered.add(bucket)
             return result
         time.sleep(wait_s)
+
+
+def _words_about_proxy(uri: str) -> str:
+    """Return a remedy if the store is asked through a proxy, or an empty text."""
+    from botocore.utils import get_environ_proxies
+
+    if not uri.startswith("s3://") or not get_environ_proxies(url := store_url(uri)):
+        return ""
+    return (
+        f"; a proxy is set by HTTP_PROXY or HTTPS_PROXY: check it, or set NO_PROXY={urlsplit(url).hostname}"
+    )
 
 
 def require_bucket(uri: str) -> None:
@@ -146,12 +166,13 @@ def _try_locally(uri: str, action: Callable[[], T]) -> T:
     except FileNotFoundError:
         raise AbsentError(f"{redact(uri)} does not exist") from None
     except (NotADirectoryError, FileExistsError) as error:
-        kind = AbsentError if isinstance(error, NotADirectoryError) else StorageError
-        raise kind(f"{redact(uri)} is a file, or in one, where there should be a folder") from None
+        of_path = AbsentError if isinstance(error, NotADirectoryError) else StorageError
+        raise of_path(f"{redact(uri)} is a file, or in one, where there should be a folder") from None
     except IsADirectoryError:
         raise StorageError(f"{redact(uri)} is a folder, where there should be a file") from None
     except OSError as error:
-        raise StorageError(f"{redact(uri)} cannot be used: {error}") from None
+        kind = OutageError if error.errno in _OUTAGES else StorageError
+        raise kind(f"{redact(uri)} cannot be used: {error}") from None
 
 
 def _call(action: Callable[[], T], limit_s: float) -> T:

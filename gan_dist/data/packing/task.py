@@ -10,6 +10,7 @@ DEST/manifest.json           written last: the set is complete
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import write_shard
 from gan_dist.data.shards.verify import sha256_of
 
+LOG = logging.getLogger("gan_dist")
 STATE = ".pack"
 QUARANTINE = "quarantine.jsonl"
 HASHERS = 4
@@ -210,8 +212,14 @@ def finish_packing(dest: str, plan: Plan, source: Source, records: dict[int, Sha
 
 
 def remove_leftovers(dest: str) -> None:
-    """Remove the records of finished shards, and partial files of processes that were killed."""
-    storage.delete_tree(storage.join(dest, STATE))
-    for name in storage.list_names(dest):
-        if name.startswith(".") and name.endswith(".partial"):
-            storage.delete_file(storage.join(dest, name))
+    """Remove the records of finished shards, and partial files of processes that were killed.
+
+    The set is whole without that: a store that refuses is warned of.
+    """
+    try:
+        storage.delete_tree(storage.join(dest, STATE))
+        for name in storage.list_names(dest):
+            if name.startswith(".") and name.endswith(".partial"):
+                storage.delete_file(storage.join(dest, name))
+    except StorageError as error:
+        LOG.warning("warning: what the packing no longer needs stays in its folder: %s", error)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from gan_dist.core import storage
-from gan_dist.core.errors import AbsentError, DataError, StorageError
+from gan_dist.core.errors import AbsentError, DamagedDataError, StorageError
 from gan_dist.data.shards.rows import Rows
 
 SCHEMA_VERSION = 1
@@ -84,7 +84,7 @@ class _Version(BaseModel):
 class ImageSet(Protocol):
     """Images in numbered groups of rows; a group is what is read at once. Must be picklable.
 
-    Reading raises a `DataError` where a file is missing, damaged, or not what the manifest says, and a
+    Reading raises a `DamagedDataError` where a file is missing, damaged, or not what the manifest says, and a
     `StorageError` where the store cannot be reached.
     """
 
@@ -123,13 +123,13 @@ def read_manifest(uri: str, key: str = "data.path") -> Manifest:
     """Return the manifest of the set at a path or URI; `key` is the configuration key that names it, if any.
 
     Raises:
-        DataError: there is no manifest, or it cannot be understood.
+        DamagedDataError: there is no manifest, or it cannot be understood.
     """
     try:
         text = storage.read_text(storage.join(uri, MANIFEST))
     except StorageError as error:
         remedy = "`gan-dist pack SOURCE DEST --resolution 64` makes one of images, in DEST"
-        raise DataError(
+        raise DamagedDataError(
             f"{key}={uri} holds no image set: {error}" if key else f"{uri} holds no image set: {error}",
             remedy if isinstance(error, AbsentError) else "",
             keys=(key,) if key else (),
@@ -138,7 +138,7 @@ def read_manifest(uri: str, key: str = "data.path") -> Manifest:
         # Another format may have other fields, so the version comes first.
         version = _Version.model_validate_json(text).schema_version
         if version != SCHEMA_VERSION:
-            raise DataError(
+            raise DamagedDataError(
                 f"{uri} was packed with format {version}, this version reads {SCHEMA_VERSION}",
                 "pack the set again",
             )
@@ -146,20 +146,26 @@ def read_manifest(uri: str, key: str = "data.path") -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = "".join(f"{part}: " for part in first["loc"])
-        raise DataError(f"{uri}/{MANIFEST} is not a manifest of shards: {field}{first['msg']}") from None
+        raise DamagedDataError(
+            f"{uri}/{MANIFEST} is not a manifest of shards: {field}{first['msg']}"
+        ) from None
     if manifest.image_bytes > LARGEST_IMAGE:
         shape = f"{manifest.height}x{manifest.width}x{manifest.channels}"
-        raise DataError(f"{uri}/{MANIFEST} says images of {shape}, more than {LARGEST_IMAGE} bytes each")
+        raise DamagedDataError(
+            f"{uri}/{MANIFEST} says images of {shape}, more than {LARGEST_IMAGE} bytes each"
+        )
     for file, times in Counter(shard.file for shard in manifest.shards).items():
         if times > 1:
-            raise DataError(f"{uri}/{MANIFEST} lists shard {file} {times} times", "its images would be, too")
+            raise DamagedDataError(
+                f"{uri}/{MANIFEST} lists shard {file} {times} times", "its images would be, too"
+            )
     for shard in manifest.shards:
         if len(shard.checksums) != len(shard.row_groups):
-            raise DataError(
+            raise DamagedDataError(
                 f"{uri}/{MANIFEST} lists {len(shard.row_groups)} row groups but {len(shard.checksums)} "
                 f"checksums for shard {shard.file}"
             )
     listed = sum(sum(shard.row_groups) for shard in manifest.shards)
     if listed != manifest.count or manifest.count == 0:
-        raise DataError(f"{uri}/{MANIFEST} says {manifest.count} images, but its shards list {listed}")
+        raise DamagedDataError(f"{uri}/{MANIFEST} says {manifest.count} images, but its shards list {listed}")
     return manifest

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from gan_dist.core import storage
-from gan_dist.core.errors import DataError
+from gan_dist.core.errors import DamagedDataError
 from gan_dist.data.shards.manifest import Manifest, ShardInfo
 from gan_dist.data.shards.rows import Rows
 
@@ -27,7 +27,7 @@ CHUNK = 2**21
 LABEL_BYTES = 8
 
 
-class UnreadableError(DataError):
+class UnreadableError(DamagedDataError):
     """The reason why a row group cannot be read from a file; the caller adds which."""
 
 

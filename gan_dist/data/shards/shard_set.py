@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from gan_dist.core import storage
-from gan_dist.core.errors import AbsentError, DataError
+from gan_dist.core.errors import AbsentError, DamagedDataError
 from gan_dist.core.storage.redaction import reason
 from gan_dist.data.shards.manifest import (
     MANIFEST,
@@ -53,7 +53,7 @@ class ShardSet:
     """A set of shards at a path or URI; with `verify` the checksum of every row group read is checked.
 
     Raises:
-        DataError: there is no manifest, or it cannot be understood.
+        DamagedDataError: there is no manifest, or it cannot be understood.
     """
 
     def __init__(self, uri: str, *, verify: bool = True) -> None:
@@ -99,7 +99,7 @@ class ShardSet:
         for _ in range(early):
             try:
                 yield from self._read(group, listed)
-            except DataError:
+            except DamagedDataError:
                 continue
             return
         yield from self._read(group, None)
@@ -140,17 +140,17 @@ class ShardSet:
             raise self._error(group, f" does not hold {rows} {kind} of {size} bytes, as the manifest says")
         return footer.extent(file, number)
 
-    def _error(self, group: int, what: str) -> DataError:
+    def _error(self, group: int, what: str) -> DamagedDataError:
         shard, number = self._groups[group]
         where = f"shard {shard.file}, row group {number}, of {storage.redact(self.uri)}"
         remedy = "restore the file or pack the set again, or go on without it: data.verify=quarantine"
-        return DataError(f"{where}{what}", remedy, keys=("data.path", "data.verify"))
+        return DamagedDataError(f"{where}{what}", remedy, keys=("data.path", "data.verify"))
 
     def check(self, group: int, rows: Rows) -> None:
         """Compare rows with the manifest's checksum of a row group, and their labels with its classes.
 
         Raises:
-            DataError: they are not what was packed.
+            DamagedDataError: they are not what was packed.
         """
         self._compare(group, checksum(rows))
         self._require_known(group, rows.labels)

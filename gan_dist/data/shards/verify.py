@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from gan_dist.core import storage
-from gan_dist.core.errors import AbsentError, DataError
+from gan_dist.core.errors import AbsentError, DamagedDataError
 from gan_dist.data.shards.manifest import ImageSet, Manifest, ShardInfo, read_manifest, unknown_label
 from gan_dist.data.shards.parquet_layout import read_footer
 from gan_dist.data.shards.row_group import MemoryFile, UnreadableError, listed_extent
@@ -43,7 +43,7 @@ def find_damage(images: ImageSet, groups: Sequence[int]) -> dict[int, str]:
     for group in groups:
         try:
             images.read_group(group)
-        except DataError as error:
+        except DamagedDataError as error:
             damage[group] = str(error)
     return damage
 
@@ -52,7 +52,7 @@ def verify_set(uri: str) -> Manifest:
     """Check every shard's hash, pages and rows against the manifest, and return that.
 
     Raises:
-        DataError: naming every shard that is missing or damaged, and how.
+        DamagedDataError: naming every shard that is missing or damaged, and how.
         StorageError: storage cannot be read.
     """
     manifest = read_manifest(uri, key="")
@@ -61,7 +61,7 @@ def verify_set(uri: str) -> Manifest:
     damaged = [f"  {shard.file}: {what}" for shard, what in zip(manifest.shards, found, strict=True) if what]
     if damaged:
         of = f"{len(manifest.shards)} shards of {storage.redact(uri)}"
-        raise DataError(
+        raise DamagedDataError(
             f"{len(damaged)} of {of} are missing or damaged",
             "\n".join(["restore them or pack the set again:", *damaged]),
         )

@@ -12,7 +12,9 @@ from gan_dist.artifacts import event_files
 from gan_dist.artifacts.event_files import tag_of
 from gan_dist.artifacts.records import RecordWriter, read_records
 from gan_dist.core import storage
+from gan_dist.core.errors import StorageError
 from gan_dist.core.images import write_png
+from tests.support.disks import largest_file
 
 GRID = Image.new("RGB", (1536, 768), (200, 0, 0))
 
@@ -80,3 +82,39 @@ def test_what_belongs_together_is_in_one_group() -> None:
         "recall_digits": "Metrics/recall_digits",
     }
     assert {key: tag_of(key) for key in tags} == tags
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's thread
+def test_a_full_folder_of_temporary_files_ends_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = str(tmp_path)
+    with largest_file(300):
+        files = event_files.EventFiles(uri, [], 1000)
+        for images in range(1000, 9000, 1000):
+            files.add({"images": images, "loss_d": 1.0})
+            files.upload()()
+        files.close()
+    assert ["no more events for TensorBoard" in line for line in caplog.messages] == [True]
+    with largest_file(300):
+        writer = RecordWriter(uri, 0)
+        for images in range(1000, 9000, 1000):
+            writer.add({"images": images, "loss_d": 1.0})
+        with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be used: .*File too large"):
+            writer.write()()
+        writer.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_records_that_are_written_again_after_a_failure_are_there_once(tmp_path: Path) -> None:
+    writer = RecordWriter(str(tmp_path), 0)
+    writer.add({"images": 1000, "loss_d": 1.0})
+    writer.write()()
+    writer.add({"images": 2000, "loss_d": 1.0})
+    again = writer.write()
+    file = tmp_path / "metrics.jsonl"
+    with file.open("a") as stream:
+        stream.write('{"images": 2000, "loss')  # what a network disk took before it failed
+    again()
+    writer.close()
+    assert [record["images"] for record in read_records(str(tmp_path))] == [1000, 2000]

@@ -66,7 +66,7 @@ def released(folder: Path, variant: str = "resnet", *, conditional: bool = False
         for weights in generator.parameters():
             weights.add_(scale * torch.randn(weights.shape, generator=numbers))
         generator(*inputs(32, conditional))
-    release.write_best(
+    release.best_writer(
         config.run_uri,
         generator,
         shape=shape,
@@ -74,7 +74,7 @@ def released(folder: Path, variant: str = "resnet", *, conditional: bool = False
         record={"images": 64, "fd_digits": 12.5, "loss_g": 1.0},
         metric="fd_digits",
         picture=Image.new("L", (8, 8)),
-    )
+    )()
     return config.run_uri
 
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from gan_dist.core.threads import Background, map_ahead, prefetch
+from gan_dist.core.threads import map_ahead, prefetch
 
 
 def test_the_next_value_is_made_while_the_last_is_used() -> None:
@@ -76,29 +76,3 @@ def test_a_mapping_keeps_the_order_and_its_distance(threads: int) -> None:
             assert square == place * place
             assert len(taken) <= place + 2 * threads
     assert len(taken) == 50
-
-
-def test_one_call_runs_in_the_background_and_its_error_comes_with_the_next_question() -> None:
-    background, proceed, seen = Background("test"), threading.Event(), []
-
-    def slow() -> None:
-        proceed.wait(60)
-        seen.append("slow")
-
-    def failing() -> None:
-        seen.append("failing")
-        raise OSError("gone")
-
-    assert not background.is_busy()
-    background.start(slow)
-    assert background.is_busy()
-    assert seen == []
-    proceed.set()
-    background.start(failing)  # waits for the first
-    assert seen[0] == "slow"
-    with pytest.raises(OSError, match="gone"):
-        background.wait()
-    background.wait()  # an error comes once
-    background.start(failing)
-    background.close()
-    assert seen == ["slow", "failing", "failing"]

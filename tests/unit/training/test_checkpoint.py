@@ -117,7 +117,7 @@ def test_a_crash_at_any_moment_leaves_the_best_release_as_it_was_or_the_new_one(
     record = {"images": before["images"] if again else 192, before["metric"]: before["value"] / 2}
 
     def write(folder: Path) -> None:
-        release.write_best(
+        release.best_writer(
             str(folder),
             state.average,
             shape=state.shape,
@@ -125,7 +125,8 @@ def test_a_crash_at_any_moment_leaves_the_best_release_as_it_was_or_the_new_one(
             record=record,
             metric=before["metric"],
             picture=image_grid(torch.zeros(4, 1, 16, 16, dtype=torch.uint8)),
-        )
+        )()
+        release.delete_earlier(str(folder))
 
     old = gan_dist.load(str(trained)).generator.state_dict()
     values = []

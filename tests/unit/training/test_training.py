@@ -714,14 +714,53 @@ def test_a_checkpoint_that_cannot_be_uploaded_ends_the_run_and_the_one_before_st
             store.faults.planned_for = "/optimizer_g.safetensors"
             store.faults.planned = ["unavailable"] * 1000
 
-        longer = config(uri, *BY_TIME, "train.kimg=100", "storage.timeout_s=2")
-        with pytest.raises(StorageError, match=r"checkpoint_\d+/optimizer_g.* could not be used within 2 s"):
+        longer = config(uri, *BY_TIME, "train.kimg=100", "storage.timeout_s=2", "storage.max_outage_s=3")
+        said = r"(?s)checkpoint_\d+/optimizer_g.* could not be used within 2 s.* not answered for 3 s; "
+        with pytest.raises(
+            StorageError, match=f"{said}the last checkpoint, at 0.32 kimg, is whole"
+        ) as caught:
             run(longer, on_progress=progress)
         assert 320 < steps[-1].images < 100_000
+        assert "what was trained since is lost: " in str(caught.value)
         store.faults.planned = []
         state = _fresh(longer)
         assert states.load_latest(state, longer.run_uri) == {}  # what has no manifest is no checkpoint
         assert state.images == 320
+
+
+def test_a_run_trains_on_while_its_store_is_away_and_leaves_what_it_would_have_left(
+    bucket: str,
+    s3_url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = ["eval.every_kimg=0.064", "log.every_kimg=0.032", "storage.timeout_s=1"]
+    whole = config(tmp_path, *measured)
+    run(whole)
+    monkeypatch.setattr(recorder, "time", _Clock(15.0))  # a checkpoint is due at every seventh step or so
+    during: list[tuple[int, float | None]] = []
+    with proxy(s3_url, seed=0) as store:
+        uri = f"{bucket}?endpoint_override=127.0.0.1:{store.port}&scheme=http"
+
+        def progress(step: Progress) -> None:
+            store.faults.reset = 1.0 if 192 <= step.images < 512 else 0.0
+            if store.faults.reset:
+                during.append((step.images, step.value))
+
+        parts = config(uri, *measured)
+        result = run(parts, on_progress=progress)
+        assert result.finished
+        # It has trained, and measured, while the store was away.
+        assert during[-1][0] == 480
+        assert len({value for _, value in during}) >= 4
+        assert [line for line in caplog.messages if "the run's store fails at" in line]
+        assert_same_bits(tensors(whole), tensors(parts))
+        assert timeless(read_records(whole.run_uri)) == timeless(read_records(parts.run_uri))
+        for name in ("samples", "best.json"):
+            places = [storage.join(one.run_uri, name) for one in (whole, parts)]
+            left = [storage.list_names(at) if name == "samples" else storage.read_text(at) for at in places]
+            assert left[0] == left[1]
 
 
 def test_a_run_measured_by_another_extractor_is_refused(begun: Path, tmp_path: Path) -> None:
