@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 SHM = Path("/dev/shm")
+_USER = re.compile(r"//[^/@]*@")
 GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Files of which one exists where there are GPUs: NVIDIA's driver, that of WSL, AMD's."""
 
@@ -22,6 +26,16 @@ def versions() -> dict[str, str]:
     """Return the versions that the processes of a cluster must share."""
     packages = {name: _version(name, "none installed") for name in ("gan-dist", "torch", "ray")}
     return {"python": platform.python_version(), **packages}
+
+
+def proxy_remedy(url: str) -> str:
+    """Return words, after a `; `, about the proxy that the environment sets for a URL; none without one."""
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy is None or parts.hostname is None or proxy_bypass(parts.hostname):
+        return ""
+    named = f"{parts.scheme.upper()}_PROXY={_USER.sub('//', proxy)}"
+    return f"; it is asked through a proxy, {named}: correct that, or set NO_PROXY={parts.hostname}"
 
 
 def own_version() -> str:

@@ -26,6 +26,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from gan_dist.cluster.nodes.head_probe import TOKEN_REMEDY
 from gan_dist.core.errors import ClusterError
+from gan_dist.core.host import proxy_remedy
 from gan_dist.core.storage.redaction import reason, redact
 
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -174,16 +175,18 @@ def dashboard_status(url: str, headers: Mapping[str, str] | None = None) -> int:
     Raises:
         ClusterError: nothing answers there, or what does is no dashboard of Ray's.
     """
+    proxied = proxy_remedy(url)
     try:
         answer = requests.get(f"{url.rstrip('/')}/api/version", headers=headers, timeout=TIMEOUT_S)
-        is_ray = answer.status_code in (401, 403) or "ray_version" in answer.text
+        refused = answer.status_code in (401, 403) and (not proxied or "token" in answer.text)
+        is_ray = refused or "ray_version" in answer.text
     except (OSError, ValueError) as error:
         if type(_root_cause(error)) is not BadStatusLine:
             raise _unreachable(url, error) from None
         is_ray = False
     if not is_ray:
         what = f"what answers at {redact(url)} is no dashboard of Ray's"
-        raise ClusterError(what, "its port is 8265 unless `ray start` was told another")
+        raise ClusterError(what, f"its port is 8265 unless `ray start` was told another{proxied}")
     return answer.status_code
 
 
@@ -192,7 +195,7 @@ def _unreachable(address: str, error: Exception) -> ClusterError:
         f"no cluster answers at {redact(address)} ({reason(_root_cause(error))})",
         "start one with `ray start --head`, correct the address (RAY_API_SERVER_ADDRESS wins over "
         "RAY_ADDRESS, and both over --address), or forward the port of its head's dashboard: "
-        "ssh -L 8265:localhost:8265 HEAD",
+        f"ssh -L 8265:localhost:8265 HEAD{proxy_remedy(address)}",
     )
 
 

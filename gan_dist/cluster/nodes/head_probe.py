@@ -15,7 +15,7 @@ from typing import NamedTuple
 import grpc
 
 from gan_dist.core.errors import ClusterError
-from gan_dist.core.host import is_local
+from gan_dist.core.host import is_local, proxy_remedy
 
 WAIT_S = 15.0
 """How long a head that accepts connections may be too busy to answer; an unused port is known at once."""
@@ -106,7 +106,8 @@ def require_reachable(address: str) -> bytes:
         what = "nobody answers" if probe.state is HeadState.UNREACHABLE else "no Ray cluster answers"
         raise ClusterError(
             f"RAY_ADDRESS={address}: {what} there ({probe.details[:160]})",
-            "start one with ray start --head, correct the address, or unset RAY_ADDRESS to use this machine",
+            "start one with ray start --head, correct the address, or unset RAY_ADDRESS to use this machine"
+            + proxy_remedy(f"http://{address}"),
         )
     _require_own_node(address, probe.nodes)
     return probe.nodes

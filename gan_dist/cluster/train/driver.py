@@ -218,4 +218,7 @@ class _Driver:
 
 
 def _kept(run_uri: str) -> str:
-    return f"the run is kept as it was at {states.newest_images(run_uri) / 1000:g} kimg"
+    try:
+        return f"the run is kept as it was at {states.newest_images(run_uri) / 1000:g} kimg"
+    except StorageError:
+        return "the run is kept as its last checkpoint has it"

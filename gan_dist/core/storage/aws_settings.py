@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from gan_dist.core.errors import StorageError
+from gan_dist.core.host import proxy_remedy
 from gan_dist.core.storage.redaction import redact
 
 NESTED = {
@@ -95,8 +96,6 @@ def addressing(endpoint: str | None, backend: str) -> dict[str, str] | None:
 
 def needs_s3fs(endpoint: str | None) -> str:
     """Return the name of a setting that pyarrow does not follow and s3fs does, or an empty text."""
-    from botocore.utils import get_environ_proxies
-
     profile, _ = read_profile()
     for setting, variables in VARIABLES.items():
         for name in variables:
@@ -108,7 +107,7 @@ def needs_s3fs(endpoint: str | None) -> str:
         return f"s3.{min(nested)}"
     if "AWS_ACCESS_KEY_ID" not in os.environ and (sources := CREDENTIALS & profile.keys()):
         return min(sources)
-    return "a proxy" if get_environ_proxies(endpoint or "https://s3.amazonaws.com") else ""
+    return "a proxy" if proxy_remedy(endpoint or "https://s3.amazonaws.com") else ""
 
 
 def read_profile() -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from gan_dist.core.errors import AbsentError, GanDistError, OutageError, StorageError
+from gan_dist.core.host import proxy_remedy
 from gan_dist.core.storage.aws_settings import store_url
 from gan_dist.core.storage.filesystems import options
 from gan_dist.core.storage.redaction import reason, redact
@@ -127,7 +127,7 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
                 raise OutageError(
                     f"{redact(uri)}: nobody answers at the store's address in {tries} tries: {reason(error)}",
                     "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI"
-                    + _words_about_proxy(uri),
+                    + (proxy_remedy(store_url(uri)) if uri.startswith("s3://") else ""),
                 ) from None
             if not unreachable and not isinstance(error, TimeoutError):
                 _answered.add(bucket)
@@ -141,17 +141,6 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
             _answered.add(bucket)
             return result
         time.sleep(wait_s)
-
-
-def _words_about_proxy(uri: str) -> str:
-    """Return a remedy if the store is asked through a proxy, or an empty text."""
-    from botocore.utils import get_environ_proxies
-
-    if not uri.startswith("s3://") or not get_environ_proxies(url := store_url(uri)):
-        return ""
-    return (
-        f"; a proxy is set by HTTP_PROXY or HTTPS_PROXY: check it, or set NO_PROXY={urlsplit(url).hostname}"
-    )
 
 
 def require_bucket(uri: str) -> None:
