@@ -62,7 +62,7 @@ def _cost(config: RunConfig, times: int) -> dict[str, float]:
         channels_last=config.train.channels_last,
     )
     _fill(state)
-    with Recorder(config, state, context, Evaluator(config, images, context), 10**9, 0, ()) as recorder:
+    with Recorder(config, state, context, Evaluator(config, images, context), "", 10**9, 0, ()) as recorder:
         measured = [_measure(recorder) for _ in range(times)]
     found = {key: median(each[key] for each in measured) for key in measured[0]}
     newest = storage.join(config.run_uri, checkpoint_names(config.run_uri)[0])

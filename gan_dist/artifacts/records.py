@@ -89,10 +89,13 @@ class RecordWriter:
         self._events.close()
 
 
+def finite(record: Mapping[str, object]) -> dict[str, object]:
+    """Return a record with None in place of NaN and infinity, which JSON does not have."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+
+
 def _line(record: Mapping[str, object]) -> str:
-    # JSON has no NaN or infinity, and readers in other languages must be able to parse the line.
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    return json.dumps(finite) + "\n"
+    return json.dumps(finite(record)) + "\n"
 
 
 def read_records(run_uri: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from gan_dist.cli import best, doctor, evaluate, export, pack, report, sample, submit, train, tune
+from gan_dist.cli import audit, best, doctor, evaluate, export, pack, report, sample, submit, train, tune
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.host import own_version
 from gan_dist.core.interrupts import INTERRUPTED, ignore_interrupts, interruptible
@@ -46,6 +46,7 @@ app.command()(pack.pack)
 app.command()(evaluate.evaluate)
 app.command()(best.best)
 app.command()(report.report)
+app.command()(audit.audit)
 app.command()(tune.tune)
 app.command(context_settings={"allow_interspersed_args": False})(submit.submit)
 app.command()(doctor.doctor)

@@ -50,6 +50,14 @@ def _version(name: str, default: str) -> str:
         return default
 
 
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def cores(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
     """Return the number of cores that this process may use, by its CPU affinity and its control groups.
 

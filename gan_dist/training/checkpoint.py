@@ -16,6 +16,8 @@ from torch import Tensor
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, ResumeError
 from gan_dist.core.storage.hashed_folder import (
+    File,
+    Hashes,
     checkpoint_names,
     delete_folder,
     is_whole,
@@ -63,11 +65,11 @@ class Snapshot:
         }
         self._texts = {STATE: to_json(record), SHAPE: to_json(asdict(state.shape))}
 
-    def save(self, uri: str, config_yaml: str) -> None:
-        """Write a checkpoint; its manifest, which makes it valid, is written last."""
-        write_folder(uri, "checkpoint", self._contents(config_yaml))
+    def save(self, uri: str, config_yaml: str, last: Callable[[Hashes], File] | None = None) -> None:
+        """Write a checkpoint; its manifest, which makes it valid, is written last. For `last` see there."""
+        write_folder(uri, "checkpoint", self._contents(config_yaml), last)
 
-    def _contents(self, config_yaml: str) -> Iterator[tuple[str, bytes]]:
+    def _contents(self, config_yaml: str) -> Iterator[File]:
         # One file at a time, so that no more than one is in memory twice.
         for file, tensors in self._tensors.items():
             yield f"{file}.safetensors", to_safetensors(tensors)
@@ -119,6 +121,7 @@ def load(state: TrainingState, uri: str, check: Callable[[str], None] = lambda _
         optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state})
     state.images, state.best, state.augment = images, best, augment
     state.measured, state.interval = history, interval
+    state.loaded_from = uri
 
 
 def _optimizer_state(

@@ -34,10 +34,11 @@ from gan_dist.training.state import TrainingState, new_state
 from gan_dist.training.step import Step
 
 
-def train(config: RunConfig, context: Context) -> RunResult:
+def train(config: RunConfig, context: Context, stop_at: int | None = None) -> RunResult:
     """Train a run from its newest checkpoint to its end, or until it is asked to stop.
 
-    Every rank calls it. The folder `<storage>/<name>/` is written by rank 0.
+    After the round that reaches `stop_at` images it stops as if it were asked to. Every rank calls it. The
+    folder `<storage>/<name>/` is written by rank 0.
 
     Raises:
         CapacityError: a step does not fit into the device's memory.
@@ -87,7 +88,8 @@ def train(config: RunConfig, context: Context) -> RunResult:
     # One round is d_steps discriminator updates and one generator update.
     every = round(config.eval.every_kimg * 1000)
     stop = False
-    with Recorder(config, state, context, evaluator, total, quarantined, damaged) as recorder:
+    fingerprint = images.manifest.fingerprint()
+    with Recorder(config, state, context, evaluator, fingerprint, total, quarantined, damaged) as recorder:
         while state.images < total and not stop and not ended_by:
             before, waited_s = state.images, 0.0
             with explain_out_of_memory(
@@ -100,7 +102,8 @@ def train(config: RunConfig, context: Context) -> RunResult:
                     recorder.batch(batch.images)
                     scalars = step.discriminator_phase(batch)
                 scalars |= step.generator_phase(batch)
-            asked_to_stop = context.rank == 0 and context.stop_requested()
+            reached = stop_at is not None and state.images >= stop_at
+            asked_to_stop = context.rank == 0 and (reached or context.stop_requested())
             means, stop = step.average_over_ranks(scalars, stop=asked_to_stop)
             step.update_average()
             due = state.images // every > before // every

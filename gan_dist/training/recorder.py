@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,11 +15,13 @@ from PIL.Image import Image
 from torch import Tensor
 
 from gan_dist.artifacts import records
+from gan_dist.artifacts.audit_log import ENTRY, AuditLog, machine
 from gan_dist.config import RunConfig, to_yaml
 from gan_dist.core import rng, storage
 from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.core.images import image_grid, write_png
 from gan_dist.core.memory import peak_memory_gib
+from gan_dist.core.storage.hashed_folder import File, Hashes
 from gan_dist.models import release
 from gan_dist.models.generator import to_uint8
 from gan_dist.training import checkpoint as states
@@ -45,6 +47,8 @@ class Recorder:
     state: TrainingState
     context: Context
     evaluator: Evaluator
+    data: str
+    """Fingerprint of the image set."""
     total: int
     """Length of the run in images."""
     quarantined: int
@@ -69,6 +73,13 @@ class Recorder:
             storage.write_bytes(storage.join(self._run_uri, release.CONFIG), self._config_yaml.encode())
             in_kimg = min(self.config.log.every_kimg, self.config.eval.every_kimg) >= 1
             self._records = records.RecordWriter(self._run_uri, self.state.images, 1000 if in_kimg else 1)
+            self._audit_log = AuditLog(
+                self._run_uri,
+                self.state.loaded_from,
+                data=self.data,
+                machine=machine(self.context.device),
+                workers=self.context.world_size,
+            )
             names = storage.list_names(storage.join(self._run_uri, "samples"))
             self._reals = None if "reals.png" in names else []
             self._refused = False
@@ -154,7 +165,7 @@ class Recorder:
                 self._add_release(record, picture)
             name = self._next_name()
             self._records.add({**record, "checkpoint": name})
-            self._begin_checkpoint(name)
+            self._begin_checkpoint(name, {**found.figures, **settings})
             if not self._writer.wait():
                 name = ""  # it waits for the store
         self.context.report(record, name)
@@ -170,18 +181,19 @@ class Recorder:
     def checkpoint(self) -> None:
         """Begin to write a checkpoint and the records so far."""
         if self._first:
-            self._begin_checkpoint(self._next_name())
+            self._begin_checkpoint(self._next_name(), {})
 
     def _next_name(self) -> str:
         self._names.append(states.checkpoint_name(self.state.images, self._names))
         return self._names[-1]
 
-    def _begin_checkpoint(self, name: str) -> None:
+    def _begin_checkpoint(self, name: str, figures: Mapping[str, object]) -> None:
+        """Begin to write a checkpoint; `figures` are the measurements of its state."""
         snapshot = states.Snapshot(self.state)
 
         def write() -> None:
             self.context.before_writing()
-            snapshot.save(storage.join(self._run_uri, name), self._config_yaml)
+            self._save(snapshot, name, figures)
             self._tidy(lambda: states.prune(self._run_uri, self.config.train.keep, self.damaged))
 
         self._writer.wait()
@@ -189,6 +201,17 @@ class Recorder:
         self._add(self._records.write())
         self._writer.add_checkpoint(snapshot.images, write)
         self._written_at = time.perf_counter()
+
+    def _save(self, snapshot: states.Snapshot, name: str, figures: Mapping[str, object]) -> None:
+        """Write a checkpoint and its entry in the audit log."""
+        entries = []
+
+        def entry(hashes: Hashes) -> File:
+            entries.append(self._audit_log.entry(name, snapshot.images, hashes, figures))
+            return ENTRY, entries[0].model_dump_json().encode()
+
+        snapshot.save(storage.join(self._run_uri, name), self._config_yaml, entry)
+        self._audit_log.add(entries[0])
 
     def _add_release(self, record: dict[str, object], picture: Image) -> None:
         write_release = release.best_writer(

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +24,10 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """Name of a file in the folder itself: no path leads out of it."""
+File = tuple[str, bytes]
+"""Name and content."""
+Hashes = Mapping[str, str]
+"""SHA-256 of files by their names."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _CHECKPOINT = re.compile(r"checkpoint_(\d{12})(?:-(\d+))?")
 
@@ -46,12 +50,24 @@ def to_json(value: object) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
-def write_folder(uri: str, kind: str, contents: Iterable[tuple[str, bytes]]) -> None:
-    """Write files, names and contents, to a folder, and last their manifest; `kind` is such as `release`."""
-    hashes, sizes = {}, {}
-    for name, content in contents:
+def write_folder(
+    uri: str, kind: str, contents: Iterable[File], last: Callable[[Hashes], File] | None = None
+) -> None:
+    """Write files, names and contents, to a folder, and their manifest behind them.
+
+    `kind` is such as `release`. `last` returns one more file, from the hashes of the others by their names.
+    """
+    hashes: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+
+    def write(name: str, content: bytes) -> None:
         storage.write_bytes(storage.join(uri, name), content)
         hashes[name], sizes[name] = hashlib.sha256(content).hexdigest(), len(content)
+
+    for name, content in contents:
+        write(name, content)
+    if last is not None:
+        write(*last(hashes))
     manifest = {"format": FORMAT, "kind": kind, "files": hashes, "sizes": sizes}
     storage.write_bytes(storage.join(uri, MANIFEST), to_json(manifest))
 
