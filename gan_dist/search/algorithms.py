@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
+import pickle  # noqa: TID251  # for a subclass that refuses all but numbers
 import warnings
 from collections.abc import Iterator
 from typing import Any
