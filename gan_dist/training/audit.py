@@ -122,7 +122,7 @@ class Audit:
         if newest is None:
             return
         earlier = load_config(storage.join(self._uri, newest.checkpoint, CONFIG))
-        differing = differing_keys(earlier, self._config, FREE_ON_RESUME)
+        differing = differing_keys(earlier, self._config, FREE_ON_RESUME | {"data.path"})
         detail = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
         yield Check(CONFIG, not differing, detail or f"as at {newest.images / 1000:g} kimg")
 
@@ -176,6 +176,9 @@ class Audit:
         if config is None:
             yield Check(what, None, f"no file has its configuration, whose sha256 is {end.config}")
             return
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"path": self._config.data.path})}
+        )
         checkpoint = storage.join(self._uri, start.checkpoint) if start else None
         with tempfile.TemporaryDirectory(prefix="gan-dist-audit-") as folder:
             try:

@@ -62,7 +62,7 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
         seed=config.seed,
         channels_last=config.train.channels_last,
     )
-    damaged = states.load_latest(state, run_uri, lambda uri: require_same_config(config, uri))
+    damaged = states.load_latest(state, run_uri, lambda uri: require_same_config(config, uri, "data.path"))
     for sentence in damaged.values() if context.rank == 0 else ():
         context.warn(sentence)
     total = total_images(config.train, config.optim)

@@ -75,13 +75,17 @@ def require_same_run(config: RunConfig, run_uri: str) -> None:
         require_same_config(config, run_uri)
 
 
-def require_same_config(config: RunConfig, uri: str) -> None:
+def require_same_config(config: RunConfig, uri: str, *free: str) -> None:
     """Refuse to continue from a run's folder, or from a checkpoint, of a configuration of other results.
+
+    Keys that are `free` may differ, beside those that always may.
 
     Raises:
         ResumeError: a key differs.
     """
-    differing = differing_keys(load_config(storage.join(uri, release.CONFIG)), config, FREE_ON_RESUME)
+    differing = differing_keys(
+        load_config(storage.join(uri, release.CONFIG)), config, FREE_ON_RESUME | {*free}
+    )
     if differing:
         listed = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
         raise ResumeError(

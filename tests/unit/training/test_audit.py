@@ -272,6 +272,18 @@ def test_other_bits_on_another_machine_decide_nothing(honest: Path, monkeypatch:
     assert "Another Processor" in detail
 
 
+def test_a_set_that_has_moved_is_audited_where_the_run_says_that_it_is(honest: Path, tmp_path: Path) -> None:
+    shutil.copytree(honest, tmp_path / "moved")
+    moved = tmp_path / "moved"
+    file = moved / "run" / "config.yaml"
+    file.write_text(file.read_text().replace(str(honest / "set"), str(moved / "set")))
+    (honest / "set").rename(tmp_path / "away")
+    try:
+        assert verdict(checks(moved, 2)) is True
+    finally:
+        (tmp_path / "away").rename(honest / "set")
+
+
 def test_a_run_without_a_log_cannot_be_audited() -> None:
     earlier = Path(__file__).parents[2] / "data" / "version_0_1" / "run"
     with pytest.raises(CheckpointError, match=r"has no audit\.jsonl"):
