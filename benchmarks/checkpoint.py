@@ -18,6 +18,7 @@ from gan_dist.config import RunConfig, load_config
 from gan_dist.core import storage
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.data.batches.loader import open_configured
+from gan_dist.training.checkpoint import Loaded
 from gan_dist.training.context import LocalContext
 from gan_dist.training.evaluator import Evaluator
 from gan_dist.training.preflight import image_shape
@@ -62,7 +63,9 @@ def _cost(config: RunConfig, times: int) -> dict[str, float]:
         channels_last=config.train.channels_last,
     )
     _fill(state)
-    with Recorder(config, state, context, Evaluator(config, images, context), "", 10**9, 0, ()) as recorder:
+    with Recorder(
+        config, state, context, Evaluator(config, images, context), "", 10**9, 0, Loaded("", {})
+    ) as recorder:
         measured = [_measure(recorder) for _ in range(times)]
     found = {key: median(each[key] for each in measured) for key in measured[0]}
     newest = storage.join(config.run_uri, checkpoint_names(config.run_uri)[0])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -121,7 +121,6 @@ def load(state: TrainingState, uri: str, check: Callable[[str], None] = lambda _
         optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state})
     state.images, state.best, state.augment = images, best, augment
     state.measured, state.interval = history, interval
-    state.loaded_from = uri
 
 
 def _optimizer_state(
@@ -169,20 +168,25 @@ def read_history(run_uri: str) -> DistanceHistory:
     return DistanceHistory()
 
 
-def load_latest(
-    state: TrainingState, run_uri: str, check: Callable[[str], None] = lambda _: None
-) -> dict[str, str]:
+class Loaded(NamedTuple):
+    """What a run goes on from."""
+
+    uri: str
+    """Its newest checkpoint that is whole; empty without one."""
+    damaged: Mapping[str, str]
+    """A sentence for each newer checkpoint that is damaged, by its name."""
+
+
+def load_latest(state: TrainingState, run_uri: str, check: Callable[[str], None] = lambda _: None) -> Loaded:
     """Fill `state` from the newest valid checkpoint of a run; without one, leave it unchanged.
 
     `check` is called with a checkpoint's folder, whose files are whole, before it is loaded.
-
-    Returns:
-        A sentence for each newer checkpoint that is damaged, by its name.
 
     Raises:
         ResumeError: the newest one is of other networks; or what `check` raises.
     """
     damaged: dict[str, str] = {}
+    loaded, follows = "", "there is no earlier one, so the run begins anew"
     for name in checkpoint_names(run_uri):
         uri = storage.join(run_uri, name)
         try:
@@ -190,10 +194,9 @@ def load_latest(
         except CheckpointError as error:
             damaged[name] = str(error)
         else:
-            return {
-                one: f"{text}; the run goes on from an earlier checkpoint" for one, text in damaged.items()
-            }
-    return {one: f"{text}; there is no earlier one, so the run begins anew" for one, text in damaged.items()}
+            loaded, follows = uri, "the run goes on from an earlier checkpoint"
+            break
+    return Loaded(loaded, {name: f"{text}; {follows}" for name, text in damaged.items()})
 
 
 def prune(run_uri: str, keep: int, damaged: Container[str] = ()) -> None:

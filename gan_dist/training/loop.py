@@ -62,8 +62,8 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
         seed=config.seed,
         channels_last=config.train.channels_last,
     )
-    damaged = states.load_latest(state, run_uri, lambda uri: require_same_config(config, uri, "data.path"))
-    for sentence in damaged.values() if context.rank == 0 else ():
+    loaded = states.load_latest(state, run_uri, lambda uri: require_same_config(config, uri, "data.path"))
+    for sentence in loaded.damaged.values() if context.rank == 0 else ():
         context.warn(sentence)
     total = total_images(config.train, config.optim)
     ended_by = state.measured.ended_by(config.eval, config.ema)
@@ -89,7 +89,7 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
     every = round(config.eval.every_kimg * 1000)
     stop = False
     fingerprint = images.manifest.fingerprint()
-    with Recorder(config, state, context, evaluator, fingerprint, total, quarantined, damaged) as recorder:
+    with Recorder(config, state, context, evaluator, fingerprint, total, quarantined, loaded) as recorder:
         while state.images < total and not stop and not ended_by:
             before, waited_s = state.images, 0.0
             with explain_out_of_memory(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -53,8 +53,8 @@ class Recorder:
     """Length of the run in images."""
     quarantined: int
     """Images in damaged row groups."""
-    damaged: Container[str]
-    """Names of damaged checkpoints."""
+    loaded: states.Loaded
+    """What the run goes on from."""
     value: float | None = field(default=None, init=False)
     """The last distance."""
 
@@ -75,7 +75,7 @@ class Recorder:
             self._records = records.RecordWriter(self._run_uri, self.state.images, 1000 if in_kimg else 1)
             self._audit_log = AuditLog(
                 self._run_uri,
-                self.state.loaded_from,
+                self.loaded.uri,
                 data=self.data,
                 machine=machine(self.context.device),
                 workers=self.context.world_size,
@@ -194,7 +194,7 @@ class Recorder:
         def write() -> None:
             self.context.before_writing()
             self._save(snapshot, name, figures)
-            self._tidy(lambda: states.prune(self._run_uri, self.config.train.keep, self.damaged))
+            self._tidy(lambda: states.prune(self._run_uri, self.config.train.keep, self.loaded.damaged))
 
         self._writer.wait()
         # A run goes on after the checkpoint's images, and would not add earlier records again.

@@ -73,8 +73,6 @@ class TrainingState:
     augment: AugmentStrength = field(default_factory=AugmentStrength)
     measured: DistanceHistory = field(default_factory=DistanceHistory)
     interval: OpenInterval = field(default_factory=OpenInterval)
-    loaded_from: str = ""
-    """URI of the checkpoint that it was loaded from; empty for a new one."""
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return every tensor, by file and name; the same storage, not a copy."""

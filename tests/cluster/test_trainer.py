@@ -20,7 +20,7 @@ from gan_dist.cluster.train.status import RunStatus, StatusClient, start_status_
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import CapacityError, StorageError, WorkerError
-from gan_dist.core.storage.hashed_folder import checkpoint_names
+from gan_dist.core.storage.hashed_folder import checkpoint_names, write_folder
 from gan_dist.data.builtin import DIGITS
 from gan_dist.training.progress import Progress
 from tests.support.faults import proxy
@@ -112,7 +112,8 @@ class _Failing:
     def __init__(self, settings: RunConfig, workers: int, board: object, group: int) -> None:
         self.workers, self.error = workers, RuntimeError("a bad node")
         if group == 1:
-            storage.write_bytes(storage.join(settings.run_uri, "checkpoint_000000000064", "state.json"), b"")
+            folder = storage.join(settings.run_uri, "checkpoint_000000000064")
+            write_folder(folder, "checkpoint", [("state.json", b"")])
 
     def is_running(self) -> bool:
         return False

@@ -171,12 +171,13 @@ def test_a_local_write_that_fails_leaves_nothing_behind(
     uri = str(tmp_path / "file")
     storage.write_bytes(uri, b"old")
 
-    def write(path: Path, content: bytes) -> None:
-        with path.open("wb") as stream:
-            stream.write(content[:2])
+    written = os.write
+
+    def write(file: int, content: bytes) -> int:
+        written(file, content[:2])
         raise error
 
-    monkeypatch.setattr(Path, "write_bytes", write)
+    monkeypatch.setattr(os, "write", write)
     expected = StorageError if isinstance(error, OSError) else type(error)
     with pytest.raises(expected, match="No space left" if isinstance(error, OSError) else None):
         storage.write_bytes(uri, b"new")

@@ -73,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(trained: Path) -> TrainingState:
     """Return the run's state after 128 images with 64 more on its clock, and other weights."""
     state = fresh(config(trained.parent))
-    assert states.load_latest(state, str(trained)) == {}
+    assert states.load_latest(state, str(trained)).damaged == {}
     state.images += 64
     with torch.no_grad():
         for network in (state.generator, state.average):
@@ -95,7 +95,7 @@ def test_a_crash_at_any_moment_of_a_save_leaves_the_old_checkpoint_or_the_new_on
     crashes, seen = 0, set()
     for folder, crashed in every_crash(trained, save):
         state = fresh(settings)
-        assert states.load_latest(state, str(folder)) == {}
+        assert states.load_latest(state, str(folder)).damaged == {}
         assert_same_tensors(state, {128: old, 192: new}[state.images])
         seen.add(state.images)
         crashes += crashed

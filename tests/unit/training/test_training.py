@@ -448,7 +448,7 @@ def test_a_store_that_does_not_answer_is_no_damage(bucket: str, s3_url: str, fir
             states.load_latest(state, run_uri)
         store.faults.planned = []
         storage.configure(StorageOptions())
-        assert states.load_latest(state, run_uri) == {}
+        assert states.load_latest(state, run_uri).damaged == {}
     assert state.images == 320
 
 
@@ -680,10 +680,10 @@ def test_training_goes_on_while_a_checkpoint_of_its_moment_is_written(
     went_on, save = threading.Event(), states.Snapshot.save
     began: list[int] = []
 
-    def slow(snapshot: states.Snapshot, uri: str, config_yaml: str) -> None:
+    def slow(snapshot: states.Snapshot, *given: Any) -> None:
         began.append(snapshot.images)
         assert went_on.wait(60)
-        save(snapshot, uri, config_yaml)
+        save(snapshot, *given)
 
     def killed(progress: Progress) -> None:
         if began and progress.images == began[0] + 96:
@@ -724,7 +724,9 @@ def test_a_checkpoint_that_cannot_be_uploaded_ends_the_run_and_the_one_before_st
         assert "what was trained since is lost: " in str(caught.value)
         store.faults.planned = []
         state = _fresh(longer)
-        assert states.load_latest(state, longer.run_uri) == {}  # what has no manifest is no checkpoint
+        assert (
+            states.load_latest(state, longer.run_uri).damaged == {}
+        )  # what has no manifest is no checkpoint
         assert state.images == 320
 
 
