@@ -107,15 +107,15 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> tuple[SearchStudy, bo
             first = f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
             view.print(f"no trial is stopped early: the first measurement is that at its end, {first}")
         try:
-            driver.run(plan, study, metric, view.update)
+            finished = driver.run(plan, study, metric, view.update)
         except KeyboardInterrupt:
-            return study, True
+            finished = False
         except GanDistError as error:
             again = command("tune", *map(_redact_argument, arguments))
             raise extended(
                 error, f"trials that have not ended are kept; continue it with\n  {again}"
             ) from None
-    return study, study.unfinished > 0
+    return study, study.unfinished > 0 or not finished
 
 
 def _print_result(

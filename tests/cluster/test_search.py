@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,31 @@ def test_the_study_tells_what_the_trials_recorded(tmp_path: Path, capsys: pytest
     more = run(plan_of(tmp_path, "search.trials=7"))
     assert [trial.params for trial in more[:6]] == [trial.params for trial in trials]
     assert len(more) == 7
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+def test_a_search_that_is_told_to_end_leaves_its_trials_to_the_next_process(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    plan = plan_of(tmp_path, "search.trials=3", "search.scheduler=none")
+    begin(plan, "fd_digits")
+    database = study_storage(plan.uri, plan.search.optuna_storage)
+    study = SearchStudy(database, "search", plan.space, plan.search, plan.grace)
+    told: list[int] = []
+
+    def end() -> None:
+        if not told and any(trial.intermediate_values for trial in study.trials()):
+            told.append(number)
+            os.kill(os.getpid(), number)
+
+    assert not driver.run(plan, study, "fd_digits", end)
+    assert told
+    assert study.unfinished > 0
+    assert TrialState.FAIL not in {trial.state for trial in study.trials()}
+    trials = run(plan)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    for trial in trials:
+        assert trial.intermediate_values == curve(plan, trial.number)
 
 
 def test_trials_that_share_a_gpu_fail_or_die_by_themselves_and_the_studys_url_is_in_no_file(

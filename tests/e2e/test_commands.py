@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from gan_dist.core.storage.lock import LOCK_FILE
-from tests.support.commands import command
+from tests.support.commands import Command, command, wait_until
 from tests.support.heads import BIN, CHATTER, ROOT, Head, environment, gan_dist, gan_dist_here
 
 TINY = ["model.width=4", "model.latent_dim=8", "train.batch_size=32", "eval.samples=64"]
@@ -84,6 +84,59 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_how_to_go_on(
     code, _, err = here("sample", result["checkpoint"], "--n", "9", "--out", "grid.png")
     assert code == 0, err
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_whose_output_nobody_reads_trains_on_and_ends_at_once_and_in_order(
+    tmp_path: Path, ray_folder: str
+) -> None:
+    reader, output = os.pipe()
+    os.close(reader)
+    run = tmp_path / "runs/digits"
+    given = ["train", "digits", *TINY, "train.kimg=100000", "eval.every_kimg=90000", "log.every_kimg=0.1"]
+    streams = {"stdout": output, "stderr": output}
+    with command(*given, "log.every_s=0.5", cwd=tmp_path, env=environment(ray_folder), **streams) as running:
+        wait_until(lambda: (run / "metrics.jsonl").exists() or running.process.poll() is not None)
+        for _ in range(3):
+            running.signal_group(signal.SIGINT)
+            time.sleep(0.15)
+        assert running.process.wait(60) == 130
+        assert running.left_over() == []
+    os.close(output)
+    assert not (run / LOCK_FILE).exists()
+
+
+HELD = """
+import time
+import ray
+from gan_dist.cluster.connect import connect
+
+with connect():
+    ray.get(ray.remote(lambda: None).remote())
+    print("connected", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_local_ray_of_a_command_that_is_killed_dies_with_it(ray_folder: str) -> None:
+    env = environment(ray_folder)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HELD], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    running = Command(process)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "connected\n"
+    # Ray's agents try for a minute to tell their head, which is gone, of the end of their node.
+    agents = [one for one in running.family() if one.name().endswith("Agent")]
+    assert {"gcs_server", "raylet"} <= {one.name() for one in running.family()}
+    process.kill()
+    process.wait()
+    wait_until(lambda: not set(running.family()) - set(agents))
+    for one in agents:
+        one.kill()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
 
 from gan_dist.artifacts.records import METRICS, is_score, read_records
 from gan_dist.artifacts.search_folder import trial_folder
@@ -25,6 +27,7 @@ from gan_dist.cluster.tune.trial import Trial
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import ClusterError, ConfigError, GanDistError, StorageError
+from gan_dist.core.interrupts import stop_requests
 from gan_dist.search.plan import Plan
 from gan_dist.search.replicas import replica_configs
 from gan_dist.search.study import SearchStudy
@@ -37,16 +40,18 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
 }
 
 
-def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], None]) -> None:
+def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], None]) -> bool:
     """Run a search's trials until all have ended, then repeat the best as `search.replicates` says.
 
-    An interrupt leaves the running trials to the next process.
+    Returns False if the first signal to end (`core/interrupts.py`) has stopped it before. That leaves the
+    running trials to the next process; a second one does not wait for them to end.
 
     `metric` is the name of the metric that is minimised, in trials' records; `on_change` is called when the
     study has changed.
@@ -61,10 +66,12 @@ def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], Non
     keep_credentials_from_trials()
     with connect_for(plan.config.scale, plan.search):
         check_nodes(plan.uri, plan.config.data.path)
-        if study.unfinished:
-            _run_trials(plan, _StudyTrials(plan, study, metric, on_change), study.unfinished)
-        if not study.unfinished and (configs := replica_configs(plan, study)):
-            _run_trials(plan, _Replicas(configs, metric), len(configs))
+        with stop_requests() as requested:
+            if study.unfinished:
+                _run_trials(plan, _StudyTrials(plan, study, metric, on_change), study.unfinished, requested)
+            if not requested.is_set() and not study.unfinished and (configs := replica_configs(plan, study)):
+                _run_trials(plan, _Replicas(configs, metric), len(configs), requested)
+            return not requested.is_set()
 
 
 class TrialSource(ABC):
@@ -105,8 +112,25 @@ class TrialSource(ABC):
         """Store the end of a run."""
 
 
-def _run_trials(plan: Plan, source: TrialSource, count: int) -> None:
-    """Let Tune run at most `count` runs of a source."""
+class _Stop(Stopper):
+    """Tune's question before each step: should all trials stop?"""
+
+    def __init__(self, requested: threading.Event) -> None:
+        self._requested = requested
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return nothing: Tune pickles its stopper, and needs it in this process only."""
+        return {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._requested.is_set()
+
+
+def _run_trials(plan: Plan, source: TrialSource, count: int, stop: threading.Event) -> None:
+    """Let Tune run at most `count` runs of a source, until a stop is requested."""
     # Never more than can be placed: a trial that waits for its place may hold it after its end.
     concurrent = concurrent_trials(plan.config.scale, cluster_nodes(), plan.search.concurrent)
     with _scratch_folder() as folder:
@@ -123,6 +147,7 @@ def _run_trials(plan: Plan, source: TrialSource, count: int) -> None:
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=folder,
+                stop=_Stop(stop),
                 failure_config=tune.FailureConfig(max_failures=plan.search.retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
