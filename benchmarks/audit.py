@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -100,14 +101,13 @@ def _is_found(folder: Path, change: Callable[[Path], None]) -> bool:
 
 def _changed_rate(folder: Path) -> None:
     file = folder / "run" / "config.yaml"
-    text = file.read_text()
-    file.write_text(text.replace("lr: 0.003", "lr: 0.0031", 1))
+    file.write_text(re.sub(r"lr: \S+", "lr: 0.0123", file.read_text(), count=1))
 
 
 def _swapped_image(folder: Path) -> None:
-    shard = json.loads((folder / "set" / "manifest.json").read_text())["shards"][0]
-    file, at = folder / "set" / shard["file"], shard["pixels_at"][0]
+    file = folder / "set" / "shard-00000.parquet"
     content = bytearray(file.read_bytes())
+    at = len(content) // 2
     content[at : at + 64], content[at + 64 : at + 128] = content[at + 64 : at + 128], content[at : at + 64]
     file.write_bytes(content)
 
