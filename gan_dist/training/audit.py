@@ -72,7 +72,7 @@ class Audit:
         if not self.entries:
             raise CheckpointError(
                 f"{storage.redact(run_uri)} has no {audit_log.LOG}, which runs of gan-dist 0.2 have",
-                "give the folder of such a run, <storage>/<name>",
+                "give the folder of such a run, <storage>/<name>; for a release give that as --run RUN",
             )
         self._kept = set(checkpoint_names(run_uri))
         self._config = load_config(storage.join(run_uri, CONFIG))
@@ -175,6 +175,10 @@ class Audit:
         config = self._config_of(end, start, *others)
         if config is None:
             yield Check(what, None, f"no file has its configuration, whose sha256 is {end.config}")
+            return
+        if end.workers not in config.worker_counts:
+            detail = f"{end.workers} workers were logged, and scale.workers allows {config.scale.workers}"
+            yield Check(what, False, detail)
             return
         config = config.model_copy(
             update={"data": config.data.model_copy(update={"path": self._config.data.path})}

@@ -176,20 +176,27 @@ def edited_figure(root: Path) -> None:
     file.write_text("".join(json.dumps(one) + "\n" for one in records))
 
 
-def edited_figure_everywhere(root: Path) -> None:
-    """Edit it in the log too, with new hashes for every later entry: only training again tells."""
-    edited_figure(root)
-    file = root / "run" / LOG
+def _rewritten_log(root: Path, **changes: Any) -> None:
+    """Change the entry of 256 images, with new hashes for it and all later ones."""
     previous, lines = "", []
     for entry in read_log(str(root / "run")):
-        figures: dict[str, Any] = {**entry.figures}
-        if entry.images == 256:
-            figures["fd_digits"] = 1.0
-        new = Entry.model_validate({**entry.model_dump(), "figures": figures, "previous": previous}).sealed()
+        changed = changes if entry.images == 256 else {}
+        new = Entry.model_validate({**entry.model_dump(), **changed, "previous": previous}).sealed()
         lines.append(new.model_dump_json() + "\n")
         previous = new.hash
-    file.write_text("".join(lines))
+    (root / "run" / LOG).write_text("".join(lines))
     assert first_break(read_log(str(root / "run"))) == ""
+
+
+def edited_figure_everywhere(root: Path) -> None:
+    """Edit it in the log too: only training again tells."""
+    edited_figure(root)
+    (entry,) = (entry for entry in read_log(str(root / "run")) if entry.images == 256)
+    _rewritten_log(root, figures={**entry.figures, "fd_digits": 1.0})
+
+
+def a_million_workers(root: Path) -> None:
+    _rewritten_log(root, workers=1_000_000)
 
 
 def edited_log(root: Path) -> None:
@@ -212,6 +219,11 @@ def left_out(root: Path) -> None:
         (flipped_bit, "checkpoint_000000000256", "other weights"),
         (edited_figure, "metrics.jsonl", r"fd_digits after 0\.256 kimg is 1\.0, and was \d+"),
         (edited_figure_everywhere, "0.128 to 0.256 kimg", r"0\.256 kimg is \d\S+, and was logged as 1\.0"),
+        (
+            a_million_workers,
+            "0.128 to 0.256 kimg",
+            r"1000000 workers were logged, and scale\.workers allows 1",
+        ),
         (edited_log, "audit.jsonl", r"line 1 \(\S+\) was changed"),
         (left_out, "audit.jsonl", r"line 3 \(\S+\) does not follow the one before it"),
     ],
