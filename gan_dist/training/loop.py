@@ -23,7 +23,6 @@ from gan_dist.training.evaluator import Evaluator, Measurement
 from gan_dist.training.precision import tune_process
 from gan_dist.training.preflight import (
     image_shape,
-    require_same_config,
     require_same_run,
     total_images,
     without_damage,
@@ -62,7 +61,7 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
         seed=config.seed,
         channels_last=config.train.channels_last,
     )
-    loaded = states.load_latest(state, run_uri, lambda uri: require_same_config(config, uri, "data.path"))
+    loaded = states.load_latest(state, run_uri, lambda uri: require_same_run(config, uri, "data.path"))
     for sentence in loaded.damaged.values() if context.rank == 0 else ():
         context.warn(sentence)
     total = total_images(config.train, config.optim)

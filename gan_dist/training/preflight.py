@@ -61,31 +61,22 @@ def total_images(train: TrainConfig, optim: OptimConfig) -> int:
     return -(-round(train.kimg * 1000) // update) * update
 
 
-def require_same_run(config: RunConfig, run_uri: str) -> None:
-    """Refuse to continue a run with a configuration of other results.
-
-    Raises:
-        ResumeError: a key differs, or the folder is a search's.
-    """
-    if storage.exists(storage.join(run_uri, release.SEARCH)):
-        raise ResumeError(
-            f"{run_uri} is a search, not a run", "give the run another name (name=...)", keys=("name",)
-        )
-    if storage.exists(storage.join(run_uri, release.CONFIG)):
-        require_same_config(config, run_uri)
-
-
-def require_same_config(config: RunConfig, uri: str, *free: str) -> None:
+def require_same_run(config: RunConfig, uri: str, *free: str) -> None:
     """Refuse to continue from a run's folder, or from a checkpoint, of a configuration of other results.
 
     Keys that are `free` may differ, beside those that always may.
 
     Raises:
-        ResumeError: a key differs.
+        ResumeError: a key differs, or the folder is a search's.
     """
-    differing = differing_keys(
-        load_config(storage.join(uri, release.CONFIG)), config, FREE_ON_RESUME | {*free}
-    )
+    if storage.exists(storage.join(uri, release.SEARCH)):
+        raise ResumeError(
+            f"{uri} is a search, not a run", "give the run another name (name=...)", keys=("name",)
+        )
+    earlier_uri = storage.join(uri, release.CONFIG)
+    if not storage.exists(earlier_uri):
+        return
+    differing = differing_keys(load_config(earlier_uri), config, FREE_ON_RESUME | {*free})
     if differing:
         listed = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
         raise ResumeError(

@@ -55,23 +55,24 @@ def replay(
     if checkpoint is not None:
         storage.copy_tree(checkpoint, storage.join(settings.run_uri, checkpoint.rpartition("/")[2]))
     if workers == 1:
-        _train(settings, 0, stop_at, show)
+        _train(settings.model_dump(mode="json"), 0, stop_at, show)
     else:
-        _train_on_ranks(settings, workers, stop_at, folder, show)
+        _train_on_ranks(settings.model_dump(mode="json"), workers, stop_at, folder, show)
     return read_log(settings.run_uri)
 
 
-def _train(config: RunConfig, rank: int, stop_at: int, show: Show) -> None:
+def _train(settings: dict[str, Any], rank: int, stop_at: int, show: Show) -> None:
+    config = RunConfig.model_validate(settings)
     # As a worker on a cluster does: bits depend on the number of threads.
     torch.set_num_threads(config.scale.threads)
     device = torch.device("cuda", rank) if config.scale.gpus_per_worker else torch.device("cpu")
     train(config, LocalContext(config.run_uri, device=device, on_progress=show), stop_at)
 
 
-def _train_on_ranks(config: RunConfig, workers: int, stop_at: int, folder: str, show: Show) -> None:
+def _train_on_ranks(settings: dict[str, Any], workers: int, stop_at: int, folder: str, show: Show) -> None:
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
-    given = config.model_dump(mode="json"), workers, stop_at, str(Path(folder) / "ranks")
+    given = settings, workers, stop_at, str(Path(folder) / "ranks")
     ranks = [
         context.Process(target=_rank, args=(rank, *given, messages), daemon=True) for rank in range(workers)
     ]
@@ -102,13 +103,12 @@ def _read(messages: Any, show: Show) -> None:
         return
 
 
-def _rank(rank: int, config: dict[str, Any], workers: int, stop_at: int, store: str, messages: Any) -> None:
+def _rank(rank: int, settings: dict[str, Any], workers: int, stop_at: int, store: str, messages: Any) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    run = RunConfig.model_validate(config)
-    backend = "nccl" if run.scale.gpus_per_worker else "gloo"
+    backend = "nccl" if settings["scale"]["gpus_per_worker"] else "gloo"
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=workers)
     try:
-        _train(run, rank, stop_at, messages.put)
+        _train(settings, rank, stop_at, messages.put)
     except GanDistError as error:
         messages.put(error)
     dist.destroy_process_group()
