@@ -37,6 +37,10 @@ test: setup  ## the whole test suite
 soak: setup  ## what is tested at length: many kills, many drains, a conditional run (an hour)
 	@$(BIN)/pytest -m soak --timeout 7200 $(ARGS)
 
+SEED ?= $(shell date +%s)
+chaos: setup  ## thousands of faults at random places, by a SEED; figures to benchmarks/chaos.md (two hours)
+	@$(BIN)/pytest tests/chaos --chaos $(SEED) -m "" --timeout 7200 $(ARGS)
+
 quick: setup  ## the tests that need no cluster and no patience
 	@$(PYTEST) -m "not slow and not ray and not soak" $(ARGS)
 
@@ -59,4 +63,4 @@ lock: setup  ## renew requirements.lock from pyproject.toml
 clean:  ## remove .venv and caches, not runs/
 	@rm -rf .venv .venv-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test soak quick floor check lock clean
+.PHONY: help setup demo test soak chaos quick floor check lock clean

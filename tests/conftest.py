@@ -58,6 +58,15 @@ class _LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
         super()._assign_work_unit(node)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos", type=int, metavar="SEED", help="run tests/chaos at length, with this seed")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    seed = config.getoption("--chaos")
+    return [] if seed is None else [f"chaos: SEED={seed}"]
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _LongestFirst(config, log)
 
