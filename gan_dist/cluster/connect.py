@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import ray
 from ray.exceptions import (
@@ -20,15 +21,16 @@ from ray.exceptions import (
     RpcError,
 )
 
-from gan_dist.cluster.local_ray import keep_handlers, shielded_processes
+from gan_dist.cluster.local_ray import few_processes, keep_handlers, kill_local_processes, shielded_processes
 from gan_dist.cluster.nodes import resources
 from gan_dist.cluster.nodes.head_probe import cluster_address, node_resources, require_reachable
 from gan_dist.config import ScaleConfig, SearchConfig
 from gan_dist.config.machine import Machine, this_machine
 from gan_dist.core import host
 from gan_dist.core.errors import ClusterError
-from gan_dist.core.interrupts import interruptible
+from gan_dist.core.interrupts import interruptible, postponed
 from gan_dist.core.storage.redaction import reason
+from gan_dist.core.threads import abandon
 
 LOG = logging.getLogger("gan_dist")
 QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -41,6 +43,8 @@ WORKER_ENVIRONMENT = {
 """Environment variables of training workers; a local cluster is started with them."""
 LOST = (LocalRayletDiedError, NodeDiedError, RayActorError, RaySystemError, RpcError)
 """What Ray raises in a driver whose cluster, or the part of it that the driver needs, has ended."""
+callers: WeakSet[threading.Thread] = WeakSet()
+"""Threads beside the main one that use the connection while they live."""
 _started = threading.Event()
 
 
@@ -69,8 +73,23 @@ def connect() -> Iterator[None]:
             what = f"{where} ended, or cannot be reached any more ({reason(error)})"
             raise ClusterError(what, "the same command again goes on once there is one") from error
         finally:
-            ray.shutdown()
-            _started.clear()
+            with postponed():
+                _disconnect()
+
+
+def _disconnect() -> None:
+    """Leave the cluster, and end it if `connect` has started it.
+
+    Ray ends a process with exit code 1 in which a thread uses a connection that is closed. While a thread
+    uses it, it stays open, and the command then ends without Ray's shutdown.
+    """
+    _started.clear()
+    busy = {thread for thread in callers if thread.is_alive()}
+    for thread in busy:
+        abandon(thread)
+    if not busy:
+        ray.shutdown()
+    kill_local_processes()
 
 
 def find_machine() -> Machine:
@@ -99,7 +118,7 @@ def started_here() -> bool:
 def _start_local() -> None:
     os.environ.update(WORKER_ENVIRONMENT)
     try:
-        with shielded_processes(), keep_handlers():
+        with shielded_processes(), few_processes(), keep_handlers():
             ray.init(address="local", num_cpus=host.cores(), include_dashboard=False, **QUIET)
         _started.set()
     except Exception as error:  # Ray 2.60 has no class of its own for a node that does not start in time

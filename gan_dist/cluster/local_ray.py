@@ -9,28 +9,29 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import ModuleType
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from ray._private import services, utils
+import psutil
+from ray._private import node, ray_constants, services, utils
 
-from gan_dist.core.interrupts import SIGNALS
+from gan_dist.core.interrupts import postponed
 
 
 @contextmanager
 def keep_handlers() -> Iterator[None]:
-    """Let Ray start or join, and undo its own handlers of signals, which would end this process.
+    """Let Ray start or join without handlers of signals of its own, and without being interrupted.
 
-    One of them is set in Python, another in C++, beneath Python's.
+    One of them is set in Python, another in C++. An interrupted start leaves Ray in a state in which its
+    shutdown ends by a segmentation fault.
     """
-    with _replaced(utils, "set_sigterm_handler", lambda _handler: None):
+    with (
+        postponed(),
+        _replaced(utils, "set_sigterm_handler", lambda _handler: None),
+        _replaced(ray_constants, "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", True),
+    ):
         yield
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            signal.signal(number, signal.getsignal(number))
 
 
 @contextmanager
@@ -46,22 +47,57 @@ def shielded_processes() -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
+def few_processes() -> Iterator[None]:
+    """Let Ray start without what a cluster of one process on one machine has no use for.
+
+    These are its dashboard, the monitor of its autoscaler and the reader of its log files. Each is a Python
+    process that imports Ray while the workers want the CPUs.
+    """
+    with ExitStack() as stack:
+        for name in ("start_api_server", "start_monitor", "start_log_monitor"):
+            stack.enter_context(_replaced(node.Node, name, lambda _node, **_options: None))
+        yield
+
+
+def kill_local_processes() -> None:
+    """Kill what Ray has started for this process, and what that has started.
+
+    Ray itself forgets processes if it is interrupted while it starts them, and those whose node has died.
+    """
+    for process in psutil.process_iter() if _sessions else ():
+        with suppress(OSError, psutil.Error):
+            if os.getsid(process.pid) in _sessions:
+                process.kill()
+    _sessions.clear()
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        setattr(owner, name, before)
+
+
+_sessions: set[int] = set()
+"""Sessions of processes that Ray has started; each is the number of its first process."""
 
 
 class _Process(subprocess.Popen[bytes]):
+    pid = 0
+
     def __init__(self, command: list[str], *, preexec_fn: Callable[[], None], **options: Any) -> None:
         def block_signals() -> None:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
             preexec_fn()
 
-        super().__init__(command, preexec_fn=block_signals, start_new_session=True, **options)
+        try:
+            super().__init__(command, preexec_fn=block_signals, start_new_session=True, **options)
+        finally:
+            if self.pid:
+                _sessions.add(self.pid)
 
     def terminate(self) -> None:
         """Kill the process, which blocks SIGTERM, and those of its group: a node's has agents."""

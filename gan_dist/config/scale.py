@@ -21,6 +21,9 @@ class ScaleConfig(Section):
     fewer they are, the more of the batch each holds."""
     wait_s: PositiveFloat = 1800.0
     """Seconds that the run waits for room for its workers before it ends; it can be continued."""
+    collective_timeout_s: PositiveFloat = 600.0
+    """Seconds that workers wait for one that does not answer, rounded up; it may write files or compare
+    features meanwhile."""
     cpus_per_worker: PositiveFloat = 1.0
     """CPUs that one worker reserves; its threads follow. `auto`: an equal share of what there is, on GPUs
     four at most; in a search 1."""

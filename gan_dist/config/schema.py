@@ -263,6 +263,7 @@ FREE_ON_RESUME = frozenset(
         "scale.workers",
         "scale.min_workers",
         "scale.wait_s",
+        "scale.collective_timeout_s",
         "scale.cpus_per_worker",
         "scale.gpus_per_worker",
         "log.every_kimg",

@@ -26,6 +26,10 @@ class _State:
     """Whether `interruptible` is entered."""
     request: threading.Event | None = None
     """What the next signal sets, if a stop is prepared."""
+    postpones = False
+    """Whether `postponed` is entered."""
+    waiting = False
+    """Whether a signal has come since."""
     ending_since: float | None = None
     """When the command was made to end, in the time of `time.monotonic`."""
 
@@ -35,8 +39,10 @@ def stop_requested() -> bool:
     return _State.ending_since is not None or (_State.request is not None and _State.request.is_set())
 
 
-def _handle(_number: int, _frame: FrameType | None) -> None:
-    if _State.ending_since is not None:
+def _handle(_number: int = 0, _frame: FrameType | None = None) -> None:
+    if _State.postpones:
+        _State.waiting = True
+    elif _State.ending_since is not None:
         if time.monotonic() - _State.ending_since > FORCE_S:
             os._exit(INTERRUPTED)
     elif _State.request is not None and not _State.request.is_set():
@@ -67,7 +73,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        _State.handled, _State.ending_since = False, None
+        _State.handled, _State.waiting, _State.ending_since = False, False, None
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -76,6 +82,19 @@ def ignore_interrupts() -> None:
     """Ignore SIGNALS from now on, as while Python ends."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Let SIGNALS that come within `interruptible` wait until the context has ended."""
+    before, _State.postpones = _State.postpones, True
+    try:
+        yield
+    finally:
+        _State.postpones = before
+        if not before and _State.waiting:
+            _State.waiting = False
+            _handle()
 
 
 @contextmanager

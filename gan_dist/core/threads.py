@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
-from weakref import WeakSet
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_abandoned: WeakSet[threading.Thread] = WeakSet()
+_abandoned: set[threading.Thread] = set()
 
 
 def map_ahead(stack: ExitStack, function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
@@ -52,14 +51,14 @@ def prefetch(values: Iterator[T]) -> Iterator[T]:
 
 
 def abandon(thread: threading.Thread) -> None:
-    """Record that nobody waits any longer for a daemon thread that is stuck in a library."""
+    """Record that nobody waits any longer for a daemon thread that is in a library's code."""
     _abandoned.add(thread)
 
 
 def abandoned_threads() -> set[threading.Thread]:
-    """Return the abandoned threads that still run; a process that has any must end by `os._exit`.
+    """Return the threads that were abandoned; a process that has any must end by `os._exit`.
 
     When Python ends, it ends each thread that returns to it. If that thread was called from C++, as s3fs is
-    from Arrow, the whole process aborts.
+    from Arrow, the whole process aborts. One that has ended since may have left its library in any state.
     """
-    return {thread for thread in _abandoned if thread.is_alive()}
+    return set(_abandoned)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from gan_dist.core.errors import CapacityError, StorageError, WorkerError
 from gan_dist.core.storage.hashed_folder import checkpoint_names, write_folder
 from gan_dist.data.builtin import DIGITS
 from gan_dist.training.progress import Progress
+from tests.support.commands import wait_until
 from tests.support.faults import proxy
 from tests.support.gloo import run_gloo
 from tests.unit.training.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
@@ -93,6 +95,18 @@ def test_a_run_that_fills_a_disk_ends_at_once_by_its_own_error(small_disk: Path 
     assert news[-1].warnings == ()
 
 
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_neither_workers_nor_a_thread_that_uses_ray(tmp_path: Path) -> None:
+    def interrupt(status: RunStatus) -> None:
+        if status.progress is not None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        driver.run(config(tmp_path, "train.kimg=100000", "eval.every_kimg=90000"), interrupt)
+    assert "fit" not in {thread.name for thread in threading.enumerate()}
+    wait_until(lambda: ray.available_resources().get("CPU") == 2.0, 30)
+
+
 def test_more_workers_than_the_cluster_holds_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(
         CapacityError, match=r"needs 8 x 1 = 8 CPUs; .* has 2 CPUs and 0 GPUs on 1 node"
@@ -117,6 +131,9 @@ class _Failing:
 
     def is_running(self) -> bool:
         return False
+
+    def close(self) -> None:
+        pass
 
 
 def test_a_run_ends_after_four_failures_without_a_checkpoint_between_them(

@@ -104,13 +104,13 @@ class _Driver:
                 return status.result
             if stopped:
                 if group.error is not None:
-                    self._warn(f"{failure_reason(group.error)} while it was stopped; {self._kept()}")
+                    self._warn(f"{self._reason(group, status)} while it was stopped; {self._kept()}")
                 break
             if self._own_node in placement.draining_nodes():
                 raise PlacementError(f"the node that this command runs on leaves the cluster; {self._kept()}")
             if group.error is not None:
                 failures = 0 if self._images() > first_image else failures + 1
-                self._handle_failure(group.error, status.nodes, failures)
+                self._handle_failure(group, status, failures)
         return RunResult(self._images(), finished=False, images_per_second=None, value=None)
 
     def _wait_for_room(self) -> int | None:
@@ -140,7 +140,8 @@ class _Driver:
         """
         stopping = stop_requested = False
         next_try = math.inf
-        with closing(placement.GrowthRequest(self._config.scale, self._counts, group.workers)) as growth:
+        request = placement.GrowthRequest(self._config.scale, self._counts, group.workers)
+        with closing(group), closing(request) as growth:
             while group.is_running():
                 status = self._read_status()
                 nodes = status.nodes
@@ -181,16 +182,19 @@ class _Driver:
         self._warn(f"there is room for more than {wanted}: writing a checkpoint")
         return True
 
-    def _handle_failure(self, error: Exception, nodes: frozenset[str], failures: int) -> None:
+    def _handle_failure(self, group: WorkerGroup, status: RunStatus, failures: int) -> None:
         """Warn that the run goes on, or raise a WorkerError after more than RETRIES failures in a row."""
         if failures > RETRIES:
-            what = (
-                f"the workers failed {failures} times without a new checkpoint, the last time with: {error}"
-            )
-            raise WorkerError(f"{what}\n{self._kept()}") from error
-        lost = placement.node_addresses(nodes, alive=False)
-        what = f"lost {', '.join(lost)}" if lost else failure_reason(error)
+            what = f"the workers failed {failures} times without a new checkpoint, the last time with: "
+            raise WorkerError(f"{what}{group.error}\n{self._kept()}") from group.error
+        lost = placement.node_addresses(status.nodes, alive=False)
+        what = f"lost {', '.join(lost)}" if lost else self._reason(group, status)
         self._warn(f"{what}; the run goes on from {self._images() / 1000:g} kimg")
+
+    def _reason(self, group: WorkerGroup, status: RunStatus) -> str:
+        assert group.error is not None
+        timeout_s = self._config.scale.collective_timeout_s
+        return failure_reason(group.error, workers=group.workers, waiting=status.waiting, timeout_s=timeout_s)
 
     def _images(self) -> int:
         patience = self._patience()

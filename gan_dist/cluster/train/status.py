@@ -26,6 +26,8 @@ class RunStatus:
     """Result of the latest worker group; None unless it ended in order."""
     nodes: frozenset[str] = frozenset()
     """Ids of the nodes on which the latest worker group runs."""
+    waiting: frozenset[int] = frozenset()
+    """Ranks of the latest worker group that have waited for others in vain."""
     stopping: bool = False
     """Whether the run was asked to end."""
 
@@ -45,7 +47,7 @@ class StatusActor:
 
     def start_group(self) -> int:
         """Reset what belongs to a single worker group, and return the number of the next one."""
-        self.status = replace(self.status, progress=None, failure=None, result=None, nodes=frozenset())
+        self.status = RunStatus(warnings=self.status.warnings)
         self.stop = False
         self.group += 1
         return self.group
@@ -58,6 +60,11 @@ class StatusActor:
         """Add the node of a worker."""
         if self.is_latest(group):
             self.status = replace(self.status, nodes=self.status.nodes | {node})
+
+    def add_waiting(self, group: int, rank: int) -> None:
+        """Add a worker that has waited for others in vain."""
+        if self.is_latest(group):
+            self.status = replace(self.status, waiting=self.status.waiting | {rank})
 
     def update(self, group: int, **changes: Any) -> bool:
         """Replace fields of the status; return whether the worker group should stop."""

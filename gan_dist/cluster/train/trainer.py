@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -27,6 +28,20 @@ class Trainer(TorchTrainer):
     datasets to manage; the driver requests nodes itself.
     """
 
+    _cancelled = False
+    _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+
+    def cancel(self) -> None:
+        """Make `fit`, which another thread is in, kill the workers and raise asyncio.CancelledError soon.
+
+        It does so at once while the workers train; while they start, once they have started.
+        """
+        self._cancelled = True
+        if self._running is not None:
+            loop, task = self._running
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(task.cancel)
+
     def _create_default_callbacks(self) -> list[Any]:
         in_driver = ray.get_runtime_context().get_actor_id() is None
         left_out = (DatasetsCallback, PlacementGroupCleanerCallback) if in_driver else (DatasetsCallback,)
@@ -39,8 +54,16 @@ class Trainer(TorchTrainer):
         auto_init_hook.enable_auto_connect = False
         policy: Any = _ScalingPolicy
         controller: Any = _Controller(**{**arguments, "scaling_policy": policy(self.scaling_config)})
-        asyncio.run(controller.run())
+        asyncio.run(self._run(controller))
         return controller.get_result()
+
+    async def _run(self, controller: _Controller) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running = asyncio.get_running_loop(), task
+        if self._cancelled:
+            task.cancel()
+        await controller.run()
 
 
 class _ScalingPolicy(FixedScalingPolicy):
@@ -81,3 +104,15 @@ class _TrainGroup(RayWorkerGroup):
 
 class _Controller(TrainController):
     worker_group_cls = _TrainGroup
+
+    async def run(self) -> None:
+        """Run until the training has ended; if it is cancelled, kill the workers."""
+        try:
+            await super().run()  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            group = self.get_worker_group()
+            if group is not None and (state := group._worker_group_state) is not None:
+                for actor in (*(worker.actor for worker in state.workers), state.sync_actor):
+                    ray.kill(actor)
+                state.placement_group_handle.shutdown()
+            raise

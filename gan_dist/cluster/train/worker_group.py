@@ -5,10 +5,13 @@ A worker's process has its environment, its network interface and the training l
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import re
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +22,7 @@ import torch
 from ray.train import CheckpointUploadMode
 from ray.train.torch import TorchConfig, get_device
 
-from gan_dist.cluster.connect import WORKER_ENVIRONMENT, started_here
+from gan_dist.cluster.connect import WORKER_ENVIRONMENT, callers, started_here
 from gan_dist.cluster.nodes.placement import worker_resources
 from gan_dist.cluster.prometheus import Gauges
 from gan_dist.cluster.train.status import StatusClient
@@ -34,6 +37,8 @@ from gan_dist.training.progress import Progress
 SOURCE_LINE = re.compile(r"^\[[^]]*\] ")
 """The source file and line at the start of gloo's errors (torch 2.11)."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
+CLOSE_S = 2.0
+"""Seconds to wait for the end of workers that are killed: the interval of Ray's checks, and some more."""
 SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # Ray's watcher would let workers train on until the deadline. The driver watches nodes itself.
@@ -61,7 +66,7 @@ class WorkerGroup:
         self._trainer = Trainer(
             run_worker,
             train_loop_config={"config": config.model_dump(mode="json"), "actor": actor, "group": number},
-            torch_config=ReachableTorch(),
+            torch_config=ReachableTorch(timeout_s=math.ceil(config.scale.collective_timeout_s)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers,
                 use_gpu=config.scale.gpus_per_worker > 0,
@@ -71,15 +76,23 @@ class WorkerGroup:
             run_config=_run_config(config.name, config.storage.path, config.scale),
         )
         self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
+        callers.add(self._thread)
         self._thread.start()
 
     def is_running(self) -> bool:
         """Return whether the group has not ended yet."""
         return self._thread.is_alive()
 
+    def close(self) -> None:
+        """Kill the workers if they still run; those that start are killed once they have started."""
+        self._trainer.cancel()
+        self._thread.join(CLOSE_S)
+
     def _fit(self) -> None:
         try:
             self._trainer.fit()
+        except asyncio.CancelledError:
+            pass
         except Exception as error:
             self.error = error
 
@@ -98,22 +111,33 @@ def _run_config(name: str, folder: str, scale: ScaleConfig) -> ray.train.RunConf
     )
 
 
-def failure_reason(error: Exception) -> str:
-    """Return in one line why a worker group failed."""
+def failure_reason(
+    error: Exception, *, workers: int = 0, waiting: Collection[int] = (), timeout_s: float = math.inf
+) -> str:
+    """Return in one line why a worker group failed.
+
+    `waiting` are the ranks, of `workers`, that have waited `timeout_s` for others in vain.
+    """
     failures = getattr(error, "worker_failures", {})
     # The death of a worker makes the others fail; it is the reason.
     died = [rank for rank, failure in failures.items() if hasattr(failure, "health_check_failure")]
     if died:
         return f"worker {died[0]} died"
+    if waiting and (absent := [rank for rank in range(workers) if rank not in waiting]):
+        return (
+            f"worker {', '.join(map(str, absent))} did not answer the others for {timeout_s:g} s "
+            "(scale.collective_timeout_s)"
+        )
     rank = min(failures, default=None)
     cause = getattr(error, "controller_failure", error) if rank is None else failures[rank]
     text = SOURCE_LINE.sub("", str(cause).strip().partition("\n")[0]).partition(". ")[0]
     return f"{'the workers' if rank is None else f'worker {rank}'} failed: {type(cause).__name__}: {text}"
 
 
-COLLECTIVE_S = 600
-"""Timeout of torch.distributed, in seconds: a worker may write files or compare features while the others
-wait. Ray notices the loss of a node sooner."""
+TIMED_OUT = "Timed out waiting"
+"""What gloo says when a worker has waited for another one in vain (torch 2.11 to 2.15)."""
+OTHERS_S = 5.0
+"""Seconds within which those that wait for the same worker stop waiting."""
 
 _TorchBackend: Any = TorchConfig().backend_cls
 
@@ -132,8 +156,6 @@ def environment(scale: ScaleConfig) -> dict[str, str]:
 @dataclass
 class ReachableTorch(TorchConfig):
     """Ray Train's set-up of torch.distributed, with network interfaces that other nodes can reach."""
-
-    timeout_s: int = COLLECTIVE_S
 
     @property
     def backend_cls(self) -> type[_Backend]:
@@ -182,6 +204,11 @@ def run_worker(settings: dict[str, Any]) -> None:
         result = None if stopped else train(config, context)
     except GanDistError as error:
         ray.get(actor.update.remote(group, failure=error))
+        raise
+    except RuntimeError as error:
+        if TIMED_OUT in str(error):
+            ray.get(actor.add_waiting.remote(group, context.rank))
+            time.sleep(OTHERS_S)  # this worker's failure ends the others
         raise
     finally:
         context.close()

@@ -71,6 +71,16 @@ def test_a_worker_that_died_is_the_reason_and_not_those_that_miss_it() -> None:
     assert failure_reason(WorkerGroupError("", {0: CLOSED, 1: died})) == "worker 1 died"
 
 
+def test_a_worker_that_does_not_answer_is_named_by_those_that_waited_for_it() -> None:
+    late = RuntimeError("[/src/gloo/x.cc:81] Timed out waiting 20000ms for recv operation to complete")
+    error = WorkerGroupError("", {0: late, 2: late})
+    reason = failure_reason(error, workers=3, waiting={0, 2}, timeout_s=20.0)
+    assert reason == "worker 1 did not answer the others for 20 s (scale.collective_timeout_s)"
+    # A network that lets nobody through makes all wait.
+    reason = failure_reason(error, workers=3, waiting={0, 1, 2}, timeout_s=20.0)
+    assert reason == "worker 0 failed: RuntimeError: Timed out waiting 20000ms for recv operation to complete"
+
+
 def test_a_reason_is_one_line() -> None:
     expected = "worker 1 failed: RuntimeError: Connection closed by peer [10.0.0.2]:12209"
     assert failure_reason(WorkerGroupError("", {1: CLOSED})) == expected

@@ -143,3 +143,25 @@ def test_what_runs_under_nohup_outlives_its_terminal_and_not_the_other_signals(t
         for number, handler in before.items():
             signal.signal(number, handler)
     assert process.returncode == INTERRUPTED
+
+
+POSTPONED = """
+import os, signal, sys
+from gan_dist.core.interrupts import interruptible, postponed
+
+with interruptible():
+    try:
+        with postponed(), postponed():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+            print("undisturbed", flush=True)
+        print("not reached")
+    except KeyboardInterrupt:
+        os.kill(os.getpid(), signal.SIGTERM)  # it ends already
+        print("interrupted", flush=True)
+"""
+
+
+def test_a_signal_waits_until_what_must_not_be_interrupted_has_ended() -> None:
+    done = subprocess.run([sys.executable, "-c", POSTPONED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "undisturbed\ninterrupted\n", "")
