@@ -8,13 +8,17 @@ command and shows it to all who have the token.
 
 from __future__ import annotations
 
+import codecs
+import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from heapq import nlargest
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from pathspec import GitIgnoreSpec
@@ -22,6 +26,7 @@ from pathspec import GitIgnoreSpec
 from gan_dist.core.errors import ClusterError
 from gan_dist.core.storage.redaction import holds_secret
 
+LOG = logging.getLogger("gan_dist")
 MAX_BYTES = 100 * 1024**2
 """Limit of Ray's dashboard (`DASHBOARD_CLIENT_MAX_SIZE` of Ray 2.60)."""
 MAX_FILES = 20_000
@@ -41,14 +46,14 @@ class Upload:
     @property
     def bytes(self) -> int:
         """Size before compression."""
-        return sum(path.stat().st_size for path in self.files.values())
+        return sum(map(_size, self.files.values()))
 
 
 def collect_files(folder: Path, required: Sequence[str] = ()) -> Upload:
     """Return the files of a job that is submitted from `folder`; those in `required` even if ignored.
 
     Raises:
-        ClusterError: they are too many or too large, with the largest.
+        ClusterError: they are too many or too large, with the largest, or one cannot be read.
     """
     files: dict[str, Path] = {}
     if not (folder / PACKAGE.name / "__init__.py").exists():
@@ -64,7 +69,7 @@ def collect_files(folder: Path, required: Sequence[str] = ()) -> Upload:
             raise ClusterError(what, IGNORE_REMEDY)
     upload = Upload(files | {name: folder / name for name in required})
     if upload.bytes > MAX_BYTES:
-        largest = nlargest(5, [(path.stat().st_size, name) for name, path in upload.files.items()])
+        largest = nlargest(5, [(_size(path), name) for name, path in upload.files.items()])
         named = ", ".join(f"{name} ({_mib(size)})" for size, name in largest)
         what = f"the working directory {folder} is {_mib(upload.bytes)}, and a job's may be {_mib(MAX_BYTES)}"
         raise ClusterError(f"{what}; the largest files are {named}", IGNORE_REMEDY)
@@ -83,8 +88,7 @@ def write_zip(upload: Upload, to: Path, secrets: Mapping[str, str]) -> None:
                 content = path.read_bytes()
                 mode = path.stat().st_mode
             except OSError as error:
-                what = f"{path} cannot be read ({error.strerror}), and the job would miss it"
-                raise ClusterError(what, "name it in .rayignore") from None
+                raise _unreadable(path, error) from None
             for secret, value in secrets.items():
                 if value.encode() in content:
                     what = f"{path} holds the value of {secret}, and would be kept on the cluster"
@@ -96,29 +100,97 @@ def write_zip(upload: Upload, to: Path, secrets: Mapping[str, str]) -> None:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in _walk(folder, [(folder, GitIgnoreSpec.from_lines(ALWAYS_IGNORED))]):
-        yield path.relative_to(folder).as_posix(), path
+    top = _Folder(folder, (folder.resolve(),), ((folder, GitIgnoreSpec.from_lines(ALWAYS_IGNORED)),))
+    for path in _walk(top):
+        name = path.relative_to(folder).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            what = f"{folder} holds a name that is not UTF-8 ({os.fsencode(name)!r})"
+            raise ClusterError(what, "rename it, or name it in .rayignore") from None
+        yield name, path
 
 
-def _walk(folder: Path, ignored: list[tuple[Path, GitIgnoreSpec]]) -> Iterator[Path]:
+class _Folder(NamedTuple):
+    """A folder to walk through.
+
+    `way` is where it and the folders on the way to it really are, in front of each link; `ignored` are the
+    patterns that apply, each with the folder that they are relative to.
+    """
+
+    path: Path
+    way: tuple[Path, ...]
+    ignored: tuple[tuple[Path, GitIgnoreSpec], ...]
+
+
+def _walk(folder: _Folder) -> Iterator[Path]:
     """Yield the files below a folder; each ignore file applies to its own folder."""
+    try:
+        with os.scandir(folder.path) as entries:
+            inside = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(folder.path, error) from None
+    ignored = folder.ignored
+    left_out: set[str] = set()
     for name in IGNORE_FILES:
-        if (folder / name).is_file():
-            lines = (folder / name).read_text(errors="replace").splitlines()
-            ignored = [*ignored, (folder, GitIgnoreSpec.from_lines(lines))]
-    with os.scandir(folder) as entries:
-        inside = sorted(entries, key=lambda entry: entry.name)
-    for entry in inside:
-        path, is_folder = Path(entry.path), entry.is_dir()
-        end = "/" if is_folder else ""
-        if any(spec.match_file(path.relative_to(base).as_posix() + end) for base, spec in ignored):
+        try:
+            ignored = (*ignored, (folder.path, _patterns((folder.path / name).read_bytes())))
+        except (FileNotFoundError, IsADirectoryError):
             continue
+        except OSError as error:
+            LOG.warning("warning: %s is passed over, as by git: %s", folder.path / name, error.strerror)
+            left_out.add(name)
+    for entry in inside:
+        path = Path(entry.path)
+        is_folder, failed = False, None
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # such as a link in a circle, to which patterns for files apply
+            failed = error
+        if entry.name in left_out or _is_ignored(path, ignored, "/" if is_folder else ""):
+            continue
+        if failed:
+            raise _unreadable(path, failed)
         if is_folder:
-            # A link to a folder is followed, unless it leads to a parent.
-            if not (entry.is_symlink() and folder.resolve().is_relative_to(path.resolve())):
-                yield from _walk(path, ignored)
+            way = _way(path, entry, folder.way)
+            if way is not None:
+                yield from _walk(_Folder(path, way, ignored))
         elif entry.is_file():
             yield path
+
+
+def _way(path: Path, entry: os.DirEntry[str], way: tuple[Path, ...]) -> tuple[Path, ...] | None:
+    """Return the way to a folder; None for a link to one that it lies in, which would be walked for ever."""
+    if not entry.is_symlink():
+        return (*way[:-1], way[-1] / entry.name)
+    target = path.resolve()
+    return None if any(real.is_relative_to(target) for real in way) else (*way, target)
+
+
+def _is_ignored(path: Path, ignored: Iterable[tuple[Path, GitIgnoreSpec]], end: str) -> bool:
+    return any(spec.match_file(path.relative_to(base).as_posix() + end) for base, spec in ignored)
+
+
+def _patterns(content: bytes) -> GitIgnoreSpec:
+    """Return an ignore file's patterns; lines that are none match nothing, as in git."""
+    patterns = []
+    for line in os.fsdecode(content.removeprefix(codecs.BOM_UTF8)).split("\n"):
+        with suppress(ValueError, re.error):
+            GitIgnoreSpec.from_lines([line.removesuffix("\r")])
+            patterns.append(line.removesuffix("\r"))
+    return GitIgnoreSpec.from_lines(patterns)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ClusterError:
+    what = f"{path} cannot be read ({error.strerror}), and the job would miss it"
+    return ClusterError(what, "name it in .rayignore")
 
 
 def _mib(size: int) -> str:

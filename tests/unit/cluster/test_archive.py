@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -13,6 +14,7 @@ from gan_dist.cluster.jobs import archive
 from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, secrets_here, write_zip
 from gan_dist.core.errors import ClusterError
 from tests.support.heads import ROOT
+from tests.support.privileges import permissions
 
 
 def write(folder: Path, *names: str, text: str = "x") -> None:
@@ -45,6 +47,77 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "job/me").symlink_to(tmp_path / "job")
     (tmp_path / "job/gone").symlink_to(tmp_path / "nowhere")
     assert own(tmp_path / "job") == {"my.yaml", "net/net.py"}
+
+
+def test_links_that_lead_to_each_other_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path, "a/one.py", "b/two.py")
+    for name in ("1", "2"):
+        (tmp_path / "a" / name).symlink_to("../b")
+        (tmp_path / "b" / name).symlink_to("../a")
+    assert own(tmp_path) == {
+        *("a/one.py", "a/1/two.py", "a/2/two.py", "b/two.py", "b/1/one.py", "b/2/one.py"),
+    }
+
+
+def circle(folder: Path) -> None:
+    (folder / "loop").symlink_to("loop")
+
+
+def not_utf8(folder: Path) -> None:
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.py")).touch()
+
+
+def closed_folder(folder: Path) -> None:
+    write(folder, "lost+found/x")
+    (folder / "lost+found").chmod(0)
+
+
+def folder_without_search(folder: Path) -> None:
+    write(folder, "closed/x")
+    (folder / "closed").chmod(0o600)
+
+
+def closed_file(folder: Path) -> None:
+    write(folder, "notes.txt")
+    (folder / "notes.txt").chmod(0)
+
+
+@pytest.mark.parametrize(
+    ("setup", "said", "pattern"),
+    [
+        (circle, r"/loop cannot be read \(Too many levels of symbolic links\)", b"loop"),
+        (not_utf8, r"holds a name that is not UTF-8 \(b'caf\\xe9.py'\)", b"caf\xe9.py"),
+        (closed_folder, r"/lost\+found cannot be read \(Permission denied\)", b"lost+found/"),
+        (folder_without_search, r"/closed/x cannot be read \(Permission denied\)", b"closed/"),
+        (closed_file, r"/notes.txt cannot be read \(Permission denied\)", b"*.txt"),
+    ],
+)
+def test_what_cannot_be_sent_is_named_unless_it_is_ignored(
+    setup: Callable[[Path], None], said: str, pattern: bytes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "job"
+    write(folder, "job.py", "gan_dist/__init__.py")
+    setup(folder)
+    with permissions():
+        with pytest.raises(ClusterError, match=f"{said}.*name it in .rayignore"):
+            write_zip(collect_files(folder), tmp_path / "x.zip", {})
+        (folder / ".rayignore").write_bytes(pattern + b"\n")
+        assert own(folder) == {"job.py", ".rayignore"}
+        write_zip(collect_files(folder), tmp_path / "x.zip", {})
+    for path in (folder / "lost+found", folder / "closed"):
+        if path.exists():
+            path.chmod(0o700)  # pytest deletes it
+
+
+def test_ignore_files_are_read_as_git_reads_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, "a.log", "b.tmp", "deep/c.py", "other/.gitignore/d.py")
+    lines = [b"\xef\xbb\xbf*.log", b"!", b"\\", b"[z-a]", b"caf\xe9\r", b"*.tmp\r", b""]
+    (tmp_path / ".gitignore").write_bytes(b"\n".join(lines))
+    (tmp_path / "deep/.gitignore").write_text("*.py")
+    (tmp_path / "deep/.gitignore").chmod(0)
+    with permissions():
+        assert own(tmp_path) == {".gitignore", "deep/c.py", "other/.gitignore/d.py"}
+    assert "deep/.gitignore is passed over, as by git: Permission denied" in caplog.text
 
 
 def test_a_job_gets_the_package_that_submits_it(tmp_path: Path) -> None:

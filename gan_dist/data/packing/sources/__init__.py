@@ -32,6 +32,7 @@ from gan_dist.data.packing.sources.items import (
     Source,
     SourceOptions,
     counted,
+    some,
 )
 from gan_dist.data.packing.sources.lmdbs import is_lock, open_lmdbs
 from gan_dist.data.packing.sources.splits import choose_split
@@ -75,13 +76,25 @@ def open_source(uri: str, options: SourceOptions) -> Source:
             skipped = [f"left out the images in {options.skip}"]
         files = [file for file in files if not file.path.startswith(inside)]
         folders = [name for name in folders if not f"{name}/".startswith(inside)]
+    closed = [Rejection(file.path, file.refused or "") for file in files if file.is_folder]
+    try:
+        source = _open(uri, root, [file for file in files if not file.is_folder], folders, options)
+    except DataError as error:
+        # What is missing may be there.
+        more = [some(list(map(str, closed)))] if closed else []
+        raise DataError(
+            [replace(one, remedy="; ".join(filter(None, (one.remedy, *more)))) for one in error.problems]
+        ) from None
+    return replace(source, rejected=[*source.rejected, *closed], notes=[*skipped, *source.notes])
+
+
+def _open(uri: str, root: str, files: list[FoundFile], folders: list[str], options: SourceOptions) -> Source:
     kind, found = _only_kind(uri, files)
     if kind != TABLE:
         _refuse_columns(options, both=kind not in (IMAGE, ZIP))
     if kind == IMAGE:
         tree = Tree(uri, files, folders, lambda path: storage.read_bytes(storage.join(root, path)))
-        source = open_folder(root, tree, options)
-        return replace(source, notes=[*skipped, *source.notes])
+        return open_folder(root, tree, options)
     for file in found:
         if file.refused is not None:
             raise DataError(
@@ -93,7 +106,7 @@ def open_source(uri: str, options: SourceOptions) -> Source:
         _refuse_labels_file(options, "tars and Parquet files carry their labels, and LMDBs have none")
         notes: list[str] = []
         used = choose_split(uri, found, options.split, notes, by_folder=False)
-        source = _open_files(kind)(root, used, options)
+        source = _opener(kind)(root, used, options)
         source = replace(source, notes=[*source.notes, *notes])
     names = {file.path for file in found}
     if others := [file for file in files if file.path not in names and not is_lock(file)]:
@@ -125,7 +138,7 @@ def _only_kind(uri: str, files: list[FoundFile]) -> tuple[str, list[FoundFile]]:
     return present[0], kinds[present[0]]
 
 
-def _open_files(kind: str) -> Callable[[str, Sequence[FoundFile], SourceOptions], Source]:
+def _opener(kind: str) -> Callable[[str, Sequence[FoundFile], SourceOptions], Source]:
     if kind == TAR:
         from gan_dist.data.packing.sources.tars import open_tars
 

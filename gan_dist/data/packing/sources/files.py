@@ -22,6 +22,8 @@ LISTING_BYTES = 128 * 2**20
 READ_AHEAD = 4 * 2**20
 ODD_KEY = "named by a key with slashes in a row, which opens another's: rename it"
 NO_TARGET = "a link to nothing"
+CLOSED_FILE = "no permission to read the file"
+CLOSED_FOLDER = "no permission to read the folder, with all that it holds"
 STORE_READERS = 16
 """Whole files read at a time from a store, where each waits for the store's latency."""
 
@@ -162,7 +164,7 @@ def _tried(uri: str, read: Callable[[], bytes], size: int) -> bytes:
             if "://" in uri:
                 # A store says so of credentials that have expired, too.
                 raise
-            return RejectedError("no permission to read the file")
+            return RejectedError(CLOSED_FILE)
 
     outcome = storage.retrying(uri, attempt, size)
     if isinstance(outcome, RejectedError):
@@ -173,7 +175,8 @@ def _tried(uri: str, read: Callable[[], bytes], size: int) -> bytes:
 def find_files(uri: str) -> tuple[str, list[FoundFile], list[str]]:
     """Return a folder, its files and its folders at all depths, sorted, without hidden ones.
 
-    Of a file, return its folder and itself.
+    Of a file, return its folder and itself. A folder that this user may not read counts as a file that is
+    refused.
 
     Raises:
         DataError: there is nothing of that name, a name is not UTF-8, or a link leads in a circle.
@@ -228,7 +231,15 @@ def _list_local(uri: str, root: str) -> tuple[list[FoundFile], list[str]]:
     waiting: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))]
     while waiting:
         folder, way = waiting.pop()
-        with os.scandir(f"{root}/{folder}") as entries:
+        try:
+            entries = os.scandir(f"{root}/{folder}")
+        except PermissionError:
+            if not folder:
+                raise
+            folders.remove(folder.rstrip("/"))
+            found.append(FoundFile(folder.rstrip("/"), 0, CLOSED_FOLDER, is_folder=True))
+            continue
+        with entries:
             for entry in entries:
                 if is_hidden(entry.name):
                     continue
@@ -236,6 +247,11 @@ def _list_local(uri: str, root: str) -> tuple[list[FoundFile], list[str]]:
                 _require_utf8(uri, path)
                 try:
                     status = entry.stat()
+                except PermissionError:
+                    # The folder may be listed, but nothing in it may be reached.
+                    is_folder = not entry.is_symlink() and entry.is_dir()
+                    found.append(FoundFile(path, 0, CLOSED_FOLDER if is_folder else CLOSED_FILE, is_folder))
+                    continue
                 except OSError:
                     if not entry.is_symlink():
                         raise

@@ -122,11 +122,15 @@ class SourceOptions:
 
 
 class FoundFile(NamedTuple):
-    """A file inside a source: its path relative to it, its bytes, and why it is not to be opened, if so."""
+    """A file inside a source: its path relative to it, its bytes, and why it is not to be opened, if so.
+
+    `is_folder` is set for a folder that this user may not read, and which is refused.
+    """
 
     path: str
     size: int
     refused: str | None = None
+    is_folder: bool = False
 
 
 class Labelled(NamedTuple):

@@ -26,6 +26,7 @@ from gan_dist.data.packing.plan import make_plan
 from gan_dist.data.packing.sources import open_source, tables
 from gan_dist.data.packing.sources.files import Files, SteadyFile
 from gan_dist.data.packing.sources.items import Item, Source, SourceOptions, counted, number_classes
+from tests.support.privileges import permissions
 
 
 def picture(value: int) -> bytes:
@@ -261,6 +262,41 @@ def test_a_folder_of_links_to_nothing_is_refused(tmp_path: Path) -> None:
     message = r"no image that can be opened \(a.png: a link to nothing\); links need what they lead to"
     with pytest.raises(DataError, match=message):
         open_source(str(tmp_path), SourceOptions())
+
+
+def closed(path: Path, mode: int = 0) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(mode)
+
+
+def test_folders_that_may_not_be_read_are_rejected_by_name(tmp_path: Path) -> None:
+    reason = "no permission to read the folder, with all that it holds"
+    put(tmp_path, "set/cat/a.png", "set/dog/b.png", "set/cow/c.png", "set/dog/deep/d.png")
+    (tmp_path / "set/dog/deep/e").mkdir()
+    (tmp_path / "set/dog/deep/f.png").symlink_to("d.png")
+    closed(tmp_path / "set/dog/deep", 0o600)  # its names may be read, nothing else
+    closed(tmp_path / "set/lost+found")
+    closed(tmp_path / "set/cow")
+    tar(tmp_path / "tars" / "a.tar", ("a.png", picture(7)))
+    closed(tmp_path / "tars/more")
+    closed(tmp_path / "none/more")
+    with permissions():
+        source = open_source(str(tmp_path / "set"), SourceOptions())
+        assert (names(source), source.classes) == (["cat/a.png", "dog/b.png"], ("cat", "dog"))
+        assert source.rejected == [
+            ("dog/deep/d.png", "no permission to read the file"),
+            ("dog/deep/f.png", "no permission to read the file"),
+            ("cow", reason),
+            ("dog/deep/e", reason),
+            ("lost+found", reason),
+        ]
+        assert source.notes == []
+        source = open_source(str(tmp_path / "tars"), SourceOptions())
+        assert (values(source), source.rejected) == ([7], [("more", reason)])
+        with pytest.raises(DataError, match=f"none holds no images.*; more: {reason}$"):
+            open_source(str(tmp_path / "none"), SourceOptions())
+    for folder in ("set/dog/deep", "set/lost+found", "set/cow", "tars/more", "none/more"):
+        (tmp_path / folder).chmod(0o700)  # pytest deletes them
 
 
 @pytest.mark.timeout(60)
