@@ -66,6 +66,7 @@ def submit(
     """Run a verb as a job on a cluster. It has the files of this folder; options come before the verb."""
     from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, secrets_here, write_zip
     from gan_dist.cluster.jobs.client import ADDRESSES, JobClient, parse_resources
+    from gan_dist.cluster.shadows import require_no_shadows
 
     given = arguments or []
     known = secrets_here()
@@ -80,6 +81,7 @@ def submit(
     command = shlex.join(["python", "-m", "gan_dist", verb, *given])
     resources = {} if entrypoint_resources is None else parse_resources(entrypoint_resources)
     upload = collect_files(Path.cwd(), wanted)
+    require_no_shadows(Path.cwd(), upload.files)
     if dry_run:
         _print_dry_run(command, upload, as_json=as_json)
         return

@@ -7,7 +7,8 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -24,6 +25,8 @@ from ray.exceptions import (
 from gan_dist.cluster.local_ray import few_processes, keep_handlers, kill_local_processes, shielded_processes
 from gan_dist.cluster.nodes import resources
 from gan_dist.cluster.nodes.head_probe import cluster_address, node_resources, require_reachable
+from gan_dist.cluster.ray_files import WRITABLE_PLACES, short_folder, token_without_home
+from gan_dist.cluster.shadows import require_no_shadows
 from gan_dist.config import ScaleConfig, SearchConfig
 from gan_dist.config.machine import Machine, this_machine
 from gan_dist.core import host
@@ -55,18 +58,21 @@ def connect() -> Iterator[None]:
     A process that is connected already stays with its cluster.
 
     Raises:
-        ClusterError: no cluster could be joined or started, or it ended while it was in use.
+        ClusterError: no cluster could be joined or started, or it ended while it was in use; or a file of
+            the working directory would stand in for a module of Ray's processes.
     """
     if ray.is_initialized():
         yield
         return
     address = cluster_address()
-    with interruptible():
+    require_no_shadows(Path.cwd())
+    with interruptible(), ExitStack() as files:
         try:
             if address is not None:
                 join(address)
             else:
-                _start_local()
+                files.enter_context(token_without_home())
+                _start_local(files.enter_context(short_folder()))
             yield
         except LOST as error:
             where = "this machine's Ray" if address is None else f"the cluster at RAY_ADDRESS={address}"
@@ -115,12 +121,17 @@ def started_here() -> bool:
     return _started.is_set()
 
 
-def _start_local() -> None:
+def _start_local(folder: str) -> None:
     os.environ.update(WORKER_ENVIRONMENT)
     try:
         with shielded_processes(), few_processes(), keep_handlers():
-            ray.init(address="local", num_cpus=host.cores(), include_dashboard=False, **QUIET)
+            ray.init(
+                address="local", num_cpus=host.cores(), include_dashboard=False, _temp_dir=folder, **QUIET
+            )
         _started.set()
+    except OSError as error:
+        what = f"Ray could not be started on this machine ({reason(error).rstrip('.')})"
+        raise ClusterError(what, WRITABLE_PLACES) from error
     except Exception as error:  # Ray 2.60 has no class of its own for a node that does not start in time
         what = f"Ray could not be started on this machine ({reason(error).rstrip('.')})"
         remedy = "free memory or CPUs, of which gan-dist doctor shows what is left, and try again"

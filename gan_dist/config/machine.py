@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -117,5 +118,8 @@ def choose_extractor(data: str, weights: bool, *, one_node: bool) -> str:
 def downloaded_inception() -> str | None:
     """Return the path of FID's weights where torch-fidelity has downloaded them, or None."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
-    path = Path(os.environ.get("TORCH_HOME") or caches, "hub", "checkpoints", INCEPTION_FILE).expanduser()
-    return str(path) if path.is_file() else None
+    path = Path(os.environ.get("TORCH_HOME") or caches, "hub", "checkpoints", INCEPTION_FILE)
+    with suppress(OSError, RuntimeError):  # a home that this user may not enter, or none
+        path = path.expanduser()
+        return str(path) if path.is_file() else None
+    return None

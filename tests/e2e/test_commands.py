@@ -56,7 +56,10 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_how_to_go_on(
 
     arguments = ["train", "digits", *TINY, "train.kimg=100000", "eval.every_kimg=90000"]
     given = [*arguments, "log.every_s=0.5", "--json"]
-    with command(*given, cwd=tmp_path, env=environment(ray_folder), stdout=subprocess.PIPE) as running:
+    # As on a batch system: a long path for temporary files, and no home where one could write.
+    folder = f"{ray_folder}/{'long' * 20}"
+    env = environment(folder, TMPDIR=folder, HOME="/proc/nowhere")
+    with command(*given, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as running:
         running.wait_for("kimg")
         # Another one on the same run is told of it, and disturbs nothing.
         code, out, err = here(*arguments)

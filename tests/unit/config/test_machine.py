@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from gan_dist.cli.paths import NO_FID
 from gan_dist.cluster.nodes.resources import Node, require_capacity, worker_capacity
 from gan_dist.config import RunConfig, config_schema, load_config, to_yaml
 from gan_dist.config.load import ConfigBuilder, read_settings
-from gan_dist.config.machine import INCEPTION_FILE, INCEPTION_VARIABLE, Machine
+from gan_dist.config.machine import INCEPTION_FILE, INCEPTION_VARIABLE, Machine, choose_extractor
 from gan_dist.core import host
 from gan_dist.core.errors import CapacityError, ConfigError
 from gan_dist.search.plan import plan_search
+from tests.support.privileges import permissions
 
 LAPTOP, TWO_CORES = Machine(((8, 0),)), Machine(((2, 0),))
 FOUR_GPUS = Machine(((32, 4),), 24 * 10**9)
@@ -223,3 +225,17 @@ def test_a_dry_run_shows_what_auto_came_to(monkeypatch: pytest.MonkeyPatch) -> N
         assert line in done.stdout.splitlines()
     assert "# placement: 4 workers of 2 CPUs and 0 GPUs, 16 images each a batch" in done.stdout
     assert done.stderr == f"{NO_FID}\n"
+
+
+def test_without_a_home_that_may_be_entered_there_are_no_downloaded_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user whom the machine does not know
+    assert choose_extractor("faces", weights=False, one_node=True) == "random"
+    tmp_path.chmod(0)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with permissions():
+        assert choose_extractor("faces", weights=False, one_node=True) == "random"
+    tmp_path.chmod(0o700)
