@@ -8,6 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
+SWIFT_VERSION := 2.38.3
 BIN := .venv/bin
 ARGS ?=
 
@@ -37,6 +38,13 @@ test: setup  ## the whole test suite
 soak: setup  ## what is tested at length: many kills, many drains, a conditional run (an hour)
 	@$(BIN)/pytest -m soak --timeout 7200 $(ARGS)
 
+swift: .venv-swift/.installed  ## OpenStack Swift, a second object store for tests, which are skipped without it
+
+.venv-swift/.installed: tests/support/swift-requirements.txt
+	@$(PYTHON) -m venv --clear .venv-swift
+	@.venv-swift/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 SEED ?= $(shell date +%s)
 chaos: setup  ## thousands of faults at random places, by a SEED; figures to benchmarks/chaos.md (two hours)
 	@$(BIN)/pytest tests/chaos --chaos $(SEED) -m "" --timeout 7200 $(ARGS)
@@ -59,8 +67,10 @@ check: setup  ## what CI runs: ruff, format, mypy strict, all tests
 lock: setup  ## renew requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 	    --custom-compile-command "make lock" --group dev pyproject.toml -o requirements.lock
+	@echo "swift==$(SWIFT_VERSION)" | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	    --python-version 3.11 --no-annotate --custom-compile-command "make lock" - -o tests/support/swift-requirements.txt
 
 clean:  ## remove .venv and caches, not runs/
 	@rm -rf .venv .venv-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test soak chaos quick floor check lock clean
+.PHONY: help setup demo test swift soak chaos quick floor check lock clean

@@ -56,7 +56,7 @@ _PERMANENT = (
     _Cause(
         r"SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch",
         "the secret key does not belong to the access key",
-        "correct AWS_SECRET_ACCESS_KEY",
+        "correct AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY, or the profile that gives them",
     ),
     _Cause(r"ExpiredToken|EXPIRED_TOKEN|token.*expired", "the credentials have expired", "get new ones"),
     _Cause(

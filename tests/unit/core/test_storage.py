@@ -362,6 +362,7 @@ def test_a_missing_bucket_is_said_at_once(faulty: tuple[Proxy, str], backend: st
     [
         ("InvalidAccessKeyId", "does not know the access key"),
         ("SignatureDoesNotMatch", "the secret key does not belong to the access key"),
+        ("ExpiredToken", "the credentials have expired"),
         ("AccessDenied", "refuses access"),
     ],
 )
