@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -23,6 +24,11 @@ CONTINUED = ("train", "tune", "pack")
 
 class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            what = "the working directory does not exist any more"
+            raise GanDistError(what, "cd to one that does") from None
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

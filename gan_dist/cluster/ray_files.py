@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from ray._common.utils import get_default_ray_temp_dir
@@ -64,11 +65,17 @@ def token_without_home() -> Iterator[None]:
     if not protected or any(os.environ.get(name) for name in TOKEN_VARIABLES) or _home_is_usable():
         yield
         return
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_AUTH_TOKEN"] = _own_token()
     try:
         yield
     finally:
         os.environ.pop("RAY_AUTH_TOKEN", None)
+
+
+@cache
+def _own_token() -> str:
+    """Return this process's token, which Ray remembers from its first start to the next."""
+    return secrets.token_hex(32)
 
 
 def _home_is_usable() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gan_dist.cli import export, report
+from gan_dist.cli import export, main, report
 from gan_dist.cli.paths import absolute, command, load_run, read_run, require_png, shorten
 from gan_dist.config import load_config
 from gan_dist.config.fields import override
@@ -157,3 +157,17 @@ def test_the_suffix_of_an_output_is_that_of_the_file_also_after_a_question_mark(
     ):
         with pytest.raises(GanDistError, match="end the name in"):
             check(f"{folder}/{name}")
+
+
+def test_a_working_directory_that_was_removed_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "digits", "--dry-run"])
+    assert capsys.readouterr().err == (
+        "gan-dist: the working directory does not exist any more; cd to one that does\n"
+    )

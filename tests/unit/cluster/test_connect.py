@@ -66,7 +66,10 @@ def test_a_token_needs_no_home(
     else:
         monkeypatch.setenv("HOME", home)
     with permissions(), connect():
-        assert len(start["token"]) == 64
+        token = start["token"]
+    assert len(token) == 64
+    with permissions(), connect():
+        assert start["token"] == token  # Ray's client remembers it
     if (tmp_path / "home").exists():
         (tmp_path / "home").chmod(0o700)  # pytest deletes it
     assert "RAY_AUTH_TOKEN" not in os.environ
