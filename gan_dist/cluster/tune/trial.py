@@ -182,11 +182,16 @@ class _TrialContext(LocalContext):
         super().__init__(run_uri, device=torch.device(device), should_stop=run.stop.is_set)
         self._gauges = Gauges(run_uri, rank=0, device=self.device)
         self._run = run
+        self._unsaved: list[Mapping[str, object]] = []
 
     def progress(self, progress: Progress) -> None:
         self._gauges.update(progress)
 
     def report(self, metrics: Mapping[str, object], checkpoint: str) -> None:
         super().report(metrics, checkpoint)
-        # Not by the file, which waits while the store does not answer.
-        self._run.report(metrics)
+        self._unsaved.append(metrics)
+        # A study must not know what the store, which may not answer, does not have.
+        if checkpoint:
+            for one in self._unsaved:
+                self._run.report(one)
+            self._unsaved.clear()

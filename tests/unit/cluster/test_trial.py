@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_dist.cluster.tune.trial import release_memory, trial_device
+from gan_dist.artifacts.records import read_records
+from gan_dist.cluster.tune.trial import _TrialRun, release_memory, trial_device
+from gan_dist.core import storage
 from gan_dist.core.errors import CapacityError
+from tests.support.commands import wait_until
+from tests.support.faults import proxy
+from tests.unit.training.test_training import config
 
 
 class Network(nn.Module):
@@ -54,3 +61,27 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert trial_device(0.5) == "cuda"
     assert trial_device(0.0) == "cpu"
+
+
+def test_a_search_is_told_of_no_measurement_that_the_store_does_not_have(
+    bucket: str, s3_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with proxy(s3_url) as between:
+        place = f"{bucket}?endpoint_override=127.0.0.1:{between.port}&scheme=http"
+        waiting = ["storage.timeout_s=2", "storage.max_outage_s=60", "storage.backend=s3fs"]
+        settings = config(place, *waiting, "train.kimg=0.64", "eval.every_kimg=0.32", "scale.workers=1")
+        between.faults.planned_for = "/samples/fakes_0"
+        between.faults.planned = ["unavailable"] * 1000
+        trial = _TrialRun(settings, "fd_digits")
+        wait_until(lambda: "the run's store fails" in caplog.text, 25)
+        time.sleep(0.5)
+        assert trial._results.empty()
+        between.faults.planned.clear()
+        measured = []
+        while not (result := trial.next_result())["done"]:
+            stored = read_records(storage.join(bucket, "run"))
+            assert result["images"] in {record["images"] for record in stored if "fd_digits" in record}
+            measured.append(result["images"])
+        trial.end()
+    assert "error" not in result
+    assert measured == [320, 640]
