@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,8 @@ from gan_dist.artifacts.search_folder import (
 from gan_dist.config import RunConfig, load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, ConfigError
-from gan_dist.core.storage.hashed_folder import MANIFEST, read_folder
+from gan_dist.core.json_text import parse_object
+from gan_dist.core.storage.hashed_folder import MANIFEST, parse_file, read_folder
 from gan_dist.core.storage.redaction import split_query
 from gan_dist.models.release import (
     BEST,
@@ -124,7 +124,7 @@ def find_best(uri: str) -> BestRelease:
             trials=len(runs),
             metric=metric,
             mode=mode,
-            record=json.loads(contents[MEASURED]),
+            record=parse_object(contents[MEASURED]),
             release=candidate.release,
             contents=contents,
             config=config,
@@ -218,7 +218,7 @@ def _read_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes],
     _, contents = read_folder(uri, ["release"])
     if missing := [name for name in _FILES if name not in contents]:
         raise CheckpointError(f"{uri} is not complete: its {MANIFEST} lists no {', '.join(missing)}")
-    record = json.loads(contents[MEASURED])
+    record = parse_file(uri, contents, MEASURED, parse_object)
     images, value = record.get("images"), record.get(metric)
     if (images, value) != (candidate.images, candidate.value):
         raise CheckpointError(f"{uri} is of another measurement: {metric} {value} after {images} images")

@@ -16,7 +16,8 @@ from gan_dist.config.fields import override, valid_name
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.core.host import own_version
-from gan_dist.core.storage.hashed_folder import MANIFEST, part_of, replace_folder
+from gan_dist.core.json_text import parse_object
+from gan_dist.core.storage.hashed_folder import MANIFEST, parse_file, part_of, replace_folder
 from gan_dist.core.storage.redaction import as_argument, split_query
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import Manifest
@@ -94,7 +95,7 @@ def _require_free(to: str) -> None:
         return
     if MANIFEST in names:
         with suppress(ValueError, KeyError, TypeError):
-            manifest = json.loads(storage.read_bytes(storage.join(to, MANIFEST)))
+            manifest = parse_object(storage.read_bytes(storage.join(to, MANIFEST)))
             if manifest["kind"] == part_of("release") or (
                 manifest["kind"] == "release" and CARD in manifest["files"]
             ):
@@ -109,7 +110,7 @@ def _require_free(to: str) -> None:
 
 def model_card(found: BestRelease, folder: str) -> str:
     """Return the README.md of a release in `folder`: Markdown, with the front matter that model hubs read."""
-    config, shape = found.config, ImageShape.from_json(found.contents[SHAPE])
+    config, shape = found.config, parse_file(found.release, found.contents, SHAPE, ImageShape.from_json)
     manifest = None
     with suppress(GanDistError):  # the set may not be within reach from here
         manifest = open_images(config.data.path).manifest
@@ -161,7 +162,7 @@ def _data(path: str, manifest: Manifest | None) -> Rows:
 
 def _generator(model: ModelConfig, shape: ImageShape) -> str:
     with torch.device("meta"):
-        generator, _ = models.build(model, shape)
+        generator = models.build_generator(model, shape)
     count = sum(weights.numel() for weights in generator.parameters())
     return f"{model.name}, {count:,} parameters, latents of {model.latent_dim} numbers"
 

@@ -18,6 +18,7 @@ from PIL.Image import Image
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, StorageError
+from gan_dist.core.json_text import is_clock, parse_object
 
 METRICS = "metrics.jsonl"
 LOCAL_S, REMOTE_S = 5.0, 30.0
@@ -165,8 +166,8 @@ def _parse(content: bytes, first: int = 1) -> tuple[list[dict[str, Any]], list[i
     for number, line in enumerate(content.decode(errors="replace").split("\n")[:-1], first):
         record = None
         with suppress(ValueError):
-            record = json.loads(line)
-        if isinstance(record, dict) and isinstance(record.get("images"), int):
+            record = parse_object(line)
+        if record is not None and is_clock(record.get("images")):
             records.append(record)
         else:
             damaged.append(number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn import functional
 from gan_dist.core import storage
 from gan_dist.core.errors import StorageError
 from gan_dist.core.images import to_picture, write_png
+from gan_dist.core.json_text import parse_json
 from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.core.threads import map_ahead
 from gan_dist.models.generator import Release
@@ -191,7 +191,7 @@ def _require_free(folder: str, record: Mapping[str, Any]) -> set[str]:
     if RECORD in names:
         earlier: Any = None
         with suppress(ValueError):
-            earlier = json.loads(storage.read_bytes(storage.join(folder, RECORD)))
+            earlier = parse_json(storage.read_bytes(storage.join(folder, RECORD)))
         if earlier == record:
             return set(names)
         holds = f"a damaged {RECORD}"

@@ -6,7 +6,6 @@ Where the best trials were run again with other seeds, there are `replicates/` w
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from gan_dist.artifacts.records import METRICS
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError
+from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import MANIFEST
 from gan_dist.models.release import CONFIG, SEARCH
 
@@ -86,7 +86,7 @@ def read_search(uri: str) -> SearchInfo:
     """
     file = storage.join(uri, SEARCH)
     try:
-        found = json.loads(storage.read_bytes(file))
+        found = parse_object(storage.read_bytes(file))
         version, mode = found["format"], found.get("mode", "min")
         info = SearchInfo(str(found["metric"]), mode, found.get("space", {}), found.get("trials"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:

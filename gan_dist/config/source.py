@@ -41,7 +41,10 @@ def read_text(source: str, label: str) -> str:
         elif not source:
             raise FileNotFoundError
         else:
+            from gan_dist.core.storage.durable import require_file
+
             path = PRESETS / f"{source}.yaml" if source in preset_names() else Path(source)
+            require_file(str(path))
             with path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, DataError, StorageError
-from gan_dist.core.storage.hashed_folder import read_folder, to_json, write_folder
+from gan_dist.core.storage.hashed_folder import parse_file, read_folder, to_json, write_folder
 from gan_dist.data.builtin import PREFIX
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.data.shards.verify import Without
@@ -77,6 +78,17 @@ def statistics_key(
     }
 
 
+def _parse(content: bytes) -> Reference:
+    tensors = load_tensors(content)
+    return Reference(
+        Moments(int(tensors["count"]), tensors["mean"], tensors["m2"]),
+        float(tensors["distance"]),
+        tensors["labels"],
+        tensors["features"],
+        tensors["numbers"],
+    )
+
+
 class ReferenceCache:
     """Statistics stored beside the shards of a set, a folder for each key; a built-in set has none."""
 
@@ -96,14 +108,9 @@ class ReferenceCache:
             return None
         if contents.get(KEY) != self._key:
             return None
-        tensors = load_tensors(contents[TENSORS])
-        return Reference(
-            Moments(int(tensors["count"]), tensors["mean"], tensors["m2"]),
-            float(tensors["distance"]),
-            tensors["labels"],
-            tensors["features"],
-            tensors["numbers"],
-        )
+        with suppress(CheckpointError):
+            return parse_file(self._uri, contents, TENSORS, _parse)
+        return None
 
     def save(self, reference: Reference) -> str | None:
         """Write the statistics; return a warning if the set cannot be written to, which is no error."""

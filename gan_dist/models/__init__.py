@@ -21,6 +21,7 @@ __all__ = [
     "Discriminator",
     "Generator",
     "build",
+    "build_generator",
     "initialise",
     "update_spectral_norms",
     "uses_batch_statistics",
@@ -56,22 +57,34 @@ def build(model: ModelConfig, shape: ImageShape) -> tuple[Generator, Discriminat
         ConfigError: the architecture does not support this resolution or one of these options, or there are
             no labels for conditional networks; with all problems.
     """
+    generator = build_generator(model, shape)
+    architecture = _ARCHITECTURES[model.name]
+    norm: dict[str, Any] = {}
+    if (default := architecture.spectral_norm) is not None:
+        norm["spectral_norm"] = default if model.spectral_norm is None else model.spectral_norm
+    options = _options(model)
+    return generator, architecture.discriminator(_size(model, shape), pack=model.pack, **options, **norm)
+
+
+def build_generator(model: ModelConfig, shape: ImageShape) -> Generator:
+    """Return the generator alone; raise what `build` does."""
     if problems := list(_problems(model, shape)):
         raise ConfigError(problems)
-    architecture = _ARCHITECTURES[model.name]
-    size = NetworkSize(
+    return _ARCHITECTURES[model.name].generator(model.latent_dim, _size(model, shape), **_options(model))
+
+
+def _size(model: ModelConfig, shape: ImageShape) -> NetworkSize:
+    return NetworkSize(
         resolution=shape.resolution,
         channels=shape.channels,
         width=model.width,
         max_width=model.max_width,
         classes=shape.classes if model.conditional else 0,
     )
-    options = {name: getattr(model, name) for name in architecture.options}
-    norm: dict[str, Any] = {}
-    if (default := architecture.spectral_norm) is not None:
-        norm["spectral_norm"] = default if model.spectral_norm is None else model.spectral_norm
-    generator = architecture.generator(model.latent_dim, size, **options)
-    return generator, architecture.discriminator(size, pack=model.pack, **options, **norm)
+
+
+def _options(model: ModelConfig) -> dict[str, Any]:
+    return {name: getattr(model, name) for name in _ARCHITECTURES[model.name].options}
 
 
 def initialise(module: Generator | Discriminator, generator: torch.Generator) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt, TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,18 +24,17 @@ SHOWN = 10
 class ImageShape:
     """Shape of the generated images: `channels` x `resolution` x `resolution`."""
 
-    resolution: int
-    channels: int
-    classes: int = 0
+    resolution: PositiveInt
+    channels: PositiveInt
+    classes: NonNegativeInt = 0
     """Classes of conditional networks; 0 for unconditional ones."""
     class_names: tuple[str, ...] = ()
     """Names of the classes by their numbers; empty where the set has none, and in files before 0.3."""
 
     @classmethod
     def from_json(cls, content: bytes) -> ImageShape:
-        """Return the shape that a `shape.json` holds."""
-        values = json.loads(content)
-        return cls(**{**values, "class_names": tuple(values.get("class_names", ()))})
+        """Return the shape that a `shape.json` holds; raise a ValueError if it holds none."""
+        return TypeAdapter(cls).validate_json(content)
 
     def class_number(self, label: int | str) -> int:
         """Return the number of a class that is given by its name or its number; a name goes first.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -20,9 +20,12 @@ from gan_dist import models
 from gan_dist.config import load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, StorageError
+from gan_dist.core.json_text import Clock, parse_object
 from gan_dist.core.storage.hashed_folder import (
     MANIFEST,
+    FileName,
     delete_folder,
+    parse_file,
     read_folder,
     sorted_checkpoints,
     to_json,
@@ -112,6 +115,15 @@ def _has_weights(uri: str, weights: bytes) -> bool:
     return False
 
 
+class _Pointer(BaseModel):
+    """The `best.json` of a run."""
+
+    release: FileName
+    images: Clock
+    metric: str
+    value: float
+
+
 def read_best(run_uri: str) -> dict[str, Any]:
     """Return a run's `best.json`: `release`, `images`, `metric` and `value`.
 
@@ -121,16 +133,12 @@ def read_best(run_uri: str) -> dict[str, Any]:
     """
     where = storage.join(run_uri, BEST)
     try:
-        best = json.loads(storage.read_bytes(where))
-        return {
-            "release": str(best["release"]),
-            "images": int(best["images"]),
-            "metric": str(best["metric"]),
-            "value": float(best["value"]),
-        }
-    except (ValueError, KeyError, TypeError) as error:
+        return _Pointer.model_validate_json(storage.read_bytes(where)).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise CheckpointError(
-            f"{storage.redact(where)} is damaged ({error!r})", "restore it, or delete it"
+            f"{storage.redact(where)} is damaged ({what})", "restore it, or delete it"
         ) from None
 
 
@@ -151,14 +159,17 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     of_best = storage.exists(storage.join(uri, BEST))
     uri, kind, contents = _read_best_of(uri) if of_best else _read(uri)
     config = load_config(storage.join(uri, CONFIG))
-    shape = ImageShape.from_json(contents[SHAPE])
-    generator, _ = models.build(config.model, shape)
-    weights = contents[WEIGHTS if kind == "release" else "average.safetensors"]
+    shape = parse_file(uri, contents, SHAPE, ImageShape.from_json)
+    weights = WEIGHTS if kind == "release" else "average.safetensors"
+    tensors = parse_file(uri, contents, weights, load_tensors)
     try:
-        generator.load_state_dict(load_tensors(weights))
+        with torch.device("meta"):  # which needs no memory, whatever the configuration says
+            models.build_generator(config.model, shape).load_state_dict(tensors, assign=True)
+        generator = models.build_generator(config.model, shape)
+        generator.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{uri} holds another network than its {CONFIG} says: {error}") from None
-    record = json.loads(contents.get("metrics.json", b"{}"))
+    record = parse_file(uri, {MEASURED: b"{}", **contents}, MEASURED, parse_object)
     return Release(generator.eval().requires_grad_(False).to(device), config, shape, record)
 
 

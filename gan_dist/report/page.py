@@ -52,7 +52,7 @@ def write_report(
         )
     else:
         page = run_page(uri)
-    content = render(page).encode()
+    content = render(page).encode(errors="backslashreplace")  # names of files may be no text
     storage.write_bytes(out, content)
     return "search" if of_search else "run", len(content)
 

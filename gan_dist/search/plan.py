@@ -22,6 +22,7 @@ from gan_dist.config import (
 from gan_dist.config.load import ConfigBuilder, read_settings
 from gan_dist.core import storage
 from gan_dist.core.errors import ConfigError, Problem, ResumeError
+from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.models.release import CONFIG, SEARCH
 from gan_dist.search.algorithms import unsuitable
@@ -134,7 +135,7 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
     uri, identity = storage.join(plan.uri, SEARCH), uuid.uuid4().hex
     if storage.exists(uri):
         try:
-            earlier = json.loads(storage.read_bytes(uri))
+            earlier = parse_object(storage.read_bytes(uri))
             space, earlier_metric = Space.from_json(earlier["space"]), earlier["metric"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{storage.redact(uri)} is damaged ({error!r})"

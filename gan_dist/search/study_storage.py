@@ -19,9 +19,11 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from gan_dist.core import storage
-from gan_dist.core.errors import StorageError
+from gan_dist.core.errors import GanDistError, StorageError
+from gan_dist.core.json_text import is_clock
 from gan_dist.core.storage.redaction import reason, redact
 
 JOURNAL = "study.journal"
@@ -62,7 +64,9 @@ def study_storage(folder_uri: str, url: str | None) -> BaseStorage:
         raise StorageError(
             f"{redact(uri)} cannot be opened ({error.strerror})", "give the search another folder"
         ) from None
-    except (ValueError, KeyError) as error:
+    except GanDistError:
+        raise
+    except Exception as error:  # Optuna meets a line that somebody made up with nearly every type
         raise StorageError(
             f"{redact(uri)} is damaged ({reason(error)})",
             "restore a copy of it, or give the search another name (name=...)",
@@ -93,12 +97,26 @@ def read_study(folder_uri: str, url: str | None, name: str) -> Study | None:
     try:
         journal = JournalStorage(_ReadOnlyJournal(whole))
         names = [study.study_name for study in journal.get_all_studies()]
-        return optuna.load_study(study_name=names[0], storage=journal) if names else None
-    except (ValueError, KeyError) as error:
+        study = optuna.load_study(study_name=names[0], storage=journal) if names else None
+        _require_plain(study.get_trials(deepcopy=False) if study else [])
+        return study
+    except Exception as error:  # as above
         raise StorageError(
             f"{redact(storage.join(folder_uri, JOURNAL))} is damaged ({reason(error)})",
             "restore a copy of it",
         ) from None
+
+
+def _require_plain(trials: Iterable[FrozenTrial]) -> None:
+    """Raise a ValueError if a trial holds what no search writes, which Optuna takes from a journal."""
+    for trial in trials:
+        measured = [*trial.intermediate_values.values(), *(trial.values or [])]
+        if not all(isinstance(key, str) for key in (*trial.params, *trial.user_attrs)):
+            raise ValueError(f"trial {trial.number} has a key that is no text")
+        if not all(map(is_clock, trial.intermediate_values)):
+            raise ValueError(f"trial {trial.number} was measured after no number of images")
+        if not all(isinstance(value, int | float) for value in measured):
+            raise ValueError(f"trial {trial.number} measured no number")
 
 
 @contextmanager

@@ -8,7 +8,6 @@ equal bits prove as much, and different ones nothing.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,8 @@ from gan_dist.artifacts.records import read_records
 from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, DataError, GanDistError
-from gan_dist.core.storage.hashed_folder import checkpoint_names, read_folder, read_manifest
+from gan_dist.core.json_text import parse_object
+from gan_dist.core.storage.hashed_folder import checkpoint_names, parse_file, read_folder, read_manifest
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.verify import find_damage
 from gan_dist.models.release import CONFIG, MEASURED, WEIGHTS
@@ -280,7 +280,7 @@ def audit_release(uri: str, run_uri: str, show: Callable[[Progress], None]) -> I
     """
     _, contents = read_folder(uri, ["release"])
     files = read_manifest(uri, ["release"]).files
-    record = json.loads(contents[MEASURED])
+    record = parse_file(uri, contents, MEASURED, parse_object)
     audit = Audit(run_uri)
     stretch = audit.before(int(record["images"]))
     end = stretch.end

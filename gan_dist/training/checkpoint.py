@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, ResumeError
+from gan_dist.core.json_text import Clock, parse_json
 from gan_dist.core.storage.hashed_folder import (
     File,
     Hashes,
@@ -45,6 +46,17 @@ def checkpoint_name(images: int, taken: list[str]) -> str:
 def newest_images(run_uri: str) -> int:
     """Return the images seen at a run's newest checkpoint, by its name; 0 without a checkpoint."""
     return max((int(name[11:23]) for name in checkpoint_names(run_uri)), default=0)
+
+
+class _Record(BaseModel):
+    """The `state.json` of a checkpoint."""
+
+    images: Clock
+    best: Best | None
+    augment: AugmentStrength
+    measured: DistanceHistory
+    interval: OpenInterval = Field(default_factory=OpenInterval)
+    """Version 0.1 had none."""
 
 
 class Snapshot:
@@ -89,15 +101,11 @@ def load(state: TrainingState, uri: str, check: Callable[[str], None] = lambda _
     _, contents = read_folder(uri, ["checkpoint"])
     check(uri)
     try:
-        record: dict[str, Any] = json.loads(contents[STATE])
+        record = _Record.model_validate(parse_json(contents[STATE]))
         tensors = {name: load_tensors(contents[f"{name}.safetensors"]) for name in state.tensors()}
         networks = {name: getattr(state, name) for name in ("generator", "discriminator", "average")}
         for name, network in networks.items():
             _require_same_network(f"{uri}/{name}.safetensors", network.state_dict(), tensors[name])
-        images, history = int(record["images"]), _history(record)
-        best = None if record["best"] is None else Best(**record["best"])
-        augment = AugmentStrength(**record["augment"])
-        interval = OpenInterval(**record.get("interval", {}))  # version 0.1 had none
         optimizers = {
             name: _optimizer_state(getattr(state, name), tensors[name])
             for name in ("optimizer_g", "optimizer_d")
@@ -119,8 +127,8 @@ def load(state: TrainingState, uri: str, check: Callable[[str], None] = lambda _
         optimizer = getattr(state, name)
         # Learning rates and the like come from the configuration, not from the file.
         optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state})
-    state.images, state.best, state.augment = images, best, augment
-    state.measured, state.interval = history, interval
+    state.images, state.best, state.augment = record.images, record.best, record.augment
+    state.measured, state.interval = record.measured, record.interval
 
 
 def _optimizer_state(
@@ -155,16 +163,12 @@ def _require_same_network(file: str, own: Mapping[str, Tensor], found: Mapping[s
             )
 
 
-def _history(record: Mapping[str, Any]) -> DistanceHistory:
-    measured = record["measured"]
-    return DistanceHistory(**measured | {"values": [tuple(pair) for pair in measured["values"]]})
-
-
 def read_history(run_uri: str) -> DistanceHistory:
     """Return the distances of a run's evaluations by its newest checkpoint that has them; else none."""
     for name in checkpoint_names(run_uri):
-        with suppress(AbsentError, LookupError, TypeError, ValueError):
-            return _history(json.loads(storage.read_bytes(storage.join(run_uri, name, STATE))))
+        with suppress(AbsentError, ValueError):
+            content = storage.read_bytes(storage.join(run_uri, name, STATE))
+            return _Record.model_validate(parse_json(content)).measured
     return DistanceHistory()
 
 

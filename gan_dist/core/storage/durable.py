@@ -54,6 +54,19 @@ def write_file(path: str, content: bytes) -> None:
     sync_folder(target.parent)
 
 
+def require_file(path: str) -> None:
+    """Refuse a device or a pipe where a file is read: it may have no end, or never begin.
+
+    Those of /dev, such as the pipe of a shell's `<(...)`, are meant by whoever names them.
+
+    Raises:
+        OSError: it is a device or a pipe, or there is nothing.
+    """
+    mode = Path(path).stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.startswith("/dev/")):
+        raise OSError("it is a device or a pipe, where there should be a file")
+
+
 def append_to_file(path: str, content: bytes, at: int | None = None) -> None:
     """Append to a file, which is created if it is absent, as are the folders above it.
 

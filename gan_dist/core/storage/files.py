@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gan_dist.core.errors import StorageError
-from gan_dist.core.storage.durable import append_to_file, resolve, write_file
+from gan_dist.core.storage.durable import append_to_file, require_file, resolve, write_file
 from gan_dist.core.storage.filesystems import expand_home, open_uri
 from gan_dist.core.storage.redaction import redact, split_query
 from gan_dist.core.storage.retry import retrying
@@ -64,13 +64,15 @@ def read_bytes(uri: str, start: int = 0) -> bytes:
 
     Raises:
         AbsentError: there is no such file.
-        StorageError: it cannot be read.
+        StorageError: it cannot be read, or is a device or a pipe.
     """
     filesystem, path = open_uri(uri)
 
     def read_local() -> bytes:
+        require_file(path)
         with Path(path).open("rb") as stream:
-            stream.seek(start)
+            if start:  # which pipes cannot do
+                stream.seek(start)
             return stream.read()
 
     if filesystem.type_name == "local":

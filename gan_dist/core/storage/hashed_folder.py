@@ -12,13 +12,16 @@ import shutil
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError
 from gan_dist.core.storage.durable import exchange_folders
+from gan_dist.core.storage.redaction import reason
+
+T = TypeVar("T")
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -153,6 +156,21 @@ def read_folder(uri: str, kinds: Sequence[str]) -> tuple[str, dict[str, bytes]]:
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise CheckpointError(f"{uri}/{name} is damaged: its sha256 is not the one in {MANIFEST}")
     return manifest.kind, contents
+
+
+def parse_file(uri: str, contents: Mapping[str, bytes], name: str, parse: Callable[[bytes], T]) -> T:
+    """Return what `parse` makes of a file of a folder, whose files `read_folder` has returned.
+
+    Raises:
+        CheckpointError: the folder has no such file, or the file holds something else.
+    """
+    if name not in contents:
+        raise CheckpointError(f"{uri} is not complete: its {MANIFEST} lists no {name}")
+    try:
+        return parse(contents[name])
+    except Exception as error:  # parsers meet bytes that somebody made up with nearly every type
+        what = f"{uri}/{name} holds something else than it should ({reason(error)})"
+        raise CheckpointError(what) from None
 
 
 def is_whole(uri: str, kind: str) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 
 from gan_dist.core.errors import BusyError, StorageError
 from gan_dist.core.interrupts import interruptible
+from gan_dist.core.json_text import parse_json
 from gan_dist.core.storage import files
 from gan_dist.core.storage.filesystems import open_uri
 from gan_dist.core.storage.redaction import redact
@@ -139,7 +140,7 @@ class _FolderLock:
         if not files.exists(self._uri):
             return None
         try:
-            content = json.loads(files.read_bytes(self._uri))
+            content = parse_json(files.read_bytes(self._uri))
         except StorageError:
             if files.exists(self._uri):
                 raise

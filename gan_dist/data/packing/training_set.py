@@ -22,6 +22,7 @@ from gan_dist.config import RunConfig
 from gan_dist.config.fields import valid_name
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError, GanDistError, StorageError
+from gan_dist.core.json_text import parse_json
 from gan_dist.core.storage.redaction import split_query
 from gan_dist.data.builtin import PREFIX, open_builtin
 from gan_dist.data.packing.decode import Decoding
@@ -270,7 +271,7 @@ def _changes(path: str, kept: Plan, source: Source) -> str:
     """Return in words how images differ from those that a set was packed from."""
     try:
         text = gzip.decompress(storage.read_bytes(storage.join(path, LISTING))).decode()
-        rows = map(json.loads, text.split("\n"))
+        rows = map(parse_json, text.split("\n"))
         before = {str(name): (int(size), str(label)) for name, size, label in rows}
     except (StorageError, OSError, EOFError, ValueError, TypeError):
         return f"it had {counted(kept.images, 'image')} and has {len(source.items):,}"

@@ -19,6 +19,7 @@ import xxhash
 
 from gan_dist.core import storage
 from gan_dist.core.errors import DamagedDataError
+from gan_dist.core.storage.durable import require_file
 from gan_dist.data.shards.manifest import Manifest, ShardInfo
 from gan_dist.data.shards.rows import Rows
 
@@ -56,6 +57,7 @@ class LocalFile(ShardFile):
     """
 
     def __init__(self, path: str, expected_size: int | None = None) -> None:
+        require_file(path)
         self._file = FileIO(path)
         self.size = self._file.seek(0, os.SEEK_END)
         if expected_size not in (None, self.size):

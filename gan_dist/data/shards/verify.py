@@ -12,6 +12,7 @@ import xxhash
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, DamagedDataError
+from gan_dist.core.storage.durable import require_file
 from gan_dist.data.shards.manifest import ImageSet, Manifest, ShardInfo, read_manifest, unknown_label
 from gan_dist.data.shards.parquet_layout import read_footer
 from gan_dist.data.shards.row_group import MemoryFile, UnreadableError, listed_extent
@@ -77,6 +78,8 @@ def sha256_of(uri: str, size: int) -> str:
     filesystem, path = storage.open_uri(uri)
 
     def read() -> str:
+        if filesystem.type_name == "local":
+            require_file(path)
         with filesystem.open_input_stream(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 

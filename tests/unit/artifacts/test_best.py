@@ -44,7 +44,15 @@ def exchange(release: Path) -> None:
     write_folder(str(release), "release", {**contents, "metrics.json": to_json(told)}.items())
 
 
-DAMAGE: list[Callable[[Path], object]] = [shutil.rmtree, lose_file, lose_manifest, flip_bit, exchange]
+def made_up(release: Path) -> None:
+    """Its record holds no JSON, and its manifest says so."""
+    _, contents = read_folder(str(release), ["release"])
+    write_folder(str(release), "release", {**contents, "metrics.json": b"{"}.items())
+
+
+DAMAGE: list[Callable[[Path], object]] = [
+    *(shutil.rmtree, lose_file, lose_manifest, flip_bit, exchange, made_up)
+]
 
 
 def make_history(rng: random.Random, uri: Path, sign: int) -> tuple[dict[int, list[Record]], set[int]]:

@@ -121,6 +121,22 @@ def test_a_damaged_line_is_named(uri: str) -> None:
     assert ([record["images"] for record in records], damaged) == ([64, 128, 256], [3, 5])
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"images": -1}',
+        '{"images": true}',
+        '{"images": 1.5}',
+        f'{{"images": {10**20}}}',
+        '{"images": 1, "note": "\\ud800"}',
+        "[" * 10_000,
+    ],
+)
+def test_a_line_that_no_run_writes_is_damaged(line: str, tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text(f'{line}\n{{"images": 64, "note": "\\u00e9"}}\n')
+    assert read_valid_records(str(tmp_path)) == ([{"images": 64, "note": "é"}], [1])
+
+
 def test_a_line_is_json_that_any_reader_takes_whatever_was_measured(tmp_path: Path) -> None:
     writer = RecordWriter(str(tmp_path), 0)
     add(writer, {"images": 64, "fd_digits": math.nan, "loss_d": math.inf, "loss_g": 0.5})

@@ -18,8 +18,9 @@ import botocore.session
 import numpy as np
 import pytest
 
+from gan_dist.config import load_config
 from gan_dist.core import storage
-from gan_dist.core.errors import DataError, StorageError
+from gan_dist.core.errors import ConfigError, DataError, StorageError
 from gan_dist.core.storage import StorageOptions
 from gan_dist.data.shards import verify
 from gan_dist.data.shards.manifest import MANIFEST, read_manifest
@@ -162,6 +163,22 @@ def test_a_file_for_a_folder_and_a_folder_for_a_file_are_called_that(tmp_path: P
     with pytest.raises(StorageError, match="folder is a folder, where there should be a file"):
         storage.write_bytes(str(tmp_path / "folder"), b"")
     assert storage.list_names(str(tmp_path)) == ["file", "folder"]
+
+
+def test_a_device_or_a_pipe_in_place_of_a_file_is_not_read(tmp_path: Path) -> None:
+    """The one has no end, the other no beginning; but a shell's `<(...)` is a pipe in /dev."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        with pytest.raises(StorageError, match=f"{name} cannot be used: it is a device or a pipe"):
+            storage.read_bytes(str(tmp_path / name))
+        with pytest.raises(ConfigError, match="it is a device or a pipe"):
+            load_config(str(tmp_path / name))
+    reader, writer = os.pipe()
+    os.write(writer, b"path,label\n")
+    os.close(writer)
+    assert storage.read_bytes(f"/dev/fd/{reader}") == b"path,label\n"
+    os.close(reader)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()])

@@ -15,6 +15,7 @@ from gan_dist.cli import app
 from gan_dist.cli.train import train_run
 from gan_dist.config import RunConfig, load_config, to_yaml
 from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
+from gan_dist.core.storage.hashed_folder import read_folder, write_folder
 from gan_dist.models import release
 from gan_dist.models.generator import ImageShape
 from gan_dist.training import checkpoint as states
@@ -96,13 +97,65 @@ def test_a_place_without_any_of_these_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"release": "best_1", "images": 1, "metric": "fid", "value": null}']
+    "text",
+    [
+        *("{", "[]", "{}", "[" * 10_000),
+        '{"release": "best_1", "images": 1, "metric": "fid", "value": null}',
+        '{"release": "../best_1", "images": 1, "metric": "fid", "value": 1.0}',
+        '{"release": "best_1", "images": 1e99, "metric": "fid", "value": 1.0}',
+    ],
 )
 def test_a_damaged_pointer_to_the_best_is_told(text: str, tmp_path: Path) -> None:
     run = untrained(tmp_path)
     Path(run, "best.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"run/best\.json is damaged \(.*; restore it, or delete it"):
         release.load(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("shape.json", b"{"),
+        ("shape.json", b'{"resolution": -8, "channels": 1}'),
+        ("shape.json", b'{"resolution": 8, "channels": 1e99}'),
+        ("metrics.json", b"[]"),
+        ("metrics.json", b"[" * 10_000),
+        ("metrics.json", b'{"name": "\\ud800"}'),
+        ("generator.safetensors", b"\x80\x04 a pickle"),
+        ("generator.safetensors", (2**60).to_bytes(8, "little") + b"{}"),
+    ],
+)
+def test_a_release_whose_files_hold_something_else_is_refused(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    """Their hashes are right: somebody made them."""
+    run = untrained(tmp_path)
+    uri = str(next(Path(run).glob("best_*")))
+    _, contents = read_folder(uri, ["release"])
+    write_folder(uri, "release", {**contents, name: content}.items())
+    for place in (uri, run):
+        with pytest.raises(CheckpointError, match=rf"{name} holds something else than it should \("):
+            release.load(place)
+
+
+@pytest.mark.parametrize("name", ["shape.json", "generator.safetensors"])
+def test_a_release_whose_manifest_lacks_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    uri = str(next(Path(untrained(tmp_path)).glob("best_*")))
+    _, contents = read_folder(uri, ["release"])
+    del contents[name]
+    write_folder(uri, "release", contents.items())
+    with pytest.raises(CheckpointError, match=f"lists no {name}"):
+        release.load(uri)
+
+
+def test_a_network_far_larger_than_its_weights_takes_no_memory(tmp_path: Path) -> None:
+    uri = str(next(Path(untrained(tmp_path)).glob("best_*")))
+    _, contents = read_folder(uri, ["release"])
+    config = contents["config.yaml"].replace(b"latent_dim: 32", b"latent_dim: 1000000000000")
+    assert config != contents["config.yaml"]
+    write_folder(uri, "release", {**contents, "config.yaml": config}.items())
+    with pytest.raises(CheckpointError, match="holds another network"):
+        release.load(uri)
 
 
 def test_a_missing_bucket_is_told_from_one_without_any_of_these(bucket: str) -> None:

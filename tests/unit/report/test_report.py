@@ -459,9 +459,18 @@ def test_a_search_that_was_only_just_begun(tmp_path: Path) -> None:
 def test_a_damaged_study_is_refused_by_its_name(tmp_path: Path) -> None:
     uri = search_with(plan_of(tmp_path))
     journal = Path(uri, JOURNAL)
-    journal.write_bytes(journal.read_bytes().replace(b'{"op_code"', b'{"op_c{', 1))
-    with pytest.raises(StorageError, match=rf"{JOURNAL} is damaged"):
-        page(uri, tmp_path)
+    whole = journal.read_bytes()
+    for part, other in (
+        (b'{"op_code"', b'{"op_c{'),
+        (b'{"op_code":0', b'{"op_code":99'),
+        (b'"param_name":"optim.g.lr"', b'"param_name":-Infinity'),
+        (b'"step":64', b'"step":1e99'),
+        (b'"intermediate_value":9.0', b'"intermediate_value":"9"'),
+    ):
+        assert part in whole
+        journal.write_bytes(whole.replace(part, other, 1))
+        with pytest.raises(StorageError, match=rf"{JOURNAL} is damaged"):
+            page(uri, tmp_path)
 
 
 def test_a_study_in_a_database_is_read_where_it_is_named(

@@ -262,7 +262,11 @@ HOSTILE = {
         _safetensors(b'{"0.exp_avg": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}'),
         _safetensors(b'{"step": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}'),
     ],
-    "state.json": [b"", b"[]", b"{}", b'{"images": 1e400}', b"[" * 100_000, b'{"images": 1, "best": 2}'],
+    "state.json": [
+        *(b"", b"[]", b"{}", b'{"images": 1e400}', b"[" * 100_000, b'{"images": 1, "best": 2}'),
+        b'{"images": -1, "best": null, "augment": {}, "measured": {}}',
+        b'{"images": 1, "best": null, "augment": {"p": "much"}, "measured": {}}',
+    ],
 }
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from gan_dist.core.errors import DataError
 
@@ -185,18 +184,6 @@ def is_unsafe(name: str) -> bool:
     """Return whether an archive's member is named so that its extraction would leave the folder."""
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or (parts[0] == "" and len(parts) > 1) or parts[0].endswith(":")
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return what JSON from a source says.
-
-    Raises:
-        ValueError: it is none, or nested so deep that Python cannot read it.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
 
 
 def writable(text: str) -> str:

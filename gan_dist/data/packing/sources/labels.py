@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gan_dist.core.errors import DataError
+from gan_dist.core.json_text import parse_json
 from gan_dist.core.storage.redaction import split_query
-from gan_dist.data.packing.sources.items import cut, parse_json, visible, writable
+from gan_dist.data.packing.sources.items import cut, visible, writable
 
 LABEL_COLUMN = "label"
 STYLEGAN_LABELS = "dataset.json"

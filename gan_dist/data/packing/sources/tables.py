@@ -14,6 +14,7 @@ from pyarrow import types
 
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError, StorageError
+from gan_dist.core.json_text import parse_json
 from gan_dist.core.storage import redact
 from gan_dist.data.packing.decode import RejectedError
 from gan_dist.data.packing.sources.files import SteadyFile
@@ -27,7 +28,6 @@ from gan_dist.data.packing.sources.items import (
     SourceOptions,
     cut,
     number_items,
-    parse_json,
     writable,
 )
 

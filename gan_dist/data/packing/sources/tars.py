@@ -10,6 +10,7 @@ from typing import Any
 
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
+from gan_dist.core.json_text import parse_json
 from gan_dist.core.storage import redact
 from gan_dist.data.packing.sources.files import Ranges, SteadyFile
 from gan_dist.data.packing.sources.items import (
@@ -25,7 +26,6 @@ from gan_dist.data.packing.sources.items import (
     counted,
     is_unsafe,
     number_items,
-    parse_json,
     some,
     writable,
 )

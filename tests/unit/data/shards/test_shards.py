@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_dist.core.errors import DataError
+from gan_dist.core.errors import DataError, GanDistError
 from gan_dist.data.batches.readers import read_all, read_slices
 from gan_dist.data.order import GroupSlice
 from gan_dist.data.shards import row_group
@@ -461,6 +461,16 @@ def test_a_wrong_field_of_a_shard_is_named(packed: Path, fields: dict[str, objec
     edit_first_shard(packed, **fields)
     with pytest.raises(DataError, match=message):
         ShardSet(str(packed))
+
+
+@pytest.mark.parametrize("there", ["pipe", "device"])
+def test_a_device_or_a_pipe_in_place_of_a_shard_is_damage(packed: Path, there: str) -> None:
+    (packed / FIRST).unlink()
+    (packed / FIRST).symlink_to("/dev/zero") if there == "device" else os.mkfifo(packed / FIRST)
+    with pytest.raises(DataError, match="it is a device or a pipe"):
+        ShardSet(str(packed)).read_group(0)
+    with pytest.raises(GanDistError, match="it is a device or a pipe"):
+        verify_set(str(packed))
 
 
 def test_a_newer_format_says_so_even_with_fields_unknown_here(packed: Path) -> None:
