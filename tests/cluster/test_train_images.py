@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from gan_dist.data.packing.training_set import LISTING
 from gan_dist.data.shards.shard_set import ShardSet
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
+from tests.support.disks import small_disk
 from tests.support.packing import save_photos, tensor_hashes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -62,13 +61,8 @@ def test_images_are_trained_on_with_the_bits_of_pack_and_train(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1300k", "none", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount).returncode:
-        pytest.skip("this process cannot mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", kib=1300) as folder:
+        yield folder
 
 
 def test_a_disk_that_fills_while_packing_is_named_and_the_same_command_goes_on(

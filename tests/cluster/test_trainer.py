@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from gan_dist.core.storage.hashed_folder import checkpoint_names, write_folder
 from gan_dist.data.builtin import DIGITS
 from gan_dist.training.progress import Progress
 from tests.support.commands import wait_until
+from tests.support.disks import small_disk
 from tests.support.faults import proxy
 from tests.support.gloo import run_gloo
 from tests.unit.training.test_training import assert_same_bits, config, run_on_ranks, tensors, timeless
@@ -71,26 +69,14 @@ def test_a_resumed_run_from_and_to_a_bucket_that_fails_for_a_moment_has_the_bits
         assert gan_dist.load(parts.run_uri).sample(2).shape == (2, 1, 16, 16)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A folder on a disk of 512 KB; None where this process may mount none."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount).returncode:
-        yield None
-        return
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.slow
-def test_a_run_that_fills_a_disk_ends_at_once_by_its_own_error(small_disk: Path | None) -> None:
-    if small_disk is None:
-        pytest.skip("this process cannot mount a tmpfs")
+def test_a_run_that_fills_a_disk_ends_at_once_by_its_own_error(tmp_path: Path) -> None:
     news: list[RunStatus] = []
-    with pytest.raises(StorageError, match="No space left on device") as caught:
-        driver.run(config(small_disk, "model.width=32"), news.append)
+    with (
+        small_disk(tmp_path / "small", kib=512) as disk,
+        pytest.raises(StorageError, match="No space left on device") as caught,
+    ):
+        driver.run(config(disk, "model.width=32"), news.append)
     assert "the run is kept as its last checkpoint has it" in str(caught.value)
     assert news[-1].warnings == ()
 

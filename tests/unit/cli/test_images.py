@@ -19,6 +19,7 @@ import pytest
 from gan_dist import cli
 from gan_dist.cluster import connect
 from gan_dist.data.builtin import DIGITS
+from tests.support.disks import small_disk
 from tests.support.packing import save_photos, tensor_hashes, train_here
 
 FEW = ("train.batch_size=2", "eval.extractor=random")
@@ -180,13 +181,8 @@ def test_a_disk_that_cannot_hold_the_set_is_named(
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this process cannot mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", kib=256) as folder:
+        yield folder
 
 
 def test_images_on_this_machine_are_not_submitted(capsys: pytest.CaptureFixture[str], photos: Path) -> None:
