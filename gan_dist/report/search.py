@@ -21,8 +21,9 @@ from gan_dist.artifacts.search_folder import (
 )
 from gan_dist.config import flatten, load_config
 from gan_dist.core import storage
+from gan_dist.core.errors import CheckpointError
 from gan_dist.core.storage import lock
-from gan_dist.models.release import CONFIG
+from gan_dist.models.release import CONFIG, SEARCH
 from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
 from gan_dist.report.charts import importances, learning, parallel, progress
 from gan_dist.report.pictures import grids
@@ -33,7 +34,7 @@ from gan_dist.report.trials import State, Trial, cost, folder_trials, full_lengt
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import format_plain
 from gan_dist.search.study import SPACE
-from gan_dist.search.study_storage import read_study
+from gan_dist.search.study_storage import JOURNAL, read_study
 
 
 def search_page(uri: str, optuna_storage: str | None = None) -> Page:
@@ -49,7 +50,13 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     info = read_search(uri)
     metric, config = info.metric, load_config(storage.join(uri, CONFIG))
     study = read_study(uri, optuna_storage, config.name)
-    space = Space.from_json(info.space if study is None else study.user_attrs.get(SPACE, {}))
+    try:
+        space = Space.from_json(info.space if study is None else study.user_attrs.get(SPACE, {}))
+    except ValueError as error:
+        file = storage.join(uri, SEARCH if study is None else JOURNAL)
+        raise CheckpointError(
+            f"{storage.redact(file)} is damaged ({error})", "restore a copy of it"
+        ) from None
     keys = list(space.distributions)
     trials = folder_trials(uri, metric, keys) if study is None else study_trials(study, uri, metric)
     lengths = {trial.number: full_length(config, trial.values) for trial in trials}

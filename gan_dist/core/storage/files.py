@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -41,22 +42,43 @@ def file_sizes(uri: str) -> dict[str, int]:
 
     Links count as what they lead to; folders, devices and pipes are left out.
     """
-    from pyarrow import fs
-
-    filesystem, path = open_uri(uri)
-    selector = fs.FileSelector(path, allow_not_found=True)
-    found = retrying(uri, lambda: filesystem.get_file_info(selector))
-    return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+    return {name: size for name, size in _entries(uri) if size is not None}
 
 
 def list_names(uri: str) -> list[str]:
-    """Return the sorted names of the entries of a folder; an absent folder has none."""
+    """Return the sorted names of the entries of a folder; an absent folder has none.
+
+    Links to nothing are left out; bytes of a name that are no UTF-8 are spelled out.
+    """
+    return sorted(name for name, _ in _entries(uri))
+
+
+def _entries(uri: str) -> list[tuple[str, int | None]]:
+    """Return the names in a folder, which may be absent, and the sizes of those that are files."""
     from pyarrow import fs
 
     filesystem, path = open_uri(uri)
+    if filesystem.type_name == "local":
+        return retrying(uri, lambda: _local_entries(path))
     selector = fs.FileSelector(path, allow_not_found=True)
     found = retrying(uri, lambda: filesystem.get_file_info(selector))
-    return sorted(info.base_name for info in found)
+    return [(info.base_name, info.size if info.type == fs.FileType.File else None) for info in found]
+
+
+def _local_entries(path: str) -> list[tuple[str, int | None]]:
+    """Do what `_entries` does, which pyarrow cannot where a name is not UTF-8."""
+    found: list[tuple[str, int | None]] = []
+    with suppress(FileNotFoundError), os.scandir(path) as entries:
+        for entry in entries:
+            try:
+                status = entry.stat()
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
+                continue  # a link to nothing, or deleted since
+            name = os.fsencode(entry.name).decode(errors="backslashreplace")
+            found.append((name, status.st_size if stat.S_ISREG(status.st_mode) else None))
+    return found
 
 
 def read_bytes(uri: str, start: int = 0) -> bytes:

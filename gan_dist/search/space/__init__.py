@@ -158,15 +158,22 @@ class Space:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Space:
-        """Return the space that `to_json` made plain data of."""
-        return cls(
-            {key: cast(Distribution, json_to_distribution(at["distribution"])) for key, at in data.items()},
-            {
-                key: {parent: tuple(values) for parent, values in at["when"].items()}
-                for key, at in data.items()
-                if at["when"]
-            },
-        )
+        """Return the space that `to_json` made plain data of.
+
+        Raises:
+            ValueError: it made no such data.
+        """
+        try:
+            return cls(
+                {k: cast(Distribution, json_to_distribution(at["distribution"])) for k, at in data.items()},
+                {
+                    key: {parent: tuple(values) for parent, values in at["when"].items()}
+                    for key, at in data.items()
+                    if at["when"]
+                },
+            )
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"no space of a search: {error!r}") from None
 
     def _combinations(self, keys: Sequence[str], point: dict[str, Value]) -> Iterator[dict[str, Value]]:
         if not keys:

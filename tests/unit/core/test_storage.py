@@ -165,6 +165,16 @@ def test_a_file_for_a_folder_and_a_folder_for_a_file_are_called_that(tmp_path: P
     assert storage.list_names(str(tmp_path)) == ["file", "folder"]
 
 
+def test_names_that_are_not_utf_8_are_listed_beside_the_others(tmp_path: Path) -> None:
+    for name in (b"\xff", b"a"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(b"abc")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "gone").symlink_to("nothing")
+    assert storage.list_names(str(tmp_path)) == ["\\xff", "a", "folder"]
+    assert storage.file_sizes(str(tmp_path)) == {"\\xff": 3, "a": 3}
+    assert storage.list_names(str(tmp_path / "none")) == []
+
+
 def test_a_device_or_a_pipe_in_place_of_a_file_is_not_read(tmp_path: Path) -> None:
     """The one has no end, the other no beginning; but a shell's `<(...)` is a pipe in /dev."""
     os.mkfifo(tmp_path / "pipe")

@@ -473,6 +473,18 @@ def test_a_damaged_study_is_refused_by_its_name(tmp_path: Path) -> None:
             page(uri, tmp_path)
 
 
+def test_a_space_that_no_search_writes_is_refused(tmp_path: Path) -> None:
+    uri = search_with(plan_of(tmp_path))
+    journal, search = Path(uri, JOURNAL), Path(uri, "search.json")
+    journal.write_bytes(journal.read_bytes().replace(b"FloatDistribution", b"FlatDistribution"))
+    with pytest.raises(GanDistError, match=rf"{JOURNAL} is damaged"):
+        page(uri, tmp_path)
+    journal.unlink()
+    search.write_text(json.dumps(json.loads(search.read_text()) | {"space": {"optim.g.lr": {}}}))
+    with pytest.raises(CheckpointError, match=r"search\.json is damaged \(no space of a search"):
+        page(uri, tmp_path)
+
+
 def test_a_study_in_a_database_is_read_where_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
