@@ -117,6 +117,8 @@ class Fence:
             caller, name = sys._getframe(1).f_code.co_filename, arguments[0].co_filename
             if name.startswith(str(self._box)) or "/gan_dist/" in caller:
                 self.seen.append(f"{event} of {name} by {caller}")
+        elif event == "marshal.loads" and "importlib" in sys._getframe(1).f_code.co_filename:
+            pass  # a module that is imported now
         elif event in FORBIDDEN:
             self.seen.append(f"{event} {arguments!r:.200}")
 
