@@ -24,7 +24,14 @@ DELETERS = 8
 
 
 def join(uri: str, *parts: str) -> str:
-    """Return the URI of something inside a folder; a query such as `?region=...` stays at the end."""
+    """Return the URI of something inside a folder; a query such as `?region=...` stays at the end.
+
+    Raises:
+        StorageError: its name has a question mark, by which another object would be meant.
+    """
+    if "://" in uri and (odd := [part for part in parts if "?" in part]):
+        what = f"a key of {redact(uri)} has a question mark, which begins the settings of a URI: {odd[0]}"
+        raise StorageError(what, "rename it")
     base, mark, query = split_query(uri)
     return "/".join([base.rstrip("/"), *parts]) + mark + query
 
@@ -219,7 +226,7 @@ def copy_tree(source: str, destination: str) -> None:
     """Copy the files of a folder to another folder, on any filesystem; `manifest.json` files come last.
 
     Raises:
-        StorageError: one cannot be read or written, or keys differ by nothing but the number of slashes.
+        StorageError: one cannot be read or written, or has a key that no URI names.
     """
     from pyarrow import fs
 
@@ -230,8 +237,9 @@ def copy_tree(source: str, destination: str) -> None:
     if odd := [name for name, is_plain in files if not is_plain]:
         what = f"{redact(source)} holds a key with slashes in a row, which opens another's: {odd[0]}"
         raise StorageError(what, "rename or delete it")
-    for name, _ in sorted(files, key=lambda file: (file[0].endswith("manifest.json"), file)):
-        write_bytes(join(destination, name), read_bytes(join(source, name)))
+    ordered = sorted(files, key=lambda file: (file[0].endswith("manifest.json"), file))
+    for before, after in [(join(source, name), join(destination, name)) for name, _ in ordered]:
+        write_bytes(after, read_bytes(before))
 
 
 def delete_file(uri: str) -> None:

@@ -29,7 +29,7 @@ from gan_dist.data.shards.shard_set import ShardSet, write_set
 from gan_dist.data.shards.verify import find_damage, sha256_of, verify_set
 from tests.support.faults import Proxy, proxy
 from tests.support.ports import free_port
-from tests.support.s3 import KEYS, refusing_server
+from tests.support.s3 import KEYS, put_object, refusing_server
 
 Backend = Literal["pyarrow", "s3fs"]
 SECRET = KEYS["AWS_SECRET_ACCESS_KEY"]
@@ -117,6 +117,20 @@ def test_a_copy_of_keys_that_differ_by_slashes_is_refused(
     with pytest.raises(StorageError, match=r"x holds a key with slashes in a row, .*; rename or delete it"):
         storage.copy_tree(f"{bucket}/x", str(tmp_path / "copy"))
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_copy_of_keys_with_question_marks_is_refused(
+    s3_url: str, bucket: str, backend: str, tmp_path: Path
+) -> None:
+    """In a URI they begin its settings, and another object is meant."""
+    use(backend)
+    for name in ("a", "a%3Fb"):
+        put_object(s3_url, f"{bucket.removeprefix('s3://')}/folder/{name}", name.encode())
+    with pytest.raises(StorageError, match=r"question mark.*: a\?b; rename it"):
+        storage.copy_tree(f"{bucket}/folder", str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+    (tmp_path / "a?b").write_text("local")
+    assert storage.read_text(storage.join(str(tmp_path), "a?b")) == "local"
 
 
 def test_a_copy_that_fails_has_no_manifest(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Files:
                 raise OSError(f"{len(content)} of {item.size} bytes arrived")
             return content
 
-        return lambda item: _tried(storage.join(self.root, item.file), lambda: whole(item), item.size)
+        return lambda item: _tried(_shown(self.root, item.file), lambda: whole(item), item.size)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RangeReader:
             RejectedError: the file is gone, or may not be read.
             StorageError: it cannot be read.
         """
-        return _tried(storage.join(self._uri, name), lambda: self._range(name, start, size), READ_AHEAD)
+        return _tried(_shown(self._uri, name), lambda: self._range(name, start, size), READ_AHEAD)
 
     def _range(self, name: str, start: int, size: int) -> bytes:
         if self._opened[0] != name:
@@ -150,6 +150,11 @@ class SteadyFile(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
+
+
+def _shown(root: str, name: str) -> str:
+    """Return the URI of a file that is opened by its key, for messages."""
+    return storage.join(root, name.replace("?", "%3F") if "://" in root else name)
 
 
 def _tried(uri: str, read: Callable[[], bytes], size: int) -> bytes:

@@ -17,7 +17,7 @@ from gan_dist.data.packing.sources import open_source
 from gan_dist.data.packing.sources.items import SourceOptions
 from tests.support.faults import Proxy, proxy
 from tests.support.ports import free_port
-from tests.support.s3 import refusing_server
+from tests.support.s3 import put_object, refusing_server
 from tests.unit.core.test_storage import use
 
 
@@ -136,3 +136,22 @@ def test_damage_in_a_store_is_named_at_once(faulty: tuple[Proxy, str], bucket: s
     with pytest.raises(DataError, match=r"a.parquet of .* cannot be read as Parquet"):
         open_source(f"{bucket}/x{query}", SourceOptions())
     assert running.counts.total() < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a?b.png", None), ("a?b.tar", tar(2)), ("a?b.parquet", parquet(2))],
+)
+def test_a_question_mark_in_a_key_is_no_setting(
+    s3_url: str, bucket: str, backend: str, name: str, content: bytes | None
+) -> None:
+    """Images are read by their keys; what a library opens by its URI is refused by name."""
+    use(backend)
+    key = f"{bucket.removeprefix('s3://')}/pics/{name.replace('?', '%3F')}"
+    put_object(s3_url, key, content or b"picture")
+    if content is None:
+        source = open_source(f"{bucket}/pics", SourceOptions())
+        assert source.origin.open()(source.items[0]) == b"picture"
+    else:
+        with pytest.raises(StorageError, match=r"question mark"):
+            open_source(f"{bucket}/pics", SourceOptions())
