@@ -130,7 +130,7 @@ def test_a_death_between_two_objects_leaves_the_old_or_the_new(
         )()
         release.delete_earlier(uri)
 
-    moments = 24
+    moments = 18
     chosen = sorted(chaos.random.sample(range(moments), chaos.rounds(2, moments)))
     seen = Counter[str]()
     for moment in [*chosen, 1000]:
