@@ -42,7 +42,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_a_named_error(chaos: Chaos, 
     hashes = {images: tensor_hashes(str(run)) for images, run in ((128, before), (192, after))}
     seen = Counter[str]()
     with small_disk(tmp_path / "disk", KIB) as disk:
-        for _ in range(chaos.rounds(4, 100)):
+        for _ in range(chaos.rounds(2, 100)):
             run = shutil.copytree(before, disk / "run")
             kind = chaos.random.choice(("disk", "file"))
             filler = disk / "filler"

@@ -134,7 +134,7 @@ def test_faults_of_a_store_corrupt_nothing(chaos: Chaos, faulty: tuple[Proxy, st
     running, root = faulty
     chance, outcomes, longest = chaos.random, Counter[str](), 0.0
     work = Work(root, bucket, chance)
-    wanted = chaos.rounds(12, 500)
+    wanted = chaos.rounds(6, 500)
     done = Counter[str]()
     while done.total() < wanted:
         kind, before = chance.choice(KINDS), running.counts.copy()
