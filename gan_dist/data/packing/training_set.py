@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
+import zlib
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -44,6 +46,8 @@ from gan_dist.data.shards.manifest import MANIFEST, Manifest, ShardInfo, read_ma
 
 FOLDER = ".packed"
 LISTING = "listing.gz"
+LONGEST_LINE = 16 * 1024
+"""Bytes of a listing for an image: a path of 4 KiB, as JSON writes it."""
 SHARD_MB = 64.0
 MAX_BAD = "1%"
 SPARE_BYTES = 2**20
@@ -270,10 +274,12 @@ def _listed(source: Source) -> dict[str, tuple[int, str]]:
 def _changes(path: str, kept: Plan, source: Source) -> str:
     """Return in words how images differ from those that a set was packed from."""
     try:
-        text = gzip.decompress(storage.read_bytes(storage.join(path, LISTING))).decode()
+        content = io.BytesIO(storage.read_bytes(storage.join(path, LISTING)))
+        with gzip.GzipFile(fileobj=content) as unpacked:
+            text = unpacked.read(kept.images * LONGEST_LINE).decode()
         rows = map(parse_json, text.split("\n"))
         before = {str(name): (int(size), str(label)) for name, size, label in rows}
-    except (StorageError, OSError, EOFError, ValueError, TypeError):
+    except (StorageError, OSError, EOFError, ValueError, TypeError, zlib.error):
         return f"it had {counted(kept.images, 'image')} and has {len(source.items):,}"
     now = _listed(source)
     both = before.keys() & now.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -104,8 +105,10 @@ def test_a_run_keeps_its_set_when_images_change_and_says_what_changed(tmp_path: 
     assert "2 added (cat/001.png, cat/added.png), 2 removed (cat/000.png, dog/001.png)" in note
     assert "1 of another size (dog/003.png)" in note
     assert "name=photos-2 begins one with those of now" in note
-    Path(first.path, LISTING).write_bytes(b"cut")
-    assert "it had 8 images and has 8" in found(folder, started).notes[0]
+    whole = Path(first.path, LISTING).read_bytes()
+    for damaged in (b"cut", whole[:-9], whole[:10] + b"\xff" * 20, gzip.compress(bytes(2**28), 1)):
+        Path(first.path, LISTING).write_bytes(damaged)
+        assert "it had 8 images and has 8" in found(folder, started).notes[0]
 
 
 def test_a_run_goes_on_without_its_images(tmp_path: Path, run: Beginning) -> None:
