@@ -16,7 +16,7 @@ from gan_dist.core.errors import GanDistError
 from gan_dist.core.host import own_version
 from gan_dist.core.interrupts import INTERRUPTED, ignore_interrupts, interruptible
 from gan_dist.core.output import ignore_failing_output, output_error
-from gan_dist.core.threads import abandoned_threads
+from gan_dist.core.threads import abandoned
 
 CONTINUED = ("train", "tune", "pack")
 """Verbs that go on where they were interrupted."""
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     cannot be written changes neither.
     """
     ignore_failing_output()
-    earlier = abandoned_threads()
+    earlier = abandoned()
     with interruptible():
         try:
             code = _call(arguments)
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         except KeyboardInterrupt:  # after the verb's end, or before its begin
             code = INTERRUPTED
     atexit.register(ignore_interrupts)
-    if abandoned_threads() - earlier:
+    if abandoned() - earlier:
         os._exit(code)
     sys.exit(code)
 

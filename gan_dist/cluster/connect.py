@@ -22,7 +22,13 @@ from ray.exceptions import (
     RpcError,
 )
 
-from gan_dist.cluster.local_ray import few_processes, keep_handlers, kill_local_processes, shielded_processes
+from gan_dist.cluster.local_ray import (
+    few_processes,
+    has_died,
+    keep_handlers,
+    kill_local_processes,
+    shielded_processes,
+)
 from gan_dist.cluster.nodes import resources
 from gan_dist.cluster.nodes.head_probe import cluster_address, node_resources, require_reachable
 from gan_dist.cluster.ray_files import WRITABLE_PLACES, short_folder, token_without_home
@@ -93,9 +99,20 @@ def _disconnect() -> None:
     busy = {thread for thread in callers if thread.is_alive()}
     for thread in busy:
         abandon(thread)
-    if not busy:
+    if has_died():  # Ray's shutdown would end this process with exit code 1
+        abandon("Ray")
+    elif not busy:
         ray.shutdown()
     kill_local_processes()
+
+
+def require_alive() -> None:
+    """Raise Ray's LocalRayletDiedError if a process of the Ray that `connect` has started has ended.
+
+    Ray itself notices some seconds later, and then ends a process with exit code 1 that uses its objects.
+    """
+    if has_died():
+        raise LocalRayletDiedError
 
 
 def find_machine() -> Machine:

@@ -62,13 +62,19 @@ def few_processes() -> Iterator[None]:
 def kill_local_processes() -> None:
     """Kill what Ray has started for this process, and what that has started.
 
-    Ray itself forgets processes if it is interrupted while it starts them, and those whose node has died.
+    Ray itself forgets those whose node has died.
     """
-    for process in psutil.process_iter() if _sessions else ():
+    sessions = {process.pid for process in _processes}
+    for process in psutil.process_iter() if sessions else ():
         with suppress(OSError, psutil.Error):
-            if os.getsid(process.pid) in _sessions:
+            if os.getsid(process.pid) in sessions:
                 process.kill()
-    _sessions.clear()
+    _processes.clear()
+
+
+def has_died() -> bool:
+    """Return whether a process has ended that Ray has started for this one."""
+    return any(process.poll() is not None for process in _processes)
 
 
 @contextmanager
@@ -81,25 +87,20 @@ def _replaced(owner: object, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-_sessions: set[int] = set()
-"""Sessions of processes that Ray has started; each is the number of its first process."""
-
-
 class _Process(subprocess.Popen[bytes]):
-    pid = 0
-
     def __init__(self, command: list[str], *, preexec_fn: Callable[[], None], **options: Any) -> None:
         def block_signals() -> None:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
             preexec_fn()
 
-        try:
-            super().__init__(command, preexec_fn=block_signals, start_new_session=True, **options)
-        finally:
-            if self.pid:
-                _sessions.add(self.pid)
+        super().__init__(command, preexec_fn=block_signals, start_new_session=True, **options)
+        _processes.append(self)
 
     def terminate(self) -> None:
         """Kill the process, which blocks SIGTERM, and those of its group: a node's has agents."""
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
+
+
+_processes: list[_Process] = []
+"""What Ray has started; each has a session of its own, in which is what it starts."""

@@ -1,4 +1,4 @@
-"""Values computed ahead in threads, and threads abandoned in a library."""
+"""Values computed ahead in threads, and what was abandoned in a library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-_abandoned: set[threading.Thread] = set()
+_abandoned: set[threading.Thread | str] = set()
 
 
 def map_ahead(stack: ExitStack, function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:
@@ -50,13 +50,13 @@ def prefetch(values: Iterator[T]) -> Iterator[T]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def abandon(thread: threading.Thread) -> None:
-    """Record that nobody waits any longer for a daemon thread that is in a library's code."""
-    _abandoned.add(thread)
+def abandon(what: threading.Thread | str) -> None:
+    """Record a daemon thread that is in a library's code, or a library, whose end nobody waits for."""
+    _abandoned.add(what)
 
 
-def abandoned_threads() -> set[threading.Thread]:
-    """Return the threads that were abandoned; a process that has any must end by `os._exit`.
+def abandoned() -> set[threading.Thread | str]:
+    """Return what was abandoned; a process that has anything must end by `os._exit`.
 
     When Python ends, it ends each thread that returns to it. If that thread was called from C++, as s3fs is
     from Arrow, the whole process aborts. One that has ended since may have left its library in any state.

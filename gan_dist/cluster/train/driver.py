@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import ray
 
-from gan_dist.cluster.connect import LOST, connect_for
+from gan_dist.cluster.connect import LOST, connect_for, require_alive
 from gan_dist.cluster.nodes import placement
 from gan_dist.cluster.nodes.node_checks import check_nodes
 from gan_dist.cluster.train.status import RunStatus, start_status_actor
@@ -216,6 +216,7 @@ class _Driver:
 
     def _read_status(self) -> RunStatus:
         """Return the status, after `on_status` was called with it."""
+        require_alive()
         status: RunStatus = ray.get(self._actor.read.remote())
         self._on_status(status)
         return status
