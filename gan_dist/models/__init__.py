@@ -15,7 +15,7 @@ from gan_dist.models import dcgan, init, r3gan, resnet
 from gan_dist.models.base import Discriminator, Generator
 from gan_dist.models.generator import ImageShape
 from gan_dist.models.layers import update_spectral_norms
-from gan_dist.models.sizes import MIN_RESOLUTION, NetworkSize, possible_resolutions
+from gan_dist.models.sizes import LARGEST, MIN_RESOLUTION, NetworkSize, possible_resolutions
 
 __all__ = [
     "Discriminator",
@@ -119,6 +119,9 @@ def _problems(model: ModelConfig, shape: ImageShape) -> Iterator[Problem]:
             f"use {' or '.join(map(str, possible))}",
             ("data.resolution",),
         )
+    for key, most in (("latent_dim", LARGEST), ("width", LARGEST), ("max_width", LARGEST), ("blocks", 1000)):
+        if (value := getattr(model, key) or 0) > most:
+            yield Problem(f"model.{key}={value}: no network is that large", keys=(f"model.{key}",))
     if model.conditional and shape.classes == 0:
         yield Problem(
             "model.conditional=true needs a labelled set, and data.path has no labels",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt, TypeAdapter
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gan_dist.config import RunConfig
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError, NonFiniteError, closest
+from gan_dist.models.sizes import LARGEST
 
 BLOCK = 8
 """Batch size of `sample`, also for fewer images: it changes the last bits of an image."""
@@ -24,9 +26,9 @@ SHOWN = 10
 class ImageShape:
     """Shape of the generated images: `channels` x `resolution` x `resolution`."""
 
-    resolution: PositiveInt
-    channels: PositiveInt
-    classes: NonNegativeInt = 0
+    resolution: Annotated[int, Field(gt=0, le=LARGEST)]
+    channels: Annotated[int, Field(gt=0, le=LARGEST)]
+    classes: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Classes of conditional networks; 0 for unconditional ones."""
     class_names: tuple[str, ...] = ()
     """Names of the classes by their numbers; empty where the set has none, and in files before 0.3."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 BASE = 4
 """Edge of the feature maps at which generators start and discriminators end."""
+LARGEST = 2**31
+"""More channels, or numbers of a latent, than any machine holds; torch counts in 64 bits."""
 MIN_RESOLUTION = 8
 """The resolution with a single stage above the base."""
 

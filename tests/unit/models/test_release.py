@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from gan_dist import models
 from gan_dist.cli import app
 from gan_dist.cli.train import train_run
 from gan_dist.config import RunConfig, load_config, to_yaml
-from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
+from gan_dist.core.errors import CheckpointError, ConfigError, GanDistError, StorageError
 from gan_dist.core.storage.hashed_folder import read_folder, write_folder
 from gan_dist.models import release
 from gan_dist.models.generator import ImageShape
@@ -118,6 +119,7 @@ def test_a_damaged_pointer_to_the_best_is_told(text: str, tmp_path: Path) -> Non
         ("shape.json", b"{"),
         ("shape.json", b'{"resolution": -8, "channels": 1}'),
         ("shape.json", b'{"resolution": 8, "channels": 1e99}'),
+        ("shape.json", b'{"resolution": 8, "channels": 1, "classes": 99999999999999999999}'),
         ("metrics.json", b"[]"),
         ("metrics.json", b"[" * 10_000),
         ("metrics.json", b'{"name": "\\ud800"}'),
@@ -138,6 +140,13 @@ def test_a_release_whose_files_hold_something_else_is_refused(
             release.load(place)
 
 
+@pytest.mark.parametrize("key", ["width", "max_width", "latent_dim", "blocks"])
+def test_a_network_larger_than_any_is_refused_by_its_key(key: str) -> None:
+    model = load_config("digits", [f"model.{key}={10**30}"]).model
+    with pytest.raises(ConfigError, match=f"model.{key}=10{'0' * 29}: no network is that large"):
+        models.build(model, ImageShape(8, 1))
+
+
 @pytest.mark.parametrize("name", ["shape.json", "generator.safetensors"])
 def test_a_release_whose_manifest_lacks_a_file_is_refused(name: str, tmp_path: Path) -> None:
     uri = str(next(Path(untrained(tmp_path)).glob("best_*")))
@@ -151,7 +160,7 @@ def test_a_release_whose_manifest_lacks_a_file_is_refused(name: str, tmp_path: P
 def test_a_network_far_larger_than_its_weights_takes_no_memory(tmp_path: Path) -> None:
     uri = str(next(Path(untrained(tmp_path)).glob("best_*")))
     _, contents = read_folder(uri, ["release"])
-    config = contents["config.yaml"].replace(b"latent_dim: 32", b"latent_dim: 1000000000000")
+    config = contents["config.yaml"].replace(b"latent_dim: 32", b"latent_dim: 1000000")
     assert config != contents["config.yaml"]
     write_folder(uri, "release", {**contents, "config.yaml": config}.items())
     with pytest.raises(CheckpointError, match="holds another network"):
