@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -32,6 +31,7 @@ from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 from gan_dist.training.progress import Progress
 from tests.support.gloo import run_gloo
+from tests.support.releases import rewrite
 
 DIGITS = "builtin://digits"
 SMALL = [
@@ -130,15 +130,6 @@ def test_segments_and_seed_choose_some_of_the_stretches(honest: Path) -> None:
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-def _rewrite(folder: Path, name: str, content: bytes) -> None:
-    """Replace a file, and its hash in the folder's manifest: a forgery that knows the format."""
-    (folder / name).write_bytes(content)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] = hashlib.sha256(content).hexdigest()
-    manifest["sizes"][name] = len(content)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
 def changed_rate(root: Path) -> None:
     file = root / "run" / "config.yaml"
     text = file.read_text()
@@ -166,7 +157,7 @@ def flipped_bit(root: Path) -> None:
     folder = root / "run" / "checkpoint_000000000256"
     content = bytearray((folder / "generator.safetensors").read_bytes())
     content[-1] ^= 1
-    _rewrite(folder, "generator.safetensors", bytes(content))
+    rewrite(folder, "generator.safetensors", bytes(content))
 
 
 def edited_figure(root: Path) -> None:
@@ -253,14 +244,14 @@ def test_a_release_is_proved_by_the_run_that_made_it(honest: Path, tmp_path: Pat
     assert re.search(rf"equal +\S+ to {kimg:g} kimg: every bit", done.output)
 
     record = json.loads((to / "metrics.json").read_text())
-    _rewrite(to, "metrics.json", json.dumps(record | {"fd_digits": 1.0}).encode())
+    rewrite(to, "metrics.json", json.dumps(record | {"fd_digits": 1.0}).encode())
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
     assert re.search(r"NOT EQUAL +metrics\.json: fd_digits is 1\.0, and was", done.output)
 
     weights = bytearray((to / "generator.safetensors").read_bytes())
     weights[-1] ^= 1
-    _rewrite(to, "generator.safetensors", bytes(weights))
+    rewrite(to, "generator.safetensors", bytes(weights))
     assert unequal(list(audit_release(str(to), str(honest / "run"), lambda _: None))).keys() == {
         "generator.safetensors",
         "metrics.json",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 from gan_dist.training.state import TrainingState, new_state
 from tests.support.crashes import every_crash
+from tests.support.releases import rewrite
 
 SMALL = [
     *("data.resolution=16", "model.name=dcgan", "model.max_width=null", "loss.name=nonsaturating"),
@@ -176,7 +176,7 @@ def test_a_crash_at_any_moment_leaves_a_copied_release_as_it_was_or_the_new_one(
     prepared = tmp_path / "prepared" / "release"
     copy_release(found, str(prepared))
     old = {"images": -1}
-    _rewrite(prepared, "metrics.json", json.dumps(old).encode())
+    rewrite(prepared, "metrics.json", json.dumps(old).encode())
     (prepared / "mine.txt").write_text("mine")
     new = json.loads(found.contents["metrics.json"])
     seen = []
@@ -235,18 +235,9 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(trained: Path, t
     wider = config(tmp_path / "wider", "train.kimg=0.192", "model.width=8")
     run(wider)
     shutil.copytree(Path(wider.run_uri, newest), tmp_path / "run" / newest, dirs_exist_ok=True)
-    _rewrite(tmp_path / "run" / newest, "config.yaml", (trained / "config.yaml").read_bytes())
+    rewrite(tmp_path / "run" / newest, "config.yaml", (trained / "config.yaml").read_bytes())
     with pytest.raises(ResumeError, match=r"generator\.safetensors holds another network .*: \S+ is \("):
         run(config(tmp_path, "train.kimg=0.256"))
-
-
-def _rewrite(folder: Path, name: str, content: bytes) -> None:
-    """Replace a file, and what the folder's manifest says of it."""
-    (folder / name).write_bytes(content)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] = hashlib.sha256(content).hexdigest()
-    manifest["sizes"][name] = len(content)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def _safetensors(header: bytes) -> bytes:
@@ -276,7 +267,7 @@ def test_a_checkpoint_whose_files_are_of_another_kind_is_damaged_and_changes_not
 ) -> None:
     newest = tmp_path / "checkpoint_000000000128"
     shutil.copytree(trained / newest.name, newest)
-    _rewrite(newest, name, content)
+    rewrite(newest, name, content)
     state = fresh(config(tmp_path))
     before = copy.deepcopy(state)
     with pytest.raises(CheckpointError, match=r"checkpoint_000000000128 does not hold the state of a run \("):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -62,6 +61,7 @@ from gan_dist.training.step import Step
 from tests.extractors import Slow
 from tests.support.faults import proxy
 from tests.support.gloo import run_gloo
+from tests.support.releases import rewrite
 
 SMALL = [
     *("data.resolution=16", "model.name=dcgan", "model.max_width=null", "loss.name=nonsaturating"),
@@ -769,12 +769,7 @@ def test_a_run_measured_by_another_extractor_is_refused(begun: Path, tmp_path: P
     folder = begun / checkpoint_names(str(begun))[0]
     state = json.loads((folder / "state.json").read_text())
     state["measured"]["extractor"] = "0" * 64
-    content = (json.dumps(state) + "\n").encode()
-    (folder / "state.json").write_bytes(content)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["state.json"] = hashlib.sha256(content).hexdigest()
-    manifest["sizes"]["state.json"] = len(content)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    rewrite(folder, "state.json", (json.dumps(state) + "\n").encode())
     with pytest.raises(ResumeError, match=r"measured by an extractor with SHA-256 000.*e0ad31e8"):
         run(config(tmp_path))
 
