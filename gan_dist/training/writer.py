@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 
 from gan_dist.core.errors import OutageError, Problem, StorageError
+from gan_dist.core.threads import abandon
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
 """Seconds between tries at a store that does not answer; each try has `storage.timeout_s` of its own."""
-
+CHECK_S = 1.0
+"""Seconds between looks at a write that does not end."""
 
 _FILE, _RELEASE, _CHECKPOINT = range(3)
 """Kinds of what waits, in the order in which they are written."""
@@ -25,7 +28,7 @@ class RunWriter:
     counts as an outage too, since credentials that have expired are renewed.
 
     An error that no waiting mends, such as a full disk, is raised by the next method that the owner calls. So
-    is a StorageError once the store has not answered for `max_outage_s`.
+    is a StorageError once the store has not answered, or a disk has let no write end, for `max_outage_s`.
 
     Args:
         run_uri: The run's folder.
@@ -48,6 +51,8 @@ class RunWriter:
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         self._changed = threading.Condition()
         self._outage_began: float | None = None
+        self._began: float | None = None
+        """When the write began that has not ended, in the time of `time.monotonic`."""
         self._closed = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -81,13 +86,16 @@ class RunWriter:
     def is_idle(self) -> bool:
         """Return whether nothing waits; raise the error that has ended the writing."""
         with self._changed:
+            self._end_if_stuck()
             self._raise()
             return not self._waiting
 
     def wait(self, *, through_outage: bool = False) -> bool:
         """Wait until all is written; during an outage return False at once, unless `through_outage`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_settled(through_outage=through_outage))
+            settled = partial(self._is_settled, through_outage=through_outage)
+            while not self._changed.wait_for(settled, CHECK_S):
+                self._end_if_stuck()
             self._raise()
             return not self._waiting
 
@@ -96,7 +104,20 @@ class RunWriter:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(CHECK_S)
+            if self._is_stuck():
+                abandon(self._thread)
+                return
+
+    def _is_stuck(self) -> bool:
+        """Return whether a disk or mount has kept one write for `max_outage_s`; a bucket may take longer."""
+        began = self._began
+        return "://" not in self._uri and began is not None and time.monotonic() - began > self._max_outage_s
+
+    def _end_if_stuck(self) -> None:
+        if self._error is None and self._is_stuck():
+            self._end(OutageError(f"{self._uri} lets no write end", "look at its disk or mount"))
 
     def _is_settled(self, *, through_outage: bool) -> bool:
         in_outage = self._outage_began is not None and not through_outage
@@ -122,7 +143,7 @@ class RunWriter:
                 self._changed.wait_for(lambda: self._closed or bool(self._waiting))
                 if self._closed:
                     return
-            began = time.monotonic()
+            began = self._began = time.monotonic()
             try:
                 self._write_next()
             except StorageError as error:
@@ -134,6 +155,8 @@ class RunWriter:
                 return
             else:
                 wait_s = FIRST_WAIT_S
+            finally:
+                self._began = None
 
     def _write_next(self) -> None:
         written = self._waiting[0]

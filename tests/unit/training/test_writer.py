@@ -124,6 +124,27 @@ def test_a_network_disk_that_does_not_answer_is_waited_for(store: Store) -> None
     running.close()
 
 
+def test_a_disk_that_lets_no_write_end_ends_the_run_in_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CHECK_S", 0.01)
+    mended = threading.Event()
+    hanging = begun(store, "/disk/run", 0.2)
+    hanging.add(lambda: store.write("records"))
+    hanging.add_checkpoint(2000, mended.wait)  # type: ignore[arg-type]
+    with pytest.raises(StorageError, match="/disk/run lets no write end; look at its disk") as caught:
+        hanging.wait(through_outage=True)
+    assert "the last checkpoint, at 1 kimg, is whole" in str(caught.value)
+    hanging.close()
+    mended.set()
+    assert store.written[0] == "records"
+    # A large checkpoint may take longer on its way into a bucket.
+    slow = begun(store, URI, 0.05)
+    slow.add(lambda: time.sleep(0.3))
+    assert slow.wait()
+    slow.close()
+
+
 def test_a_checkpoint_that_is_added_while_another_is_written_is_written_next(
     store: Store, running: RunWriter
 ) -> None:
