@@ -46,7 +46,7 @@ swift: .venv-swift/.installed  ## OpenStack Swift, a second object store for tes
 	@touch $@
 
 SEED ?= $(shell date +%s)
-chaos: setup  ## thousands of faults at random places, by a SEED; figures to benchmarks/chaos.md (two hours)
+chaos: setup  ## thousands of faults at random places, by a SEED; figures to benchmarks/chaos.md (four hours)
 	@$(BIN)/pytest tests/chaos --chaos $(SEED) -m "" --timeout 7200 $(ARGS)
 
 quick: setup  ## the tests that need no cluster and no patience
