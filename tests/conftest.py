@@ -31,6 +31,14 @@ LONGEST_FIRST = (
     "tests/unit/core/test_storage_whole.py",
     "tests/unit/evaluation/test_evaluation.py",
     "tests/e2e/test_autoscaling.py",
+    "tests/unit/training/test_audit.py",
+    "tests/unit/core/test_storage_signed.py",
+    "tests/unit/training/test_checkpoint.py",
+    "tests/chaos/test_kills.py",
+    "tests/chaos/test_inputs.py",
+    "tests/unit/cluster/test_shadows.py",
+    "tests/chaos/test_stores.py",
+    "tests/chaos/test_hostile.py",
 )
 """Scopes by the seconds that they were measured to take: from 6 minutes down to 15 s."""
 WITHOUT_THE_HEAD = ("autoscaling", "hosts", "ray_up")
