@@ -20,7 +20,7 @@ from tests.chaos.conftest import Chaos
 from tests.support.faults import Proxy, proxy
 from tests.unit.core.test_storage import use
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 4.0
 KINDS = ("internal", "unavailable", "slowdown", "throttled", "reset", "stall", "truncate", "corrupt", "slow")
 NAMES = (
     *(
@@ -46,7 +46,7 @@ NAMES = (
 @pytest.fixture
 def faulty(s3_url: str, bucket: str, backend: str) -> Iterator[tuple[Proxy, str]]:
     """A proxy before the store, and a bucket through it."""
-    use(backend, TIMEOUT_S)
+    use(backend, 60.0)
     with proxy(s3_url) as running:
         yield running, f"{bucket}?endpoint_override=127.0.0.1:{running.port}&scheme=http"
 
@@ -129,11 +129,14 @@ class Work:
         return storage.read_bytes(uri) if storage.exists(uri) else None
 
 
-def test_faults_of_a_store_corrupt_nothing(chaos: Chaos, faulty: tuple[Proxy, str], bucket: str) -> None:
+def test_faults_of_a_store_corrupt_nothing(
+    chaos: Chaos, faulty: tuple[Proxy, str], bucket: str, backend: str
+) -> None:
     """Half of the stores have no request that deletes several objects."""
     running, root = faulty
     chance, outcomes, longest = chaos.random, Counter[str](), 0.0
     work = Work(root, bucket, chance)
+    use(backend, TIMEOUT_S)
     wanted = chaos.rounds(6, 500)
     done = Counter[str]()
     while done.total() < wanted:

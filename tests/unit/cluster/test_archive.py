@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 from zipfile import ZipFile
 
 import pytest
@@ -109,7 +110,9 @@ def test_what_cannot_be_sent_is_named_unless_it_is_ignored(
             path.chmod(0o700)  # pytest deletes it
 
 
-def test_ignore_files_are_read_as_git_reads_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignore_files_are_read_as_git_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Mock()
+    monkeypatch.setattr(archive, "LOG", log)
     write(tmp_path, "a.log", "b.tmp", "deep/c.py", "other/.gitignore/d.py")
     lines = [b"\xef\xbb\xbf*.log", b"!", b"\\", b"[z-a]", b"caf\xe9\r", b"*.tmp\r", b""]
     (tmp_path / ".gitignore").write_bytes(b"\n".join(lines))
@@ -117,7 +120,9 @@ def test_ignore_files_are_read_as_git_reads_them(tmp_path: Path, caplog: pytest.
     (tmp_path / "deep/.gitignore").chmod(0)
     with permissions():
         assert own(tmp_path) == {".gitignore", "deep/c.py", "other/.gitignore/d.py"}
-    assert "deep/.gitignore is passed over, as by git: Permission denied" in caplog.text
+    [[text, file, reason], _] = log.warning.call_args
+    warned = text % (file, reason)
+    assert "deep/.gitignore is passed over, as by git: Permission denied" in warned
 
 
 def test_a_job_gets_the_package_that_submits_it(tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_nohup() -> Iterator[None]:
+    """What these tests start does not ignore SIGHUP, even if they do themselves."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @contextmanager
 def working(folder: Path, mode: str, force_s: float = 60.0) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
