@@ -79,7 +79,7 @@ def open_uri(uri: str) -> tuple[Any, str]:
                 raise ValueError("it names no bucket")
             if "//" in path.rstrip("/"):
                 raise ValueError("it has two slashes in a row")
-            return _s3(_current, query, os.getpid()), path.rstrip("/")
+            return _s3(_current, query, _settings(), os.getpid()), path.rstrip("/")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         what = f"{redact(uri)} cannot be opened ({str(error).replace(uri, redact(uri))})"
@@ -87,8 +87,15 @@ def open_uri(uri: str) -> tuple[Any, str]:
     return filesystem, path.rstrip("/")
 
 
+def _settings() -> frozenset[tuple[str, str]]:
+    """Return the environment variables that an S3 filesystem follows when it is made."""
+    proxies = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+    found = os.environ.items()
+    return frozenset(one for one in found if one[0].startswith("AWS_") or one[0].lower() in proxies)
+
+
 @lru_cache(maxsize=16)
-def _s3(options: StorageOptions, query: str, _process: int) -> Any:
+def _s3(options: StorageOptions, query: str, _settings: frozenset[tuple[str, str]], _process: int) -> Any:
     """Return an S3 filesystem; one for each process, since connections do not survive a fork."""
     endpoint, region = endpoint_and_region(query)
     # A request times out well before the whole operation does, so that there is time for another.

@@ -13,7 +13,6 @@ import pytest
 from gan_dist.core import storage
 from gan_dist.core.errors import StorageError
 from gan_dist.core.storage import StorageOptions
-from gan_dist.core.storage.filesystems import open_uri
 from tests.support.heads import gan_dist_here
 from tests.support.swift import ABSENT, INSTALLED, KEYS, Swift, swift_server
 
@@ -44,7 +43,6 @@ def folder(swift: Swift, backend: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 def forget(backend: str) -> None:
     """Use new connections, as a new process does."""
     storage.configure(StorageOptions("s3fs" if backend == "s3fs" else "pyarrow"))
-    open_uri.__globals__["_s3"].cache_clear()
 
 
 def test_a_folder_is_written_read_listed_and_deleted(folder: str) -> None:
