@@ -124,9 +124,9 @@ def test_tasks_reach_the_store_as_the_command_is_told(
     opened: list[str] = []
     kept = filesystems._s3
 
-    def noted(using: storage.StorageOptions, query: str, process: int) -> Any:
+    def noted(using: storage.StorageOptions, *where: Any) -> Any:
         opened.append(using.backend)
-        return kept(using, query, process)
+        return kept(using, *where)
 
     monkeypatch.setattr(filesystems, "_s3", noted)
     source = open_source(str(photos), SourceOptions())
