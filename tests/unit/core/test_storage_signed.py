@@ -41,7 +41,7 @@ def folder(swift: Swift, backend: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def forget(backend: str) -> None:
-    """Use new connections, as a new process does."""
+    """Use a backend; connections are new wherever the settings in the environment are."""
     storage.configure(StorageOptions("s3fs" if backend == "s3fs" else "pyarrow"))
 
 
