@@ -17,6 +17,8 @@ class Generator(nn.Module, ABC):
 
     recipe: ClassVar[Recipe]
     """Distributions of the initial weights."""
+    tanh: bool = True
+    """Whether images go through tanh. Without it, those of a trained generator are about in [-1, 1]."""
 
     def __init__(self, latent_dim: int, size: NetworkSize) -> None:
         super().__init__()
@@ -33,11 +35,12 @@ class Generator(nn.Module, ABC):
         Raises:
             ValueError: a conditional generator is called without labels.
         """
-        return _at_least_float32(self.synthesise(latents, _labels(labels, self.classes))).tanh()
+        images = _at_least_float32(self.synthesise(latents, _labels(labels, self.classes)))
+        return images.tanh() if self.tanh else images
 
     @abstractmethod
     def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the images before tanh; labels are None if and only if the generator is unconditional."""
+        """Return the images, before `tanh`; labels are None if and only if the generator is unconditional."""
 
 
 class Discriminator(nn.Module, ABC):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from gan_dist.models.layers import ConditionalBatchNorm, Norm, SpectralNorm
+from gan_dist.models.layers import ConditionalBatchNorm, Norm, SpectralNorm, standard_normal
 
 Rule: TypeAlias = Callable[[Any, torch.Generator], None]
 """Sets a module, and all modules inside it, from a generator's numbers."""
@@ -39,6 +39,11 @@ def normal(layer: nn.Module, generator: torch.Generator, *, std: float, mean: fl
     shape = _weight(layer).shape
     values = torch.normal(mean, std, shape, generator=generator, device=generator.device, dtype=torch.float32)
     _set(layer, values, generator)
+
+
+def normal_tensor(tensor: Tensor, generator: torch.Generator) -> None:
+    """Draw a tensor that is no layer's `weight` from N(0, 1)."""
+    tensor.copy_(standard_normal(tensor.shape, generator))
 
 
 def msr(layer: nn.Module, generator: torch.Generator, *, gain: float) -> None:
