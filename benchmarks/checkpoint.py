@@ -30,7 +30,7 @@ EVERY_S = 300.0
 """`train.checkpoint_every_s` as it is by default."""
 STATES: dict[str, tuple[list[str], int]] = {
     "digits": ([], 5),
-    "cifar10": (["data.path=builtin://digits", "data.resolution=32"], 5),
+    "cifar10": (["data.path=builtin://digits", "data.resolution=32", "model.width=192"], 5),
     "ffhq256": (["data.path=builtin://digits", "data.resolution=256", "data.cache=memory"], 2),
 }
 """Presets whose networks are measured, overrides, and how often: the last two are R3GAN's."""

@@ -61,8 +61,9 @@ def export(source: str, to: str) -> Exported:
     """Write a generator's graph and weights as one file, after a test of its content.
 
     Inputs are `latents`, float32 (n, latent_dim) from N(0, 1), and for a conditional generator `labels`,
-    int64 (n,); the output is `images`, float32 (n, C, R, R) in [-1, 1], for any n. The graph runs on any
-    device. The file also has a description of the generator: see `describe`.
+    int64 (n,); the output is `images`, float32 (n, C, R, R), for any n, in which -1 is black and 1 is white.
+    Values beyond are to be clamped where the description says so. The graph runs on any device. The file also
+    has a description of the generator: see `describe`.
 
     Args:
         source: A release, a checkpoint, or a run's folder.
@@ -122,6 +123,7 @@ def describe(release: Release) -> dict[str, Any]:
         "channels": shape.channels,
         "classes": shape.classes,
         "range": [-1, 1],
+        "clamp": not release.bounded,
         "measured": {key: value for key, value in release.record.items() if is_score(key)},
         "torch": torch.__version__,
         "gan_dist": own_version(),

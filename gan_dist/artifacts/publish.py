@@ -11,7 +11,7 @@ import torch
 
 from gan_dist import models
 from gan_dist.artifacts.best import BestRelease
-from gan_dist.config import DataConfig, LossConfig, ModelConfig, OptimConfig
+from gan_dist.config import DataConfig, EmaConfig, LossConfig, ModelConfig, OptimConfig
 from gan_dist.config.fields import override, valid_name
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, StorageError
@@ -114,12 +114,12 @@ def model_card(found: BestRelease, folder: str) -> str:
     manifest = None
     with suppress(GanDistError):  # the set may not be within reach from here
         manifest = open_images(config.data.path).manifest
-    half_life, kimg = config.ema.half_life_kimg, f"{found.images / 1000:g} kimg (thousands of images seen)"
+    kimg = f"{found.images / 1000:g} kimg (thousands of images seen)"
     rows = [
         *_images(shape, manifest),
         *_data(config.data.path, manifest),
         ("generator", _generator(config.model, shape)),
-        ("weights", f"exponential moving average, half-life {half_life:g} kimg"),
+        ("weights", f"exponential moving average, half-life {_half_life(config.ema)}"),
         *_loss(config.loss),
         *_augmentation(config.data),
         *_optimizer(config.optim, config.loss, config.data.augment_p),
@@ -165,6 +165,11 @@ def _generator(model: ModelConfig, shape: ImageShape) -> str:
         generator = models.build_generator(model, shape)
     count = sum(weights.numel() for weights in generator.parameters())
     return f"{model.name}, {count:,} parameters, latents of {model.latent_dim} numbers"
+
+
+def _half_life(ema: EmaConfig) -> str:
+    start = "" if ema.half_life_start_kimg is None else f"{ema.half_life_start_kimg:g} to "
+    return f"{start}{ema.half_life_kimg:g} kimg"
 
 
 def _loss(loss: LossConfig) -> Rows:

@@ -67,7 +67,8 @@ def complete(settings: ConfigBuilder, timeout_s: float = math.inf) -> ConfigBuil
     Keys that are `auto` will be what they were when the run was begun, which is looked up for `timeout_s`
     seconds at most, or else what suits the cluster in RAY_ADDRESS or this machine.
     """
-    settings = replace(settings, machine=cache(find_machine), recorded=_recorded(settings, timeout_s))
+    recorded = {**settings.recorded, **_recorded(settings, timeout_s)}
+    settings = replace(settings, machine=cache(find_machine), recorded=recorded)
     config = settings.config()
     return settings.with_values(
         {
@@ -99,10 +100,12 @@ def find_machine() -> Machine:
 
 def _recorded(settings: ConfigBuilder, timeout_s: float) -> dict[str, object]:
     """Return the values that an earlier process of the run recorded; none if that cannot be read."""
-    draft = settings.draft() if settings.open_keys() else None
+    from gan_dist.config.earlier import EARLIER
+    from gan_dist.config.load import read_settings
+
+    draft = settings.draft() if settings.open_keys() or EARLIER.keys() - settings.values.keys() else None
     if draft is None:
         return {}
-    from gan_dist.config import flatten, load_config
     from gan_dist.core import storage
 
     options = draft.storage.options
@@ -111,7 +114,7 @@ def _recorded(settings: ConfigBuilder, timeout_s: float) -> dict[str, object]:
     with suppress(GanDistError):
         uri = storage.join(absolute(draft.storage.path), draft.name, RECORDED)
         if storage.exists(uri):
-            return flatten(load_config(uri))
+            return read_settings(uri).record()
     return {}
 
 

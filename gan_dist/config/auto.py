@@ -105,7 +105,7 @@ def _accumulate(resolution: int, batch: int, gpus: int, gpu_bytes: int | None) -
 
 
 def _r3gan(resolution: int, images: int) -> dict[str, object]:
-    """Return R3GAN's networks and schedule, those of its authors' presets for FFHQ but for the width."""
+    """Return R3GAN's networks and schedule, its authors' for FFHQ but for the width and the average."""
     rate = {"lr": 2e-4, "beta1": 0.0, "beta2_start": 0.9, "beta2": 0.99}
     return {
         "model.name": "r3gan",

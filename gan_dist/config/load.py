@@ -11,8 +11,16 @@ from typing import NamedTuple, TypeAlias
 
 import yaml
 
-from gan_dist.config import fields
-from gan_dist.config.fields import SectionKeys, convert_integers, format_value, leaves, sections, shorten
+from gan_dist.config import earlier, fields
+from gan_dist.config.fields import (
+    SectionKeys,
+    convert_integers,
+    flatten,
+    format_value,
+    leaves,
+    sections,
+    shorten,
+)
 from gan_dist.config.loss_defaults import LOSS_DEFAULTS
 from gan_dist.config.loss_optim import LossConfig
 from gan_dist.config.machine import AUTO, AUTO_KEYS, Machine, resolve, this_machine
@@ -108,7 +116,7 @@ class ConfigBuilder:
     machine: Callable[[], Machine] = this_machine
     """What keys that are `auto` go by; called when all others are right."""
     recorded: Mapping[str, object] = field(default_factory=dict)
-    """Values that keys that are `auto` had when the run was begun, by dotted key."""
+    """Values of the run's earlier processes, by dotted key; taken by keys that are `auto`, or newer."""
     searching: bool = False
     """Whether the configuration is one of a search's trials."""
 
@@ -153,6 +161,7 @@ class ConfigBuilder:
             self.refuse(at_line(node.start_mark.line + 1), Problem(what))
             return False
         self._read_mapping("", node, lambda node: at_line(node.start_mark.line + 1))
+        self.recorded = earlier.missing(self.values)
         self._apply_loss_defaults()
         return True
 
@@ -198,6 +207,10 @@ class ConfigBuilder:
         """Return the keys that are `auto`."""
         return {key for key in AUTO_KEYS if self.values.get(key, AUTO) == AUTO}
 
+    def record(self) -> dict[str, object]:
+        """Return the values of a run's `config.yaml` for `recorded`; raise a ConfigError if it is wrong."""
+        return {**flatten(self.config()), **self.recorded}
+
     def draft(self) -> RunConfig | None:
         """Return the configuration with RunConfig's defaults for what is `auto`; None if it is wrong."""
         builder = self.with_values({})
@@ -213,6 +226,7 @@ class ConfigBuilder:
         """Return the configuration or its problems; a machine is looked at if no key by itself is wrong."""
         values, open_keys = self.known_values(), self.open_keys()
         values |= {key: self.recorded[key] for key in open_keys & self.recorded.keys()}
+        values |= earlier.applicable(values, self.recorded)
         config, refused = check(values)
         if open_keys <= values.keys() or self.problems or any(len(one.keys) == 1 for one in refused):
             return config, refused

@@ -79,7 +79,7 @@ class OptimConfig(Section):
     """Discriminator updates, each on a batch of its own, for one generator update."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course from start to end over `decay_kimg` of both learning rates and, where they are set, of
-    `loss.penalty_end_factor`, `beta2_start` and `data.augment_p`."""
+    `loss.penalty_end_factor`, `beta2_start`, `data.augment_p` and `ema.half_life_start_kimg`."""
     decay_kimg: PositiveFloat | None = None
     """Thousands of images after which a `linear` or `cosine` schedule has reached its end."""
     end_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -88,8 +88,13 @@ class OptimConfig(Section):
     """Norm to which a network's gradient is cut down; 0 for none."""
 
 
-def require_agreement(loss: LossConfig, optim: OptimConfig, kimg: float) -> None:
-    """Raise a ConflictError if settings contradict or lack one another; `kimg` is the run's length."""
+def require_agreement(
+    loss: LossConfig, optim: OptimConfig, kimg: float, half_life_start_kimg: float | None
+) -> None:
+    """Raise a ConflictError if settings contradict or lack one another.
+
+    `kimg` is the run's length, `half_life_start_kimg` the key of that name in `ema`.
+    """
     for penalty in ("gp", "dragan"):
         if loss.clip and (weight := getattr(loss, penalty)):
             raise ConflictError(
@@ -107,12 +112,14 @@ def require_agreement(loss: LossConfig, optim: OptimConfig, kimg: float) -> None
     if loss.name == "wgan-gp" and not loss.gp:
         what = "loss.gp=0: loss.name=wgan-gp is defined by its penalty"
         raise ConflictError(what, "its authors use 10", keys=("loss.gp", "loss.name"))
-    _require_schedule(loss, optim, kimg)
+    _require_schedule(loss, optim, kimg, half_life_start_kimg)
 
 
-def _require_schedule(loss: LossConfig, optim: OptimConfig, kimg: float) -> None:
+def _require_schedule(
+    loss: LossConfig, optim: OptimConfig, kimg: float, half_life_start_kimg: float | None
+) -> None:
     if optim.schedule == "constant":
-        _require_no_end(loss, optim)
+        _require_no_end(loss, optim, half_life_start_kimg)
     elif optim.decay_kimg is None:
         raise ConflictError(
             f"optim.schedule={optim.schedule} needs optim.decay_kimg, the thousands of images in which "
@@ -137,12 +144,13 @@ def _require_schedule(loss: LossConfig, optim: OptimConfig, kimg: float) -> None
             )
 
 
-def _require_no_end(loss: LossConfig, optim: OptimConfig) -> None:
+def _require_no_end(loss: LossConfig, optim: OptimConfig, half_life_start_kimg: float | None) -> None:
     ends = {
         "optim.end_factor": (optim.end_factor, 0.0),
         "loss.penalty_end_factor": (loss.penalty_end_factor, 1.0),
         "optim.g.beta2_start": (optim.g.beta2_start, None),
         "optim.d.beta2_start": (optim.d.beta2_start, None),
+        "ema.half_life_start_kimg": (half_life_start_kimg, None),
     }
     idle = {key: (value, none) for key, (value, none) in ends.items() if value != none}
     if idle:

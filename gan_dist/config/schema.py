@@ -114,6 +114,12 @@ class ModelConfig(Section):
     """Channels at most, however low the resolution; unlimited when absent."""
     blocks: Positive = 1
     """Residual blocks at every resolution (`r3gan`; its authors use 2)."""
+    group_width: Positive = 16
+    """Channels of a group of the 3x3 convolutions (`r3gan`; its authors use 32 for ImageNet)."""
+    variant: Literal["published", "tanh"] | None = None
+    """`r3gan`: the networks as `published`, whose images may leave [-1, 1], which is where nothing else is
+    set; or those of versions up to 0.2, with `tanh` and another conditional logit. Other networks have
+    none."""
     attention: bool = False
     """Self-attention in both networks at a quarter of the resolution (`resnet`)."""
     spectral_norm: bool | None = None
@@ -123,6 +129,23 @@ class ModelConfig(Section):
     pack: Positive = 1
     """Images of one kind that the discriminator judges together (PacGAN)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _variant_is_named(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("name") == "r3gan" and values.get("variant") is None:
+            return {**values, "variant": "published"}
+        return values
+
+    @model_validator(mode="after")
+    def _variant_agrees(self) -> ModelConfig:
+        if self.variant is not None and self.name != "r3gan":
+            raise ConflictError(
+                f"model.variant={self.variant}: there is one model.name={self.name}",
+                "set model.variant=null, or use model.name=r3gan",
+                keys=("model.variant", "model.name"),
+            )
+        return self
+
 
 class EmaConfig(Section):
     """The moving average of the generator's weights, which is evaluated and released."""
@@ -130,7 +153,23 @@ class EmaConfig(Section):
     half_life_kimg: PositiveFloat = 10.0
     """Thousands of images after which a weight's influence on the average has halved."""
     ramp_up: PositiveFloat = 0.05
-    """The half-life is at most this fraction of the images seen so far, so that the start is forgotten."""
+    """The half-life is at most this fraction of the images seen so far, so that the start is forgotten;
+    `half_life_start_kimg` replaces it."""
+    half_life_start_kimg: NotNegative | None = None
+    """The half-life at the start, which becomes `half_life_kimg` by the end of `optim.schedule` (R3GAN: 0);
+    `ramp_up` limits it when absent."""
+
+    @model_validator(mode="after")
+    def _start_agrees(self) -> EmaConfig:
+        usual = type(self).model_fields["ramp_up"].default
+        if self.half_life_start_kimg is not None and self.ramp_up != usual:
+            raise ConflictError(
+                f"ema.ramp_up={self.ramp_up:g} contradicts ema.half_life_start_kimg="
+                f"{self.half_life_start_kimg:g}: a half-life that goes by optim.schedule is not limited",
+                f"set ema.ramp_up={usual:g}, or ema.half_life_start_kimg=null",
+                keys=("ema.ramp_up", "ema.half_life_start_kimg"),
+            )
+        return self
 
 
 class TrainConfig(Section):
@@ -178,7 +217,8 @@ class EvalConfig(Section):
     patience: Positive | None = None
     """The run ends early when the median of this many evaluations is no better than that of as many before
     them, as far as the measurement's noise tells; a sixth of the run's evaluations is a good choice. Those
-    before `ema.half_life_kimg / ema.ramp_up` kimg do not count."""
+    before `ema.half_life_kimg / ema.ramp_up` kimg do not count, nor with `ema.half_life_start_kimg` those
+    before that value over `ema.ramp_up`."""
     target: PositiveFloat | None = None
     """The run ends early once the Frechet distance is at or below this in two evaluations, one after another;
     the one at the end of the run counts only if it is due there by `every_kimg`."""
@@ -237,7 +277,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
         worker_counts(self.scale, self.train.batch_size, self.train.accumulate, self.model.pack)
-        require_agreement(self.loss, self.optim, self.train.kimg)
+        require_agreement(self.loss, self.optim, self.train.kimg, self.ema.half_life_start_kimg)
         return self
 
 

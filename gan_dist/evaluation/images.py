@@ -22,7 +22,7 @@ BLOCK = 256
 class GeneratedImages:
     """Images of a generator by number: pure functions of the weights, the seed and the draw.
 
-    The generator maps latents (n, latent_dim) and classes (n,) to images (n, C, R, R) in [-1, 1].
+    The generator maps latents (n, latent_dim) and classes (n,) to images (n, C, R, R).
     """
 
     generator: nn.Module

@@ -43,7 +43,12 @@ _ARCHITECTURES = {
     "resnet": _Architecture(
         resnet.Generator, resnet.Discriminator, spectral_norm=True, options=("attention",)
     ),
-    "r3gan": _Architecture(r3gan.Generator, r3gan.Discriminator, spectral_norm=None, options=("blocks",)),
+    "r3gan": _Architecture(
+        r3gan.Generator,
+        r3gan.Discriminator,
+        spectral_norm=None,
+        options=("blocks", "group_width", "variant"),
+    ),
 }
 
 
@@ -146,6 +151,14 @@ def _problems(model: ModelConfig, shape: ImageShape) -> Iterator[Problem]:
             f"model.blocks={model.blocks}: {named} has one at every resolution",
             f"use {_architectures(lambda one: 'blocks' in one.options)}, or 1",
             ("model.blocks", "model.name"),
+        )
+    if model.group_width != (usual := ModelConfig.model_fields["group_width"].default) and (
+        "group_width" not in architecture.options
+    ):
+        yield Problem(
+            f"model.group_width={model.group_width}: {named} has no convolutions in groups",
+            f"use {_architectures(lambda one: 'group_width' in one.options)}, or {usual}",
+            ("model.group_width", "model.name"),
         )
     if model.spectral_norm and architecture.spectral_norm is None:
         yield Problem(

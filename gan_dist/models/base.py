@@ -26,7 +26,9 @@ class Generator(nn.Module, ABC):
         self.resolution, self.channels, self.classes = size.resolution, size.channels, size.classes
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return images of latents, float32 (B, C, R, R) in [-1, 1], under autocast too.
+        """Return images of latents, float32 (B, C, R, R), under autocast too; -1 is black and 1 is white.
+
+        Without `tanh` values may lie beyond, and become black or white in pixels (`to_uint8`).
 
         Args:
             latents: float32 (B, latent_dim), drawn from N(0, 1).
@@ -65,7 +67,7 @@ class Discriminator(nn.Module, ABC):
         and Koyama 2018, equation 3; the embedding of a pack is the sum over its images.
 
         Args:
-            images: float32 (B, C, R, R) in [-1, 1].
+            images: float32 (B, C, R, R), about in [-1, 1].
             labels: int64 (B,); an unconditional discriminator ignores them.
 
         Raises:

@@ -68,11 +68,16 @@ class Release:
 
     generator: nn.Module
     """Takes latents (n, latent_dim), float32, and classes (n,), int64, where it is conditional; returns
-    images (n, C, R, R) in [-1, 1]."""
+    images (n, C, R, R), in which -1 is black and 1 is white; values may lie beyond if not `bounded`."""
     config: RunConfig
     shape: ImageShape
     record: Mapping[str, object] = field(default_factory=dict)
     """Its measurements by name; empty for a checkpoint."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether all values of its images are in [-1, 1]; otherwise what lies beyond is to be clamped."""
+        return bool(getattr(self.generator, "tanh", True))
 
     def sample(self, n: int, seed: int = 0, labels: Sequence[int | str] | None = None) -> Tensor:
         """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k.
@@ -174,7 +179,7 @@ def generate(
 def pieces(
     generator: nn.Module, latents: Tensor, classes: Tensor | None, resolution: int
 ) -> Iterator[Tensor]:
-    """Yield a generator's images in [-1, 1] of latents, as many at a time as memory is likely to hold.
+    """Yield a generator's images of latents, as many at a time as memory is likely to hold.
 
     These are 256 up to a `resolution` of 128, and fewer above it, as their pixels are more.
     """
@@ -185,5 +190,5 @@ def pieces(
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Return images in [-1, 1] as uint8, rounded to the nearest level."""
+    """Return images as uint8, rounded to the nearest level: 0 for -1 and below, 255 for 1 and above."""
     return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)

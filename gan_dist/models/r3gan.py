@@ -1,11 +1,15 @@
 """R3GAN (Huang et al. 2024, "The GAN is dead; long live the GAN! A Modern Baseline GAN"), configuration E.
 
 The networks have no normalisation: their stability comes from the initial weights and a relativistic loss
-with R1 and R2 (`loss.name=rpgan`). All parts can be differentiated twice. Widths are rounded up to multiples
-of 8. At 256x256 with `width=96`, at 64x64 with `width=384` and at 32x32 with `width=768`, `max_width=768`,
-`blocks=2` and `latent_dim=64` the networks have the authors' sizes. Three things differ: images go through
-tanh; a conditional discriminator keeps an unconditional logit beside the projection, as in Miyato and Koyama
-2018; and resampling weighs (1, 3, 3, 1), which does not shift the maps, instead of (1, 2, 1).
+with R1 and R2 (`loss.name=rpgan`). All parts can be differentiated twice. Widths are rounded up, so that the
+3x3 convolutions have whole groups. The presets `cifar10`, `ffhq64`, `ffhq256` and `imagenet64` have the
+authors' sizes.
+
+The networks are those of the paper and its code (`model.variant=published`): images are not limited, and a
+conditional discriminator's logit is the inner product of its output and the class's embedding. In
+`model.variant=tanh`, the only one up to version 0.2, images go through tanh, and the inner product is added
+to an unconditional logit, as in Miyato and Koyama 2018. The authors name their resampling by (1, 2, 1), and
+convolve these weights with (1, 1): what is applied is (1, 3, 3, 1), bilinear interpolation, here as there.
 """
 
 from __future__ import annotations
@@ -23,28 +27,29 @@ from gan_dist.models import base, init
 from gan_dist.models.layers import standard_normal
 from gan_dist.models.sizes import BASE, NetworkSize
 
-GROUP = 16
-"""Channels of one group of the 3x3 convolutions."""
 EXPANSION = 2
 """Width of the 3x3 convolutions relative to that of the maps between blocks."""
+TANH = "tanh"
+"""The `model.variant` of versions up to 0.2."""
 SLOPE = 0.2
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
 """Gain that preserves the second moment through a leaky ReLU (He et al. 2015, equation 15)."""
 
 
 class Block(nn.Module):
-    """Inverted bottleneck: 1x1 convolution to twice the width, 3x3 in groups of 16 channels, 1x1 back.
+    """Inverted bottleneck: 1x1 convolution to twice the width, 3x3 in groups of channels, 1x1 back.
 
     The first two convolutions have biases and are followed by leaky ReLUs, whose gain is in the initial
-    weights. `depth` is the number of blocks in the network, by which these are scaled.
+    weights. `depth` is the number of blocks in the network, by which these are scaled; a group has `group`
+    channels.
     """
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, group: int = 16) -> None:
         super().__init__()
         inner = EXPANSION * width
         self.depth = depth
         self.expand = nn.Conv2d(width, inner, 1)
-        self.group = nn.Conv2d(inner, inner, 3, padding=1, groups=inner // GROUP)
+        self.group = nn.Conv2d(inner, inner, 3, padding=1, groups=inner // group)
         self.contract = nn.Conv2d(inner, width, 1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -58,7 +63,7 @@ class Block(nn.Module):
 class Resampling(nn.Module):
     """Bilinear interpolation: to twice the resolution if `up`, otherwise to half of it, antialiased.
 
-    A convolution of weights (1, 3, 3, 1) with zeros around the image, as the authors' resampling, and not
+    A convolution of weights (1, 3, 3, 1) with zeros around the image, as the authors' code has it, and not
     `interpolate`, whose backward pass on a GPU adds in an order that changes from run to run.
     """
 
@@ -125,9 +130,9 @@ class embedding is a linear layer on one-hot labels, so its fan-in is the number
 discriminator has variance 1 / (its length) times as much (the authors' code)."""
 
 
-def _widths(size: NetworkSize) -> tuple[int, ...]:
-    """Return widths rounded up to multiples of 8, which expand to whole groups."""
-    step = GROUP // EXPANSION
+def _widths(size: NetworkSize, group: int) -> tuple[int, ...]:
+    """Return the widths of `size`, rounded up to multiples that expand to whole groups."""
+    step = group // math.gcd(group, EXPANSION)
     return tuple(-(-width // step) * step for width in size.widths(size.halvings + 1))
 
 
@@ -140,17 +145,25 @@ class Generator(base.Generator):
 
     recipe: ClassVar[init.Recipe] = {**RECIPE, nn.Embedding: _latent_embedding}
 
-    def __init__(self, latent_dim: int, size: NetworkSize, blocks: int = 2) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        size: NetworkSize,
+        blocks: int = 2,
+        group_width: int = 16,
+        variant: str | None = None,
+    ) -> None:
         super().__init__(latent_dim, size)
-        widths, classes = _widths(size), size.classes
+        self.tanh = variant == TANH
+        widths, classes = _widths(size, group_width), size.classes
         depth = len(widths) * blocks
         self.embed = nn.Embedding(classes, latent_dim) if classes else None
         self.basis = Basis(2 * latent_dim if classes else latent_dim, widths[-1])
-        layers: list[nn.Module] = [Block(widths[-1], depth) for _ in range(blocks)]
+        layers: list[nn.Module] = [Block(widths[-1], depth, group_width) for _ in range(blocks)]
         for before, after in pairwise(reversed(widths)):
             layers += _change_width(before, after)
             layers.append(Resampling(up=True))
-            layers += [Block(after, depth) for _ in range(blocks)]
+            layers += [Block(after, depth, group_width) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers)
         self.out = nn.Conv2d(widths[0], size.channels, 1, bias=False)
 
@@ -164,25 +177,35 @@ class Generator(base.Generator):
 class Discriminator(base.Discriminator):
     """The generator mirrored, then a depthwise 4x4 convolution and a linear layer.
 
-    Labels are compared with the output of the depthwise convolution. Images do not influence one another
-    (but in packs).
+    The linear layer gives the logit, or with classes as many numbers as it gets, and the logit is the inner
+    product of these and the class's embedding. In the variant `tanh` it gives the logit in any case, to which
+    the inner product of the depthwise convolution's output and the embedding is added. Images do not
+    influence one another (but in packs).
     """
 
     recipe: ClassVar[init.Recipe] = {**RECIPE, nn.Embedding: _projection}
 
-    def __init__(self, size: NetworkSize, blocks: int = 2, pack: int = 1) -> None:
+    def __init__(
+        self,
+        size: NetworkSize,
+        blocks: int = 2,
+        group_width: int = 16,
+        variant: str | None = None,
+        pack: int = 1,
+    ) -> None:
         super().__init__(size, pack)
-        widths = _widths(size)
+        self._has_logit = not size.classes or variant == TANH
+        widths = _widths(size, group_width)
         depth, last = len(widths) * blocks, widths[-1]
         layers: list[nn.Module] = [nn.Conv2d(pack * size.channels, widths[0], 1, bias=False)]
         for before, after in pairwise(widths):
-            layers += [Block(before, depth) for _ in range(blocks)]
+            layers += [Block(before, depth, group_width) for _ in range(blocks)]
             layers.append(Resampling(up=False))
             layers += _change_width(before, after)
-        layers += [Block(last, depth) for _ in range(blocks)]
+        layers += [Block(last, depth, group_width) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers)
         self.basis = nn.Conv2d(last, last, BASE, groups=last, bias=False)
-        self.out = nn.Linear(last, 1, bias=False)
+        self.out = nn.Linear(last, 1 if self._has_logit else last, bias=False)
         self.embed = nn.Embedding(size.classes, last) if size.classes else None
 
     def feature_maps(self, images: Tensor) -> Tensor:
@@ -191,8 +214,8 @@ class Discriminator(base.Discriminator):
 
     def logits_and_features(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         features: Tensor = self.basis(maps).flatten(1)
-        logits: Tensor = self.out(features)
-        return logits.squeeze(1), features
+        out: Tensor = self.out(features)
+        return (out.squeeze(1), features) if self._has_logit else (out.new_zeros(len(out)), out)
 
 
 def _change_width(before: int, after: int) -> list[nn.Module]:

@@ -47,9 +47,11 @@ class DistanceHistory:
 def warm_up_images(ema: EmaConfig) -> int:
     """Return the images after which the ramp no longer limits the half-life of the averaged generator.
 
-    Until then the average, whose images are measured, still contains the initial weights.
+    Until then the average, whose images are measured, still contains the initial weights. A half-life that
+    goes by a schedule counts as it is at the start, where these are.
     """
-    return round(1000 * ema.half_life_kimg / ema.ramp_up)
+    start = ema.half_life_start_kimg
+    return round(1000 * (ema.half_life_kimg if start is None else start) / ema.ramp_up)
 
 
 def threshold(spread: float) -> float:

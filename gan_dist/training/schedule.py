@@ -1,10 +1,10 @@
-"""Schedules of the images seen: learning rates, penalties, Adam's decays, augmentation, instance noise."""
+"""Schedules of the images seen: rates, penalties, Adam's decays, augmentation, noise, the average."""
 
 from __future__ import annotations
 
 import math
 
-from gan_dist.config import DataConfig, LossConfig, OptimConfig, RateConfig
+from gan_dist.config import DataConfig, EmaConfig, LossConfig, OptimConfig, RateConfig
 
 
 def remaining(optim: OptimConfig, images: int) -> float:
@@ -61,14 +61,24 @@ def instance_noise(loss: LossConfig, images: int) -> float:
     return loss.instance_noise * max(0.0, 1.0 - images / (1000 * loss.instance_noise_kimg))
 
 
-def ema_decay(batch: int, images: int, half_life_kimg: float, ramp_up: float) -> float:
-    """Return the weight in [0, 1) of the old average in the update after a batch.
+def half_life(ema: EmaConfig, optim: OptimConfig, images: int) -> float:
+    """Return the half-life of the averaged generator, in images, after `images` images.
 
-    beta = 0.5^(batch / half-life), half-life = min(1000 half_life_kimg, ramp_up * images): Karras et al.
-    2020 (StyleGAN2), with the ramp of Karras et al. 2022 (EDM). `batch` is the number of images over all
-    workers, `images` the number seen before this batch. At `images` 0 it is 0: the average is the model.
+    It is min(1000 half_life_kimg, ramp_up * images): Karras et al. 2020 (StyleGAN2), with the ramp of Karras
+    et al. 2022 (EDM). With `half_life_start_kimg` it goes from there to `half_life_kimg` by `optim.schedule`:
+    Huang et al. 2024 (R3GAN), from 0, in the authors' code.
     """
-    half_life = min(1000.0 * half_life_kimg, ramp_up * images)
+    if ema.half_life_start_kimg is None:
+        return min(1000.0 * ema.half_life_kimg, ema.ramp_up * images)
+    return 1000.0 * _between(ema.half_life_start_kimg, ema.half_life_kimg, remaining(optim, images))
+
+
+def ema_decay(batch: int, half_life: float) -> float:
+    """Return the weight in [0, 1) of the old average in the update after a batch: 0.5^(batch / half-life).
+
+    `batch` is the number of images over all workers, `half_life` that before this batch; at 0 the average
+    becomes the model.
+    """
     return float(0.5 ** (batch / half_life)) if half_life > 0 else 0.0
 
 

@@ -23,7 +23,7 @@ from gan_dist.training.augment import DiscriminatorInput, ada
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
-from gan_dist.training.schedule import augment_p, betas, ema_decay, rate_factor
+from gan_dist.training.schedule import augment_p, betas, ema_decay, half_life, rate_factor
 from gan_dist.training.state import AugmentStrength, TrainingState
 
 # Newer versions of torch warn of the old name, older ones do not know the new one.
@@ -175,8 +175,8 @@ class Step:
         """Move the averaged generator towards the generator."""
         config, state = self._config, self._state
         batch = config.train.batch_size * config.optim.d_steps
-        beta = ema_decay(batch, state.images - batch, config.ema.half_life_kimg, config.ema.ramp_up)
-        update_ema(state.average, state.generator, beta)
+        before = half_life(config.ema, config.optim, state.images - batch)
+        update_ema(state.average, state.generator, ema_decay(batch, before))
 
     def _adjust_augmentation(self, real_accuracy: float) -> None:
         data, strength = self._config.data, self._state.augment

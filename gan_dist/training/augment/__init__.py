@@ -88,11 +88,11 @@ def diffaugment(images: Tensor, draws: Tensor) -> Tensor:
     over the image, so that it may stick out of it. Saturation leaves a single channel alone.
 
     Args:
-        images: Float (B, C, H, W) in [-1, 1], any C and memory format; twice differentiable.
+        images: Float (B, C, H, W) around [-1, 1], any C and memory format; twice differentiable.
         draws: Float (B, DIFFAUGMENT_COLUMNS) uniform in [0, 1), on any device.
 
     Returns:
-        Images of the same shape, type and device, not clamped: values may leave [-1, 1].
+        Images of the same shape, type and device, not clamped.
     """
     draws = draws.to(images.device, torch.float64)
     colour = (draws[:, :3] + draws.new_tensor([-0.5, 0, 0.5])).to(images)

@@ -32,13 +32,13 @@ def augment(images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
     channel is its own luma, so that saturation changes nothing, as in the paper's code.
 
     Args:
-        images: Float (B, C, H, W) in [-1, 1], any memory format; twice differentiable.
+        images: Float (B, C, H, W) around [-1, 1], any memory format; twice differentiable.
         draws: Float (B, COLUMNS) uniform in [0, 1), on any device: the parameters are computed there,
             and only the matrices of the images are moved.
         p: The strength in [0, 1], a number or a 0-dim tensor, see `adjusted`.
 
     Returns:
-        Images of the same shape, type and device, not clamped: values may leave [-1, 1]. An image that no
+        Images of the same shape, type and device, not clamped. An image that no
         transform changes is returned to the last bit; so is the geometry of one that only changes in colour.
     """
     channels, height, width = images.shape[1:]

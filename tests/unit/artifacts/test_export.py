@@ -171,6 +171,7 @@ def test_a_file_says_what_it_is(suffix: str, exported: Callable[..., Path]) -> N
         "channels": 1,
         "classes": CLASSES,
         "range": [-1, 1],
+        "clamp": False,
         "measured": {"fd_digits": 12.5},
         "torch": torch.__version__,
     }

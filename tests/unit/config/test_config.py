@@ -458,16 +458,48 @@ def test_papers_set_the_same_keys_and_values_that_fit(loss: str) -> None:
         assert found == resolved(GOOD) | {"loss.name": loss}
 
 
-@pytest.mark.parametrize(("name", "gamma", "p"), [("cifar10", 0.05, 0.55), ("ffhq256", 150, 0.3)])
-def test_presets_of_r3gan_have_its_authors_schedules(name: str, gamma: float, p: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "gamma", "p", "kimg", "half_life", "batch"),
+    [
+        ("cifar10", 0.05, 0.55, 20_000, 5000, 512),
+        ("ffhq64", 2, 0.3, 20_000, 500, 256),
+        ("ffhq256", 150, 0.3, 20_000, 500, 256),
+        ("imagenet64", 1, 0.4, 200_000, 50_000, 4096),
+    ],
+)
+def test_presets_of_r3gan_have_its_authors_schedules(
+    name: str, gamma: float, p: float, kimg: float, half_life: float, batch: int
+) -> None:
     config = load_config(name)
     optim, loss = config.optim, config.loss
-    assert (optim.schedule, optim.decay_kimg, config.data.augment_p) == ("cosine", 20000, p)
+    assert (optim.schedule, optim.decay_kimg, config.data.augment_p) == ("cosine", kimg, p)
+    assert (config.ema.half_life_start_kimg, config.ema.half_life_kimg) == (0, half_life)
+    assert (config.train.batch_size, config.train.kimg, config.model.latent_dim) == (batch, kimg, 64)
+    assert config.model.conditional == (name in ("cifar10", "imagenet64"))
     for rate in (optim.g, optim.d):
         assert (rate.lr, rate.lr * optim.end_factor) == (2e-4, 5e-5)
         assert (rate.beta1, rate.beta2_start, rate.beta2) == (0, 0.9, 0.99)
     assert (loss.r1, loss.r2, loss.penalty_end_factor) == (gamma, gamma, 0.1)
     assert load_config(name, ["loss.name=hinge"]).loss == LossConfig(name="hinge")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["ema.half_life_start_kimg=0"],
+            "ema.half_life_start_kimg=0: optim.schedule=constant has no end",
+        ),
+        (
+            ["ema.half_life_start_kimg=0", "ema.ramp_up=0.1"],
+            "ema.ramp_up=0.1 contradicts ema.half_life_start_kimg=0",
+        ),
+        (["model.variant=tanh"], "model.variant=tanh: there is one model.name=dcgan"),
+    ],
+)
+def test_keys_that_nothing_would_read_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_text(GOOD, *overrides)
 
 
 def test_what_is_set_with_the_loss_or_later_wins_over_its_paper() -> None:

@@ -140,8 +140,9 @@ def test_projection_is_equation_3_for_resnet() -> None:
     torch.testing.assert_close(network(images, labels), expected)
 
 
-def test_projection_is_equation_3_for_r3gan() -> None:
-    network = initialised(r3gan.Discriminator(NetworkSize(width=8, resolution=8, channels=1, classes=3)))
+def test_projection_is_equation_3_for_the_earlier_r3gan() -> None:
+    size = NetworkSize(width=8, resolution=8, channels=1, classes=3)
+    network = initialised(r3gan.Discriminator(size, variant=r3gan.TANH))
     images, labels = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0])
     features = (network.layers(images) * network.basis.weight[:, 0]).sum((2, 3))
     expected = features @ network.out.weight[0] + (features * network.embed.weight[labels]).sum(1)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan_dist import models
-from gan_dist.config import ModelConfig
+from gan_dist.config import ModelConfig, load_config
 from gan_dist.models import r3gan
 from gan_dist.models.generator import ImageShape
 from gan_dist.models.sizes import NetworkSize
@@ -62,8 +62,10 @@ def test_the_first_maps_are_a_basis_times_a_linear_function_of_z() -> None:
     factors = z @ network.basis.linear.weight.T
     expected = factors[:, :, None, None] * network.basis.maps[None]
     torch.testing.assert_close(network.basis(z), expected)
-    images = network.out(network.layers(expected)).tanh()
+    images = network.out(network.layers(expected))
     torch.testing.assert_close(network(latents, labels), images)
+    network.tanh = True
+    torch.testing.assert_close(network(latents, labels), images.tanh())
 
 
 def test_blocks_start_as_the_identity_with_scaled_weights() -> None:
@@ -105,6 +107,32 @@ def test_activations_start_at_scale_one_through_the_depth(resolution: int, block
             network(given)
         assert all(0.3 < scale < 2 for scale in scales), scales
         scales.clear()
+
+
+STAGES = {
+    "cifar10": 4 * [768],
+    "ffhq64": [*4 * [768], 384],
+    "ffhq256": [*4 * [768], 384, 192, 96],
+    "imagenet64": 5 * [1536],
+}
+"""Channels at 4x4 and each doubling: the presets in the authors' `train.py`."""
+
+
+@pytest.mark.parametrize("preset", STAGES)
+def test_presets_have_the_published_stages(preset: str) -> None:
+    model = load_config(preset).model
+    classes = {"cifar10": 10, "imagenet64": 1000}.get(preset, 0)
+    with torch.device("meta"):
+        generator, discriminator = models.build(model, ImageShape(2 << len(STAGES[preset]), 3, classes))
+    for network in (generator, discriminator):
+        blocks = [module for module in network.modules() if isinstance(module, r3gan.Block)]
+        widths = [block.contract.out_channels for block in blocks]
+        assert (widths if network is generator else widths[::-1]) == [w for w in STAGES[preset] for _ in "12"]
+        cardinalities = {2 * width // 16 for width in STAGES[preset]} if preset != "imagenet64" else {96}
+        assert {block.group.groups for block in blocks} == cardinalities
+    if classes:
+        assert generator.get_parameter("embed.weight").shape == (classes, 64)
+        assert discriminator.get_parameter("out.weight").shape == (STAGES[preset][0], STAGES[preset][0])
 
 
 def test_sizes_are_the_articles() -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_dist.config import EmaConfig, EvalConfig
+from gan_dist.config import EmaConfig, EvalConfig, OptimConfig
 from gan_dist.training.early_stopping import DistanceHistory, should_stop, threshold, warm_up_images
-from gan_dist.training.schedule import ema_decay
+from gan_dist.training.schedule import half_life
 
 Curve = npt.NDArray[np.float64]
 """A run's distance at each of `HORIZON` evaluations."""
@@ -259,11 +259,12 @@ def test_threshold_is_two_standard_deviations_and_at_least_what_is_inconclusive(
 
 @pytest.mark.parametrize("config", [EmaConfig(), EmaConfig(half_life_kimg=0.7, ramp_up=0.03)])
 def test_the_warm_up_lasts_as_long_as_the_ramp(config: EmaConfig) -> None:
-    def decay(images: int) -> float:
-        return ema_decay(64, images, config.half_life_kimg, config.ramp_up)
+    def at(images: int) -> float:
+        return half_life(config, OptimConfig(), images)
 
     end = warm_up_images(config)
-    assert decay(end + 1) == decay(10 * end) > decay(end - 1)
+    assert at(end + 1) == at(10 * end) > at(end - 1)
+    assert warm_up_images(EmaConfig(half_life_start_kimg=0)) == 0  # the initial weights are gone at once
 
 
 @pytest.mark.parametrize(

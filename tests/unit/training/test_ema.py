@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from gan_dist.training.schedule import ema_decay
+from gan_dist.config import EmaConfig, OptimConfig
+from gan_dist.training.schedule import ema_decay, half_life
 from gan_dist.training.step import update_ema
 
 
@@ -14,20 +15,34 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(4, 4, bias=False))
 
 
+def decay(images: int, **keys: float) -> float:
+    """Weight of the old average at a batch of 64, with a cosine over 1000 kimg."""
+    optim = OptimConfig(schedule="cosine", decay_kimg=1000.0)
+    return ema_decay(64, half_life(EmaConfig(**keys), optim, images))
+
+
 def test_weight_halves_after_the_half_life() -> None:
     # 10 kimg in batches of 64; the ramp is over after 10,000 / 0.05 images.
-    beta = ema_decay(64, 1_000_000, 10.0, 0.05)
+    beta = decay(1_000_000)
     assert beta == pytest.approx(0.5 ** (64 / 10_000), rel=1e-15)
     assert beta ** (10_000 / 64) == pytest.approx(0.5, rel=1e-12)
 
 
 def test_half_life_is_at_most_a_fraction_of_the_images_seen() -> None:
-    assert ema_decay(64, 100_000, 10.0, 0.05) == pytest.approx(0.5 ** (64 / 5_000), rel=1e-15)
-    assert ema_decay(64, 200_000, 10.0, 0.05) == ema_decay(64, 10**9, 10.0, 0.05)
+    assert decay(100_000) == pytest.approx(0.5 ** (64 / 5_000), rel=1e-15)
+    assert decay(200_000) == decay(10**9)
+
+
+def test_a_half_life_with_a_start_goes_by_the_schedule() -> None:
+    """Huang et al. 2024's code: start + (1 - (1 + cos(pi t)) / 2) (end - start), without a ramp."""
+    optim, ema = OptimConfig(schedule="cosine", decay_kimg=1000.0), EmaConfig(half_life_start_kimg=2)
+    for images, expected in ((0, 2000), (250_000, 2000 + 8000 * (0.5 - 0.125**0.5)), (500_000, 6000)):
+        assert half_life(ema, optim, images) == pytest.approx(expected, rel=1e-12)
+    assert half_life(ema, optim, 1_000_000) == half_life(ema, optim, 10**9) == 10_000
 
 
 def test_nothing_of_the_initial_weights_stays_at_the_start() -> None:
-    assert ema_decay(64, 0, 10.0, 0.05) == 0.0
+    assert decay(0) == decay(0, half_life_start_kimg=0) == 0.0
     average, model = network(), network()
     update_ema(average, model, 0.0)
     for kept, new in zip(average.parameters(), model.parameters(), strict=True):
