@@ -12,6 +12,7 @@ import torch
 from gan_dist import models
 from gan_dist.artifacts.best import BestRelease
 from gan_dist.config import DataConfig, EmaConfig, LossConfig, ModelConfig, OptimConfig
+from gan_dist.config.augment import format_augment
 from gan_dist.config.fields import override, valid_name
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, StorageError
@@ -185,7 +186,7 @@ def _augmentation(data: DataConfig) -> Rows:
     changes = ["reals mirrored at random"] if data.mirror else []
     if data.augment != "none":
         probability = "" if data.augment_p is None else f" with a probability of {data.augment_p:g}"
-        changes.insert(0, f"{data.augment}{probability}")
+        changes.insert(0, f"{format_augment(data.augment)}{probability}")
     if changes:
         yield "augmentation", ", ".join(changes)
 

@@ -19,6 +19,7 @@ from gan_dist.config.fields import (
     shorten,
 )
 from gan_dist.config.schema import RunConfig
+from gan_dist.config.section import ConflictError
 from gan_dist.config.yaml12 import is_number
 from gan_dist.core.errors import Problem, closest
 
@@ -73,6 +74,8 @@ def _problems(errors: Sequence[ErrorDetails], values: Mapping[str, object]) -> l
             rules.append(error["ctx"]["error"].problem)
         elif key in by_key:
             pass  # each item of a list, and each type that a value may have, is an error of its own
+        elif isinstance(refusal := error.get("ctx", {}).get("error"), ConflictError):
+            by_key[key] = refusal.problem
         elif error["type"] == "missing":
             about = " ".join(leaves()[key].get("description", "").split()).rstrip(".")
             by_key[key] = Problem(f"{key} is missing" + (f" ({about})" if about else ""), keys=(key,))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gan_dist.config.augment import AugmentField, augment_name, format_augment
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
@@ -50,10 +51,13 @@ class DataConfig(Section):
     mirror: bool = False
     """Mirror real images left to right at random. For sets in which the sides do not matter: faces, but not
     digits."""
-    augment: Literal["none", "diffaugment", "ada"] = "none"
+    augment: AugmentField = "none"
     """Augmentation of the discriminator's images, real and generated: `diffaugment` changes all of them in
     colour, place and by cutting out a square; `ada` changes each with a probability that rises while the
-    discriminator is too sure of the reals. For sets of up to some tens of thousands of images."""
+    discriminator is too sure of the reals. For sets of up to some tens of thousands of images. With
+    transforms of your choice: `{diffaugment: [color, translation, cutout]}`; `{ada: [blit, geom, color,
+    filter, noise, cutout]}`, where `blit` is short for `flip` and `shift`, and `turn` adds quarter turns; or
+    each with its share of the probability, `{ada: {blit: 1, geom: 1, color: 0.5}}`."""
     augment_target: Annotated[float, Field(ge=-1, le=1)] = 0.6
     """`ada`: how sure of the reals the discriminator may be before the probability rises: 2 a - 1, with a the
     share of reals that it judges rightly (recorded as `real_accuracy`), so 0.6 is 80 %."""
@@ -82,10 +86,10 @@ class DataConfig(Section):
     def _probability_agrees(self) -> DataConfig:
         if self.augment_p is None:
             return self
-        if self.augment != "ada":
+        if augment_name(self.augment) != "ada":
             raise ConflictError(
                 f"data.augment_p={self.augment_p:g} is a probability of ada's changes, which "
-                f"data.augment={self.augment} does not make",
+                f"data.augment={format_augment(self.augment)} does not make",
                 "set data.augment=ada, or data.augment_p=null",
                 keys=("data.augment_p", "data.augment"),
             )

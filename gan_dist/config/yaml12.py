@@ -78,9 +78,16 @@ def is_number(text: str) -> bool:
     return re.fullmatch(f"{_INT}|{_FLOAT}", text) is not None
 
 
-def dump(value: object) -> str:
-    """Return plain values as YAML in their own order; `compose` and `plain_value` read them back."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9))
+def dump(value: object, *, flow: bool = False) -> str:
+    """Return plain values as YAML in their own order, on one line if `flow`.
+
+    `compose` and `plain_value` read them back.
+    """
+    return str(
+        yaml.dump(
+            value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=flow
+        )
+    )
 
 
 def compose(text: str) -> yaml.Node | None:

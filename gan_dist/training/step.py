@@ -165,7 +165,7 @@ class Step:
         *values, stopping = reduced.tolist()
         means = dict(zip(scalars, values, strict=True))
         data, state = self._config.data, self._state
-        if data.augment == "ada":
+        if self._augment.augmentation.adaptive:
             if data.augment_p is None:
                 self._adjust_augmentation(means["real_accuracy"])
             means["augment_p"] = augment_p(data, self._config.optim, state.augment.p, state.images)

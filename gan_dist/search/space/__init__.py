@@ -17,6 +17,7 @@ from gan_dist.search.space.distributions import (
     Distribution,
     Value,
     all_values,
+    as_plain,
     extreme_values,
     format_distribution,
     format_plain,
@@ -119,7 +120,7 @@ class Space:
                 what = f"{key} is missing; it is in {format_distribution(distribution)}"
                 problems.append(Problem(what, keys=(key,)))
             else:
-                point[key] = values[key]
+                point[key] = as_plain(key, values[key])
                 if problem := value_problem(key, distribution, values[key]):
                     problems.append(problem)
         if problems:
@@ -129,7 +130,7 @@ class Space:
     def normalise(self, point: Mapping[str, Any]) -> dict[str, Value]:
         """Return a point that `check_point` accepts as a study returns it: in order, of the keys' types."""
         return {
-            key: at.to_external_repr(at.to_internal_repr(point[key]))
+            key: at.to_external_repr(at.to_internal_repr(as_plain(key, point[key])))
             for key, at in self.distributions.items()
             if key in point
         }

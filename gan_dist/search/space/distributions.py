@@ -17,6 +17,7 @@ from optuna.trial import Trial
 
 from gan_dist.config.fields import convert_integers, format_value, leaves, shorten
 from gan_dist.config.messages import check
+from gan_dist.config.yaml12 import dump
 from gan_dist.core.errors import ConfigError, Problem, closest
 
 Value: TypeAlias = str | int | float | bool | None
@@ -28,6 +29,8 @@ KINDS = ("log", "uniform", "int", "choice")
 _OPTIONS = ("step", "when")
 _MOST_EXACT = 2**53
 """Optuna's samplers compute with floats, which represent every whole number up to here."""
+_MAPPINGS = frozenset({"data.augment"})
+"""Keys that take mappings, and text that describes them."""
 _OUTSIDE = "outside of search.space"
 
 
@@ -41,6 +44,8 @@ def read_distribution(key: str, written: object) -> Distribution:
     """
     if isinstance(written, list | tuple):
         written = {"choice": written}
+    if isinstance(written, Mapping) and isinstance(choices := written.get("choice"), list | tuple):
+        written = {**written, "choice": [as_plain(key, choice) for choice in choices]}
     if not isinstance(written, Mapping):
         what = f"{key} must be a list of choices or a range such as {{log: [low, high]}}"
         remedy = f"a single value is set {_OUTSIDE}"
@@ -64,12 +69,18 @@ def value_problem(key: str, distribution: Distribution, value: Any) -> Problem |
     """Return why `value` is none of a key's values, or None if it is one."""
     if problem := _schema_problem(key, value):
         return problem
+    value = as_plain(key, value)
     try:
         inside = distribution._contains(distribution.to_internal_repr(value))
     except (ValueError, OverflowError):
         inside = False
     what = f"{key}={format_plain(value)} is not in {format_distribution(distribution)}"
     return None if inside else Problem(what, keys=(key,))
+
+
+def as_plain(key: str, value: Any) -> Any:
+    """Return a mapping as the text in YAML that its key also takes; anything else as it is."""
+    return dump(value, flow=True).strip() if key in _MAPPINGS and isinstance(value, Mapping) else value
 
 
 def format_distribution(distribution: Distribution) -> str:

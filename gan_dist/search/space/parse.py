@@ -15,6 +15,7 @@ from gan_dist.search.space.distributions import (
     Distribution,
     Value,
     all_values,
+    as_plain,
     format_plain,
     read_distribution,
     value_problem,
@@ -135,7 +136,8 @@ def _conditions(
 ) -> dict[str, tuple[Value, ...]]:
     found = {}
     for parent in sorted(when):
-        values = {convert_integers(value, leaves()[parent]) for value in _as_list(when[parent])}
+        given = [as_plain(parent, value) for value in _as_list(when[parent])]
+        values = {convert_integers(value, leaves()[parent]) for value in given}
         found[parent] = tuple(sorted(values, key=distributions[parent].to_internal_repr))
     return found
 

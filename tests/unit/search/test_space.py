@@ -12,6 +12,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -516,3 +517,16 @@ def test_importing_starts_neither_torch_nor_ray() -> None:
     code = f"import sys, {rooms}; print({{'torch', 'ray'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_mappings_are_choices_of_the_augmentation_as_text_that_reads_the_same() -> None:
+    chosen = {"ada": ["blit", "geom"]}
+    when = {"uniform": [1, 2], "when": {"data.augment": chosen}}
+    space = parse({"data.augment": ["none", chosen], "loss.r1": when}, {})
+    text = "{ada: [blit, geom]}"
+    assert space.distributions["data.augment"] == CategoricalDistribution(["none", text])
+    point = {"data.augment": chosen, "loss.r1": 1.5}
+    space.check_point(point)
+    assert space.normalise(point) == {"data.augment": text, "loss.r1": 1.5}
+    config = load_config("digits", ["name=x", *space.overrides(space.normalise(point))])
+    assert config.data.augment == {"ada": ("flip", "shift", "geom")}

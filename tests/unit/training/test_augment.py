@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from gan_dist.training.augment import DIFFAUGMENT_COLUMNS, build, diffaugment
-from gan_dist.training.augment.ada import COLUMNS as ADA_COLUMNS
-from gan_dist.training.augment.ada import adjusted, look_up
-from gan_dist.training.augment.ada import augment as ada
+from gan_dist.config.augment import AugmentChoice
+from gan_dist.training.augment import build
+from gan_dist.training.augment.ada import adjusted
+from gan_dist.training.augment.base import Augmentation
+from gan_dist.training.augment.diffaugment import COLUMNS as DIFFAUGMENT_COLUMNS
+from gan_dist.training.augment.diffaugment import diffaugment
+from gan_dist.training.augment.grid_sample import look_up
 
 Array = npt.NDArray[Any]
+ada, ADA_COLUMNS = build("ada"), 28
+EVERYTHING: AugmentChoice = {
+    "ada": ("flip", "turn", "shift", "geom", "color", "filter", "noise", "cutout"),
+}
+CHOICES: dict[str, AugmentChoice] = {
+    "none": "none",
+    "diffaugment": "diffaugment",
+    "some of diffaugment": {"diffaugment": ("translation", "cutout")},
+    "ada": "ada",
+    "all of ada": EVERYTHING,
+}
+CHANGING = [name for name in CHOICES if name != "none"]
 
 # Columns of ADA's draws: each transform's gate, then its values.
 GATES = {
@@ -43,6 +58,13 @@ def sample(shape: tuple[int, ...], columns: int, seed: int = 0) -> tuple[Tensor,
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(shape, generator=generator) * 2 - 1
     return images, torch.rand(shape[0], columns, generator=generator)
+
+
+def built(name: str, shape: tuple[int, ...]) -> tuple[int, Augmentation]:
+    """An augmentation, and the numbers that it wants for each image (C, H, W)."""
+    augmentation = build(CHOICES[name])
+    channels, height, width = shape
+    return augmentation.columns((channels, height, width)), augmentation
 
 
 def only(gates: dict[str, tuple[float, ...]], count: int = 1) -> Tensor:
@@ -427,12 +449,10 @@ def test_the_look_up_is_that_of_pytorch_and_so_is_its_gradient(layout: torch.mem
 # Both
 
 
-@pytest.mark.parametrize("name", ["diffaugment", "ada"])
+@pytest.mark.parametrize("name", CHANGING)
 @pytest.mark.parametrize("shape", [(8, 1, 8, 8), (26, 3, 9, 13), (2, 3, 128, 128), (6, 4, 8, 8)])
-def test_halves_are_the_whole_to_the_last_bit(
-    name: Literal["diffaugment", "ada"], shape: tuple[int, ...]
-) -> None:
-    columns, apply = build(name)
+def test_halves_are_the_whole_to_the_last_bit(name: str, shape: tuple[int, ...]) -> None:
+    columns, apply = built(name, shape[1:])
     images, draws = sample(shape, columns)
     half = shape[0] // 2
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -441,10 +461,10 @@ def test_halves_are_the_whole_to_the_last_bit(
         assert torch.equal(apply(images, draws, 0.6), torch.cat(parts))
 
 
-@pytest.mark.parametrize("name", ["none", "diffaugment", "ada"])
+@pytest.mark.parametrize("name", CHOICES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_channels_last_is_the_same(name: Literal["none", "diffaugment", "ada"], channels: int) -> None:
-    columns, apply = build(name)
+def test_channels_last_is_the_same(name: str, channels: int) -> None:
+    columns, apply = built(name, (channels, 8, 10))
     images, draws = sample((4, channels, 8, 10), columns)
     expected = apply(images, draws, 0.8)
     result = apply(images.to(memory_format=torch.channels_last), draws, 0.8)
@@ -452,27 +472,26 @@ def test_channels_last_is_the_same(name: Literal["none", "diffaugment", "ada"], 
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["diffaugment", "ada"])
-def test_autocast_does_not_reach_the_images(name: Literal["diffaugment", "ada"]) -> None:
-    columns, apply = build(name)
+@pytest.mark.parametrize("name", CHANGING)
+def test_autocast_does_not_reach_the_images(name: str) -> None:
+    columns, apply = built(name, (3, 8, 8))
     images, draws = sample((4, 3, 8, 8), columns)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = apply(images, draws, 0.8)
     assert torch.equal(result, apply(images, draws, 0.8))
 
 
-def test_build_names_the_functions() -> None:
-    images, draws = sample((4, 3, 8, 8), ADA_COLUMNS)
-    assert build("none").apply(images, draws[:, :0], 0.5) is images
-    assert build("none").columns == 0
-    some = draws[:, :DIFFAUGMENT_COLUMNS]
-    assert torch.equal(build("diffaugment").apply(images, some, 0.0), diffaugment(images, some))
-    assert torch.equal(build("ada").apply(images, draws, 0.5), ada(images, draws, 0.5))
+def test_none_changes_nothing_and_what_is_no_choice_is_refused() -> None:
+    images, draws = sample((4, 3, 8, 8), 0)
+    assert build("none")(images, draws, 0.5) is images
+    assert build("none").columns((3, 8, 8)) == 0
+    with pytest.raises(ValueError, match=r"'adda' is no value of data\.augment"):
+        build("adda")
 
 
-@pytest.mark.parametrize("name", ["diffaugment", "ada"])
-def test_images_and_draws_are_left_alone(name: Literal["diffaugment", "ada"]) -> None:
-    columns, apply = build(name)
+@pytest.mark.parametrize("name", CHANGING)
+def test_images_and_draws_are_left_alone(name: str) -> None:
+    columns, apply = built(name, (3, 8, 8))
     images, draws = sample((4, 3, 8, 8), columns)
     before = images.clone(), draws.clone()
     apply(images, draws, 1.0)
@@ -481,8 +500,8 @@ def test_images_and_draws_are_left_alone(name: Literal["diffaugment", "ada"]) ->
 
 
 def test_one_pixel_is_enough() -> None:
-    for name in ("diffaugment", "ada"):
-        columns, apply = build(name)
+    for name in CHANGING:
+        columns, apply = built(name, (3, 1, 1))
         images, draws = sample((3, 3, 1, 1), columns)
         assert torch.isfinite(apply(images, draws, 1.0)).all()
 

@@ -68,6 +68,10 @@ OTHERS = {
         *("data.augment_p=0.8", "loss.r1=2", "loss.gp=1", "loss.penalty_end_factor=0.1"),
         *("optim.g.beta2_start=0.5", "optim.d.beta2_start=0.6"),
     ],
+    "a pipeline": [
+        *("data.augment={ada: {blit: 1, geom: 1, color: 0.5, filter: 1, noise: 1, cutout: 1}}", "loss.r1=2"),
+    ],
+    "a policy": ["data.augment={diffaugment: [translation, cutout]}"],
     "contiguous": ["train.channels_last=false"],
 }
 

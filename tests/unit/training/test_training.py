@@ -188,6 +188,7 @@ RESUMED = {
         *("optim.schedule=linear", "optim.decay_kimg=0.7", "train.accumulate=2", "loss.dragan=1"),
         *("optim.end_factor=0.2", "loss.penalty_end_factor=0.1", "optim.g.beta2_start=0.5"),
     ],
+    "a pipeline": ["data.augment={ada: [geom, filter, noise, cutout]}", "data.augment_kimg=0.5"],
     "a given probability": ["data.augment=ada", "data.augment_p=0.7", *COSINE],
 }
 

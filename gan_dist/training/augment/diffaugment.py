@@ -1,0 +1,95 @@
+"""DiffAugment: differentiable augmentation of every image (Zhao et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from gan_dist.config.augment import DIFFAUGMENT
+from gan_dist.training.augment.base import Augmentation
+
+COLUMNS = 7
+"""Numbers for each image: brightness, saturation, contrast, translation (x, y), cutout (x, y)."""
+
+
+class DiffAugment(Augmentation):
+    """`diffaugment` with a choice of its policies; each image has the same numbers whatever the choice."""
+
+    def __init__(self, policies: Collection[str] = DIFFAUGMENT) -> None:
+        self._policies = policies
+
+    def columns(self, shape: tuple[int, int, int]) -> int:
+        return COLUMNS
+
+    def __call__(self, images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
+        return diffaugment(images, draws, self._policies)
+
+
+def diffaugment(images: Tensor, draws: Tensor, policies: Collection[str] = DIFFAUGMENT) -> Tensor:
+    """DiffAugment with its policies `color`, `translation` and `cutout`: Zhao et al. 2020.
+
+    Every image gets those of `policies`, in this order:
+
+    - `color`: brightness, a shift of all values by U(-0.5, 0.5); saturation, the distance of each pixel to
+      the mean of its channels times U(0, 2); contrast, the distance of each value to the mean of the image
+      times U(0.5, 1.5). Saturation leaves a single channel alone.
+    - `translation`: by a whole number of pixels, up to 1/8 of the size each way, with zeros (mid-grey) moving
+      in.
+    - `cutout`: a square of half the size set to zero, its centre uniform over the image, so that it may stick
+      out of it.
+
+    Args:
+        images: Float (B, C, H, W) around [-1, 1], any C and memory format; twice differentiable.
+        draws: Float (B, COLUMNS) uniform in [0, 1), on any device.
+
+    Returns:
+        Images of the same shape, type and device, not clamped.
+    """
+    draws = draws.to(images.device, torch.float64)
+    if "color" in policies:
+        images = _recolour(images, draws)
+    if "translation" in policies:
+        images = _translate(images, draws[:, 3], draws[:, 4])
+    if "cutout" in policies:
+        images = _cut_out(images, draws[:, 5], draws[:, 6])
+    return images
+
+
+def _recolour(images: Tensor, draws: Tensor) -> Tensor:
+    colour = (draws[:, :3] + draws.new_tensor([-0.5, 0, 0.5])).to(images)
+    brightness, saturation, contrast = colour.view(-1, 3, 1, 1, 1).unbind(1)
+    images = images + brightness
+    grey = images.mean(1, keepdim=True)
+    images = (images - grey) * (2 * saturation) + grey
+    # In float64, so that the order of so long a sum, which depends on the batch, does not show.
+    level = images.mean((1, 2, 3), keepdim=True, dtype=torch.float64).to(images)
+    return (images - level) * contrast + level
+
+
+def _translate(images: Tensor, draws_x: Tensor, draws_y: Tensor) -> Tensor:
+    for dim, draws in ((2, draws_y), (3, draws_x)):
+        size = images.shape[dim]
+        most = size // 8
+        shift = (draws * (2 * most + 1)).floor().long() - most
+        source = torch.arange(size, device=images.device) - shift[:, None]
+        source = source[:, None, :, None] if dim == 2 else source[:, None, None, :]
+        moved = images.gather(dim, source.clamp(0, size - 1).expand_as(images))
+        images = torch.where((source >= 0) & (source < size), moved, 0)
+    return images
+
+
+def _cut_out(images: Tensor, draws_x: Tensor, draws_y: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    rows, columns = _covered(draws_y, height), _covered(draws_x, width)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], 0, images)
+
+
+def _covered(draws: Tensor, size: int) -> Tensor:
+    """Return whether the cutout covers a row or column, bool (B, size)."""
+    side = size // 2
+    # An even side has its centre between pixels, or at either border.
+    start = (draws * (size + 1 - side % 2)).floor().long() - side // 2
+    place = torch.arange(size, device=draws.device) - start[:, None]
+    return (place >= 0) & (place < side)
