@@ -28,7 +28,7 @@ from gan_dist.models.release import SHAPE
 CARD = "README.md"
 CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)"}
 PENALTIES = ("gp", "dragan", "r1", "r2")
-OTHERS = ("clip", "label_smoothing", "instance_noise")
+OTHERS = ("clip", "label_smoothing", "instance_noise", "lecam")
 MANY = 20
 """Number of classes up to which the card lists their names."""
 
@@ -178,7 +178,10 @@ def _loss(loss: LossConfig) -> Rows:
     if penalties := [f"{key} {getattr(loss, key):g}" for key in PENALTIES if getattr(loss, key)]:
         every = f", every {loss.penalty_every} updates" if loss.penalty_every > 1 else ""
         yield "penalties", f"{', '.join(penalties)}{every}"
-    if others := [f"{key} {getattr(loss, key):g}" for key in OTHERS if getattr(loss, key)]:
+    others = [f"{key} {getattr(loss, key):g}" for key in OTHERS if getattr(loss, key)]
+    if loss.top_k < 1:
+        others.append(f"top_k {loss.top_k:g}")
+    if others:
         yield "stabilised by", ", ".join(others)
 
 

@@ -45,6 +45,20 @@ class LossConfig(Section):
     """Standard deviation of noise added to all that the discriminator sees, at the start."""
     instance_noise_kimg: PositiveFloat = 100.0
     """Thousands of images over which that noise falls linearly to nothing."""
+    lecam: NotNegative = 0.0
+    """Weight of LeCam's regularisation, for sets of few images: the squared distances of the reals' logits to
+    the moving average of the fakes', and of the fakes' to that of the reals'."""
+    lecam_decay: Beta = 0.99
+    """Decay of these averages at every update of the discriminator."""
+    lecam_start_kimg: NotNegative = 0.0
+    """Thousands of images before which that regularisation does not act; the averages begin at once."""
+    top_k: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the fakes, those that the discriminator takes for the most real, from which the generator
+    learns in the end (the paper of top-k training: 0.5); 1 is all."""
+    top_k_decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """Factor by which that share falls, from 1 on, every `top_k_every_kimg`, down to `top_k`."""
+    top_k_every_kimg: PositiveFloat = 50.0
+    """Thousands of images between two such falls (for the paper's epochs)."""
 
     @property
     def penalised(self) -> bool:
@@ -112,6 +126,13 @@ def require_agreement(
     if loss.name == "wgan-gp" and not loss.gp:
         what = "loss.gp=0: loss.name=wgan-gp is defined by its penalty"
         raise ConflictError(what, "its authors use 10", keys=("loss.gp", "loss.name"))
+    if loss.top_k < 1 and loss.name == "rpgan":
+        raise ConflictError(
+            f"loss.top_k={loss.top_k:g}: loss.name=rpgan compares each fake with a real of its own, so the "
+            "fakes with the largest logits are not its best ones",
+            "set loss.top_k=1, or another loss",
+            keys=("loss.top_k", "loss.name"),
+        )
     _require_schedule(loss, optim, kimg, half_life_start_kimg)
 
 

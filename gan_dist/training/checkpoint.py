@@ -29,7 +29,7 @@ from gan_dist.core.storage.hashed_folder import (
 )
 from gan_dist.models.release import CONFIG, SHAPE, to_safetensors
 from gan_dist.training.early_stopping import DistanceHistory
-from gan_dist.training.state import AugmentStrength, Best, OpenInterval, TrainingState
+from gan_dist.training.state import AugmentStrength, Best, LogitAverages, OpenInterval, TrainingState
 
 STATE = "state.json"
 FEWEST = 2
@@ -57,6 +57,8 @@ class _Record(BaseModel):
     measured: DistanceHistory
     interval: OpenInterval = Field(default_factory=OpenInterval)
     """Version 0.1 had none."""
+    logits: LogitAverages = Field(default_factory=LogitAverages)
+    """Only where `loss.lecam` has averages."""
 
 
 class Snapshot:
@@ -75,6 +77,8 @@ class Snapshot:
             "measured": asdict(state.measured),
             "interval": asdict(state.interval),
         }
+        if state.logits.updates:  # no others than before, so that an audit finds the same bytes
+            record["logits"] = asdict(state.logits)
         self._texts = {STATE: to_json(record), SHAPE: to_json(asdict(state.shape))}
 
     def save(self, uri: str, config_yaml: str, last: Callable[[Hashes], File] | None = None) -> None:
@@ -128,7 +132,7 @@ def load(state: TrainingState, uri: str, check: Callable[[str], None] = lambda _
         # Learning rates and the like come from the configuration, not from the file.
         optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state})
     state.images, state.best, state.augment = record.images, record.best, record.augment
-    state.measured, state.interval = record.measured, record.interval
+    state.measured, state.interval, state.logits = record.measured, record.interval, record.logits
 
 
 def _optimizer_state(

@@ -14,9 +14,10 @@ from gan_dist import models
 from gan_dist.config import LossConfig, OptimConfig
 from gan_dist.training import losses
 from gan_dist.training.augment import DiscriminatorInput
+from gan_dist.training.lecam import LogitMeans, lecam
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
-from gan_dist.training.schedule import penalty_factor
+from gan_dist.training.schedule import lecam_due, penalty_factor
 from gan_dist.training.state import TrainingState
 
 Scalars = dict[str, Tensor]
@@ -34,7 +35,7 @@ class DiscriminatorOutput(NamedTuple):
 
 @dataclass
 class DiscriminatorObjective:
-    """The discriminator's loss with its penalties; `begin` a phase, then call it for each micro-batch."""
+    """The discriminator's loss with its penalties: `begin` a phase, call for each micro-batch, `end` it."""
 
     loss: LossConfig
     optim: OptimConfig
@@ -53,6 +54,7 @@ class DiscriminatorObjective:
         self._weight = 0.0
         """Factor of this phase's penalties: 0, or `penalty_every` times that of the schedule."""
         self._std: Tensor | None = None
+        self._logit_means = LogitMeans()
 
     def begin(self, reals: list[Tensor]) -> None:
         """Begin a phase on this rank's reals, by micro-batch."""
@@ -83,9 +85,19 @@ class DiscriminatorObjective:
         if self._weight and (self.loss.gp or self.loss.dragan):
             penalty = self._unit_norm_penalties(real.inputs, fake.inputs, labels, micro_batch)
             loss = loss + self._weight * penalty
+        if self.loss.lecam:
+            self._logit_means.add(real.logits, fake.logits)
+            if lecam_due(self.loss, self.state.images) and self.state.logits.updates:
+                loss = loss + self.loss.lecam * lecam(real.logits, fake.logits, self.state.logits)
         real_accuracy, fake_accuracy = self._adversarial.accuracy(real.logits, fake.logits)
         scalars = {"loss_d": loss.detach(), "real_accuracy": real_accuracy, "fake_accuracy": fake_accuracy}
         return loss, scalars
+
+    def end(self) -> None:
+        """End a phase, after its update."""
+        if self.loss.lecam:
+            real, fake = self._logit_means.over_ranks(self.noise.process)
+            self.state.logits.add(real, fake, self.loss.lecam_decay)
 
     def _outputs(
         self,

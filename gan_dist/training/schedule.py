@@ -61,6 +61,23 @@ def instance_noise(loss: LossConfig, images: int) -> float:
     return loss.instance_noise * max(0.0, 1.0 - images / (1000 * loss.instance_noise_kimg))
 
 
+def lecam_due(loss: LossConfig, images: int) -> bool:
+    """Return whether LeCam's regularisation acts after `images` images: from `loss.lecam_start_kimg` on."""
+    return images >= 1000 * loss.lecam_start_kimg
+
+
+def top_k_share(loss: LossConfig, images: int) -> float:
+    """Return the share of the fakes from which the generator learns, in (0, 1]: Sinha et al. 2020.
+
+    It is 1 at the start, is multiplied by `loss.top_k_decay` every `loss.top_k_every_kimg`, for the paper's
+    epochs, and stays at `loss.top_k`.
+    """
+    if loss.top_k == 1:
+        return 1.0
+    times = images // max(1, round(1000 * loss.top_k_every_kimg))
+    return max(loss.top_k, loss.top_k_decay**times)
+
+
 def half_life(ema: EmaConfig, optim: OptimConfig, images: int) -> float:
     """Return the half-life of the averaged generator, in images, after `images` images.
 

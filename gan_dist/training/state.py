@@ -40,6 +40,23 @@ class AugmentStrength:
 
 
 @dataclass
+class LogitAverages:
+    """Moving averages of the discriminator's mean logits over reals and over fakes (`loss.lecam`)."""
+
+    real: float = 0.0
+    fake: float = 0.0
+    updates: int = 0
+    """Updates that they average over."""
+
+    def add(self, real: float, fake: float, decay: float) -> None:
+        """Move the averages towards the mean logits of an update; the first update's are the averages."""
+        decay = decay if self.updates else 0.0
+        self.real = decay * self.real + (1 - decay) * real
+        self.fake = decay * self.fake + (1 - decay) * fake
+        self.updates += 1
+
+
+@dataclass
 class OpenInterval:
     """Sums of the scalars of the rounds since the last multiple of `log.every_kimg`."""
 
@@ -71,6 +88,7 @@ class TrainingState:
     """The clock: images that the discriminator has seen."""
     best: Best | None = None
     augment: AugmentStrength = field(default_factory=AugmentStrength)
+    logits: LogitAverages = field(default_factory=LogitAverages)
     measured: DistanceHistory = field(default_factory=DistanceHistory)
     interval: OpenInterval = field(default_factory=OpenInterval)
 

@@ -18,12 +18,12 @@ from gan_dist.config import RateConfig, RunConfig
 from gan_dist.core.distributed import Process
 from gan_dist.core.errors import NonFiniteError
 from gan_dist.data.batches.loader import Batch
-from gan_dist.training import eager, losses
+from gan_dist.training import eager, losses, top_k
 from gan_dist.training.augment import DiscriminatorInput, ada
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
-from gan_dist.training.schedule import augment_p, betas, ema_decay, half_life, rate_factor
+from gan_dist.training.schedule import augment_p, betas, ema_decay, half_life, rate_factor, top_k_share
 from gan_dist.training.state import AugmentStrength, TrainingState
 
 # Newer versions of torch warn of the old name, older ones do not know the new one.
@@ -97,6 +97,7 @@ class Step:
             with torch.no_grad():
                 for weights in state.discriminator.parameters():
                     weights.clamp_(-config.loss.clip, config.loss.clip)
+        self._objective.end()
         state.images += config.train.batch_size
         return {**sums, "grad_norm_d": norm}
 
@@ -119,25 +120,53 @@ class Step:
         state.optimizer_g.zero_grad()
         models.update_spectral_norms(state.discriminator)
         total = torch.zeros((), device=self._process.device)
-        for index, (pixels, labels) in enumerate(self._micro_batches(batch)):
+        micro_batches = self._micro_batches(batch)
+        share = top_k_share(config.loss, state.images)
+        best = self._best_of_portions(micro_batches, share)
+        for index, (pixels, labels) in enumerate(micro_batches):
             with self._all_reduce_last(self._generator, index):
                 with self._precision.networks():
-                    fakes = self._generator(self._latents("latents-g", index), labels)
-                    fake_inputs = self._augment(fakes, "fakes-g", micro_batch=index)
-                    fake_logits = state.discriminator(fake_inputs, labels)
+                    fake_logits = self._fake_logits(self._generator, labels, index)
                     real_logits = None
                     if self._loss.relativistic:
                         reals = self._reals(pixels, "mirror-g", index)
                         real_inputs = self._augment(reals, "reals-g", micro_batch=index)
                         with torch.no_grad():
                             real_logits = state.discriminator(real_inputs, labels)
-                loss = self._loss.generator(fake_logits, real_logits) / config.train.accumulate
+                if best is None and share < 1:
+                    best = top_k.choose(fake_logits, share, self._process)
+                if best is None:
+                    loss = self._loss.generator(fake_logits, real_logits)
+                else:
+                    of_portion = best.portion(index, len(micro_batches))
+                    loss = of_portion.loss(self._loss.generator, fake_logits)
+                loss = loss / config.train.accumulate
                 loss.backward()
             total += loss.detach()
         state.discriminator.requires_grad_(True)
         norm = self._finite_norm("generator", state.generator, total)
         self._update(state.optimizer_g, config.optim.g)
         return {"loss_g": total, "grad_norm_g": norm}
+
+    def _fake_logits(self, generator: nn.Module, labels: Tensor | None, micro_batch: int) -> Tensor:
+        fakes = generator(self._latents("latents-g", micro_batch), labels)
+        inputs = self._augment(fakes, "fakes-g", micro_batch=micro_batch)
+        logits: Tensor = self._state.discriminator(inputs, labels)
+        return logits
+
+    @torch.no_grad()
+    def _best_of_portions(
+        self, micro_batches: list[tuple[Tensor, Tensor | None]], share: float
+    ) -> top_k.TopK | None:
+        """Return the best fakes where they come in portions: all are judged before the first one's loss."""
+        if share == 1 or len(micro_batches) == 1:
+            return None
+        with self._precision.networks():
+            logits = [
+                self._fake_logits(self._state.generator, labels, index)
+                for index, (_, labels) in enumerate(micro_batches)
+            ]
+        return top_k.choose(torch.cat(logits), share, self._process)
 
     def average_over_ranks(self, scalars: Scalars, *, stop: bool) -> tuple[dict[str, float], bool]:
         """Average over the ranks, in one all-reduce, the values that differ between them after a round.

@@ -189,6 +189,7 @@ RESUMED = {
         *("optim.end_factor=0.2", "loss.penalty_end_factor=0.1", "optim.g.beta2_start=0.5"),
     ],
     "a pipeline": ["data.augment={ada: [geom, filter, noise, cutout]}", "data.augment_kimg=0.5"],
+    "lecam, top-k": ["loss.lecam=0.3", "loss.top_k=0.5", "loss.top_k_every_kimg=0.01", "optim.d_steps=2"],
     "a given probability": ["data.augment=ada", "data.augment_p=0.7", *COSINE],
 }
 
