@@ -30,8 +30,8 @@ class Augmentation(ABC):
         """Return augmented images, of the same shape, type and device.
 
         Args:
-            images: Float (B, C, H, W) around [-1, 1], any memory format. Gradients pass through, twice where the
-                discriminator's are penalised.
+            images: Float (B, C, H, W) around [-1, 1], any memory format. Gradients pass through, twice where
+                the discriminator's are penalised.
             draws: float32 (B, columns), uniform in [0, 1), on any device.
             p: The probability of a change, in [0, 1], a number or a 0-dim tensor; others than adaptive
                 augmentations ignore it.
