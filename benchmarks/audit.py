@@ -22,7 +22,8 @@ import torch
 
 from gan_dist.config import RunConfig, load_config
 from gan_dist.data.builtin import DIGITS
-from gan_dist.training.audit import Check, audit_run, verdict
+from gan_dist.training.audit import audit_run, verdict
+from gan_dist.training.audit_checks import Check
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 

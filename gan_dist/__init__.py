@@ -1,5 +1,7 @@
 """Train GANs on your own images across a Ray cluster; use what came out of it in three lines.
 
+docs/extend.md says how networks of your own derive from the classes here.
+
 import gan_dist
 release = gan_dist.load("runs/digits")
 images = release.sample(64)
@@ -11,11 +13,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gan_dist.config.section import Section
+    from gan_dist.models.base import Architecture, Discriminator, Generator
     from gan_dist.models.generator import Release
     from gan_dist.models.release import load
+    from gan_dist.models.sizes import NetworkSize
 
-__all__ = ["Release", "load"]
-_ROOMS = {"Release": "models.generator", "load": "models.release"}
+__all__ = ["Architecture", "Discriminator", "Generator", "NetworkSize", "Release", "Section", "load"]
+_ROOMS = {
+    "Architecture": "models.base",
+    "Discriminator": "models.base",
+    "Generator": "models.base",
+    "NetworkSize": "models.sizes",
+    "Release": "models.generator",
+    "Section": "config.section",
+    "load": "models.release",
+}
 
 
 def __getattr__(name: str) -> Any:

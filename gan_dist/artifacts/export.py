@@ -9,7 +9,7 @@ import importlib.util
 import io
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -57,7 +57,7 @@ class Exported:
     release: Release
 
 
-def export(source: str, to: str) -> Exported:
+def export(source: str, to: str, *, trust: Collection[str] = ()) -> Exported:
     """Write a generator's graph and weights as one file, after a test of its content.
 
     Inputs are `latents`, float32 (n, latent_dim) from N(0, 1), and for a conditional generator `labels`,
@@ -69,6 +69,7 @@ def export(source: str, to: str) -> Exported:
         source: A release, a checkpoint, or a run's folder.
         to: The file, a path or URI that ends in `.pt2` (torch.export, which other versions of torch may not
             read) or in `.onnx`; an existing file is replaced.
+        trust: As in `gan_dist.load`.
 
     Raises:
         GanDistError: another ending, missing packages for ONNX, more weights than fit into an ONNX file, or
@@ -81,7 +82,7 @@ def export(source: str, to: str) -> Exported:
     if onnx:
         _require_onnx(to)
     storage.require_writable(to)
-    release = load(source)
+    release = load(source, trust=trust)
     if onnx:
         _require_room(release, to)
     cases = _test_cases(release, source)

@@ -17,6 +17,7 @@ from gan_dist.config.fields import override, valid_name
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.core.host import own_version
+from gan_dist.core.import_path import is_import_path
 from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import MANIFEST, parse_file, part_of, replace_folder
 from gan_dist.core.storage.redaction import as_argument, split_query
@@ -162,6 +163,8 @@ def _data(path: str, manifest: Manifest | None) -> Rows:
 
 
 def _generator(model: ModelConfig, shape: ImageShape) -> str:
+    if is_import_path(model.name):  # whose code may not be imported here
+        return f"`{model.name}`, code of its maker's own, latents of {model.latent_dim} numbers"
     with torch.device("meta"):
         generator = models.build_generator(model, shape)
     count = sum(weights.numel() for weights in generator.parameters())

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend
+from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute
 
 if TYPE_CHECKING:
-    from gan_dist.training.audit import Check
+    from gan_dist.training.audit_checks import Check
 
 WORDS = {True: "equal", False: "NOT EQUAL", None: "not decided"}
 EXIT_CODES = {True: 0, False: 1, None: 2}
@@ -24,6 +24,7 @@ def audit(
     run: Annotated[str | None, typer.Option(metavar="RUN", help="The run that made a release.")] = None,
     segments: Annotated[int, typer.Option(min=1, help="Stretches of a run that are trained again.")] = 3,
     seed: Annotated[int, typer.Option(help="Which ones: the same number chooses the same.")] = 0,
+    trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
@@ -38,9 +39,9 @@ def audit(
     checks: list[Check] = []
     with ProgressLine(every_s=10.0) as line:
         if run is None:
-            found = audit_run(absolute(source), segments, seed, line.update)
+            found = audit_run(absolute(source), segments, seed, line.update, trust or ())
         else:
-            found = audit_release(absolute(source), absolute(run), line.update)
+            found = audit_release(absolute(source), absolute(run), line.update, trust or ())
         for check in found:
             checks.append(check)
             line.restart()

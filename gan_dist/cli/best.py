@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend
+from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute, command, load_run, shorten
 from gan_dist.cli.train import train_run
 from gan_dist.core.errors import GanDistError
@@ -33,6 +33,7 @@ def best(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Then train its configuration from the start, as NAME-best.")
     ] = False,
+    trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
@@ -44,8 +45,11 @@ def best(
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if retrain:
+        from gan_dist.config import named_classes
+        from gan_dist.core.import_path import require_trust
         from gan_dist.training.preflight import prepare
 
+        require_trust(named_classes(found.config), trust or (), shorten(found.release))
         # Errors in the settings come before anything is written.
         prepare(retraining(found, found.release, overrides or [])[0])
     folder, was_there = found.release, False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend
+from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import NO_FID, absolute, require_png, shorten
 from gan_dist.core.errors import DataError
 from gan_dist.core.interrupts import INTERRUPTED
@@ -62,6 +62,7 @@ def evaluate(
     gpus_per_worker: Annotated[
         float, typer.Option(min=0, callback=_finite, help="GPUs that each reserves.")
     ] = 0.0,
+    trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
@@ -74,13 +75,16 @@ def evaluate(
     from gan_dist.config import ScaleConfig
     from gan_dist.core import storage
     from gan_dist.core.images import write_png
+    from gan_dist.core.import_path import require_trust
     from gan_dist.evaluation.tasks import Request
     from gan_dist.models import release
 
     if "memorisation" in chosen:
         storage.require_writable(absolute(out))
     source = absolute(source)
-    config = release.load(source).config
+    config = release.load(source, trust=trust or ()).config
+    if not extractor:
+        require_trust({"eval.extractor": config.eval.extractor}, trust or (), source)
     weights = inception_weights or config.eval.inception_weights
     options, chosen_backend = config.storage.options, storage.options().backend
     if chosen_backend != storage.StorageOptions().backend:
@@ -95,6 +99,7 @@ def evaluate(
         inception_weights=weights and absolute(weights),
         seed=seed,
         storage=options,
+        trust=tuple(trust or ()),
     )
     scale = ScaleConfig(workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)
     found = _measure(request, scale)

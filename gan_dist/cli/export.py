@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend
+from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute, shorten
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def export(
     to: Annotated[
         str, typer.Option(help="The file: .pt2 is written by torch.export, .onnx by torch.onnx.export.")
     ],
+    trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +30,7 @@ def export(
     check(to)
     from gan_dist.artifacts import export as room
 
-    exported = room.export(absolute(source), absolute(to))
+    exported = room.export(absolute(source), absolute(to), trust=trust or ())
     written = shorten(absolute(to))
     _print(exported, source, written)
     typer.echo("run it with")

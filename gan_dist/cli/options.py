@@ -28,6 +28,16 @@ Backend = Annotated[
 ]
 """`storage.backend` of verbs without a configuration; the callback sets it."""
 
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="PACKAGE.MODULE:CLASS",
+        help="Code of its maker's own that it may import, if it names this; may be given several times.",
+    ),
+]
+"""Import paths that `import_path.require_trust` lets pass."""
+
 
 def complete_config(incomplete: str) -> list[str]:
     """Return what a shell may complete to a CONFIG: presets, and files and folders."""

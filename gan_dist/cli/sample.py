@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend
+from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute, require_png, shorten
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.interrupts import INTERRUPTED
@@ -63,6 +63,7 @@ def sample(
         str | None,
         typer.Option(metavar="LIST", help="An image of each of these seeds, e.g. 0-35,42: its image 0."),
     ] = None,
+    trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +82,7 @@ def sample(
 
     if not single:
         storage.require_writable(target)
-    generator = release.load(absolute(source))
+    generator = release.load(absolute(source), trust=trust or ())
     number = None if label is None else generator.shape.class_number(label)
     if single:
         _write_single(generator, target, n, seed, number, chosen)

@@ -1,6 +1,6 @@
 """The whole run as frozen models; files and `key=value` become one."""
 
-from gan_dist.config.fields import config_schema, differing_keys, flatten
+from gan_dist.config.fields import config_schema, differing_keys, flatten, named_classes
 from gan_dist.config.load import load_config, to_yaml
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, RateConfig
 from gan_dist.config.scale import ScaleConfig
@@ -39,6 +39,7 @@ __all__ = [
     "differing_keys",
     "flatten",
     "load_config",
+    "named_classes",
     "preset_names",
     "to_yaml",
 ]

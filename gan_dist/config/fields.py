@@ -27,12 +27,18 @@ BOUNDS = {
 }
 
 
+CLASS_KEYS = ("data.augment", "model.name", "loss.name", "eval.extractor")
+"""Keys that name a class: one of the package, or of a user as `package.module:Class`."""
+
+
 class SectionKeys(NamedTuple):
     """Names directly inside a section, and whether the section may be null or must be given."""
 
     names: tuple[str, ...]
     nullable: bool
     required: bool
+    inner: dict[str, Any] | None = None
+    """JSON schema of the value of any key below it, if a class that the user names decides what these are."""
 
 
 def config_schema() -> dict[str, Any]:
@@ -60,16 +66,27 @@ def _schema() -> dict[str, Any]:
     return schema
 
 
-def flatten(config: BaseModel) -> dict[str, object]:
-    """Return dotted key to value of every leaf, in the order of the fields; lists and mappings stay whole."""
+def flatten(config: BaseModel, above: str = "") -> dict[str, object]:
+    """Return dotted key to value of every leaf, in the order of the fields.
+
+    Lists and mappings stay whole, but for sections of settings. `above` is the key of `config` and a dot.
+    """
     flat: dict[str, object] = {}
-    for key in type(config).model_fields:
-        value = getattr(config, key)
+    for name in type(config).model_fields:
+        key, value = f"{above}{name}", getattr(config, name)
         if isinstance(value, BaseModel):
-            flat |= {f"{key}.{below}": leaf for below, leaf in flatten(value).items()}
+            flat |= flatten(value, f"{key}.")
+        elif isinstance(value, dict) and key in sections():
+            flat |= {f"{key}.{below}": setting for below, setting in value.items()}
         else:
             flat[key] = value
     return flat
+
+
+def named_classes(config: BaseModel) -> dict[str, str]:
+    """Return the values by dotted key that may be import paths of code of a user's own."""
+    flat = flatten(config)
+    return {key: value for key in CLASS_KEYS if isinstance(value := flat[key], str)}
 
 
 def differing_keys(
@@ -101,6 +118,9 @@ def _walk_schema() -> tuple[dict[str, dict[str, Any]], dict[str, SectionKeys]]:
             for o in options
             for name, at in o.get("properties", {}).items()
         }
+        if not inner and key.endswith(".settings"):
+            found_sections[key] = SectionKeys((), False, False, schema["additionalProperties"])
+            return
         if not inner:
             found_leaves[key] = schema | ({"anyOf": options} if len(options) > 1 else options[0])
             return
@@ -117,6 +137,23 @@ def _walk_schema() -> tuple[dict[str, dict[str, Any]], dict[str, SectionKeys]]:
 def leaves() -> dict[str, dict[str, Any]]:
     """Return dotted key to JSON schema of every key that holds a value."""
     return _walk_schema()[0]
+
+
+def is_leaf(key: str) -> bool:
+    """Return whether a key holds a value, or may do so in a section of settings."""
+    return key in leaves() or _setting(key) is not None
+
+
+def schema_of(key: str) -> dict[str, Any]:
+    """Return the JSON schema of a key that holds a value; raise a KeyError for any other."""
+    return _setting(key) or leaves()[key]
+
+
+def _setting(key: str) -> dict[str, Any] | None:
+    """Return the JSON schema of a key directly inside a section of settings; None of other keys."""
+    above, _, name = key.rpartition(".")
+    section = sections().get(above)
+    return section.inner if section and name else None
 
 
 def sections() -> dict[str, SectionKeys]:
@@ -156,6 +193,8 @@ def describe_allowed(schema: dict[str, Any]) -> str:
         limits = [f"{words} {schema[bound]:.15g}" for bound, words in BOUNDS.items() if bound in schema]
         return f"{'a whole number' if kind == 'integer' else 'a number'} {' and '.join(limits)}".rstrip()
     if kind == "string" and "pattern" in schema:
+        if examples := schema.get("examples"):
+            return f"your own {examples[0]}"
         return f"text that matches {schema['pattern']}"
     if kind == "array":
         count = f" of at least {schema['minItems']}" if "minItems" in schema else ""

@@ -17,7 +17,9 @@ from gan_dist.config.fields import (
     convert_integers,
     flatten,
     format_value,
+    is_leaf,
     leaves,
+    schema_of,
     sections,
     shorten,
 )
@@ -129,7 +131,7 @@ class ConfigBuilder:
         builder = deepcopy(self)
         for key, value in values.items():
             text = f"override {shorten(fields.override(key, value))}"
-            builder.values[key] = convert_integers(value, leaves()[key])
+            builder.values[key] = convert_integers(value, schema_of(key))
             builder.origins[key] = Origin(Layer.OVERRIDE, sys.maxsize, text)
         return builder
 
@@ -256,7 +258,7 @@ class ConfigBuilder:
         if key in SECTION_SHORTCUTS and isinstance(node, yaml.ScalarNode) and (node.value or node.style):
             key = SECTION_SHORTCUTS[key]
         section = sections().get(key) if key else None
-        if section is None and key not in leaves():
+        if section is None and not is_leaf(key):
             self.refuse(origin, unknown_key(key, isinstance(node, yaml.MappingNode)))
             return
         if key in self.seen:
@@ -265,7 +267,7 @@ class ConfigBuilder:
         self.seen.setdefault(key, origin)
         try:
             if section is None:
-                self.values[key] = convert_integers(plain_value(node), leaves()[key])
+                self.values[key] = convert_integers(plain_value(node), schema_of(key))
                 self.origins[key] = origin
             else:
                 self._read_section(key, section, node, origin, origin_of)
@@ -284,6 +286,6 @@ class ConfigBuilder:
         if value is None and section.nullable:
             self.values = {at: kept for at, kept in self.values.items() if not at.startswith(f"{key}.")}
         elif value is not None or node.value:  # a heading with nothing under it yet sets nothing
-            such_as = next(leaf for leaf in leaves() if leaf.startswith(f"{key}."))
+            such_as = next((leaf for leaf in leaves() if leaf.startswith(f"{key}.")), f"{key}.depth")
             what = f"{key} must be a section with keys such as {such_as}, not {format_value(value)}"
             self.refuse(origin, Problem(what, keys=(key,)))

@@ -13,8 +13,10 @@ from gan_dist.config.fields import (
     choices,
     describe_allowed,
     format_value,
+    is_leaf,
     leaves,
     nearest_key,
+    schema_of,
     sections,
     shorten,
 )
@@ -69,7 +71,7 @@ def _problems(errors: Sequence[ErrorDetails], values: Mapping[str, object]) -> l
     for error in errors:
         path = [str(part) for part in error["loc"]]
         above = (".".join(path[:end]) for end in range(1, len(path) + 1))
-        key = next((key for key in above if key in leaves()), None)
+        key = next((key for key in above if is_leaf(key)), None)
         if key is None:
             rules.append(error["ctx"]["error"].problem)
         elif key in by_key:
@@ -86,7 +88,7 @@ def _problems(errors: Sequence[ErrorDetails], values: Mapping[str, object]) -> l
 
 def _wrong_value(key: str, value: object, error: ErrorDetails) -> Problem:
     """Return the problem of a key's value, or of an item inside it."""
-    schema, name = leaves()[key], key
+    schema, name = schema_of(key), key
     inside = error["loc"][len(key.split(".")) :]
     in_list = bool(inside) and isinstance(value, list)
     if in_list:

@@ -13,7 +13,15 @@ from gan_dist.config.augment import AugmentField, augment_name, format_augment
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
-from gan_dist.config.section import ConflictError, NotNegative, Positive, PositiveFloat, Section
+from gan_dist.config.section import (
+    ConflictError,
+    ImportPath,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Section,
+    Setting,
+)
 from gan_dist.core.storage import BACKENDS, StorageOptions, join
 
 
@@ -108,8 +116,10 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The two networks."""
 
-    name: Literal["dcgan", "resnet", "r3gan"] = "dcgan"
-    """Architecture of generator and discriminator."""
+    name: Literal["dcgan", "resnet", "r3gan"] | ImportPath = "dcgan"
+    """Architecture of generator and discriminator, or your own class of them as `package.module:Class`."""
+    settings: dict[str, Setting] = Field(default={})
+    """Keys of that architecture alone, such as `model.settings.depth`; its class says which there are."""
     latent_dim: Positive = 100
     """Length of the latent vector z, drawn from N(0, 1)."""
     width: Positive = 64

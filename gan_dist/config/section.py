@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gan_dist.core import import_path
 from gan_dist.core.errors import Problem
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Setting: TypeAlias = bool | int | float | str | list[bool | int | float | str] | None
+"""A value of a key that a class names, such as `model.settings.depth`; the class says what it may be."""
+ImportPath = Annotated[str, Field(pattern=import_path.PATTERN, examples=["package.module:Class"])]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

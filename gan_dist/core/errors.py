@@ -8,6 +8,7 @@ GanDistError                what the command line prints without a traceback; ex
 │   ├── AbsentError         one at which there is nothing
 │   └── OutageError         one whose store or network does not answer at the moment
 ├── CheckpointError         a checkpoint or release that is missing, damaged or of another kind
+│   └── UntrustedCodeError  one that needs code which the user has not allowed
 ├── ResumeError             a run folder that belongs to a different configuration
 ├── BusyError               a run or search that another process works on
 ├── CapacityError           a request that this machine or cluster can never place
@@ -97,6 +98,10 @@ class CheckpointError(GanDistError):
     """A checkpoint, release or extractor that is missing, damaged, or of another kind."""
 
     external = True
+
+
+class UntrustedCodeError(CheckpointError):
+    """A release, checkpoint or run that needs code which the user has not allowed."""
 
 
 class ResumeError(GanDistError):

@@ -46,6 +46,8 @@ class Request:
     inception_weights: str | None
     seed: int
     storage: StorageOptions
+    trust: tuple[str, ...] = ()
+    """Import paths of code of the generator's maker that may be imported."""
 
     def out_of_memory(self) -> Problem:
         """Return the problem of a GPU that cannot hold this evaluation."""
@@ -77,7 +79,7 @@ class EvaluationWorker:
 
     @cached_property
     def release(self) -> Release:
-        return release.load(self.request.source, self.device)
+        return release.load(self.request.source, self.device, trust=self.request.trust)
 
     @property
     def trained_on(self) -> str:

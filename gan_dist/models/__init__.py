@@ -3,79 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
 
 from gan_dist.config import ModelConfig
+from gan_dist.config.fields import format_value
+from gan_dist.config.settings import read_settings
+from gan_dist.core import rng
 from gan_dist.core.errors import ConfigError, Problem
-from gan_dist.models import dcgan, init, r3gan, resnet
-from gan_dist.models.base import Discriminator, Generator
+from gan_dist.core.import_path import is_import_path, load_subclass
+from gan_dist.models import init
+from gan_dist.models.base import Architecture, Discriminator, Generator
+from gan_dist.models.dcgan import DCGAN
 from gan_dist.models.generator import ImageShape
 from gan_dist.models.layers import update_spectral_norms
+from gan_dist.models.r3gan import R3GAN
+from gan_dist.models.resnet import ResNet
 from gan_dist.models.sizes import LARGEST, MIN_RESOLUTION, NetworkSize, possible_resolutions
 
 __all__ = [
+    "Architecture",
     "Discriminator",
     "Generator",
     "build",
     "build_generator",
+    "build_initial",
     "initialise",
     "update_spectral_norms",
     "uses_batch_statistics",
 ]
 
-
-@dataclass(frozen=True)
-class _Architecture:
-    generator: Callable[..., Generator]
-    discriminator: Callable[..., Discriminator]
-    spectral_norm: bool | None
-    """Default of `model.spectral_norm` for the discriminator; None where it is not possible."""
-    options: tuple[str, ...] = ()
-    """Keys of the section `model` that only some architectures have."""
-
-
-_ARCHITECTURES = {
-    "dcgan": _Architecture(dcgan.Generator, dcgan.Discriminator, spectral_norm=False),
-    "resnet": _Architecture(
-        resnet.Generator, resnet.Discriminator, spectral_norm=True, options=("attention",)
-    ),
-    "r3gan": _Architecture(
-        r3gan.Generator,
-        r3gan.Discriminator,
-        spectral_norm=None,
-        options=("blocks", "group_width", "variant"),
-    ),
-}
+ARCHITECTURES: dict[str, type[Architecture]] = {"dcgan": DCGAN, "resnet": ResNet, "r3gan": R3GAN}
+"""The package's own architectures by `model.name`."""
 
 
 def build(model: ModelConfig, shape: ImageShape) -> tuple[Generator, Discriminator]:
     """Return the generator and the discriminator of `model` for images of a shape.
 
-    The classes of `shape` are ignored unless `model` is conditional. The weights are torch's defaults;
-    `initialise` sets them from a seed.
+    The classes of `shape` are ignored unless `model` is conditional. The weights are what the constructors
+    draw from torch's global generator; `build_initial` has them from a seed.
 
     Raises:
-        ConfigError: the architecture does not support this resolution or one of these options, or there are
-            no labels for conditional networks; with all problems.
+        ConfigError: the architecture does not support this resolution or one of these settings, there are no
+            labels for conditional networks, or there is no such architecture; with all problems.
     """
-    generator = build_generator(model, shape)
-    architecture = _ARCHITECTURES[model.name]
-    norm: dict[str, Any] = {}
-    if (default := architecture.spectral_norm) is not None:
-        norm["spectral_norm"] = default if model.spectral_norm is None else model.spectral_norm
-    options = _options(model)
-    return generator, architecture.discriminator(_size(model, shape), pack=model.pack, **options, **norm)
+    architecture = find_architecture(model, shape)
+    generator, discriminator = architecture.generator(), architecture.discriminator()
+    _require_type(model, generator, Generator)
+    _require_type(model, discriminator, Discriminator)
+    return generator, discriminator
 
 
 def build_generator(model: ModelConfig, shape: ImageShape) -> Generator:
     """Return the generator alone; raise what `build` does."""
-    if problems := list(_problems(model, shape)):
+    generator = find_architecture(model, shape).generator()
+    _require_type(model, generator, Generator)
+    return generator
+
+
+def _require_type(model: ModelConfig, network: object, base: type) -> None:
+    if not isinstance(network, base):
+        what = f"model.name={model.name}: {base.__name__.lower()}() returned a {type(network).__name__}"
+        raise ConfigError(what, f"derive it from gan_dist.{base.__name__}", keys=("model.name",))
+
+
+def build_initial(model: ModelConfig, shape: ImageShape, seed: int) -> tuple[Generator, Discriminator]:
+    """Return both networks on the CPU, with initial weights that are a function of the seed.
+
+    Networks that have no `recipe` draw theirs from torch's global generator, which is seeded for this and
+    then left as it was. Raises what `build` does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(rng.generator(seed, "networks").initial_seed())
+        generator, discriminator = build(model, shape)
+    initialise(generator, rng.generator(seed, "generator"))
+    initialise(discriminator, rng.generator(seed, "discriminator"))
+    return generator, discriminator
+
+
+def initialise(network: Generator | Discriminator, generator: torch.Generator) -> None:
+    """Set every weight and statistic of a network in place, as a pure function of `generator`'s state.
+
+    The distributions are the architecture's (`recipe`); a network without them keeps its weights. Numbers are
+    drawn on `generator`'s device, layer after layer, and then copied, so the weights do not depend on the
+    module's device or memory format.
+
+    Raises:
+        TypeError: the network has a layer without a rule in the recipe.
+    """
+    if network.recipe is not None:
+        init.apply(network, network.recipe, generator)
+
+
+def uses_batch_statistics(module: nn.Module) -> bool:
+    """Return whether outputs depend on the other images of the batch: batch norm in training mode.
+
+    If not, reals and fakes may share one forward pass.
+    """
+    norms = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return any(isinstance(layer, norms) and layer.training for layer in module.modules())
+
+
+def find_architecture(model: ModelConfig, shape: ImageShape) -> Architecture:
+    """Return the architecture of `model.name`, the package's own or a user's; raise what `build` does."""
+    named, size = f"model.name={model.name}", _size(model, shape)
+    if is_import_path(model.name):
+        kind = cast(type[Architecture], load_subclass("model.name", model.name, Architecture))
+    else:
+        kind = ARCHITECTURES[model.name]
+    problems = list(_problems(model, shape, kind))
+    try:
+        settings = read_settings(kind.Settings, model.settings, "model", named)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    architecture = kind(model, size, settings)
+    if problems := [*problems, *architecture.problems()]:
         raise ConfigError(problems)
-    return _ARCHITECTURES[model.name].generator(model.latent_dim, _size(model, shape), **_options(model))
+    return architecture
 
 
 def _size(model: ModelConfig, shape: ImageShape) -> NetworkSize:
@@ -88,36 +134,10 @@ def _size(model: ModelConfig, shape: ImageShape) -> NetworkSize:
     )
 
 
-def _options(model: ModelConfig) -> dict[str, Any]:
-    return {name: getattr(model, name) for name in _ARCHITECTURES[model.name].options}
-
-
-def initialise(module: Generator | Discriminator, generator: torch.Generator) -> None:
-    """Set every weight and statistic of a network in place, as a pure function of `generator`'s state.
-
-    The distributions are the architecture's (`recipe`). Numbers are drawn on `generator`'s device, layer
-    after layer, and then copied, so the weights do not depend on the module's device or memory format.
-
-    Raises:
-        TypeError: the network has a layer without a rule in the recipe.
-    """
-    init.apply(module, module.recipe, generator)
-
-
-def uses_batch_statistics(module: nn.Module) -> bool:
-    """Return whether outputs depend on the other images of the batch: batch norm in training mode.
-
-    If not, reals and fakes may share one forward pass.
-    """
-    norms = (nn.BatchNorm2d, nn.SyncBatchNorm)
-    return any(isinstance(layer, norms) and layer.training for layer in module.modules())
-
-
-def _problems(model: ModelConfig, shape: ImageShape) -> Iterator[Problem]:
-    architecture, resolution = _ARCHITECTURES[model.name], shape.resolution
-    named = f"model.name={model.name}"
+def _problems(model: ModelConfig, shape: ImageShape, kind: type[Architecture]) -> Iterator[Problem]:
+    resolution, named = shape.resolution, f"model.name={model.name}"
     possible = possible_resolutions(resolution)
-    if resolution not in possible:
+    if kind.power_of_two and resolution not in possible:
         yield Problem(
             f"data.resolution={resolution}: {named} makes images whose edge is a power of two of at least "
             f"{MIN_RESOLUTION}",
@@ -133,40 +153,20 @@ def _problems(model: ModelConfig, shape: ImageShape) -> Iterator[Problem]:
             "use model.conditional=false, or pack the set with labels",
             ("model.conditional", "data.path"),
         )
-    if model.attention and "attention" not in architecture.options:
-        yield Problem(
-            f"model.attention=true: {named} has no self-attention",
-            f"use {_architectures(lambda one: 'attention' in one.options)}, or false",
-            ("model.attention", "model.name"),
-        )
-    elif model.attention and resolution in possible and resolution < resnet.MIN_ATTENTION:
-        yield Problem(
-            f"model.attention=true: at data.resolution={resolution} there are no feature maps of a quarter "
-            "of it",
-            f"use data.resolution={resnet.MIN_ATTENTION}, or model.attention=false",
-            ("model.attention", "data.resolution"),
-        )
-    if model.blocks > 1 and "blocks" not in architecture.options:
-        yield Problem(
-            f"model.blocks={model.blocks}: {named} has one at every resolution",
-            f"use {_architectures(lambda one: 'blocks' in one.options)}, or 1",
-            ("model.blocks", "model.name"),
-        )
-    if model.group_width != (usual := ModelConfig.model_fields["group_width"].default) and (
-        "group_width" not in architecture.options
-    ):
-        yield Problem(
-            f"model.group_width={model.group_width}: {named} has no convolutions in groups",
-            f"use {_architectures(lambda one: 'group_width' in one.options)}, or {usual}",
-            ("model.group_width", "model.name"),
-        )
-    if model.spectral_norm and architecture.spectral_norm is None:
-        yield Problem(
-            f"model.spectral_norm=true: {named} has no spectral normalisation",
-            f"use {_architectures(lambda one: one.spectral_norm is not None)}, or false",
-            ("model.spectral_norm", "model.name"),
-        )
+    for key, (is_set, has_none, otherwise) in _OPTIONS.items():
+        if is_set(model) and key not in kind.options:
+            having = " or ".join(
+                f"model.name={name}" for name, one in ARCHITECTURES.items() if key in one.options
+            )
+            what = f"model.{key}={format_value(getattr(model, key))}: {named} has {has_none}"
+            yield Problem(what, f"use {having}, or {otherwise}", (f"model.{key}", "model.name"))
 
 
-def _architectures(having: Callable[[_Architecture], bool]) -> str:
-    return " or ".join(f"model.name={name}" for name, one in _ARCHITECTURES.items() if having(one))
+_OPTIONS: dict[str, tuple[Callable[[ModelConfig], object], str, str]] = {
+    "attention": (lambda model: model.attention, "no self-attention", "false"),
+    "blocks": (lambda model: model.blocks > 1, "one at every resolution", "1"),
+    "group_width": (lambda model: model.group_width != 16, "no convolutions in groups", "16"),
+    "spectral_norm": (lambda model: model.spectral_norm, "no spectral normalisation", "false"),
+}
+"""By key that only some architectures heed: whether it asks for something, what the others have, and the
+value that asks for nothing."""

@@ -1,22 +1,62 @@
-"""What all generators and all discriminators have in common: labels, packs and precision."""
+"""Base classes of all architectures, of a user's own too: labels, packs and precision."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from gan_dist.config import ModelConfig, Section
+from gan_dist.core.errors import Problem
 from gan_dist.models.init import Recipe
 from gan_dist.models.sizes import NetworkSize
+
+
+class Architecture(ABC):
+    """Both networks of one `model.name`, for images of one size."""
+
+    Settings: ClassVar[type[Section]] = Section
+    """Its keys of `model.settings`, as a pydantic model whose fields all have defaults."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Keys of the section `model` that only some architectures heed, and this one does: `attention`,
+    `blocks`, `spectral_norm`."""
+    spectral_norm: ClassVar[bool] = False
+    """Whether the discriminator has spectral normalisation where `model.spectral_norm` is absent."""
+    power_of_two: ClassVar[bool] = False
+    """Whether the edge of the images has to be a power of two of at least 8."""
+
+    def __init__(self, model: ModelConfig, size: NetworkSize, settings: Section) -> None:
+        self.model, self.size = model, size
+        self.settings: Any = settings
+        """An object of `Settings`."""
+
+    @property
+    def spectrally_normalised(self) -> bool:
+        """Whether the discriminator has spectral normalisation: `model.spectral_norm`, or what is usual."""
+        chosen = self.model.spectral_norm
+        return self.spectral_norm if chosen is None else chosen
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is impossible in these sizes and settings; nothing is built then."""
+        yield from ()
+
+    @abstractmethod
+    def generator(self) -> Generator:
+        """Return a new generator."""
+
+    @abstractmethod
+    def discriminator(self) -> Discriminator:
+        """Return a new discriminator."""
 
 
 class Generator(nn.Module, ABC):
     """Latents, and labels if it is conditional, to images."""
 
-    recipe: ClassVar[Recipe]
-    """Distributions of the initial weights."""
+    recipe: ClassVar[Recipe | None] = None
+    """Distributions of the initial weights; None leaves them as the constructor draws them."""
     tanh: bool = True
     """Whether images go through tanh. Without it, those of a trained generator are about in [-1, 1]."""
 
@@ -48,12 +88,10 @@ class Generator(nn.Module, ABC):
 class Discriminator(nn.Module, ABC):
     """Images, and labels if it is conditional, to logits."""
 
-    recipe: ClassVar[Recipe]
-    """Distributions of the initial weights."""
-    embed: nn.Embedding | None
-    """A vector for each class; its inner product with the features is added to the logit."""
+    recipe: ClassVar[Recipe | None] = None
+    """Distributions of the initial weights; None leaves them as the constructor draws them."""
 
-    def __init__(self, size: NetworkSize, pack: int) -> None:
+    def __init__(self, size: NetworkSize, pack: int = 1) -> None:
         super().__init__()
         self.resolution, self.channels, self.classes = size.resolution, size.channels, size.classes
         self.pack = pack
@@ -63,8 +101,6 @@ class Discriminator(nn.Module, ABC):
         """Return logits of images, float32 (B / pack,), under autocast too; positive means real.
 
         `pack` consecutive images are one input of pack x C channels: Lin et al. 2018 (PacGAN), section 3.
-        A conditional discriminator adds the inner product of the features and the class's embedding: Miyato
-        and Koyama 2018, equation 3; the embedding of a pack is the sum over its images.
 
         Args:
             images: float32 (B, C, R, R), about in [-1, 1].
@@ -78,6 +114,29 @@ class Discriminator(nn.Module, ABC):
             raise ValueError(f"{len(images)} images cannot be judged in packs of {self.pack}")
         if self.pack > 1:
             images = images.reshape(len(images) // self.pack, self.pack * self.channels, *images.shape[2:])
+        return _at_least_float32(self.logits(images, labels))
+
+    @abstractmethod
+    def logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the logits (N,) of inputs (N, pack x C, R, R).
+
+        The labels are those of the single images, int64 (N x pack,), in their order; None if and only if the
+        discriminator is unconditional.
+        """
+
+
+class ProjectionDiscriminator(Discriminator):
+    """A discriminator that compares its features with the class.
+
+    Where it is conditional, the inner product of the features and the class's embedding is added to the
+    logit: Miyato and Koyama 2018, equation 3; the embedding of a pack is the sum over its images. This is in
+    float32 under autocast too.
+    """
+
+    embed: nn.Embedding | None
+    """A vector for each class."""
+
+    def logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
         maps = self.feature_maps(images)
         with torch.autocast(maps.device.type, enabled=False):
             logits, features = self.logits_and_features(_at_least_float32(maps))

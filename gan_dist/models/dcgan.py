@@ -68,7 +68,7 @@ class Generator(base.Generator):
         return maps
 
 
-class Discriminator(base.Discriminator):
+class Discriminator(base.ProjectionDiscriminator):
     """The generator mirrored, with strided convolutions and LeakyReLU 0.2.
 
     There is no batch norm on the first layer (so none at all at 8x8) and no Sigmoid on the last one, so that
@@ -101,6 +101,19 @@ class Discriminator(base.Discriminator):
     def logits_and_features(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         logits: Tensor = self.layers[-1](maps)
         return logits.flatten(), maps.sum((2, 3))
+
+
+class DCGAN(base.Architecture):
+    """`model.name=dcgan`."""
+
+    options = frozenset({"spectral_norm"})
+    power_of_two = True
+
+    def generator(self) -> Generator:
+        return Generator(self.model.latent_dim, self.size)
+
+    def discriminator(self) -> Discriminator:
+        return Discriminator(self.size, self.model.pack, spectral_norm=self.spectrally_normalised)
 
 
 # Convolutions to and from 4x4 maps as matrix products, where a CPU computes in bfloat16. With so few

@@ -174,7 +174,7 @@ class Generator(base.Generator):
         return images
 
 
-class Discriminator(base.Discriminator):
+class Discriminator(base.ProjectionDiscriminator):
     """The generator mirrored, then a depthwise 4x4 convolution and a linear layer.
 
     The linear layer gives the logit, or with classes as many numbers as it gets, and the logit is the inner
@@ -216,6 +216,21 @@ class Discriminator(base.Discriminator):
         features: Tensor = self.basis(maps).flatten(1)
         out: Tensor = self.out(features)
         return (out.squeeze(1), features) if self._has_logit else (out.new_zeros(len(out)), out)
+
+
+class R3GAN(base.Architecture):
+    """`model.name=r3gan`."""
+
+    options = frozenset({"blocks", "group_width"})
+    power_of_two = True
+
+    def generator(self) -> Generator:
+        model = self.model
+        return Generator(model.latent_dim, self.size, model.blocks, model.group_width, model.variant)
+
+    def discriminator(self) -> Discriminator:
+        model = self.model
+        return Discriminator(self.size, model.blocks, model.group_width, model.variant, model.pack)
 
 
 def _change_width(before: int, after: int) -> list[nn.Module]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from shlex import quote
@@ -20,6 +20,7 @@ from gan_dist import models
 from gan_dist.config import load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, StorageError
+from gan_dist.core.import_path import require_trust
 from gan_dist.core.json_text import Clock, parse_object
 from gan_dist.core.storage.hashed_folder import (
     MANIFEST,
@@ -142,7 +143,7 @@ def read_best(run_uri: str) -> dict[str, Any]:
         ) from None
 
 
-def load(uri: str, device: torch.device | str = "cpu") -> Release:
+def load(uri: str, device: torch.device | str = "cpu", *, trust: str | Collection[str] = ()) -> Release:
     """Return the generator of a release, of a checkpoint, or of a run.
 
     A run's is its best release or, before its first measurement, its newest checkpoint that is whole. Nothing
@@ -151,14 +152,19 @@ def load(uri: str, device: torch.device | str = "cpu") -> Release:
     Args:
         uri: Its folder, a local path or a URI.
         device: Device of the generator and of the images that `sample` returns.
+        trust: Import paths, `package.module:Class`, of networks of a user's own that may be imported. A
+            release never chooses code: one of such networks is refused unless its `model.name` is here.
 
     Raises:
-        CheckpointError: there is none of these, or it is damaged.
+        CheckpointError: there is none of these, or it is damaged; an UntrustedCodeError if it needs code that
+            is not in `trust`.
+        ConfigError: a network of a user's own cannot be imported, or built for these images.
         StorageError: its store cannot be read, or its bucket does not exist.
     """
     of_best = storage.exists(storage.join(uri, BEST))
     uri, kind, contents = _read_best_of(uri) if of_best else _read(uri)
     config = load_config(storage.join(uri, CONFIG))
+    require_trust({"model.name": config.model.name}, trust, storage.redact(uri))
     shape = parse_file(uri, contents, SHAPE, ImageShape.from_json)
     weights = WEIGHTS if kind == "release" else "average.safetensors"
     tensors = parse_file(uri, contents, weights, load_tensors)

@@ -8,6 +8,7 @@ while this one goes on to 4x4 at all resolutions.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gan_dist.core.errors import Problem
 from gan_dist.models import base, init
 from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call, spectral
 from gan_dist.models.sizes import BASE, NetworkSize
@@ -160,7 +162,7 @@ class Generator(base.Generator):
         return images
 
 
-class Discriminator(base.Discriminator):
+class Discriminator(base.ProjectionDiscriminator):
     """A block for every halving down to 4x4, one more, ReLU, the sum over positions.
 
     The output of the first block has `width` channels. There is no batch norm, so images do not influence
@@ -195,3 +197,27 @@ class Discriminator(base.Discriminator):
         features = F.relu(maps).sum((2, 3))
         logits: Tensor = self.out(features)
         return logits.squeeze(1), features
+
+
+class ResNet(base.Architecture):
+    """`model.name=resnet`."""
+
+    options = frozenset({"attention", "spectral_norm"})
+    spectral_norm = True
+    power_of_two = True
+
+    def problems(self) -> Iterator[Problem]:
+        if self.model.attention and self.size.resolution < MIN_ATTENTION:
+            yield Problem(
+                f"model.attention=true: at data.resolution={self.size.resolution} there are no feature maps "
+                "of a quarter of it",
+                f"use data.resolution={MIN_ATTENTION}, or model.attention=false",
+                ("model.attention", "data.resolution"),
+            )
+
+    def generator(self) -> Generator:
+        return Generator(self.model.latent_dim, self.size, self.model.attention)
+
+    def discriminator(self) -> Discriminator:
+        model = self.model
+        return Discriminator(self.size, model.attention, model.pack, spectral_norm=self.spectrally_normalised)

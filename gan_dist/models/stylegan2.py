@@ -140,7 +140,7 @@ class Block(nn.Module):
         return (shortcut + inner) * math.sqrt(0.5)
 
 
-class Discriminator(base.Discriminator):
+class Discriminator(base.ProjectionDiscriminator):
     """Residual blocks to 4x4, minibatch standard deviation, a convolution and two linear layers.
 
     The deviation is over `stddev_group` consecutive images (or packs); with 1 there is none. Labels are

@@ -21,12 +21,14 @@ from gan_dist.config import (
 from gan_dist.core import storage
 from gan_dist.core.distributed import Process
 from gan_dist.core.errors import DamagedDataError, ResumeError
+from gan_dist.core.import_path import is_import_path
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.verify import Without, find_damage
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.scores import require_possible
 from gan_dist.models import release
+from gan_dist.models.checks import check_networks
 from gan_dist.models.generator import ImageShape
 from gan_dist.training import checkpoint as states
 from gan_dist.training.precision import PrecisionPolicy
@@ -107,6 +109,8 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
     shape = image_shape(config.data, config.model, manifest)
     with torch.device("meta"):
         networks = models.build(config.model, shape)
+    if is_import_path(config.model.name):
+        check_networks(config.model, shape, penalised=config.loss.penalised)
     if not config.scale.gpus_per_worker:
         PrecisionPolicy.of(config.train, torch.device("cpu"), penalised=config.loss.penalised)
     extractor = load_extractor(

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gan_dist import models
 from gan_dist.config import ModelConfig, OptimConfig, RateConfig
-from gan_dist.core import rng
 from gan_dist.models import Discriminator, Generator
 from gan_dist.models.generator import ImageShape
 from gan_dist.training.early_stopping import DistanceHistory
@@ -113,9 +112,7 @@ def new_state(
     channels_last: bool,
 ) -> TrainingState:
     """Return the state before the first image; the weights are a function of the seed."""
-    generator, discriminator = models.build(model, shape)
-    models.initialise(generator, rng.generator(seed, "generator"))
-    models.initialise(discriminator, rng.generator(seed, "discriminator"))
+    generator, discriminator = models.build_initial(model, shape, seed)
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     layout = memory_format(channels_last=channels_last)
     for network in (generator, discriminator, average):

@@ -20,6 +20,7 @@ from gan_dist.cluster.connect import find_machine
 from gan_dist.cluster.nodes.head_probe import node_resources, require_reachable
 from gan_dist.cluster.nodes.resources import cluster_nodes, worker_capacity
 from gan_dist.cluster.tune import driver
+from gan_dist.config import load_config
 from gan_dist.core.errors import ClusterError
 from gan_dist.search.display import SearchView
 from gan_dist.search.plan import Plan, begin, make_plan
@@ -95,7 +96,9 @@ def test_the_study_tells_what_the_trials_recorded(tmp_path: Path, capsys: pytest
 def test_a_search_that_is_told_to_end_leaves_its_trials_to_the_next_process(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    plan = plan_of(tmp_path, "search.trials=3", "search.scheduler=none")
+    own = ["model.name=tests.own_networks:Perceptrons", "search.algorithm=grid"]
+    space = "search.space={model.settings.depth: [1, 2, 3]}"
+    plan = plan_of(tmp_path, *own, "search.trials=3", "search.scheduler=none", space=space)
     begin(plan, "fd_digits")
     database = study_storage(plan.uri, plan.search.optuna_storage)
     study = SearchStudy(database, "search", plan.space, plan.search, plan.grace)
@@ -112,8 +115,11 @@ def test_a_search_that_is_told_to_end_leaves_its_trials_to_the_next_process(
     assert TrialState.FAIL not in {trial.state for trial in study.trials()}
     trials = run(plan)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert {trial.params["model.settings.depth"] for trial in trials} == {1, 2, 3}
     for trial in trials:
         assert trial.intermediate_values == curve(plan, trial.number)
+        config = load_config(f"{plan.uri}/trials/{trial.number:05d}/config.yaml")
+        assert config.model.settings == {"depth": trial.params["model.settings.depth"]}
 
 
 def test_trials_that_share_a_gpu_fail_or_die_by_themselves_and_the_studys_url_is_in_no_file(

@@ -17,7 +17,7 @@ from gan_dist.cluster.train import driver
 from gan_dist.cluster.train.status import RunStatus, StatusClient, start_status_actor
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
-from gan_dist.core.errors import CapacityError, StorageError, WorkerError
+from gan_dist.core.errors import CapacityError, StorageError, UntrustedCodeError, WorkerError
 from gan_dist.core.storage.hashed_folder import checkpoint_names, write_folder
 from gan_dist.data.builtin import DIGITS
 from gan_dist.training.progress import Progress
@@ -29,14 +29,16 @@ from tests.unit.training.test_training import assert_same_bits, config, run_on_r
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 WORKERS = ["scale.workers=2", "eval.every_kimg=0.064"]
+OWN = "tests.own_networks:Perceptrons"
 
 
 @pytest.mark.slow
 def test_a_resumed_run_from_and_to_a_bucket_that_fails_for_a_moment_has_the_bits_of_plain_torch_distributed(
     bucket: str, s3_url: str, tmp_path: Path
 ) -> None:
-    whole = config(tmp_path, *WORKERS, "train.kimg=0.256", "data.cache=memory")
-    half = config(tmp_path / "half", *WORKERS, "train.kimg=0.128", "data.cache=memory")
+    own = [f"model.name={OWN}", "model.settings.depth=2"]
+    whole = config(tmp_path, *WORKERS, *own, "train.kimg=0.256", "data.cache=memory")
+    half = config(tmp_path / "half", *WORKERS, *own, "train.kimg=0.128", "data.cache=memory")
     run_gloo(run_on_ranks, 2, whole, half)
 
     images, run_uri = storage.join(bucket, "digits"), storage.join(bucket, "run")
@@ -45,7 +47,7 @@ def test_a_resumed_run_from_and_to_a_bucket_that_fails_for_a_moment_has_the_bits
     settings = storage.join(run_uri, "config.yaml")
     begun = storage.read_text(settings).replace(half.data.path, images)  # the same set in another place
     storage.write_bytes(settings, begun.encode())
-    streamed = [*WORKERS, f"data.path={images}", "data.cache=stream", "storage.backend=s3fs"]
+    streamed = [*WORKERS, *own, f"data.path={images}", "data.cache=stream", "storage.backend=s3fs"]
     news: list[RunStatus] = []
     with proxy(s3_url) as between:
         between.faults.planned = ["unavailable"] * 12
@@ -66,7 +68,9 @@ def test_a_resumed_run_from_and_to_a_bucket_that_fails_for_a_moment_has_the_bits
         assert shown[-1].images == shown[-1].total_images == 256
         best = json.loads(storage.read_text(storage.join(parts.run_uri, "best.json")))
         assert shown[-1].best == best["value"]
-        assert gan_dist.load(parts.run_uri).sample(2).shape == (2, 1, 16, 16)
+        with pytest.raises(UntrustedCodeError, match="needs code of its maker's own"):
+            gan_dist.load(parts.run_uri)
+        assert gan_dist.load(parts.run_uri, trust=OWN).sample(2).shape == (2, 1, 16, 16)
 
 
 @pytest.mark.slow

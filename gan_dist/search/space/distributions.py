@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeGuard
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from gan_dist.config.fields import convert_integers, format_value, leaves, shorten
+from gan_dist.config.fields import convert_integers, format_value, schema_of, shorten
 from gan_dist.config.messages import check
 from gan_dist.config.yaml12 import dump
 from gan_dist.core.errors import ConfigError, Problem, closest
@@ -134,7 +134,7 @@ def suggest(key: str, distribution: Distribution, trial: Trial) -> Value:
 def _schema_problem(key: str, value: object) -> Problem | None:
     # Other keys that must be there are missing, so that rules that relate several keys are not applied:
     # `load_config` does that to whole trials.
-    _, problems = check({key: convert_integers(value, leaves()[key])})
+    _, problems = check({key: convert_integers(value, schema_of(key))})
     return next((problem for problem in problems if problem.keys == (key,)), None)
 
 
@@ -188,7 +188,7 @@ def _range_problems(key: str, kind: str, ends: object, log: bool) -> Iterator[Pr
     if log and min(pair) <= 0:
         what = f"{key}: a logarithmic range begins above 0, not at {format_plain(min(pair))}"
         yield Problem(what, keys=(key,))
-    if kind != "int" and isinstance(convert_integers(1.0, leaves()[key]), int):
+    if kind != "int" and isinstance(convert_integers(1.0, schema_of(key)), int):
         instead = f"use {{int: [low, high]{', log: true' if log else ''}}}"
         yield Problem(f"{key} takes whole numbers, which {kind} does not give", instead, (key,))
         return
@@ -234,7 +234,7 @@ def _is_whole(value: object) -> TypeGuard[float]:
 
 def _build(key: str, kind: str, written: Mapping[str, Any]) -> Distribution:
     if kind == "choice":
-        return CategoricalDistribution([convert_integers(choice, leaves()[key]) for choice in written[kind]])
+        return CategoricalDistribution([convert_integers(choice, schema_of(key)) for choice in written[kind]])
     low, high = written[kind]
     if kind == "int":
         step, log = int(written.get("step", 1)), written.get("log", False)

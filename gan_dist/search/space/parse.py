@@ -8,7 +8,16 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from gan_dist.config import FREE_ON_RESUME
-from gan_dist.config.fields import convert_integers, format_value, leaves, nearest_key, sections, shorten
+from gan_dist.config.fields import (
+    convert_integers,
+    format_value,
+    is_leaf,
+    leaves,
+    nearest_key,
+    schema_of,
+    sections,
+    shorten,
+)
 from gan_dist.core.errors import ConfigError, Problem, closest
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import (
@@ -92,10 +101,10 @@ def _key_problem(key: str) -> Problem | None:
     if key in FREE_ON_RESUME:
         why = "it says where and how a run proceeds, not what it computes"
         return Problem(f"{key} cannot vary: {why}", keys=(key,))
-    if key in leaves():
+    if is_leaf(key):
         return None
     if key in sections():
-        such_as = next(leaf for leaf in leaves() if leaf.startswith(f"{key}."))
+        such_as = next((leaf for leaf in leaves() if leaf.startswith(f"{key}.")), f"{key}.depth")
         return Problem(f"{key} is a section; what can vary is a key such as {such_as}", keys=(key,))
     near = nearest_key(shorten(key))
     if near is None:
@@ -137,7 +146,7 @@ def _conditions(
     found = {}
     for parent in sorted(when):
         given = [as_plain(parent, value) for value in _as_list(when[parent])]
-        values = {convert_integers(value, leaves()[parent]) for value in given}
+        values = {convert_integers(value, schema_of(parent)) for value in given}
         found[parent] = tuple(sorted(values, key=distributions[parent].to_internal_repr))
     return found
 

@@ -367,10 +367,10 @@ def test_a_command_for_no_images_is_refused(run_uri: str, tmp_path: Path) -> Non
 
 
 def test_a_class_that_the_generator_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release, "load", lambda _: painter(classes=3))
+    monkeypatch.setattr(release, "load", lambda *_, **__: painter(classes=3))
     with pytest.raises(DataError, match="class 3: the generator has the classes 0 to 2; name one"):
         CliRunner().invoke(app, ["sample", "run", "--label", "3"], catch_exceptions=False)
-    monkeypatch.setattr(release, "load", lambda _: painter(2, ("cat", "dog")))
+    monkeypatch.setattr(release, "load", lambda *_, **__: painter(2, ("cat", "dog")))
     with pytest.raises(DataError, match=r"class dig: .* named cat, dog; the nearest is dog"):
         CliRunner().invoke(app, ["sample", "run", "--label", "dig"], catch_exceptions=False)
 
@@ -380,7 +380,7 @@ def test_a_class_is_named_by_its_name_or_its_number(tmp_path: Path, monkeypatch:
     numbers = generator.classes(4, ["dog", 1, "1", "7"])
     assert numbers is not None
     assert numbers.tolist() == [2, 1, 1, 0]
-    monkeypatch.setattr(release, "load", lambda _: generator)
+    monkeypatch.setattr(release, "load", lambda *_, **__: generator)
     for number, option in enumerate([["--label", "cat"], ["--class", "cat"], ["--label", "1"]]):
         CliRunner().invoke(app, ["sample", "run", *option, "--single", "--out", f"{tmp_path}/{number}"])
         assert torch.equal(pixels(tmp_path / str(number)), generator.sample(64, labels=[1] * 64))

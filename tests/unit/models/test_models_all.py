@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gan_dist import models
 from gan_dist.config import ModelConfig
 from gan_dist.models import Discriminator, Generator
+from gan_dist.models.base import ProjectionDiscriminator
 from gan_dist.models.generator import ImageShape
 from gan_dist.models.release import to_safetensors
 
@@ -252,6 +253,7 @@ def test_packs_are_consecutive_images_side_by_side(variant: str) -> None:
     _, discriminator = networks(variant, conditional=True, packed=3)
     shaken(discriminator).eval()
     _, images, labels = inputs(6)
+    assert isinstance(discriminator, ProjectionDiscriminator)
     logits = discriminator(images, labels)
     side_by_side = torch.stack([torch.cat([*images[:3]]), torch.cat([*images[3:]])])
     with torch.no_grad():

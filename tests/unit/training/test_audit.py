@@ -24,9 +24,10 @@ from gan_dist.core.errors import CheckpointError
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import write_set
-from gan_dist.training import audit
+from gan_dist.training import audit_checks
 from gan_dist.training import replay as replaying
-from gan_dist.training.audit import Audit, Check, audit_release, audit_run, verdict
+from gan_dist.training.audit import audit_release, audit_run, verdict
+from gan_dist.training.audit_checks import Audit, Check
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 from gan_dist.training.progress import Progress
@@ -266,7 +267,7 @@ def test_other_bits_on_another_machine_decide_nothing(honest: Path, monkeypatch:
     def rounded_otherwise(config: RunConfig, _: str | None, *given: Any) -> list[Entry]:
         return real(config.model_copy(update={"seed": 1}), None, *given)
 
-    monkeypatch.setattr(audit, "replay", rounded_otherwise)
+    monkeypatch.setattr(audit_checks, "replay", rounded_otherwise)
     found = checks(honest, 1)
     assert verdict(found) is None
     (detail,) = unequal(found).values()
