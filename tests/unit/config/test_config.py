@@ -476,6 +476,8 @@ def test_presets_of_r3gan_have_its_authors_schedules(
     assert (config.ema.half_life_start_kimg, config.ema.half_life_kimg) == (0, half_life)
     assert (config.train.batch_size, config.train.kimg, config.model.latent_dim) == (batch, kimg, 64)
     assert config.model.conditional == (name in ("cifar10", "imagenet64"))
+    shares = dict.fromkeys(("flip", "turn", "shift", "geom", "cutout"), 1) | {"color": 0.5}
+    assert config.data.augment == {"ada": shares}
     for rate in (optim.g, optim.d):
         assert (rate.lr, rate.lr * optim.end_factor) == (2e-4, 5e-5)
         assert (rate.beta1, rate.beta2_start, rate.beta2) == (0, 0.9, 0.99)
