@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli import exploration
 from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute, require_png, shorten
 from gan_dist.core.errors import GanDistError
@@ -63,19 +64,34 @@ def sample(
         str | None,
         typer.Option(metavar="LIST", help="An image of each of these seeds, e.g. 0-35,42: its image 0."),
     ] = None,
+    walk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of a grid, an animation from image to image that loops: .webp, .gif or .mp4.",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="--walk: frames from one image to the next; 30 when absent.")
+    ] = None,
+    fps: Annotated[
+        int | None, typer.Option(min=1, max=240, help="--walk: frames a second; 30 when absent.")
+    ] = None,
     trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
-    """Write a generator's images: a grid, rows or single files."""
+    """Write a generator's images: grids, files, walks, inversions."""
     check(out, outdir, n, interpolate, seeds, single=single)
-    single = single or outdir is not None
-    target = _target(outdir or out, interpolate, single=single)
     chosen = None if seeds is None else parse_seeds(seeds)
-    n = len(chosen) if chosen else n or IMAGES
+    n = len(chosen) if chosen else n or (IMAGES if walk is None else exploration.WALKED)
+    others = {"--out": out, "--outdir": outdir, "--single": single, "--interpolate": interpolate}
+    exploration.check_walk(walk, frames, fps, n, others)
+    single = single or outdir is not None
+    target = absolute(walk) if walk else _target(outdir or out, interpolate, single=single)
     import torch
 
-    from gan_dist.artifacts import sampling
+    from gan_dist.artifacts import points, sampling
     from gan_dist.core import storage
     from gan_dist.core.images import image_grid, write_png
     from gan_dist.models import release
@@ -83,9 +99,15 @@ def sample(
     if not single:
         storage.require_writable(target)
     generator = release.load(absolute(source), trust=trust or ())
-    number = None if label is None else generator.shape.class_number(label)
+    number, told = None if label is None else generator.shape.class_number(label), ""
     if single:
         _write_single(generator, target, n, seed, number, chosen)
+    elif walk is not None:
+        if chosen is None:
+            through = points.of_numbers(generator, n, seed, number)
+        else:
+            through = points.of_seeds(generator, chosen, number)
+        told = f"{exploration.write_walk(generator, through, target, frames, fps)} frames through "
     elif interpolate:
         rows = n // interpolate
         images = sampling.interpolate(generator, rows, interpolate, seed, _labels(number, rows))
@@ -97,7 +119,8 @@ def sample(
             images = torch.stack(list(sampling.images_of_seeds(generator, chosen, number)))
         write_png(target, image_grid(images))
     written = shorten(target)
-    typer.echo(json.dumps({"out": written}) if as_json else f"{n} images of {source} are in {written}")
+    told += f"{n} images of {source} are in {written}"
+    typer.echo(json.dumps({"out": written}) if as_json else told)
 
 
 def parse_seeds(text: str) -> list[int]:
