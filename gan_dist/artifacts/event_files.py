@@ -35,7 +35,7 @@ TAGS = (
     (r"(grad|weight)_norm_(d|g)", lambda match: f"Norms/{match[1]}_{match[2].upper()}"),
     (r"s_per_kimg|images_per_second|wait_share", r"Timing/\g<0>"),
     (r"peak_memory_gib", r"Resources/\g<0>"),
-    (r"images|augment_p|quarantined", r"Progress/\g<0>"),
+    (r"images|augment_p|path_length|quarantined", r"Progress/\g<0>"),
     (r"\w+", r"Metrics/\g<0>"),
 )
 """Patterns of the keys of numbers in records, and the tag of each."""

@@ -181,6 +181,8 @@ def _loss(loss: LossConfig) -> Rows:
     if penalties := [f"{key} {getattr(loss, key):g}" for key in PENALTIES if getattr(loss, key)]:
         every = f", every {loss.penalty_every} updates" if loss.penalty_every > 1 else ""
         yield "penalties", f"{', '.join(penalties)}{every}"
+    if loss.path_length:
+        yield "path lengths", f"weight {loss.path_length:g}, every {loss.path_length_every} updates"
     others = [f"{key} {getattr(loss, key):g}" for key in OTHERS if getattr(loss, key)]
     if loss.top_k < 1:
         others.append(f"top_k {loss.top_k:g}")

@@ -37,6 +37,11 @@ class LossConfig(Section):
     """Every how many discriminator updates the penalties are computed; they are multiplied by this number."""
     penalty_end_factor: NotNegative = 1.0
     """Share of the penalties' weights that is left at the end of `optim.schedule` (R3GAN: 0.1)."""
+    path_length: NotNegative = 0.0
+    """Weight of the generator's penalty on changes of its images, for a step in w, that differ from their
+    running mean (`stylegan2`: 2)."""
+    path_length_every: Positive = 4
+    """Every how many generator updates it is computed; it is multiplied by this number."""
     clip: NotNegative = 0.0
     """Limit of the absolute value of the discriminator's weights (WGAN: 0.01); 0 for none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -64,6 +69,11 @@ class LossConfig(Section):
     def penalised(self) -> bool:
         """Whether gradients of the discriminator are part of its loss, so that it is differentiated twice."""
         return bool(self.gp or self.dragan or self.r1 or self.r2)
+
+    @property
+    def differentiated_twice(self) -> bool:
+        """Whether a network is, which a compiled one cannot be."""
+        return self.penalised or self.path_length > 0
 
 
 class RateConfig(Section):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from gan_dist.config.schema import TrainConfig
+from gan_dist.config.schema import USUAL_GROUPS, TrainConfig
 from gan_dist.core import host
 
 AUTO = "auto"
@@ -70,7 +70,9 @@ def _scale(values: Mapping[str, object], machine: Machine, *, trial: bool) -> di
     if not workers:
         if not gpus:
             nodes = (max(nodes),)  # gradients between machines without GPUs are slow
-        portions = _number(values, "train.accumulate", 1) * _number(values, "model.pack", 1)
+        usual = USUAL_GROUPS.get(str(values.get("model.name")), 1)
+        together = _number(values, "model.pack", 1) * _number(values, "model.stddev_group", usual)
+        portions = _number(values, "train.accumulate", 1) * together
         batch = _number(values, "train.batch_size", TrainConfig().batch_size)
         limit = 1 if trial else _most_workers(nodes, gpus)
         dividing = (count for count in range(limit, 1, -1) if batch % (count * portions) == 0)

@@ -41,10 +41,12 @@ class ScaleConfig(Section):
         return max(1, int(self.cpus_per_worker))
 
 
-def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) -> tuple[int, ...]:
+def worker_counts(
+    scale: ScaleConfig, batch: int, accumulate: int, pack: int, group: int = 1
+) -> tuple[int, ...]:
     """Return the numbers of workers from `scale.workers` down to `scale.fewest` that divide a batch.
 
-    A worker computes its part of a batch in `accumulate` portions, each a multiple of `pack` images.
+    A worker computes its part of a batch in `accumulate` portions, each a multiple of `pack` x `group`.
 
     Raises:
         ConflictError: `scale.workers` or `scale.min_workers` does not divide the batch.
@@ -59,15 +61,18 @@ def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) ->
             f"use {nearest}",
             keys=("train.batch_size", "scale.workers"),
         )
-    portions = accumulate * pack
+    portions = accumulate * pack * group
+    factors = {"train.accumulate": accumulate, "model.pack": pack}
+    if group > 1:
+        factors["model.stddev_group"] = group
+    named = [f"{key}={value}" for key, value in factors.items()]
     if batch % (workers * portions):
         portions *= workers
         raise ConflictError(
-            f"train.batch_size={batch} must divide by scale.workers={workers} times "
-            f"train.accumulate={accumulate} times model.pack={pack}: {batch} / "
-            f"{portions} = {batch / portions:g}",
+            f"train.batch_size={batch} must divide by scale.workers={workers} times {' times '.join(named)}: "
+            f"{batch} / {portions} = {batch / portions:g}",
             f"use {batch - batch % portions + portions}",
-            keys=("train.batch_size", "scale.workers", "train.accumulate", "model.pack"),
+            keys=("train.batch_size", "scale.workers", *factors),
         )
     if fewest > workers:
         raise ConflictError(
@@ -82,9 +87,8 @@ def worker_counts(scale: ScaleConfig, batch: int, accumulate: int, pack: int) ->
         below = max(count for count in every if count < fewest)
         raise ConflictError(
             f"scale.min_workers={fewest}: a run goes on with numbers of workers that divide its batch, and "
-            f"train.batch_size={batch} / ({fewest} x train.accumulate={accumulate} x model.pack={pack}) = "
-            f"{batch / (fewest * portions):g}",
+            f"train.batch_size={batch} / ({fewest} x {' x '.join(named)}) = {batch / (fewest * portions):g}",
             f"use {below} or {above}",
-            keys=("scale.min_workers", "train.batch_size", "train.accumulate", "model.pack"),
+            keys=("scale.min_workers", "train.batch_size", *factors),
         )
     return tuple(count for count in every if count >= fewest)

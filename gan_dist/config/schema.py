@@ -113,10 +113,14 @@ class DataConfig(Section):
         return self
 
 
+USUAL_GROUPS = {"stylegan2": 4}
+"""Values of `model.stddev_group` where it is absent, by `model.name`; 1 for others."""
+
+
 class ModelConfig(Section):
     """The two networks."""
 
-    name: Literal["dcgan", "resnet", "r3gan"] | ImportPath = "dcgan"
+    name: Literal["dcgan", "resnet", "r3gan", "stylegan2"] | ImportPath = "dcgan"
     """Architecture of generator and discriminator, or your own class of them as `package.module:Class`."""
     settings: dict[str, Setting] = Field(default={})
     """Keys of that architecture alone, such as `model.settings.depth`; its class says which there are."""
@@ -142,6 +146,14 @@ class ModelConfig(Section):
     """Both networks get the class: needs a labelled set. The discriminator uses projection."""
     pack: Positive = 1
     """Images of one kind that the discriminator judges together (PacGAN)."""
+    stddev_group: Positive | None = None
+    """Images, or packs, over which the discriminator sees the standard deviation (`stylegan2`); 1 for none.
+    When absent, `stylegan2` has 4."""
+
+    @property
+    def group(self) -> int:
+        """Images, or packs, whose logits depend on one another: `stddev_group`, or what is usual."""
+        return self.stddev_group or USUAL_GROUPS.get(self.name, 1)
 
     @model_validator(mode="before")
     @classmethod
@@ -286,11 +298,12 @@ class RunConfig(Section):
     @property
     def worker_counts(self) -> tuple[int, ...]:
         """Numbers of workers that the run can have, the largest first."""
-        return worker_counts(self.scale, self.train.batch_size, self.train.accumulate, self.model.pack)
+        train, model = self.train, self.model
+        return worker_counts(self.scale, train.batch_size, train.accumulate, model.pack, model.group)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
-        worker_counts(self.scale, self.train.batch_size, self.train.accumulate, self.model.pack)
+        _ = self.worker_counts
         require_agreement(self.loss, self.optim, self.train.kimg, self.ema.half_life_start_kimg)
         return self
 

@@ -15,6 +15,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Setting: TypeAlias = bool | int | float | str | list[bool | int | float | str] | None
 """A value of a key that a class names, such as `model.settings.depth`; the class says what it may be."""
 ImportPath = Annotated[str, Field(pattern=import_path.PATTERN, examples=["package.module:Class"])]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -22,6 +22,7 @@ from gan_dist.models.layers import update_spectral_norms
 from gan_dist.models.r3gan import R3GAN
 from gan_dist.models.resnet import ResNet
 from gan_dist.models.sizes import LARGEST, MIN_RESOLUTION, NetworkSize, possible_resolutions
+from gan_dist.models.stylegan2 import StyleGAN2
 
 __all__ = [
     "Architecture",
@@ -35,7 +36,12 @@ __all__ = [
     "uses_batch_statistics",
 ]
 
-ARCHITECTURES: dict[str, type[Architecture]] = {"dcgan": DCGAN, "resnet": ResNet, "r3gan": R3GAN}
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    "dcgan": DCGAN,
+    "resnet": ResNet,
+    "r3gan": R3GAN,
+    "stylegan2": StyleGAN2,
+}
 """The package's own architectures by `model.name`."""
 
 
@@ -167,6 +173,7 @@ _OPTIONS: dict[str, tuple[Callable[[ModelConfig], object], str, str]] = {
     "blocks": (lambda model: model.blocks > 1, "one at every resolution", "1"),
     "group_width": (lambda model: model.group_width != 16, "no convolutions in groups", "16"),
     "spectral_norm": (lambda model: model.spectral_norm, "no spectral normalisation", "false"),
+    "stddev_group": (lambda model: model.group > 1, "no minibatch standard deviation", "1"),
 }
 """By key that only some architectures heed: whether it asks for something, what the others have, and the
 value that asks for nothing."""

@@ -22,7 +22,7 @@ class Architecture(ABC):
     """Its keys of `model.settings`, as a pydantic model whose fields all have defaults."""
     options: ClassVar[frozenset[str]] = frozenset()
     """Keys of the section `model` that only some architectures heed, and this one does: `attention`,
-    `blocks`, `spectral_norm`."""
+    `blocks`, `spectral_norm`, `stddev_group`."""
     spectral_norm: ClassVar[bool] = False
     """Whether the discriminator has spectral normalisation where `model.spectral_norm` is absent."""
     power_of_two: ClassVar[bool] = False
@@ -77,12 +77,16 @@ class Generator(nn.Module, ABC):
         Raises:
             ValueError: a conditional generator is called without labels.
         """
-        images = _at_least_float32(self.synthesise(latents, _labels(labels, self.classes)))
-        return images.tanh() if self.tanh else images
+        return self.finished(self.synthesise(latents, _labels(labels, self.classes)))
 
     @abstractmethod
     def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         """Return the images, before `tanh`; labels are None if and only if the generator is unconditional."""
+
+    def finished(self, images: Tensor) -> Tensor:
+        """Return what `synthesise` has returned in float32, and through `tanh` if there is one."""
+        images = _at_least_float32(images)
+        return images.tanh() if self.tanh else images
 
 
 class Discriminator(nn.Module, ABC):

@@ -14,11 +14,11 @@ from gan_dist.core.errors import ConfigError, Problem
 from gan_dist.models.generator import ImageShape
 
 UNITS = 2
-"""Packs of images that the networks are tried on."""
+"""Groups of images that the networks are tried on, whose logits may depend on one another."""
 
 
 def check_networks(model: ModelConfig, shape: ImageShape, *, penalised: bool) -> None:
-    """Try the networks of `model` on two packs of random numbers, in training mode on the CPU.
+    """Try the networks of `model` on two groups of random numbers, in training mode on the CPU.
 
     `penalised` says whether the discriminator is differentiated twice, as gradient penalties need.
 
@@ -33,7 +33,7 @@ def check_networks(model: ModelConfig, shape: ImageShape, *, penalised: bool) ->
         for kind, a, b in zip(("generator", "discriminator"), first, second, strict=True):
             _refuse(named, _build_problem(kind, a, b))
         latents, images, labels = _inputs(model, shape)
-        trial = _Trial(*first, latents, images, labels)
+        trial = _Trial(*first, latents, images, labels, model.pack)
         _refuse(named, trial.generator_problem())
         _refuse(named, trial.discriminator_problem())
         _refuse(named, trial.gradient_problem(penalised=penalised))
@@ -56,6 +56,7 @@ class _Trial:
     latents: Tensor
     images: Tensor
     labels: Tensor | None
+    pack: int
 
     def generator_problem(self) -> tuple[str, str] | None:
         """Return what is wrong with the images that the generator makes, and how to mend it."""
@@ -69,7 +70,7 @@ class _Trial:
     def discriminator_problem(self) -> tuple[str, str] | None:
         """Return what is wrong with the discriminator's logits, and how to mend it."""
         logits = self.discriminator(self.images, self.labels)
-        if problem := _tensor_problem("the discriminator", logits, (UNITS,)):
+        if problem := _tensor_problem("the discriminator", logits, (len(self.images) // self.pack,)):
             return problem
         if not torch.equal(logits, self._reseeded(self.discriminator, self.images)):
             return _random("discriminator")
@@ -122,7 +123,7 @@ class _Trial:
 
 
 def _inputs(model: ModelConfig, shape: ImageShape) -> tuple[Tensor, Tensor, Tensor | None]:
-    numbers, count = torch.Generator().manual_seed(0), UNITS * model.pack
+    numbers, count = torch.Generator().manual_seed(0), UNITS * model.pack * model.group
     latents = torch.randn(count, model.latent_dim, generator=numbers)
     images = torch.rand(count, shape.channels, shape.resolution, shape.resolution, generator=numbers) * 2 - 1
     return latents, images, torch.arange(count) % shape.classes if model.conditional else None

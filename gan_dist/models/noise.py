@@ -31,7 +31,7 @@ def seeds(latents: Tensor) -> Tensor:
     if latents.ndim == 3:
         latents = latents[:, 0]
     steps = (latents.detach() / LATENT_STEP).round().to(torch.int64) % PRIME
-    weights = _mix(torch.arange(steps.shape[1], device=steps.device))
+    weights = _mix(_numbers(steps.shape[1], steps))
     return _mix((steps * weights % PRIME).sum(1) % PRIME)
 
 
@@ -54,14 +54,18 @@ def normal(seeds: Tensor, layer: int, height: int, width: int) -> Tensor:
     """
     if not 0 <= layer < LAYERS:
         raise ValueError(f"noise is for layers 0 to {LAYERS - 1}, not {layer}")
-    pairs = torch.arange(height * width // 2, device=seeds.device) * LAYERS + layer
-    kinds = torch.arange(4, device=seeds.device)[:, None]
-    a, b, c, d = _mix((pairs * 4 + kinds) % PRIME)
+    pairs = _numbers(height * width // 2, seeds) * LAYERS + layer
+    a, b, c, d = (_mix((pairs * 4 + kind) % PRIME) for kind in range(4))
     seed = seeds[:, None]
     u, v = (_unit((seed * factor + offset) % PRIME) for factor, offset in ((a, b), (c, d)))
     radius, angle = (-2 * u.log()).sqrt(), 2 * math.pi * v
     both = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
     return both.view(-1, 1, height, width)
+
+
+def _numbers(count: int, like: Tensor) -> Tensor:
+    """Return 0 to `count` - 1 on the device of `like`; `arange` would fix this device in an exported file."""
+    return like.new_ones(count).cumsum(0) - 1
 
 
 def _unit(numbers: Tensor) -> Tensor:

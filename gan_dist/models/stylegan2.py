@@ -16,8 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gan_dist.config.section import Positive, Probability, Section
 from gan_dist.models import base, init, noise
 from gan_dist.models.sizes import BASE, NetworkSize
+from gan_dist.models.styled import StyledGenerator
 from gan_dist.models.stylegan2_layers import (
     RECIPE,
     Constant,
@@ -28,6 +30,7 @@ from gan_dist.models.stylegan2_layers import (
     ToImage,
     activate,
     append_deviation,
+    full_precision,
     normalise,
 )
 
@@ -49,7 +52,7 @@ class Mapping(nn.Module):
 
     def forward(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         """Latents float32 (B, ..., latent_dim) and labels int64 (B,) to w, float32 (B, ..., w_dim)."""
-        with torch.autocast(latents.device.type, enabled=False):
+        with full_precision(latents):
             vectors = normalise(latents)
             if self.embed is not None:
                 of_class = normalise(self.embed(labels)).to(vectors.dtype)
@@ -61,12 +64,11 @@ class Mapping(nn.Module):
         return vectors
 
 
-class Generator(base.Generator):
+class Generator(StyledGenerator):
     """The mapping network and the synthesis network.
 
-    Latents may be (B, L, latent_dim) too, one for each of the L inputs of w (`styles`): convolutions take
-    them in turn, and the colours of a resolution share that of the next convolution. The noise is then that
-    of the first latent.
+    Convolutions take the w of an image in turn, and the colours of a resolution share that of the next
+    convolution. The noise is that of the image's latent, or of the first one if it has several.
     """
 
     recipe: ClassVar[init.Recipe] = RECIPE
@@ -80,11 +82,12 @@ class Generator(base.Generator):
         w_dim: int = 512,
         mapping_layers: int = 8,
         noisy: bool = True,
+        style_mixing: float = 0.9,
     ) -> None:
         super().__init__(latent_dim, size)
         widths = size.widths(size.halvings + 1)[::-1]
         self.styles = 2 * len(widths)
-        """L, the number of w that an image takes."""
+        self.style_mixing = style_mixing
         self.mapping = Mapping(latent_dim, w_dim, mapping_layers, size.classes)
         self.start = Constant(widths[0], BASE)
         convolutions = [StyledConv(widths[0], widths[0], w_dim, layer=0, noisy=noisy)]
@@ -98,21 +101,12 @@ class Generator(base.Generator):
         self.colours = nn.ModuleList(ToImage(width, size.channels, w_dim) for width in widths)
         self.filter = Filter()
 
-    def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        return self.images_of_w(self.map(latents, labels), noise.seeds(latents))
-
     def map(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Return w for each layer, float32 (B, L, w_dim), of latents (B, latent_dim) or for each layer."""
         w: Tensor = self.mapping(latents, labels)
         return w if w.ndim == 3 else w[:, None].expand(-1, self.styles, -1)
 
-    def images_of_w(self, w: Tensor, seeds: Tensor) -> Tensor:
-        """Return images, float (B, C, R, R), of w for each layer.
-
-        Args:
-            w: float32 (B, L, w_dim).
-            seeds: int64 (B,), of the noise: `noise.seeds`.
-        """
+    def from_w(self, w: Tensor, latents: Tensor) -> Tensor:
+        seeds = noise.seeds(latents)
         of_layers = w.unbind(1)
         maps: Tensor = self.convolutions[0](self.start(w.shape[0]), of_layers[0], seeds)
         images: Tensor = self.colours[0](maps, of_layers[1])
@@ -172,3 +166,38 @@ class Discriminator(base.ProjectionDiscriminator):
         features = activate(self.linear(maps.flatten(1)))
         logits: Tensor = self.out(features)
         return logits.squeeze(1), features * features.shape[1] ** -0.5
+
+
+class Settings(Section):
+    """Keys of `model.settings`."""
+
+    mapping_layers: Positive = 8
+    """Layers of the mapping network from z to w."""
+    w_dim: Positive = 512
+    """Length of w."""
+    style_mixing: Probability = 0.9
+    """Probability that an image of the training has the styles of two latents."""
+    noise: bool = True
+    """Noise at every position of the generator's maps, with a learned strength for each layer."""
+
+
+class StyleGAN2(base.Architecture):
+    """`model.name=stylegan2`."""
+
+    Settings = Settings
+    options = frozenset({"stddev_group"})
+    power_of_two = True
+
+    def generator(self) -> Generator:
+        chosen = self.settings
+        return Generator(
+            self.model.latent_dim,
+            self.size,
+            w_dim=chosen.w_dim,
+            mapping_layers=chosen.mapping_layers,
+            noisy=chosen.noise,
+            style_mixing=chosen.style_mixing,
+        )
+
+    def discriminator(self) -> Discriminator:
+        return Discriminator(self.size, pack=self.model.pack, stddev_group=self.model.group)

@@ -7,6 +7,7 @@ StyleGAN"). All can be differentiated twice, and compute in float32 under autoca
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +131,7 @@ class StyledConv(nn.Module):
             w: float32 (B, w_dim).
             seeds: int64 (B,), of the noise.
         """
-        with torch.autocast(w.device.type, enabled=False):
+        with full_precision(w):
             weight = equalised(self.weight)
             styles: Tensor = self.affine(w)
             norms_sq = F.linear(styles.square(), weight.square().sum((2, 3)))
@@ -159,7 +160,7 @@ class ToImage(nn.Module):
 
     def forward(self, maps: Tensor, w: Tensor) -> Tensor:
         """Maps float (B, before, H, W) and w float32 (B, w_dim) to colours (B, after, H, W)."""
-        with torch.autocast(w.device.type, enabled=False):
+        with full_precision(w):
             styles: Tensor = self.affine(w)
         colours = F.conv2d(maps * channels(styles, maps), equalised(self.weight))
         return colours + channels(self.bias, colours)
@@ -198,6 +199,12 @@ def append_deviation(maps: Tensor, group: int) -> Tensor:
     deviation = (variance + EPSILON).sqrt().flatten(1).mean(1)
     channel = deviation.repeat_interleave(group).view(-1, 1, 1, 1).expand(-1, 1, height, width)
     return torch.cat([maps, channel], 1)
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """Return a context without autocast; none where there is none, which an exporter would trace."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def equalised(weight: Tensor) -> Tensor:

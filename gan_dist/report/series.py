@@ -30,6 +30,7 @@ GROUPS = (
     ("Diversity", "distance apart, generated over real", r"diversity"),
     ("Modes", "classes made", r"modes"),
     ("Augmentation", "probability p", r"augment_p"),
+    ("Path length", "running mean", r"path_length"),
     ("Speed", "images/s, evaluations left out", r"images_per_second"),
     ("Time", "s per kimg, evaluations left out", r"s_per_kimg"),
     ("Waiting for images", "share of the time", r"wait_share"),

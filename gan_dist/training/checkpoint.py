@@ -59,6 +59,8 @@ class _Record(BaseModel):
     """Version 0.1 had none."""
     logits: LogitAverages = Field(default_factory=LogitAverages)
     """Only where `loss.lecam` has averages."""
+    path_length: float = 0.0
+    """Absent in version 0.2, and without `loss.path_length`."""
 
 
 class Snapshot:
@@ -70,7 +72,7 @@ class Snapshot:
             file: {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
             for file, tensors in state.tensors().items()
         }
-        record = {
+        record: dict[str, object] = {
             "images": state.images,
             "best": state.best and asdict(state.best),
             "augment": asdict(state.augment),
@@ -79,6 +81,8 @@ class Snapshot:
         }
         if state.logits.updates:  # no others than before, so that an audit finds the same bytes
             record["logits"] = asdict(state.logits)
+        if state.path_length:
+            record["path_length"] = state.path_length
         self._texts = {STATE: to_json(record), SHAPE: to_json(asdict(state.shape))}
 
     def save(self, uri: str, config_yaml: str, last: Callable[[Hashes], File] | None = None) -> None:
@@ -133,6 +137,7 @@ def load(state: TrainingState, uri: str, check: Callable[[str], None] = lambda _
         optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state})
     state.images, state.best, state.augment = record.images, record.best, record.augment
     state.measured, state.interval, state.logits = record.measured, record.interval, record.logits
+    state.path_length = record.path_length
 
 
 def _optimizer_state(

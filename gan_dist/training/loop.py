@@ -132,7 +132,7 @@ def _out_of_memory(train: TrainConfig, model: ModelConfig, workers: int, world_s
     batch, accumulate, images = train.batch_size, train.accumulate, train.batch_size // world_size
     smaller = [f"a model.width below {model.width}", f"a train.batch_size below {batch}"]
     possible = range(accumulate + 1, images + 1)
-    if finer := [n for n in possible if batch % (workers * n * model.pack) == 0]:
+    if finer := [n for n in possible if batch % (workers * n * model.pack * model.group) == 0]:
         smaller.insert(0, f"train.accumulate={finer[0]}")
     return Problem(
         f"a GPU's memory does not hold a step: a worker's part of a batch is train.batch_size={batch} / "

@@ -9,6 +9,8 @@ Penalties are on the discriminator's gradient with respect to its images, withou
 differentiable with respect to its parameters. Mixed precision is switched off: gradients rounded to 8 bits
 are too inexact to be squared, and in float16 their squares overflow. The gradient of the sum of the logits is
 that of each image (or pack) if the logits do not depend on other images, so without batch normalisation.
+Under a minibatch standard deviation they do, within a group: an image's gradient is then that of its group's
+summed logits, and so is the penalty in the published StyleGAN2, which differentiates the sum of all logits.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from torch import Tensor
 from gan_dist.config import TrainConfig
 from gan_dist.core import rng
 from gan_dist.core.distributed import Process
+from gan_dist.models import Generator
+from gan_dist.models.styled import StyledGenerator, mix
 from gan_dist.training.state import TrainingState
 
 
@@ -46,3 +48,21 @@ class StepNoise:
                 part = part.pin_memory()  # copied while the device computes, and without waiting for it
             self._drawn[name] = part.to(process.device, non_blocking=True).chunk(self.train.accumulate)
         return self._drawn[name][micro_batch]
+
+
+def latents(noise: StepNoise, name: str, generator: Generator, micro_batch: int) -> Tensor:
+    """Return a generator's latents for the n images of a micro-batch, float32 (n, latent_dim) from N(0, 1).
+
+    If it mixes styles they are (n, styles, latent_dim): with the probability `style_mixing` an image has two
+    latents, the second one from a style on that is uniform in [1, styles - 1].
+    """
+    shape = (generator.latent_dim,)
+    drawn = noise.normal(name, shape, micro_batch)
+    if not isinstance(generator, StyledGenerator) or not generator.style_mixing:
+        return drawn
+    styles = generator.styles
+    mixed = noise.uniform(f"mixed-{name}", (), micro_batch) < generator.style_mixing
+    place = noise.uniform(f"crossover-{name}", (), micro_batch)
+    crossover = 1 + (place * (styles - 1)).long().clamp(max=styles - 2)
+    second = noise.normal(f"second-{name}", shape, micro_batch)
+    return mix(drawn, second, crossover.where(mixed, styles), styles)

@@ -37,7 +37,7 @@ class PrecisionPolicy:
         Args:
             train: The three settings.
             device: Device of the networks.
-            penalised: Whether the discriminator is differentiated twice.
+            penalised: Whether a network is differentiated twice.
             synchronised: Whether layers of the networks exchange statistics with other ranks.
 
         Raises:
@@ -52,8 +52,8 @@ class PrecisionPolicy:
             )
         if train.compile == "always" and penalised:
             raise _refused(
-                "train.compile=always: a compiled discriminator cannot be differentiated twice, as gradient "
-                "penalties need",
+                "train.compile=always: a compiled network cannot be differentiated twice, as penalties on "
+                "gradients need",
                 "use train.compile=auto, or a loss without a penalty",
                 *("train.compile", "loss.name"),
             )

@@ -31,6 +31,7 @@ from gan_dist.models import release
 from gan_dist.models.checks import check_networks
 from gan_dist.models.generator import ImageShape
 from gan_dist.training import checkpoint as states
+from gan_dist.training.path_length import WithPathLengths
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.progress import RunResult
 
@@ -111,8 +112,10 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
         networks = models.build(config.model, shape)
     if is_import_path(config.model.name):
         check_networks(config.model, shape, penalised=config.loss.penalised)
+    if config.loss.path_length:
+        WithPathLengths.of(networks[0])
     if not config.scale.gpus_per_worker:
-        PrecisionPolicy.of(config.train, torch.device("cpu"), penalised=config.loss.penalised)
+        PrecisionPolicy.of(config.train, torch.device("cpu"), penalised=config.loss.differentiated_twice)
     extractor = load_extractor(
         config.eval.extractor, torch.device("cpu"), inception_weights=config.eval.inception_weights
     )

@@ -88,6 +88,8 @@ class TrainingState:
     best: Best | None = None
     augment: AugmentStrength = field(default_factory=AugmentStrength)
     logits: LogitAverages = field(default_factory=LogitAverages)
+    path_length: float = 0.0
+    """Running mean of the lengths of the generator's paths; 0 without `loss.path_length`."""
     measured: DistanceHistory = field(default_factory=DistanceHistory)
     interval: OpenInterval = field(default_factory=OpenInterval)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,15 +17,13 @@ from gan_dist.core.errors import NonFiniteError
 from gan_dist.data.batches.loader import Batch
 from gan_dist.training import eager, losses, top_k
 from gan_dist.training.augment import DiscriminatorInput, ada
+from gan_dist.training.ddp import distributed
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
-from gan_dist.training.noise import StepNoise
+from gan_dist.training.noise import StepNoise, latents
+from gan_dist.training.path_length import PathLengthPenalty, WithPathLengths
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.schedule import augment_p, betas, ema_decay, half_life, rate_factor, top_k_share
 from gan_dist.training.state import AugmentStrength, TrainingState
-
-# Newer versions of torch warn of the old name, older ones do not know the new one.
-_DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
-SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers"
 
 ADJUST_EVERY = 4
 """Rounds between two adjustments of the augmentation's strength: Karras et al. 2020 (ADA), section 3.1."""
@@ -51,16 +46,18 @@ class Step:
         self._precision = PrecisionPolicy.of(
             train,
             process.device,
-            penalised=loss.penalised,
+            penalised=loss.differentiated_twice,
             synchronised=process.world_size > 1 and any(map(models.uses_batch_statistics, networks)),
         )
         self._noise = StepNoise(config.seed, train, state, process)
         if self._precision.compiled:
             for network in networks:
                 network.compile()
-        self._generator = _distributed(state.generator, process)
+        self._path_length = PathLengthPenalty(loss, config.optim.d_steps, state, self._noise)
+        generator = WithPathLengths.of(state.generator) if loss.path_length else state.generator
         # Synchronised batch normalisation cannot be differentiated twice, as penalties need.
-        self._discriminator = _distributed(state.discriminator, process, synchronised=not loss.penalised)
+        self._generator = distributed(generator, process, synchronised=not loss.path_length)
+        self._discriminator = distributed(state.discriminator, process, synchronised=not loss.penalised)
         self._augment = DiscriminatorInput(config.data, loss, config.optim, state, self._noise)
         self._objective = DiscriminatorObjective(
             loss, config.optim, state, self._discriminator, self._precision, self._noise, self._augment
@@ -109,7 +106,8 @@ class Step:
                 generators use its classes.
 
         Returns:
-            Scalars on the device, over this rank's part: `loss_g` and `grad_norm_g`.
+            Scalars on the device, over this rank's part: `loss_g`, `grad_norm_g` and, with
+            `loss.path_length`, `path_length`, the mean length where it is computed.
 
         Raises:
             NonFiniteError: before the update, on every rank, when any rank's gradient is not finite.
@@ -119,14 +117,15 @@ class Step:
         state.discriminator.requires_grad_(False)
         state.optimizer_g.zero_grad()
         models.update_spectral_norms(state.discriminator)
-        total = torch.zeros((), device=self._process.device)
+        total, length = torch.zeros(2, device=self._process.device)
         micro_batches = self._micro_batches(batch)
         share = top_k_share(config.loss, state.images)
         best = self._best_of_portions(micro_batches, share)
         for index, (pixels, labels) in enumerate(micro_batches):
             with self._all_reduce_last(self._generator, index):
-                with self._precision.networks():
-                    fake_logits = self._fake_logits(self._generator, labels, index)
+                with self._precision.networks(float32=self._path_length.due):
+                    fakes, lengths = self._generate(index, labels)
+                    fake_logits = self._fake_logits(fakes, labels, index)
                     real_logits = None
                     if self._loss.relativistic:
                         reals = self._reals(pixels, "mirror-g", index)
@@ -140,16 +139,27 @@ class Step:
                 else:
                     of_portion = best.portion(index, len(micro_batches))
                     loss = of_portion.loss(self._loss.generator, fake_logits)
+                if lengths is not None:
+                    loss = loss + self._path_length.penalty(lengths)
+                    length += lengths.detach().mean() / config.train.accumulate
                 loss = loss / config.train.accumulate
                 loss.backward()
             total += loss.detach()
         state.discriminator.requires_grad_(True)
         norm = self._finite_norm("generator", state.generator, total)
         self._update(state.optimizer_g, config.optim.g)
-        return {"loss_g": total, "grad_norm_g": norm}
+        scalars = {"loss_g": total, "grad_norm_g": norm}
+        return scalars | {"path_length": length} if config.loss.path_length else scalars
 
-    def _fake_logits(self, generator: nn.Module, labels: Tensor | None, micro_batch: int) -> Tensor:
-        fakes = generator(self._latents("latents-g", micro_batch), labels)
+    def _generate(self, micro_batch: int, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the generator's images and, in updates that penalise them, the lengths of its paths."""
+        given = self._latents("latents-g", micro_batch)
+        if not self._config.loss.path_length:
+            return self._generator(given, labels), None
+        images, lengths = self._generator(given, labels, self._path_length.directions(micro_batch))
+        return images, lengths
+
+    def _fake_logits(self, fakes: Tensor, labels: Tensor | None, micro_batch: int) -> Tensor:
         inputs = self._augment(fakes, "fakes-g", micro_batch=micro_batch)
         logits: Tensor = self._state.discriminator(inputs, labels)
         return logits
@@ -161,11 +171,11 @@ class Step:
         """Return the best fakes where they come in portions: all are judged before the first one's loss."""
         if share == 1 or len(micro_batches) == 1:
             return None
-        with self._precision.networks():
-            logits = [
-                self._fake_logits(self._state.generator, labels, index)
-                for index, (_, labels) in enumerate(micro_batches)
-            ]
+        generator, logits = self._state.generator, []
+        with self._precision.networks(float32=self._path_length.due):
+            for index, (_, labels) in enumerate(micro_batches):
+                fakes = generator(self._latents("latents-g", index), labels)
+                logits.append(self._fake_logits(fakes, labels, index))
         return top_k.choose(torch.cat(logits), share, self._process)
 
     def average_over_ranks(self, scalars: Scalars, *, stop: bool) -> tuple[dict[str, float], bool]:
@@ -175,7 +185,8 @@ class Step:
         the last bit; the scalars of the phases; and whether any rank wants to stop.
 
         Returns:
-            The mean scalars, with `augment_p` if the augmentation is ADA, and whether to stop.
+            The mean scalars, with `augment_p` if the augmentation is ADA, and whether to stop. With
+            `loss.path_length`, `path_length` is the running mean, which this has moved.
         """
         # One more element would shift the others between the all-reduce's chunks, and so change the order in
         # which three or more ranks are added: runs would go on to other bits.
@@ -198,6 +209,8 @@ class Step:
             if data.augment_p is None:
                 self._adjust_augmentation(means["real_accuracy"])
             means["augment_p"] = augment_p(data, self._config.optim, state.augment.p, state.images)
+        if "path_length" in means:
+            means["path_length"] = self._path_length.update(means["path_length"])
         return means, stopping > 0
 
     def update_average(self) -> None:
@@ -238,7 +251,7 @@ class Step:
         return nullcontext()
 
     def _latents(self, name: str, micro_batch: int) -> Tensor:
-        return self._noise.normal(name, (self._config.model.latent_dim,), micro_batch)
+        return latents(self._noise, name, self._state.generator, micro_batch)
 
     def _update(self, optimizer: torch.optim.Optimizer, rate: RateConfig) -> None:
         optim, images = self._config.optim, self._state.images
@@ -281,20 +294,3 @@ def update_ema(average: nn.Module, model: nn.Module, beta: float) -> None:
         get_ema_multi_avg_fn(beta)(averaged, current, None)
     for old, new in zip(average.buffers(), model.buffers(), strict=True):
         old.copy_(new)
-
-
-def _distributed(network: nn.Module, process: Process, *, synchronised: bool = True) -> nn.Module:
-    """Return a network whose gradients are averaged over the ranks.
-
-    On GPUs batch normalisation then sees the global batch if `synchronised`, otherwise each rank's own part.
-    """
-    if process.world_size == 1:
-        return network
-    if process.device.type == "cuda" and synchronised:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    # Of a convolution from one channel both layouts are the same, and its gradient may come in either.
-    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    # `average_over_ranks` averages buffers; a broadcast between two forward passes would break the backward.
-    options: dict[str, Any] = {SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
-    with eager.ddp_defaults():
-        return DistributedDataParallel(network, **options)

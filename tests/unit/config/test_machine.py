@@ -62,6 +62,8 @@ def scale(machine: Machine, *overrides: str) -> tuple[int, float, float]:
         (LAPTOP, ["scale.cpus_per_worker=1"], (4, 1, 0)),
         (LAPTOP, ["train.batch_size=9"], (3, 2, 0)),
         (LAPTOP, ["train.batch_size=12", "train.accumulate=3", "model.pack=2"], (2, 4, 0)),
+        (LAPTOP, ["train.batch_size=12", "model.name=stylegan2"], (3, 2, 0)),
+        (LAPTOP, ["train.batch_size=12", "model.name=stylegan2", "model.stddev_group=6"], (2, 4, 0)),
         (TWO_CORES, ["scale.min_workers=2"], (2, 1, 0)),
         (FOUR_GPUS, [], (4, 4, 1)),
         (FOUR_GPUS, ["train.batch_size=63"], (3, 4, 1)),

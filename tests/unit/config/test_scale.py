@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gan_dist.artifacts.records import read_records
+from gan_dist.config import load_config
 from gan_dist.config.scale import ScaleConfig, worker_counts
+from gan_dist.config.section import ConflictError
+from gan_dist.core.errors import ConfigError
 from gan_dist.models.generator import ImageShape
 from gan_dist.training.state import new_state
 from tests.support.gloo import run_gloo
@@ -18,9 +21,9 @@ from tests.unit.training.test_training import config, run_on_ranks, tensors
 
 
 def counts(
-    workers: int, least: int | None, batch: int, accumulate: int = 1, pack: int = 1
+    workers: int, least: int | None, batch: int, accumulate: int = 1, pack: int = 1, group: int = 1
 ) -> tuple[int, ...]:
-    return worker_counts(ScaleConfig(workers=workers, min_workers=least), batch, accumulate, pack)
+    return worker_counts(ScaleConfig(workers=workers, min_workers=least), batch, accumulate, pack, group)
 
 
 def test_they_divide_the_batch_between_the_least_and_the_most() -> None:
@@ -30,6 +33,20 @@ def test_they_divide_the_batch_between_the_least_and_the_most() -> None:
     assert counts(8, None, 64) == counts(8, 8, 64) == (8,)
     assert counts(6, 1, 60, accumulate=5) == (6, 4, 3, 2, 1)
     assert counts(4, 1, 16, accumulate=2, pack=2) == (4, 2, 1)
+    assert counts(6, 1, 48, pack=2, group=4) == (6, 3, 2, 1)
+
+
+def test_a_portion_that_is_not_whole_groups_is_refused() -> None:
+    arithmetic = "times train.accumulate=1 times model.pack=2 times model.stddev_group=4: 20 / 16 = 1.25"
+    with pytest.raises(ConflictError, match=arithmetic) as refused:
+        counts(2, None, 20, pack=2, group=4)
+    assert refused.value.problem.keys[-1] == "model.stddev_group"
+    assert refused.value.problem.remedy == "use 32"
+    styled = ["model.name=stylegan2", "model.settings.w_dim=8"]
+    with pytest.raises(ConfigError, match=r"model\.stddev_group=4: 36 / 8"):
+        load_config("digits", [*styled, "train.batch_size=36"])
+    assert load_config("digits", [*styled, "train.batch_size=36", "model.stddev_group=2"]).model.group == 2
+    assert load_config("digits").model.group == 1
 
 
 @given(data=st.data(), workers=st.integers(1, 64), accumulate=st.integers(1, 4), pack=st.integers(1, 4))

@@ -191,6 +191,12 @@ def test_impossible_resolution_names_the_possible_ones(name: Any, resolution: in
             "model.blocks=2: model.name=resnet has one at every resolution; use model.name=r3gan, or 1",
         ),
         (
+            {"name": "dcgan", "stddev_group": 4},
+            32,
+            "model.stddev_group=4: model.name=dcgan has no minibatch standard deviation; use "
+            "model.name=stylegan2, or 1",
+        ),
+        (
             {"name": "r3gan", "spectral_norm": True},
             32,
             "model.spectral_norm=true: model.name=r3gan has no spectral normalisation; use model.name=dcgan "

@@ -37,6 +37,7 @@ SMALL = [
     *("model.width=4", "model.latent_dim=8", "train.batch_size=16", "train.precision=fp32", "storage=x"),
 ]
 CPU = torch.device("cpu")
+STYLED = ["model.name=stylegan2", "model.settings.w_dim=8", "loss.path_length=2"]
 NORMALISED = ["model.name=resnet", "model.spectral_norm=true"]
 
 PENALTIES = {
@@ -58,6 +59,11 @@ OTHERS = {
     "r3gan, conditional, ada": [
         *("model.name=r3gan", "model.width=16", "model.conditional=true", "loss.name=rpgan"),
         "data.augment=ada",
+    ],
+    "stylegan2": [*STYLED, "loss.path_length_every=1", "loss.r1=1"],
+    "stylegan2, conditional, packed, lazily": [
+        *(*STYLED, "model.conditional=true", "model.pack=2", "model.stddev_group=2", "loss.r1=1"),
+        *("loss.path_length_every=2", "loss.penalty_every=2", "data.augment=ada"),
     ],
     "mirrored": ["data.mirror=true", "loss.name=rpgan", "loss.r1=1"],
     "instance noise": ["loss.instance_noise=0.3"],
@@ -106,7 +112,7 @@ def pairs() -> list[str]:
 
 def policy(config: RunConfig, device: torch.device, *, synchronised: bool = False) -> PrecisionPolicy:
     return PrecisionPolicy.of(
-        config.train, device, penalised=config.loss.penalised, synchronised=synchronised
+        config.train, device, penalised=config.loss.differentiated_twice, synchronised=synchronised
     )
 
 

@@ -181,6 +181,10 @@ RESUMED = {
     "minimax": ["loss.name=minimax"],
     "hinge": ["loss.name=hinge", "model.name=resnet", "model.spectral_norm=true", "optim.d_steps=1"],
     "rpgan": ["loss.name=rpgan", "model.name=r3gan", "model.width=8", "data.mirror=true"],
+    "stylegan2": [
+        *("model.name=stylegan2", "model.width=4", "model.settings.w_dim=8", "loss.r1=1"),
+        *("loss.penalty_every=2", "loss.path_length=2", "loss.path_length_every=2"),
+    ],
     "lazy, conditional": ["loss.r1=1", "loss.penalty_every=3", "model.conditional=true"],
     "ada": ["data.augment=ada", "data.augment_kimg=0.5", "model.pack=2"],
     "all that has a clock": [
