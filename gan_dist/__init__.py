@@ -1,6 +1,6 @@
 """Train GANs on your own images across a Ray cluster; use what came out of it in three lines.
 
-docs/extend.md says how networks of your own derive from the classes here.
+docs/extend.md says how networks, losses and augmentations of your own derive from the classes here.
 
 import gan_dist
 release = gan_dist.load("runs/digits")
@@ -18,10 +18,24 @@ if TYPE_CHECKING:
     from gan_dist.models.generator import Release
     from gan_dist.models.release import load
     from gan_dist.models.sizes import NetworkSize
+    from gan_dist.training.augment.base import Augmentation
+    from gan_dist.training.losses import Adversarial
 
-__all__ = ["Architecture", "Discriminator", "Generator", "NetworkSize", "Release", "Section", "load"]
+__all__ = [
+    "Adversarial",
+    "Architecture",
+    "Augmentation",
+    "Discriminator",
+    "Generator",
+    "NetworkSize",
+    "Release",
+    "Section",
+    "load",
+]
 _ROOMS = {
+    "Adversarial": "training.losses",
     "Architecture": "models.base",
+    "Augmentation": "training.augment.base",
     "Discriminator": "models.base",
     "Generator": "models.base",
     "NetworkSize": "models.sizes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
@@ -10,6 +11,7 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 from gan_dist.config.section import ConflictError
 from gan_dist.config.yaml12 import UnreadableYaml, compose, plain_value
 from gan_dist.core.errors import closest
+from gan_dist.core.import_path import PATTERN
 
 ADA = ("flip", "turn", "shift", "geom", "color", "filter", "noise", "cutout")
 """ADA's transforms, in the order in which they are applied."""
@@ -22,7 +24,7 @@ NAMES = ("none", "diffaugment", "ada")
 Transforms: TypeAlias = tuple[str, ...] | dict[str, float]
 """Transforms in the order of application; or each with its share of the probability, in (0, 1]."""
 AugmentChoice: TypeAlias = str | dict[str, Transforms]
-"""A name; or a mapping of one name to transforms, `{"ada": ("flip", "shift", "geom")}`."""
+"""A name, or an import path; or a mapping of one name to transforms, `{"ada": ("flip", "shift", "geom")}`."""
 
 
 def read_augment(value: object) -> AugmentChoice:
@@ -34,14 +36,14 @@ def read_augment(value: object) -> AugmentChoice:
 
     Raises:
         ConflictError: a mapping has names, transforms or shares that are not possible.
-        ValueError: the value is neither a name nor a mapping.
+        ValueError: the value is no name, import path or mapping.
     """
     if isinstance(value, str) and value.startswith("{"):
         value = _read_text(value)
-    if isinstance(value, str) and value in NAMES:
+    if isinstance(value, str) and (value in NAMES or re.fullmatch(PATTERN, value)):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is neither a name nor a mapping")
+        raise ValueError(f"{value!r} is no name, import path or mapping")
     name = str(next(iter(value), ""))
     if len(value) != 1 or name not in ("ada", "diffaugment"):
         found = ", ".join(map(str, value)) or "nothing"
@@ -125,6 +127,7 @@ _WORDS = sorted({*GROUPS, *ADA, *DIFFAUGMENT})
 _SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "string", "enum": list(NAMES)},
+        {"type": "string", "pattern": PATTERN, "examples": ["package.module:Class"]},
         {
             "type": "object",
             "minProperties": 1,

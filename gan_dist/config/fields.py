@@ -118,7 +118,7 @@ def _walk_schema() -> tuple[dict[str, dict[str, Any]], dict[str, SectionKeys]]:
             for o in options
             for name, at in o.get("properties", {}).items()
         }
-        if not inner and key.endswith(".settings"):
+        if not inner and key.endswith("settings"):
             found_sections[key] = SectionKeys((), False, False, schema["additionalProperties"])
             return
         if not inner:

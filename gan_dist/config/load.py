@@ -23,7 +23,7 @@ from gan_dist.config.fields import (
     sections,
     shorten,
 )
-from gan_dist.config.loss_defaults import LOSS_DEFAULTS
+from gan_dist.config.loss_defaults import loss_defaults
 from gan_dist.config.loss_optim import LossConfig
 from gan_dist.config.machine import AUTO, AUTO_KEYS, Machine, resolve, this_machine
 from gan_dist.config.messages import check, unknown_key
@@ -241,7 +241,7 @@ class ConfigBuilder:
         if loss == before or not isinstance(loss, str):
             return
         layer = self.origins["loss.name"].layer
-        for key, value in LOSS_DEFAULTS.get(loss, {}).items():
+        for key, value in loss_defaults(loss).items():
             if key not in self.origins or self.origins[key].layer < layer:
                 self.values[key] = value
 

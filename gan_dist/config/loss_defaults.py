@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gan_dist.core.import_path import is_import_path
+
 
 def _settings(lr: float, betas: tuple[float, float], **others: object) -> dict[str, object]:
     """Return one loss's settings; `others` are those that DCGAN does not have, with `__` for the dot."""
@@ -42,3 +44,8 @@ LOSS_DEFAULTS: dict[str, dict[str, object]] = {
 }
 """Values by dotted key, by `loss.name`. All losses set the same keys, so that changing the loss leaves
 nothing of the one before."""
+
+
+def loss_defaults(name: str) -> dict[str, object]:
+    """Return the settings that come with a loss, DCGAN's with a user's own; none if there is no such loss."""
+    return _DCGAN if is_import_path(name) else LOSS_DEFAULTS.get(name, {})

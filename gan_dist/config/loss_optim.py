@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gan_dist.config.section import Beta, ConflictError, NotNegative, Positive, PositiveFloat, Section
+from gan_dist.config.section import (
+    Beta,
+    ConflictError,
+    ImportPath,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Section,
+    Setting,
+)
 
 SMOOTHED = ("minimax", "nonsaturating", "lsgan")
 """Losses that compare with labels."""
@@ -20,9 +29,13 @@ class LossConfig(Section):
     in the same place, or later, win. Naming the loss that is set already changes nothing.
     """
 
-    name: Literal["minimax", "nonsaturating", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"] = "nonsaturating"
+    name: Literal["minimax", "nonsaturating", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"] | ImportPath = (
+        "nonsaturating"
+    )
     """`minimax` is the original saturating game, `nonsaturating` the one that is used in practice;
-    `rpgan` pairs reals with fakes (R3GAN)."""
+    `rpgan` pairs reals with fakes (R3GAN). Or your own class, as `package.module:Class`."""
+    settings: dict[str, Setting] = Field(default={})
+    """Keys of that loss alone, such as `loss.settings.margin`; its class says which there are."""
     gp: NotNegative = 0.0
     """Weight of the penalty on gradients between reals and fakes that are not of norm 1 (WGAN-GP: 10)."""
     gp_sides: Literal["two", "one"] = "two"

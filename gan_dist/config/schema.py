@@ -65,7 +65,10 @@ class DataConfig(Section):
     discriminator is too sure of the reals. For sets of up to some tens of thousands of images. With
     transforms of your choice: `{diffaugment: [color, translation, cutout]}`; `{ada: [blit, geom, color,
     filter, noise, cutout]}`, where `blit` is short for `flip` and `shift`, and `turn` adds quarter turns; or
-    each with its share of the probability, `{ada: {blit: 1, geom: 1, color: 0.5}}`."""
+    each with its share of the probability, `{ada: {blit: 1, geom: 1, color: 0.5}}`. Or your own class, as
+    `package.module:Class`."""
+    augment_settings: dict[str, Setting] = Field(default={})
+    """Keys of that augmentation alone; its class says which there are."""
     augment_target: Annotated[float, Field(ge=-1, le=1)] = 0.6
     """`ada`: how sure of the reals the discriminator may be before the probability rises: 2 a - 1, with a the
     share of reals that it judges rightly (recorded as `real_accuracy`), so 0.6 is 80 %."""
@@ -94,7 +97,7 @@ class DataConfig(Section):
     def _probability_agrees(self) -> DataConfig:
         if self.augment_p is None:
             return self
-        if augment_name(self.augment) != "ada":
+        if augment_name(self.augment) in ("none", "diffaugment"):
             raise ConflictError(
                 f"data.augment_p={self.augment_p:g} is a probability of ada's changes, which "
                 f"data.augment={format_augment(self.augment)} does not make",

@@ -17,12 +17,12 @@ Settings = TypeVar("Settings", bound=Section)
 
 
 def read_settings(kind: type[Settings], given: Mapping[str, object], section: str, owner: str) -> Settings:
-    """Return an object of `kind` with the values of `<section>.settings`.
+    """Return an object of `kind` with the values of a section of settings.
 
     Args:
         kind: The class's model.
         given: Values by name.
-        section: The section that has `settings`, such as `model`.
+        section: The section's key, such as `model.settings`.
         owner: What has these settings, in a message: `model.name=stylegan2`.
 
     Raises:
@@ -31,7 +31,7 @@ def read_settings(kind: type[Settings], given: Mapping[str, object], section: st
     try:
         return kind.model_validate_json(json.dumps(dict(given)), strict=True)
     except ValidationError as error:
-        problems = [_problem(kind, given, f"{section}.settings", owner, one) for one in error.errors()]
+        problems = [_problem(kind, given, section, owner, one) for one in error.errors()]
         raise ConfigError(list({problem.keys: problem for problem in reversed(problems)}.values())) from None
 
 

@@ -121,7 +121,7 @@ def find_architecture(model: ModelConfig, shape: ImageShape) -> Architecture:
         kind = ARCHITECTURES[model.name]
     problems = list(_problems(model, shape, kind))
     try:
-        settings = read_settings(kind.Settings, model.settings, "model", named)
+        settings = read_settings(kind.Settings, model.settings, "model.settings", named)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from None
     architecture = kind(model, size, settings)

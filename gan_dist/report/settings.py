@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from gan_dist.config import DataConfig, RunConfig, flatten
-from gan_dist.config.loss_defaults import LOSS_DEFAULTS
+from gan_dist.config.loss_defaults import loss_defaults
 from gan_dist.core import storage
 from gan_dist.report.blocks import Section, Table
 
@@ -20,7 +20,7 @@ def settings(values: Mapping[str, object], varied: frozenset[str] = frozenset())
     # A run has no section `search`, which a search keeps in its study.
     values = {key: value for key, value in values.items() if key not in varied | {"search"}}
     bare = RunConfig(name=str(values["name"]), data=DataConfig(path=str(values["data.path"])))
-    defaults = flatten(bare) | LOSS_DEFAULTS.get(loss, {})
+    defaults = flatten(bare) | loss_defaults(loss)
     changed = [key for key in values if key not in defaults or values[key] != defaults[key]]
     changed = ["data.path", *(key for key in changed if key != "data.path")]
     others = [[key, _format(values[key])] for key in values if key not in changed]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gan_dist import models
 from gan_dist.config import LossConfig, OptimConfig
-from gan_dist.training import losses
+from gan_dist.training import losses, penalties
 from gan_dist.training.augment import DiscriminatorInput
 from gan_dist.training.lecam import LogitMeans, lecam
 from gan_dist.training.noise import StepNoise
@@ -59,7 +59,7 @@ class DiscriminatorObjective:
     def begin(self, reals: list[Tensor]) -> None:
         """Begin a phase on this rank's reals, by micro-batch."""
         loss, images = self.loss, self.state.images
-        due = losses.penalties_due(images, self.noise.train.batch_size, loss.penalty_every)
+        due = penalties.penalties_due(images, self.noise.train.batch_size, loss.penalty_every)
         self._weight = loss.penalty_every * penalty_factor(loss, self.optim, images) if due else 0.0
         if loss.dragan and self._weight:
             self._std = self._standard_deviation(reals)
@@ -149,12 +149,12 @@ class DiscriminatorObjective:
         total = reals.new_zeros(())
         if config.gp:
             mix = self.noise.uniform("mix-gp", (), micro_batch)
-            penalty = losses.gradient_penalty(critic, reals, fakes, mix, one_sided=one_sided, pack=pack)
+            penalty = penalties.gradient_penalty(critic, reals, fakes, mix, one_sided=one_sided, pack=pack)
             total = total + config.gp * penalty
         if config.dragan and self._std is not None:
             mix = self.noise.uniform("mix-dragan", (), micro_batch)
             noise = self.noise.uniform("noise-dragan", tuple(reals.shape[1:]), micro_batch)
-            penalty = losses.dragan(critic, reals, noise, mix, self._std, one_sided=one_sided, pack=pack)
+            penalty = penalties.dragan(critic, reals, noise, mix, self._std, one_sided=one_sided, pack=pack)
             total = total + config.dragan * penalty
         return total
 
@@ -173,4 +173,4 @@ def _grad_norms_sq(logits: Tensor, images: Tensor) -> Tensor:
     """Return |grad D|^2 at each image, (n,), or zeros for images that require no gradient."""
     if not images.requires_grad:
         return images.new_zeros(len(images))
-    return losses.gradient_norms_sq(logits, images)
+    return penalties.gradient_norms_sq(logits, images)

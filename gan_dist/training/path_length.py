@@ -11,8 +11,8 @@ from gan_dist.config import LossConfig
 from gan_dist.core.errors import ConfigError
 from gan_dist.models import Generator
 from gan_dist.models.styled import StyledGenerator
-from gan_dist.training.losses import penalties_due
 from gan_dist.training.noise import StepNoise
+from gan_dist.training.penalties import penalties_due
 from gan_dist.training.state import TrainingState
 
 DECAY = 0.01

@@ -18,6 +18,7 @@ from gan_dist.config import (
     differing_keys,
     load_config,
 )
+from gan_dist.config.augment import augment_name
 from gan_dist.core import storage
 from gan_dist.core.distributed import Process
 from gan_dist.core.errors import DamagedDataError, ResumeError
@@ -30,7 +31,9 @@ from gan_dist.evaluation.scores import require_possible
 from gan_dist.models import release
 from gan_dist.models.checks import check_networks
 from gan_dist.models.generator import ImageShape
+from gan_dist.training import augment, losses
 from gan_dist.training import checkpoint as states
+from gan_dist.training.checks import check_augmentation, check_loss
 from gan_dist.training.path_length import WithPathLengths
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.progress import RunResult
@@ -102,8 +105,8 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
 
     Raises:
         DataError: the image set or the extractor is missing, or the set is too small for a metric.
-        ConfigError: the networks cannot be built for these images, the precision cannot be used, or there is
-            no such extractor.
+        ConfigError: the networks cannot be built for these images, the precision cannot be used, there is no
+            such extractor, or a class of the user's own fails its checks.
     """
     storage.configure(config.storage.options)
     manifest = manifest or open_images(config.data.path).manifest
@@ -114,6 +117,13 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
         check_networks(config.model, shape, penalised=config.loss.penalised)
     if config.loss.path_length:
         WithPathLengths.of(networks[0])
+    losses.build(config.loss)
+    if is_import_path(config.loss.name):
+        check_loss(config.loss)
+    augment.build(config.data)
+    if is_import_path(augment_name(config.data.augment)):
+        size = (shape.channels, shape.resolution, shape.resolution)
+        check_augmentation(config.data, size, twice=bool(config.loss.r1 or config.loss.r2))
     if not config.scale.gpus_per_worker:
         PrecisionPolicy.of(config.train, torch.device("cpu"), penalised=config.loss.differentiated_twice)
     extractor = load_extractor(

@@ -29,7 +29,8 @@ RAY_ROOMS = ("cluster/", "data/batches/ray_reader.py", "data/packing/ray_pack.py
 
 def test_the_package_exports_this_and_nothing_else() -> None:
     assert sorted(gan_dist.__all__) == [
-        *("Architecture", "Discriminator", "Generator", "NetworkSize", "Release", "Section", "load"),
+        *("Adversarial", "Architecture", "Augmentation", "Discriminator", "Generator", "NetworkSize"),
+        *("Release", "Section", "load"),
     ]
     with pytest.raises(AttributeError, match="no attribute 'train'"):
         gan_dist.train  # noqa: B018

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from gan_dist.config import DataConfig, LossConfig, OptimConfig
-from gan_dist.config.augment import AugmentChoice
+from gan_dist.config.augment import augment_name
+from gan_dist.config.settings import read_settings
+from gan_dist.core.import_path import is_import_path, load_subclass
 from gan_dist.training.augment.ada import Ada
 from gan_dist.training.augment.base import Augmentation, Unchanged
 from gan_dist.training.augment.diffaugment import DiffAugment
@@ -17,8 +20,8 @@ from gan_dist.training.noise import StepNoise
 from gan_dist.training.schedule import augment_p, instance_noise
 from gan_dist.training.state import TrainingState
 
-BGC = ("flip", "turn", "shift", "geom", "color")
-"""Transforms of `data.augment=ada`: the paper's pipeline of that name, blitting, geometry and colour."""
+AUGMENTATIONS: dict[str, type[Augmentation]] = {"none": Unchanged, "diffaugment": DiffAugment, "ada": Ada}
+"""The package's own augmentations by name."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class DiscriminatorInput:
     @cached_property
     def augmentation(self) -> Augmentation:
         """The augmentation of `data.augment`."""
-        return build(self.data.augment)
+        return build(self.data)
 
     def __call__(self, images: Tensor, *names: str, micro_batch: int) -> Tensor:
         """Return images (n, C, R, R) as the discriminator's input; the same tensor if nothing changes.
@@ -58,17 +61,18 @@ class DiscriminatorInput:
         return images
 
 
-def build(choice: AugmentChoice) -> Augmentation:
-    """Return the augmentation of a value of `data.augment`."""
-    match choice:
-        case "none":
-            return Unchanged()
-        case "diffaugment":
-            return DiffAugment()
-        case "ada":
-            return Ada(dict.fromkeys(BGC, 1.0), filtered=False)
-        case {"diffaugment": policies}:
-            return DiffAugment(policies)
-        case {"ada": transforms}:
-            return Ada(transforms if isinstance(transforms, dict) else dict.fromkeys(transforms, 1.0))
-    raise ValueError(f"{choice!r} is no value of data.augment")
+def build(data: DataConfig) -> Augmentation:
+    """Return the augmentation of `data.augment`.
+
+    Raises:
+        ConfigError: there is no such augmentation, or its settings are refused.
+    """
+    name = augment_name(data.augment)
+    if is_import_path(name):
+        kind = cast(type[Augmentation], load_subclass("data.augment", name, Augmentation))
+    else:
+        kind = AUGMENTATIONS[name]
+    return kind(
+        data,
+        read_settings(kind.Settings, data.augment_settings, "data.augment_settings", f"data.augment={name}"),
+    )

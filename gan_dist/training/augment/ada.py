@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gan_dist.config.augment import ADA
+from gan_dist.config import DataConfig, Section
 from gan_dist.training.augment import color, geometry
 from gan_dist.training.augment.base import Augmentation
 from gan_dist.training.augment.draws import gated, normal
 from gan_dist.training.augment.wavelets import POWER, band_gains, filter_bands, filtered_warp
 
+BGC = ("flip", "turn", "shift", "geom", "color")
+"""The paper's pipeline of that name: blitting, geometry and colour."""
 COLUMNS = {**geometry.COLUMNS, "color": color.COLUMNS, "filter": 2 * len(POWER), "noise": 2, "cutout": 3}
 """Uniform numbers for each image, by transform, in the order of application: gates, each before the values of
 what it opens. `noise` has as many as an image has numbers besides, behind all others."""
@@ -36,25 +37,24 @@ class Ada(Augmentation):
     - `noise`: normal noise on every number, with a standard deviation of |N(0, 0.1^2)|.
     - `cutout`: a square of half the size set to zero (mid-grey), its centre uniform over the image.
 
-    All geometry is one look-up; see `wavelets.filtered_warp`. Hue needs three channels. Any other number gets
-    the rest, with the mean of the channels as luma; one channel is its own luma, so that saturation changes
-    nothing, as in the paper's code.
+    All geometry is one look-up, with the paper's low-pass filter around it (`wavelets.filtered_warp`).
+    `data.augment=ada` by itself is BGC with no such filter, as in the first version of gan-dist. Hue needs
+    three channels. Any other number gets the rest, with the mean of the channels as luma; one channel is its
+    own luma, so that saturation changes nothing, as in the paper's code.
 
-    Images that it returns are not clamped. An image that no transform changes is
-    returned to the last bit; so is the geometry of one that only changes in colour.
-
-    Args:
-        shares: The share of the probability of each transform that there is, by name.
-        filtered: Whether geometry is without aliasing, as in the paper. `data.augment=ada` by itself looks up
-            bilinearly with no filter, since runs of the first version do.
+    Images that it returns are not clamped. An image that no transform changes is returned to the last bit; so
+    is the geometry of one that only changes in colour.
     """
 
     adaptive: ClassVar = True
 
-    def __init__(self, shares: Mapping[str, float], *, filtered: bool = True) -> None:
-        self._shares = {name: shares[name] for name in ADA if name in shares}
-        self._warp = filtered_warp if filtered else geometry.warp
-        self._geometric = any(name in shares for name in geometry.COLUMNS)
+    def __init__(self, data: DataConfig, settings: Section) -> None:
+        super().__init__(data, settings)
+        choice = data.augment
+        transforms = BGC if isinstance(choice, str) else choice["ada"]
+        self._shares = transforms if isinstance(transforms, dict) else dict.fromkeys(transforms, 1.0)
+        self._warp = geometry.warp if isinstance(choice, str) else filtered_warp
+        self._geometric = any(name in self._shares for name in geometry.COLUMNS)
         self._gates_and_values = sum(COLUMNS[name] for name in self._shares)
 
     def columns(self, shape: tuple[int, int, int]) -> int:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
+
+from gan_dist.config import DataConfig, Section
 
 
 class Augmentation(ABC):
     """Changes images, each by numbers of its own, before the discriminator sees them.
+
+    It is one of the package's own, or a user's, `data.augment=package.module:Class`.
 
     It draws no random numbers: it gets uniform numbers, one row for each image, and the change of an image
     depends on its own row alone. So the augmentation of a part of a batch equals that part of the augmented
@@ -18,8 +22,15 @@ class Augmentation(ABC):
     positions in a batch.
     """
 
+    Settings: ClassVar[type[Section]] = Section
+    """Its keys of `data.augment_settings`, as a pydantic model whose fields all have defaults."""
     adaptive: ClassVar[bool] = False
     """Whether it changes images with a probability p, which ADA's controller or `data.augment_p` sets."""
+
+    def __init__(self, data: DataConfig, settings: Section) -> None:
+        self.data = data
+        self.settings: Any = settings
+        """An object of `Settings`."""
 
     @abstractmethod
     def columns(self, shape: tuple[int, int, int]) -> int:

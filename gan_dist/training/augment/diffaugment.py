@@ -7,6 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from gan_dist.config import DataConfig, Section
 from gan_dist.config.augment import DIFFAUGMENT
 from gan_dist.training.augment.base import Augmentation
 
@@ -15,10 +16,11 @@ COLUMNS = 7
 
 
 class DiffAugment(Augmentation):
-    """`diffaugment` with a choice of its policies; each image has the same numbers whatever the choice."""
+    """`data.augment=diffaugment`, or some of its policies; an image's numbers do not depend on the choice."""
 
-    def __init__(self, policies: Collection[str] = DIFFAUGMENT) -> None:
-        self._policies = policies
+    def __init__(self, data: DataConfig, settings: Section) -> None:
+        super().__init__(data, settings)
+        self._policies = DIFFAUGMENT if isinstance(data.augment, str) else data.augment["diffaugment"]
 
     def columns(self, shape: tuple[int, int, int]) -> int:
         return COLUMNS

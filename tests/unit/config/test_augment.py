@@ -46,8 +46,8 @@ def test_a_run_folder_has_the_choice_in_its_config_file() -> None:
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
-        ("adda", "must be one of none, diffaugment, ada or a mapping, not 'adda'; the nearest is ada"),
-        ("[ada]", "data.augment must be one of none, diffaugment, ada or a mapping, not a list"),
+        ("adda", "or your own package.module:Class or a mapping, not 'adda'; the nearest is ada"),
+        ("[ada]", "package.module:Class or a mapping, not a list"),
         ("{ada: [geometry]}", "ada has no transform 'geometry'; the nearest is geom"),
         ("{ada: [xyz]}", "ada has no transform 'xyz'; there are blit (flip and shift), flip, turn, shift, "),
         ("{diffaugment: [blit]}", "diffaugment has no transform 'blit'"),
@@ -78,7 +78,7 @@ def test_a_probability_goes_with_every_pipeline_of_ada() -> None:
 
 
 def test_the_schema_has_the_transforms() -> None:
-    name, mapping = config_schema()["$defs"]["DataConfig"]["properties"]["augment"]["anyOf"]
+    name, _, mapping = config_schema()["$defs"]["DataConfig"]["properties"]["augment"]["anyOf"]
     assert name["enum"] == ["none", "diffaugment", "ada"]
     words = mapping["additionalProperties"]["anyOf"][0]["items"]["enum"]
     assert all(read_augment({"ada": [word]}) for word in words if word != "translation")

@@ -148,8 +148,8 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "optim.g.beta1 must be a number of at least 0 and less than 1, not 1.0",
             "optim.g.lr must be a number greater than 0, not 'abc'",
             "optim.d.lr must be a number greater than 0, not -1",
-            "loss.name must be one of minimax, nonsaturating, lsgan, wgan, wgan-gp, hinge, rpgan, "
-            "not 'wgn-gp'; the nearest is wgan-gp",
+            "loss.name must be one of minimax, nonsaturating, lsgan, wgan, wgan-gp, hinge, rpgan or your own "
+            "package.module:Class, not 'wgn-gp'; the nearest is wgan-gp",
             "model.width must be a whole number greater than 0, not '16'; leave out the quotes",
             "model.max_width must be a whole number greater than 0 or null, not 0",
             "model.attention must be true or false, not 0",
@@ -174,7 +174,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "the configuration has optim.name=adam",
             "loss.gp: when is never met: loss.name=wgan is not in [hinge, wgan-gp]",
             "loss.gp: when is never met: loss.name must be one of minimax, nonsaturating, lsgan, wgan, "
-            "wgan-gp, hinge, rpgan, not 'hing'; the nearest is hinge",
+            "wgan-gp, hinge, rpgan or your own package.module:Class, not 'hing'; the nearest is hinge",
             "loss.clip: when names optim.g.lr, which can be any number; it needs choices or whole numbers",
             "loss.dragan: when gives no value of loss.name",
             "loss.penalty_every: when must be a mapping of keys of the space to values, not 'hinge'",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from gan_dist.training.losses import Critic, dragan, gradient_norms_sq, gradient_penalty, penalties_due
+from gan_dist.training.penalties import Critic, dragan, gradient_norms_sq, gradient_penalty, penalties_due
 
 SHAPE = (8, 2, 3, 3)
 SIZE = 18

@@ -21,7 +21,7 @@ from gan_dist.config import RateConfig, RunConfig, load_config
 from gan_dist.core import rng
 from gan_dist.data.batches.loader import Batch
 from gan_dist.models.generator import ImageShape
-from gan_dist.training.augment import build
+from gan_dist.training import augment
 from gan_dist.training.context import LocalContext
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.state import TrainingState, new_state
@@ -158,11 +158,11 @@ class Reference:
     def seen(self, images: Tensor, name: str) -> Tensor:
         kind, loss, given = self.config.data.augment, self.config.loss, self.config.data.augment_p
         if kind != "none":
-            augment = build(kind)
-            columns = augment.columns((1, 16, 16))
+            augmentation = augment.build(self.config.data)
+            columns = augmentation.columns((1, 16, 16))
             draws = rng.uniform((BATCH, columns), SEED, f"augment-{name}", self.images)
             p = self.p if given is None else self.now(0, given)
-            images = augment(images, draws, p)
+            images = augmentation(images, draws, p)
         sigma = loss.instance_noise * max(0.0, 1 - self.images / (1000 * loss.instance_noise_kimg))
         if sigma:
             images = images + sigma * rng.normal(tuple(images.shape), SEED, f"noise-{name}", self.images)

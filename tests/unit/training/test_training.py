@@ -224,12 +224,13 @@ def test_a_run_begun_before_a_key_existed_goes_on(whole: RunConfig, begun: Path,
     assert_same_bits(tensors(whole), tensors(parts))
 
 
-def test_two_workers_resume_to_the_same_bits(tmp_path: Path) -> None:
-    whole, parts = (
-        config(tmp_path / "whole", "scale.workers=2"),
-        config(tmp_path / "parts", "scale.workers=2"),
-    )
-    first = config(tmp_path / "parts", "scale.workers=2", "train.kimg=0.32")
+def test_two_workers_resume_to_the_same_bits_also_with_a_loss_and_an_augmentation_of_ones_own(
+    tmp_path: Path,
+) -> None:
+    own = ["loss.name=tests.own_losses:Margin", "data.augment=tests.own_losses:Darken"]
+    own += ["loss.settings.margin=0.5", "data.augment_kimg=0.5", "scale.workers=2"]
+    whole, parts = config(tmp_path / "whole", *own), config(tmp_path / "parts", *own)
+    first = config(tmp_path / "parts", *own, "train.kimg=0.32")
     run_gloo(run_on_ranks, 2, whole, first, parts)
     assert_same_bits(tensors(whole), tensors(parts))
 
