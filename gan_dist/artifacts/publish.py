@@ -11,11 +11,11 @@ import torch
 
 from gan_dist import models
 from gan_dist.artifacts.best import BestRelease
-from gan_dist.config import DataConfig, EmaConfig, LossConfig, ModelConfig, OptimConfig
+from gan_dist.config import DataConfig, EmaConfig, InitConfig, LossConfig, ModelConfig, OptimConfig
 from gan_dist.config.augment import format_augment
 from gan_dist.config.fields import override, valid_name
 from gan_dist.core import storage
-from gan_dist.core.errors import GanDistError, StorageError
+from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
 from gan_dist.core.host import own_version
 from gan_dist.core.import_path import is_import_path
 from gan_dist.core.json_text import parse_object
@@ -24,7 +24,7 @@ from gan_dist.core.storage.redaction import as_argument, split_query
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import Manifest
 from gan_dist.models.generator import ImageShape
-from gan_dist.models.release import SHAPE
+from gan_dist.models.release import DISCRIMINATOR, SHAPE
 
 CARD = "README.md"
 CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)"}
@@ -76,19 +76,31 @@ The same command continues that run if it is stopped; `key=value` changes any se
 Rows = Iterator[tuple[str, str]]
 
 
-def copy_release(found: BestRelease, to: str) -> bool:
-    """Copy a release into a folder, with a model card.
+def copy_release(found: BestRelease, to: str, *, with_discriminator: bool = False) -> bool:
+    """Copy a release into a folder, with a model card, and with its discriminator if that is asked for.
 
     A kill at any moment leaves the earlier release or the new one, as `replace_folder` says; the next call
     completes the copy. Returns False if the folder had the same release already; then nothing is written.
 
     Raises:
+        CheckpointError: it has no discriminator.
         StorageError: the folder is not empty and no earlier copy of a release, or cannot be written.
     """
     name = split_query(to)[0].rstrip("/").rpartition("/")[2]
     contents = {**found.contents, CARD: model_card(found, name).encode()}
+    if with_discriminator and DISCRIMINATOR not in contents:
+        shown = storage.redact(found.release)
+        raise CheckpointError(
+            f"--with-discriminator: {shown} has none, since an earlier version wrote it",
+            "train on from a checkpoint of its run (init.from), or go on with the run to a better one",
+        )
+    if not with_discriminator:
+        contents.pop(DISCRIMINATOR, None)
     _require_free(to)
-    return replace_folder(to, "release", contents)
+    written = replace_folder(to, "release", contents)
+    if not with_discriminator:
+        storage.delete_file(storage.join(to, DISCRIMINATOR))  # of an earlier copy
+    return written
 
 
 def _require_free(to: str) -> None:
@@ -125,6 +137,7 @@ def model_card(found: BestRelease, folder: str) -> str:
         *_loss(config.loss),
         *_augmentation(config.data),
         *_optimizer(config.optim, config.loss, config.data.augment_p),
+        *_init(config.init),
         ("training", f"{kimg} in batches of {config.train.batch_size}, seed {config.seed}"),
         *_measured(found),
     ]
@@ -174,6 +187,15 @@ def _generator(model: ModelConfig, shape: ImageShape) -> str:
 def _half_life(ema: EmaConfig) -> str:
     start = "" if ema.half_life_start_kimg is None else f"{ema.half_life_start_kimg:g} to "
     return f"{start}{ema.half_life_kimg:g} kimg"
+
+
+def _init(init: InitConfig) -> Rows:
+    if init.source is None:
+        return
+    yield "begun with", f"weights of `{storage.redact(init.source)}`, SHA-256 `{init.sha256}`"
+    if init.freeze_d:
+        stages = "the first stage" if init.freeze_d == 1 else f"the first {init.freeze_d} stages"
+        yield "frozen", f"{stages} of the discriminator, from the image side on"
 
 
 def _loss(loss: LossConfig) -> Rows:

@@ -33,12 +33,15 @@ def best(
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Then train its configuration from the start, as NAME-best.")
     ] = False,
+    with_discriminator: Annotated[
+        bool, typer.Option("--with-discriminator", help="Also copy what init.from needs to train on.")
+    ] = False,
     trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
     """Copy the best checkpoint of a search or run as a release. No cluster is needed."""
-    check(overrides, to, retrain=retrain)
+    check(overrides, to, retrain=retrain, with_discriminator=with_discriminator)
     from gan_dist.artifacts.best import find_best
 
     found = find_best(absolute(source))
@@ -57,7 +60,7 @@ def best(
         from gan_dist.artifacts.publish import copy_release
 
         folder = absolute(to)
-        was_there = not copy_release(found, folder)
+        was_there = not copy_release(found, folder, with_discriminator=with_discriminator)
     trial = "" if found.trial is None else f", of trial {found.trial} among {found.trials}"
     typer.echo(f"{found.metric} {found.value:.6g} after {found.images / 1000:g} kimg{trial}")
     typer.echo(f"  release  {shorten(folder)}{', where it was already' if was_there else ''}")
@@ -81,12 +84,16 @@ def best(
         raise typer.Exit(INTERRUPTED)
 
 
-def check(overrides: Sequence[str] | None, to: str | None, *, retrain: bool) -> None:
+def check(
+    overrides: Sequence[str] | None, to: str | None, *, retrain: bool, with_discriminator: bool
+) -> None:
     """Refuse arguments that do not go together, without a look at any file."""
     if overrides and not retrain:
         raise GanDistError(f"{overrides[0]}: settings are for --retrain", "add it, or leave them out")
     if retrain and to is None:
         raise GanDistError("--retrain needs --to DIR, where the configuration that it trains is kept")
+    if with_discriminator and to is None:
+        raise GanDistError("--with-discriminator needs --to DIR, where the copy goes")
 
 
 def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:

@@ -76,6 +76,7 @@ def complete(settings: ConfigBuilder, timeout_s: float = math.inf) -> ConfigBuil
             "data.path": absolute(config.data.path),
             "data.disk_cache_dir": _on_node(config.data.disk_cache_dir),
             "eval.inception_weights": _inception_weights(config.eval),
+            **({"init.from": absolute(config.init.source)} if config.init.source else {}),
         }
     )
 

@@ -71,8 +71,10 @@ def train(
         from gan_dist.config import to_yaml
         from gan_dist.training.preflight import summarise
 
-        summary = given.summary() | format_summary(run, summarise(run, given.manifest))
-        typer.echo(to_yaml(run))
+        sizes = summarise(run, given.manifest)
+        init = run.init.model_copy(update={"sha256": sizes.init.sha256})
+        typer.echo(to_yaml(run.model_copy(update={"init": init})))
+        summary = given.summary() | format_summary(run, sizes)
         print_record(summary, as_json=as_json, prefix="# ")
         return
     if given.needs_packing:
@@ -125,6 +127,7 @@ def format_summary(config: RunConfig, summary: RunSummary) -> dict[str, object]:
         f"read at {summary.resolution}x{summary.resolution}",
         "generator_parameters": summary.generator_parameters,
         "discriminator_parameters": summary.discriminator_parameters,
+        **summary.init.words,
         "length": f"{summary.images} images, {summary.epochs:.1f} epochs",
         "metric": f"{summary.metric} of {config.eval.samples} images every {config.eval.every_kimg:g} kimg",
         "placement": f"{workers if fewest == workers else f'{fewest} to {workers}'} workers of "
@@ -145,7 +148,7 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
     try:
         with ProgressLine(config.log.every_s) as line:
             line.status("loading")
-            result = prepare(config)
+            result = prepare(config, note=line.print)
             if result is None:
                 from gan_dist.cluster.train import driver
                 from gan_dist.core.storage.lock import folder_lock

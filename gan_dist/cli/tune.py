@@ -44,11 +44,12 @@ def tune(
     """Search for better settings; the same command again continues it."""
     given = overrides or []
     images = read_given(config, given)
-    from gan_dist.search.plan import plan_search  # brings torch, which a typo need not wait for
-    from gan_dist.training.preflight import summarise
+    from gan_dist.search.plan import beginnings, pinned, plan_search  # brings torch: a typo need not wait
+    from gan_dist.training.preflight import require_sources, summarise
 
     plan = plan_search(images.settings)
     summary = summarise(plan.config, images.manifest)
+    require_sources(beginnings(plan), plan.config.data, images.manifest)
     if dry_run:
         _print_plan(plan, summary, images.summary(), as_json=as_json)
         return
@@ -58,6 +59,7 @@ def tune(
     with packed(images) as settings:
         plan = plan_search(settings)
         with folder_lock(plan.uri, LiveConsole().print):
+            plan = pinned(plan)
             study, interrupted = _run(plan, summary.metric, [config, *given])
     _print_result(plan, study, summary.metric, [config, *given], interrupted=interrupted, as_json=as_json)
     if interrupted:

@@ -1,6 +1,7 @@
 """The whole run as frozen models; files and `key=value` become one."""
 
 from gan_dist.config.fields import config_schema, differing_keys, flatten, named_classes
+from gan_dist.config.init import InitConfig
 from gan_dist.config.load import load_config, to_yaml
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, RateConfig
 from gan_dist.config.scale import ScaleConfig
@@ -24,6 +25,7 @@ __all__ = [
     "DataConfig",
     "EmaConfig",
     "EvalConfig",
+    "InitConfig",
     "LogConfig",
     "LossConfig",
     "ModelConfig",

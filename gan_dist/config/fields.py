@@ -72,8 +72,8 @@ def flatten(config: BaseModel, above: str = "") -> dict[str, object]:
     Lists and mappings stay whole, but for sections of settings. `above` is the key of `config` and a dot.
     """
     flat: dict[str, object] = {}
-    for name in type(config).model_fields:
-        key, value = f"{above}{name}", getattr(config, name)
+    for name, declared in type(config).model_fields.items():
+        key, value = f"{above}{declared.alias or name}", getattr(config, name)
         if isinstance(value, BaseModel):
             flat |= flatten(value, f"{key}.")
         elif isinstance(value, dict) and key in sections():

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from gan_dist.config.augment import AugmentField, augment_name, format_augment
+from gan_dist.config.init import InitConfig
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
@@ -276,6 +277,8 @@ class RunConfig(Section):
     """The image set, its order and its augmentation."""
     model: ModelConfig = ModelConfig()
     """The two networks."""
+    init: InitConfig = InitConfig()
+    """The weights that the run begins with."""
     loss: LossConfig = LossConfig()
     """The adversarial objective."""
     optim: OptimConfig = OptimConfig()

@@ -284,6 +284,8 @@ def preflight(config: RunConfig, manifest: Manifest | None = None) -> Iterator[F
     except GanDistError as error:
         yield from findings_of("run", error.problems, "gan-dist refuses to begin it")
         return
+    if taken := sizes.init.words:
+        yield Finding("init", "ok", "; ".join(f"{subject}: {words}" for subject, words in taken.items()))
     networks = f"{sizes.generator_parameters} and {sizes.discriminator_parameters} parameters"
     length = f"{sizes.images} images, {sizes.epochs:.1f} epochs"
     yield Finding("run", "ok", f"networks of {networks}; {length}")

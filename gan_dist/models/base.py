@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gan_dist.config import ModelConfig, Section
-from gan_dist.core.errors import Problem
+from gan_dist.core.errors import ConfigError, Problem
+from gan_dist.models import layers
 from gan_dist.models.init import Recipe
 from gan_dist.models.sizes import NetworkSize
 
@@ -127,6 +128,29 @@ class Discriminator(nn.Module, ABC):
         The labels are those of the single images, int64 (N x pack,), in their order; None if and only if the
         discriminator is unconditional.
         """
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the parts of the network from the image side on, one for each resolution, without the last.
+
+        These are what `init.freeze_d` counts. A network that names none cannot be frozen.
+        """
+        return ()
+
+    def freeze(self, count: int) -> None:
+        """Keep the first `count` stages as they are, in training too (`layers.freeze`).
+
+        Raises:
+            ConfigError: there are fewer.
+        """
+        stages = self.stages()
+        if count > len(stages):
+            raise ConfigError(
+                f"init.freeze_d={count}: this discriminator has {len(stages)} stages to freeze",
+                f"use {len(stages)} or less, as a rule half of them" if stages else "leave init.freeze_d out",
+                keys=("init.freeze_d",),
+            )
+        for stage in stages[:count]:
+            layers.freeze(stage)
 
 
 class ProjectionDiscriminator(Discriminator):

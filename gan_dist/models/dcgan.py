@@ -7,6 +7,7 @@ drop stages at the 4x4 end. `width` is the number of channels at half the resolu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -91,6 +92,11 @@ class Discriminator(base.ProjectionDiscriminator):
         layers.append(spectral(nn.Conv2d(widths[-1], 1, 4, stride=1, padding=0, bias=False), spectral_norm))
         self.layers = nn.Sequential(*layers)
         self.embed = spectral(nn.Embedding(classes, widths[-1]), spectral_norm) if classes else None
+
+    def stages(self) -> Sequence[nn.Module]:
+        """A stage is a convolution that halves the resolution, with its batch norm."""
+        starts = [index for index, layer in enumerate(self.layers) if isinstance(layer, Conv4x4)]
+        return [self.layers[start:end] for start, end in pairwise([*starts, len(self.layers) - 1])]
 
     def feature_maps(self, images: Tensor) -> Tensor:
         maps = images

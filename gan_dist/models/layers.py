@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -67,6 +68,8 @@ class SpectralNorm(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self.frozen = False
+        """Whether the vectors, and with them sigma, stay as they are."""
         matrix = weight.detach().flatten(1)
         for name, length in zip(("_u", "_v"), matrix.shape, strict=True):
             self.register_buffer(name, F.normalize(matrix.new_ones(length), dim=0))
@@ -85,6 +88,8 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def iterate(self, weight: Tensor) -> None:
         """Make one power iteration towards the vectors of the weight's largest singular value."""
+        if self.frozen:
+            return
         matrix = weight.flatten(1)
         self._u.copy_(F.normalize(matrix.mv(self._v), dim=0))
         self._v.copy_(F.normalize(matrix.t().mv(self._u), dim=0))
@@ -108,3 +113,28 @@ def update_spectral_norms(network: nn.Module) -> None:
             for norm in layer:
                 if isinstance(norm, SpectralNorm):
                     norm.iterate(layer.original)
+
+
+def freeze(layer: nn.Module) -> None:
+    """Keep every tensor of a layer as it is, in training too.
+
+    Its parameters require no gradient. Spectral normalisation divides by the sigma of the vectors that it has
+    now. Batch norm goes on to use the statistics of the batch, as the layers behind it are used to, and its
+    running statistics, of which training makes no use, stay.
+    """
+    layer.requires_grad_(False)
+    for inner in layer.modules():
+        if isinstance(inner, SpectralNorm):
+            inner.frozen = True
+        elif isinstance(inner, nn.BatchNorm2d | nn.SyncBatchNorm):
+            inner.track_running_stats = False
+
+
+def changing_buffers(network: nn.Module) -> Iterator[Tensor]:
+    """Yield the buffers of a network in order, without those that `freeze` keeps as they are."""
+    for layer in network.modules():
+        kept = isinstance(layer, SpectralNorm) and layer.frozen
+        if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
+            kept = not layer.track_running_stats
+        if not kept:
+            yield from layer.buffers(recurse=False)

@@ -15,6 +15,7 @@ convolve these weights with (1, 1): what is applied is (1, 3, 3, 1), bilinear in
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import ClassVar
@@ -207,6 +208,11 @@ class Discriminator(base.ProjectionDiscriminator):
         self.basis = nn.Conv2d(last, last, BASE, groups=last, bias=False)
         self.out = nn.Linear(last, 1 if self._has_logit else last, bias=False)
         self.embed = nn.Embedding(size.classes, last) if size.classes else None
+
+    def stages(self) -> Sequence[nn.Module]:
+        """A stage is the blocks of a resolution and the 1x1 convolution to their width."""
+        ends = [index + 1 for index, layer in enumerate(self.layers) if isinstance(layer, Resampling)]
+        return [self.layers[start:end] for start, end in pairwise([0, *ends, len(self.layers)])]
 
     def feature_maps(self, images: Tensor) -> Tensor:
         maps: Tensor = self.layers(images)

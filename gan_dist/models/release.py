@@ -39,6 +39,7 @@ CONFIG = "config.yaml"
 SEARCH = "search.json"
 SHAPE = "shape.json"
 WEIGHTS = "generator.safetensors"
+DISCRIMINATOR = "discriminator.safetensors"
 MEASURED = "metrics.json"
 SAMPLES = "samples.png"
 
@@ -61,6 +62,7 @@ def best_writer(
     run_uri: str,
     generator: nn.Module,
     *,
+    discriminator: nn.Module | None = None,
     shape: ImageShape,
     config_yaml: str,
     record: Mapping[str, Any],
@@ -68,6 +70,8 @@ def best_writer(
     picture: Image,
 ) -> Callable[[], None]:
     """Return a call that writes a run's best generator as a release, and points `best.json` to it.
+
+    The discriminator lies beside it, for runs that begin with both (`init.from`).
 
     The release has the weights of this moment, whenever it is written. A kill at any moment leaves
     `best.json` pointing to a whole release, the old one or the new. Where a run measures again what its best
@@ -78,6 +82,7 @@ def best_writer(
     picture.save(samples, format="PNG")
     contents = {
         WEIGHTS: weights,
+        **({} if discriminator is None else {DISCRIMINATOR: to_safetensors(discriminator.state_dict())}),
         CONFIG: config_yaml.encode(),
         SHAPE: to_json(asdict(shape)),
         MEASURED: to_json(dict(record)),
@@ -161,8 +166,7 @@ def load(uri: str, device: torch.device | str = "cpu", *, trust: str | Collectio
         ConfigError: a network of a user's own cannot be imported, or built for these images.
         StorageError: its store cannot be read, or its bucket does not exist.
     """
-    of_best = storage.exists(storage.join(uri, BEST))
-    uri, kind, contents = _read_best_of(uri) if of_best else _read(uri)
+    uri, kind, contents = read_generator_folder(uri)
     config = load_config(storage.join(uri, CONFIG))
     require_trust({"model.name": config.model.name}, trust, storage.redact(uri))
     shape = parse_file(uri, contents, SHAPE, ImageShape.from_json)
@@ -177,6 +181,14 @@ def load(uri: str, device: torch.device | str = "cpu", *, trust: str | Collectio
         raise CheckpointError(f"{uri} holds another network than its {CONFIG} says: {error}") from None
     record = parse_file(uri, {MEASURED: b"{}", **contents}, MEASURED, parse_object)
     return Release(generator.eval().requires_grad_(False).to(device), config, shape, record)
+
+
+def read_generator_folder(uri: str) -> tuple[str, str, dict[str, bytes]]:
+    """Return the folder from which `load` would read, its kind (`release` or `checkpoint`) and its files.
+
+    Raises what `load` does.
+    """
+    return _read_best_of(uri) if storage.exists(storage.join(uri, BEST)) else _read(uri)
 
 
 def _read_best_of(run_uri: str) -> tuple[str, str, dict[str, bytes]]:

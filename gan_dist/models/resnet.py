@@ -8,7 +8,7 @@ while this one goes on to 4x4 at all resolutions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -188,6 +188,11 @@ class Discriminator(base.ProjectionDiscriminator):
         self.blocks = nn.Sequential(*blocks)
         self.out = spectral(nn.Linear(widths[-1], 1), spectral_norm)
         self.embed = spectral(nn.Embedding(classes, widths[-1]), spectral_norm) if classes else None
+
+    def stages(self) -> Sequence[nn.Module]:
+        """A stage is a block, with the attention that precedes it."""
+        ends = [index + 1 for index, layer in enumerate(self.blocks) if isinstance(layer, DiscriminatorBlock)]
+        return [self.blocks[start:end] for start, end in pairwise([0, *ends])]
 
     def feature_maps(self, images: Tensor) -> Tensor:
         maps: Tensor = self.blocks(images)

@@ -10,6 +10,7 @@ in Miyato and Koyama 2018. Noise is a function of the latent (`noise.py`), not o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
@@ -154,6 +155,11 @@ class Discriminator(base.ProjectionDiscriminator):
         self.linear = Linear(last * BASE**2, last)
         self.out = Linear(last, 1)
         self.embed = nn.Embedding(size.classes, last) if size.classes else None
+
+    def stages(self) -> Sequence[nn.Module]:
+        """A stage is a block, the first one with the convolution before it."""
+        first, *others = self.blocks
+        return [nn.Sequential(self.first, first), *others]
 
     def feature_maps(self, images: Tensor) -> Tensor:
         maps: Tensor = self.blocks(self.first(images))

@@ -12,6 +12,8 @@ from typing import Any
 from gan_dist.artifacts.search_folder import FORMAT, REPLICATES, TRIALS
 from gan_dist.config import (
     FREE_ON_RESUME,
+    InitConfig,
+    ModelConfig,
     RunConfig,
     SearchConfig,
     differing_keys,
@@ -25,6 +27,7 @@ from gan_dist.core.errors import ConfigError, Problem, ResumeError
 from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.models.release import CONFIG, SEARCH
+from gan_dist.models.transfer import read_source
 from gan_dist.search.algorithms import unsuitable
 from gan_dist.search.space import Space
 from gan_dist.search.space.parse import parse
@@ -34,6 +37,9 @@ from gan_dist.search.study_storage import JOURNAL, read_study
 WARM_START_POINTS = 5
 """Points that a search takes from an earlier one."""
 _OTHER_NAME = "give the search another name (name=...)"
+
+
+_FROM = "init.from"
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,15 @@ def plan_search(settings: ConfigBuilder) -> Plan:
     problems: list[Problem] = []
     for values in space.extreme_points():
         try:
-            plan.trial(0, values)
+            source = plan.trial(0, values).init.source or ""
         except ConfigError as error:
             problems += [_within("search.space", problem) for problem in error.problems]
+            continue
+        if _FROM in values and not source.startswith("/") and "://" not in source:
+            what = f"init.from={source} is a relative path, and trials run in other folders"
+            problems.append(
+                _within("search.space", Problem(what, "give an absolute path or a URI", (_FROM,)))
+            )
     if search.scheduler != "none" and (search.grace_kimg or 0) >= config.train.kimg:
         what = (
             f"search.grace_kimg={search.grace_kimg:g}: trials end after train.kimg={config.train.kimg:g}, so "
@@ -118,6 +130,33 @@ def plan_search(settings: ConfigBuilder) -> Plan:
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     return plan
+
+
+def pinned(plan: Plan) -> Plan:
+    """Return a plan with the hash of the weights that its trials begin with, so that all have the same.
+
+    A search that goes on keeps that which it began with. One that varies `init.from` has no such hash; its
+    trials record their own.
+
+    Raises:
+        CheckpointError: there are no such weights.
+        StorageError: they cannot be read.
+    """
+    init, sha256 = plan.config.init, None
+    if init.source is None or init.sha256 or _FROM in plan.space.distributions:
+        return plan
+    earlier = storage.join(plan.uri, CONFIG)
+    if storage.exists(earlier):
+        sha256 = load_config(earlier).init.sha256
+    sha256 = sha256 or read_source(init).sha256
+    config = plan.config.model_copy(update={"init": init.model_copy(update={"sha256": sha256})})
+    return replace(plan, settings=plan.settings.with_values({"init.sha256": sha256}), config=config)
+
+
+def beginnings(plan: Plan) -> list[tuple[InitConfig, ModelConfig]]:
+    """Return what the trials at the ends of the space begin with, each pair of sections once."""
+    configs = [plan.trial(0, values) for values in plan.space.extreme_points()]
+    return [*{repr(pair): pair for one in configs if (pair := (one.init, one.model))[0].source}.values()]
 
 
 def _within(key: str, problem: Problem) -> Problem:

@@ -22,6 +22,7 @@ from gan_dist.core.import_path import require_trust
 from gan_dist.core.storage.hashed_folder import checkpoint_names, read_folder, read_manifest
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.verify import find_damage
+from gan_dist.models import transfer
 from gan_dist.models.release import CONFIG
 from gan_dist.training.progress import Progress
 from gan_dist.training.replay import replay
@@ -178,10 +179,11 @@ class Audit:
         config = config.model_copy(
             update={"data": config.data.model_copy(update={"path": self._config.data.path})}
         )
-        checkpoint = storage.join(self._uri, start.checkpoint) if start else None
+        begin = start.checkpoint if start else transfer.FOLDER if config.init.source else None
         with tempfile.TemporaryDirectory(prefix="gan-dist-audit-") as folder:
             try:
-                found = replay(config, checkpoint, end.images, end.workers, folder, show)
+                uri = begin and storage.join(self._uri, begin)
+                found = replay(config, uri, end.images, end.workers, folder, show)
             except GanDistError as error:
                 failed = False if isinstance(error, DataError) else None
                 yield Check(what, failed, str(error))

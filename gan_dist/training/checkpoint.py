@@ -111,7 +111,7 @@ def load(state: TrainingState, uri: str, check: Callable[[str], None] = lambda _
     try:
         record = _Record.model_validate(parse_json(contents[STATE]))
         tensors = {name: load_tensors(contents[f"{name}.safetensors"]) for name in state.tensors()}
-        networks = {name: getattr(state, name) for name in ("generator", "discriminator", "average")}
+        networks = state.networks()
         for name, network in networks.items():
             _require_same_network(f"{uri}/{name}.safetensors", network.state_dict(), tensors[name])
         optimizers = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gan_dist.config import ModelConfig, RunConfig, TrainConfig
+from gan_dist.config import InitConfig, ModelConfig, RunConfig, TrainConfig
 from gan_dist.core import storage
 from gan_dist.core.distributed import broadcast_from_rank0
 from gan_dist.core.errors import Problem, ResumeError
@@ -17,6 +17,7 @@ from gan_dist.data.batches.loader import (
     open_configured,
     to_batch,
 )
+from gan_dist.models import transfer
 from gan_dist.training import checkpoint as states
 from gan_dist.training.context import Context
 from gan_dist.training.evaluator import Evaluator, Measurement
@@ -40,6 +41,7 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
     folder `<storage>/<name>/` is written by rank 0.
 
     Raises:
+        CheckpointError: there is no checkpoint, and `init.from` has no weights that fit.
         CapacityError: a step does not fit into the device's memory.
         ConfigError: the networks cannot be built for these images.
         DataError: the image set is missing or damaged.
@@ -51,6 +53,8 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
     storage.configure(config.storage.options)
     run_uri = config.run_uri
     require_same_run(config, run_uri)
+    init = _kept_by_first(config.init, run_uri, context)
+    config = config.model_copy(update={"init": init})
     images = open_configured(config.data)
     shape = image_shape(config.data, config.model, images.manifest)
     state = new_state(
@@ -60,10 +64,13 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
         context.device,
         seed=config.seed,
         channels_last=config.train.channels_last,
+        freeze_d=init.freeze_d,
     )
     loaded = states.load_latest(state, run_uri, lambda uri: require_same_run(config, uri, "data.path"))
     for sentence in loaded.damaged.values() if context.rank == 0 else ():
         context.warn(sentence)
+    if not loaded.uri and init.source is not None:
+        transfer.load(init, config.model, state.networks(), run_uri)
     total = total_images(config.train, config.optim)
     ended_by = state.measured.ended_by(config.eval, config.ema)
     if state.images >= total or ended_by:
@@ -126,6 +133,17 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
         value=recorder.value,
         ended_by=ended_by if state.images < total else None,
     )
+
+
+def _kept_by_first(init: InitConfig, run_uri: str, context: Context) -> InitConfig:
+    """Let rank 0 copy the weights that the run begins with into its folder; return `init` with their hash."""
+    if init.source is None:
+        return init
+    if context.rank == 0:
+        context.before_writing()
+        init = transfer.keep(init, run_uri)
+    kept: InitConfig = broadcast_from_rank0(context, init)
+    return kept
 
 
 def _out_of_memory(train: TrainConfig, model: ModelConfig, workers: int, world_size: int) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from gan_dist import models
 from gan_dist.config import (
     FREE_ON_RESUME,
     DataConfig,
+    InitConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -28,7 +30,7 @@ from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.verify import Without, find_damage
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.scores import require_possible
-from gan_dist.models import release
+from gan_dist.models import release, transfer
 from gan_dist.models.checks import check_networks
 from gan_dist.models.generator import ImageShape
 from gan_dist.training import augment, losses
@@ -54,6 +56,7 @@ class RunSummary:
     images: int
     """Images of the whole run."""
     metric: str
+    init: transfer.Beginning
 
     @property
     def epochs(self) -> float:
@@ -70,7 +73,8 @@ def total_images(train: TrainConfig, optim: OptimConfig) -> int:
 def require_same_run(config: RunConfig, uri: str, *free: str) -> None:
     """Refuse to continue from a run's folder, or from a checkpoint, of a configuration of other results.
 
-    Keys that are `free` may differ, beside those that always may.
+    Keys that are `free` may differ, beside those that always may. Without an `init.sha256` the run keeps
+    that of the weights that it began with.
 
     Raises:
         ResumeError: a key differs, or the folder is a search's.
@@ -82,6 +86,8 @@ def require_same_run(config: RunConfig, uri: str, *free: str) -> None:
     earlier_uri = storage.join(uri, release.CONFIG)
     if not storage.exists(earlier_uri):
         return
+    if config.init.sha256 is None:
+        free = (*free, "init.sha256")
     differing = differing_keys(load_config(earlier_uri), config, FREE_ON_RESUME | {*free})
     if differing:
         listed = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
@@ -104,6 +110,7 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
     `manifest` has the sizes of a set that is not packed yet; without it, the set is opened.
 
     Raises:
+        CheckpointError: `init.from` has no weights that fit.
         DataError: the image set or the extractor is missing, or the set is too small for a metric.
         ConfigError: the networks cannot be built for these images, the precision cannot be used, there is no
             such extractor, or a class of the user's own fails its checks.
@@ -124,6 +131,7 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
     if is_import_path(augment_name(config.data.augment)):
         size = (shape.channels, shape.resolution, shape.resolution)
         check_augmentation(config.data, size, twice=bool(config.loss.r1 or config.loss.r2))
+    init = transfer.check(config.init, config.model, *networks, config.run_uri)
     if not config.scale.gpus_per_worker:
         PrecisionPolicy.of(config.train, torch.device("cpu"), penalised=config.loss.differentiated_twice)
     extractor = load_extractor(
@@ -139,17 +147,41 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
         discriminator_parameters=discriminator,
         images=total_images(config.train, config.optim),
         metric=extractor.metric,
+        init=init,
     )
 
 
-def prepare(config: RunConfig, manifest: Manifest | None = None) -> RunResult | None:
+def require_sources(
+    beginnings: Iterable[tuple[InitConfig, ModelConfig]], data: DataConfig, manifest: Manifest | None
+) -> None:
+    """Refuse a search of which a trial could not begin, before any does; for `manifest` see `summarise`.
+
+    `beginnings` are sections of the trials' configurations.
+
+    Raises:
+        CheckpointError: what one begins with is missing, or does not fit its networks.
+        ConfigError: the networks cannot be built, or have too few stages to freeze.
+    """
+    for init, model in beginnings:
+        shape = image_shape(data, model, manifest or open_images(data.path).manifest)
+        with torch.device("meta"):
+            transfer.check(init, model, *models.build(model, shape))
+
+
+def prepare(
+    config: RunConfig, manifest: Manifest | None = None, note: Callable[[str], None] = lambda _: None
+) -> RunResult | None:
     """Return the result of a run if it has ended already; for `manifest` see `summarise`.
+
+    `note` is called with what a run that begins now takes of `init.from`, a line for each network.
 
     Raises:
         GanDistError: it cannot succeed, for the reasons of `summarise` and `require_same_run`.
     """
-    summarise(config, manifest)
+    summary = summarise(config, manifest)
     require_same_run(config, config.run_uri)
+    for subject, words in summary.init.words.items():
+        note(f"{subject}: {words}")
     images = states.newest_images(config.run_uri)
     if images >= total_images(config.train, config.optim):
         return RunResult(images, finished=True, images_per_second=None, value=None)

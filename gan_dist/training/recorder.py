@@ -217,6 +217,7 @@ class Recorder:
         write_release = release.best_writer(
             self._run_uri,
             self.state.average,
+            discriminator=self.state.discriminator,
             shape=self.state.shape,
             config_yaml=self._config_yaml,
             record=record,

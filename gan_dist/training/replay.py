@@ -25,13 +25,14 @@ Show = Callable[[Progress], None]
 
 
 def replay(
-    config: RunConfig, checkpoint: str | None, stop_at: int, workers: int, folder: str, show: Show
+    config: RunConfig, begin: str | None, stop_at: int, workers: int, folder: str, show: Show
 ) -> list[Entry]:
     """Train from a checkpoint, or from the start, until `stop_at` images; return the audit log of that.
 
     Args:
         config: The run's configuration when it reached `stop_at`.
-        checkpoint: URI of the checkpoint; None for the start.
+        begin: URI of the checkpoint or, for the start, of the run's copy of the weights that it began with;
+            None for random ones.
         stop_at: Images of the last checkpoint that is written.
         workers: Processes, as many as the run had; the same number gives the same bits.
         folder: An empty local folder for the run's files.
@@ -52,8 +53,8 @@ def replay(
         there = torch.cuda.device_count()
         what = f"the run had {workers} workers with a GPU each, and this machine has {there} GPUs"
         raise CapacityError(what, "audit it on a machine that has as many", keys=("scale.workers",))
-    if checkpoint is not None:
-        storage.copy_tree(checkpoint, storage.join(settings.run_uri, checkpoint.rpartition("/")[2]))
+    if begin is not None:
+        storage.copy_tree(begin, storage.join(settings.run_uri, begin.rpartition("/")[2]))
     if workers == 1:
         _train(settings.model_dump(mode="json"), 0, stop_at, show)
     else:

@@ -83,6 +83,7 @@ class TrainingState:
     """The generator's exponential moving average, which is evaluated and released."""
     optimizer_g: torch.optim.Optimizer
     optimizer_d: torch.optim.Optimizer
+    """Has the parameters that are trained; those of frozen stages are not among them."""
     images: int = 0
     """The clock: images that the discriminator has seen."""
     best: Best | None = None
@@ -93,12 +94,18 @@ class TrainingState:
     measured: DistanceHistory = field(default_factory=DistanceHistory)
     interval: OpenInterval = field(default_factory=OpenInterval)
 
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks by the names that they have in `init.networks` and in files."""
+        return {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "average": self.average,
+        }
+
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return every tensor, by file and name; the same storage, not a copy."""
         return {
-            "generator": dict(self.generator.state_dict()),
-            "discriminator": dict(self.discriminator.state_dict()),
-            "average": dict(self.average.state_dict()),
+            **{name: dict(network.state_dict()) for name, network in self.networks().items()},
             "optimizer_g": _optimizer_tensors(self.optimizer_g),
             "optimizer_d": _optimizer_tensors(self.optimizer_d),
         }
@@ -112,9 +119,17 @@ def new_state(
     *,
     seed: int,
     channels_last: bool,
+    freeze_d: int = 0,
 ) -> TrainingState:
-    """Return the state before the first image; the weights are a function of the seed."""
+    """Return the state before the first image; the weights are a function of the seed.
+
+    The first `freeze_d` stages of the discriminator are frozen, and its optimizer does not have them.
+
+    Raises:
+        ConfigError: the networks cannot be built for these images, or there are fewer stages.
+    """
     generator, discriminator = models.build_initial(model, shape, seed)
+    discriminator.freeze(freeze_d)
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     layout = memory_format(channels_last=channels_last)
     for network in (generator, discriminator, average):
@@ -130,11 +145,10 @@ def new_state(
 
 
 def _optimizer(network: nn.Module, name: str, config: RateConfig) -> torch.optim.Optimizer:
+    trained = [weights for weights in network.parameters() if weights.requires_grad]
     if name == "rmsprop":
-        return torch.optim.RMSprop(network.parameters(), lr=config.lr, alpha=config.beta2, foreach=True)
-    return torch.optim.Adam(
-        network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=True
-    )
+        return torch.optim.RMSprop(trained, lr=config.lr, alpha=config.beta2, foreach=True)
+    return torch.optim.Adam(trained, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from gan_dist.config import RateConfig, RunConfig
 from gan_dist.core.distributed import Process
 from gan_dist.core.errors import NonFiniteError
 from gan_dist.data.batches.loader import Batch
+from gan_dist.models.layers import changing_buffers
 from gan_dist.training import eager, losses, top_k
 from gan_dist.training.augment import DiscriminatorInput, ada
 from gan_dist.training.ddp import distributed
@@ -53,6 +54,8 @@ class Step:
         if self._precision.compiled:
             for network in networks:
                 network.compile()
+        self._trained_d = [weights for weights in state.discriminator.parameters() if weights.requires_grad]
+        """The discriminator's parameters but for those of frozen stages (`init.freeze_d`)."""
         self._path_length = PathLengthPenalty(loss, config.optim.d_steps, state, self._noise)
         generator = WithPathLengths.of(state.generator) if loss.path_length else state.generator
         # Synchronised batch normalisation cannot be differentiated twice, as penalties need.
@@ -92,14 +95,14 @@ class Step:
         self._update(state.optimizer_d, config.optim.d)
         if config.loss.clip:
             with torch.no_grad():
-                for weights in state.discriminator.parameters():
+                for weights in self._trained_d:
                     weights.clamp_(-config.loss.clip, config.loss.clip)
         self._objective.end()
         state.images += config.train.batch_size
         return {**sums, "grad_norm_d": norm}
 
     def generator_phase(self, batch: Batch) -> Scalars:
-        """Update the generator against the frozen discriminator.
+        """Update the generator against the discriminator, which stays as it is.
 
         Args:
             batch: The discriminator's last; relativistic losses compare with its images, conditional
@@ -113,7 +116,7 @@ class Step:
             NonFiniteError: before the update, on every rank, when any rank's gradient is not finite.
         """
         state, config = self._state, self._config
-        # Frozen, the discriminator costs no weight gradients and no all-reduce here.
+        # Without gradients of its weights the discriminator costs less, and no all-reduce.
         state.discriminator.requires_grad_(False)
         state.optimizer_g.zero_grad()
         models.update_spectral_norms(state.discriminator)
@@ -145,7 +148,8 @@ class Step:
                 loss = loss / config.train.accumulate
                 loss.backward()
             total += loss.detach()
-        state.discriminator.requires_grad_(True)
+        for weights in self._trained_d:
+            weights.requires_grad_(True)
         norm = self._finite_norm("generator", state.generator, total)
         self._update(state.optimizer_g, config.optim.g)
         scalars = {"loss_g": total, "grad_norm_g": norm}
@@ -193,7 +197,7 @@ class Step:
         stops = torch.tensor(float(stop), device=self._process.device)
         reduced = torch.stack([*(value.float() for value in scalars.values()), stops])
         networks = (self._state.generator, self._state.discriminator)
-        buffers = [b for network in networks for b in network.buffers() if b.is_floating_point()]
+        buffers = [b for network in networks for b in changing_buffers(network) if b.is_floating_point()]
         tensors = [reduced, *buffers]
         if self._process.world_size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])

@@ -21,6 +21,7 @@ from gan_dist.core.errors import OutageError, PlacementError, StorageError, Work
 from gan_dist.core.interrupts import stop_requests
 from gan_dist.core.storage.outage import Patience
 from gan_dist.core.storage.redaction import reason
+from gan_dist.models import transfer
 from gan_dist.training import checkpoint as states
 from gan_dist.training.progress import RunResult
 
@@ -52,6 +53,7 @@ def run(
         WorkerError: the workers kept failing for another reason.
     """
     storage.configure(config.storage.options)
+    config = config.model_copy(update={"init": transfer.keep(config.init, config.run_uri)})
     with connect_for(config.scale):
         check_nodes(config.run_uri, config.data.path)
         try:

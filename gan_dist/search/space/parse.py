@@ -35,6 +35,7 @@ FIXED = {
     "seed": "the best of several seeds is luck, which does not repeat",
     "search": "a search does not vary itself",
     "eval": "trials that are measured differently cannot be compared",
+    "init.sha256": "it says what is at init.from",
     "data.path": "distances to different images cannot be compared",
     "data.resolution": "distances to different images cannot be compared",
     "train.kimg": "the search decides how long its trials train",

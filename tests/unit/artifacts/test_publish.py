@@ -148,6 +148,7 @@ def test_the_card_says_what_is_known(run_uri: str, tmp_path: Path) -> None:
         "resize": "bilinear 32",
     }
     settings = ["loss.r1=0.5", "loss.penalty_every=4", "data.augment=ada", "loss.instance_noise=0.1"]
+    settings += ["init.from=runs/cats", f"init.sha256={'cd' * 32}", "init.freeze_d=2"]
     overridden = load_config(storage.join(found.release, "config.yaml"), settings)
     found = replace(found, record={**found.record, **measured}, config=overridden)
     front, text = page(found, "my faces")
@@ -160,6 +161,8 @@ def test_the_card_says_what_is_known(run_uri: str, tmp_path: Path) -> None:
         "| data | `builtin://digits`, 1,797 images |",
         "CC BY 4.0",
         f"| generator | resnet, {parameters:,} parameters, latents of 32 numbers |",
+        f"| begun with | weights of `runs/cats`, SHA-256 `{'cd' * 32}` |",
+        "| frozen | the first 2 stages of the discriminator, from the image side on |",
         "| loss | rpgan |",
         "| penalties | r1 0.5, r2 0.3, every 4 updates |",
         "| stabilised by | instance_noise 0.1 |",

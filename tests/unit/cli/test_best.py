@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load
 from typer.testing import CliRunner
 
+import gan_dist
 from gan_dist.artifacts.best import find_best
 from gan_dist.artifacts.publish import copy_release
 from gan_dist.artifacts.records import read_records
@@ -21,11 +23,13 @@ from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
 from tests.support.searches import (
     as_trial,
+    files,
     record,
     trial_uri,
     write_run,
     write_search,
 )
+from tests.support.sources import best_release
 
 
 def call(*arguments: str) -> tuple[list[str], str]:
@@ -178,3 +182,33 @@ def test_retraining_trains_by_the_path_of_train(
     lines, _ = call(*command)
     assert "faces-best finished at 0.064 kimg" in lines
     assert find_best(f"{tmp_path}/faces-best").images == 64
+
+
+def test_a_release_is_copied_with_its_discriminator_on_request(tmp_path: Path) -> None:
+    uri, earlier = best_release(tmp_path / "runs")
+    released = json.loads((Path(uri) / "best_000000000000/metrics.json").read_text())
+    write_run(uri, [released])
+    to = tmp_path / "release"
+    call(uri, "--to", str(to))
+    plain = files(to)
+    assert "discriminator.safetensors" not in plain
+    call(uri, "--to", str(to), "--with-discriminator")
+    whole = files(to)
+    assert load(whole["discriminator.safetensors"]).keys() == earlier.discriminator.state_dict().keys()
+    assert gan_dist.load(str(to)).sample(1).shape == (1, 1, 16, 16)
+    call(uri, "--to", str(to))
+    assert files(to) == plain
+
+
+def test_a_discriminator_that_was_never_written_cannot_be_copied(run_uri: str, tmp_path: Path) -> None:
+    for arguments, said in (
+        (
+            [run_uri, "--to", f"{tmp_path}/to", "--with-discriminator"],
+            "has none, since an earlier version",
+        ),
+        ([run_uri, "--with-discriminator"], "--with-discriminator needs --to DIR"),
+    ):
+        done = CliRunner().invoke(app, ["best", *arguments])
+        assert isinstance(done.exception, GanDistError)
+        assert said in str(done.exception)
+    assert not (tmp_path / "to").exists()

@@ -12,7 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
+from gan_dist.core.errors import GanDistError
+from gan_dist.models.transfer import read_source
 from gan_dist.training.progress import RunResult
+from tests.support.sources import SMALL, checkpoint, config
 
 
 @pytest.mark.parametrize("optimised", ["2", *(pytest.param(o, marks=pytest.mark.soak) for o in ("", "1"))])
@@ -59,3 +62,40 @@ def test_a_search_that_was_stopped_has_an_exit_code_of_its_own(
     assert done.exit_code == 130
     assert "search-digits stopped with 0 trials" in done.stdout
     assert json.loads(done.stdout.splitlines()[-1])["trials"] == 0
+
+
+def test_a_dry_run_says_what_is_taken_of_a_source_and_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "source")
+    command = ["train", "digits", "init.from=source", "init.freeze_d=1", "storage=runs", *SMALL]
+    done = CliRunner().invoke(app, [*command, "--dry-run", "--json"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout.splitlines()[-1])
+    sha256 = read_source(config(tmp_path, f"init.from={tmp_path / 'source'}").init).sha256
+    assert summary["init"] == f"{tmp_path / 'source'}, init.sha256={sha256}"
+    assert f"\n  sha256: {sha256}\n" in done.stdout
+    assert summary["init_generator"] == "all 13 tensors"
+    assert summary["init_frozen"] == "1 of the discriminator's 2 stages"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "tune"])
+def test_a_source_that_does_not_fit_is_refused_before_anything_starts(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "source")
+    command = [verb, "digits", "storage=runs", *SMALL, "init.freeze_d=1", "init.from=source"]
+    if verb == "tune":
+        command += [
+            f"search={{space: {{init.from: ['{tmp_path}/source', '{tmp_path}/nothing']}}, trials: 2}}"
+        ]
+    else:
+        command += ["model.name=r3gan", "model.width=8"]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, GanDistError)
+    said = "model.name=dcgan" if verb == "train" else f"init.from: {tmp_path}/nothing is not a release"
+    assert said in str(done.exception)
+    assert not (tmp_path / "runs").exists()

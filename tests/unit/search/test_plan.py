@@ -15,15 +15,17 @@ from typer.testing import CliRunner
 
 from gan_dist.cli import app
 from gan_dist.config import load_config
-from gan_dist.core.errors import ConfigError, ResumeError
+from gan_dist.core.errors import CheckpointError, ConfigError, ResumeError
+from gan_dist.models.transfer import read_source
 from gan_dist.search.display import SearchView
-from gan_dist.search.plan import Plan, begin, make_plan, warm_start_points
+from gan_dist.search.plan import Plan, begin, beginnings, make_plan, pinned, warm_start_points
 from gan_dist.search.replicas import record_replicas, replica_configs
 from gan_dist.search.space.parse import parse
 from gan_dist.search.study import SearchStudy, images_trained
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.preflight import total_images
 from tests.support.searches import record, write_run
+from tests.support.sources import SMALL, checkpoint
 
 SPACE = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}, loss.name: [hinge, rpgan]}"
 CONDITIONAL = (
@@ -384,3 +386,31 @@ def test_an_earlier_search_gives_points_to_begin_with(tmp_path: Path) -> None:
         warm_start_points(plan.uri, elsewhere)
     with pytest.raises(ResumeError, match="there is no search with a study"):
         warm_start_points(str(tmp_path / "nothing"), plan.space)
+
+
+def test_all_trials_begin_with_the_weights_that_the_search_began_with(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "source")
+    space = "search.space={init.freeze_d: [0, 1]}"
+    given = [f"init.from={tmp_path / 'source'}", space, *SMALL]
+    plan = pinned(plan_of(tmp_path, *given))
+    sha256 = plan.config.init.sha256
+    assert sha256 is not None
+    assert plan.trial(3, {"init.freeze_d": 1}).init.sha256 == sha256
+    begin(plan, "fd_digits")
+    checkpoint(tmp_path / "source", "seed=8")
+    again = pinned(plan_of(tmp_path, *given))
+    begin(again, "fd_digits")
+    trial = again.trial(0, {"init.freeze_d": 0})
+    with pytest.raises(CheckpointError, match="they have changed"):
+        read_source(trial.init)
+
+
+def test_a_search_may_vary_what_trials_begin_with(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "source")
+    space = f"search.space={{init.from: [{tmp_path}/source, runs/other], init.freeze_d: {{int: [0, 1]}}}}"
+    with pytest.raises(ConfigError, match=r"init\.from=runs/other is a relative path"):
+        plan_of(tmp_path, "init.from=x", space)
+    plan = pinned(plan_of(tmp_path, "init.from=x", space.replace("runs/other", "s3://b/other")))
+    assert plan.config.init.sha256 is None
+    sources = {init.source for init, _ in beginnings(plan)}
+    assert sources == {f"{tmp_path}/source", "s3://b/other"}
