@@ -24,6 +24,8 @@ RECORD = "sample.json"
 """Description of the images in a folder: the count and the seed (or that there is one a seed), the class, the
 generator's hash."""
 FORMAT = 1
+TRUNCATION = "truncation"
+"""Key of a truncation other than 1."""
 WRITERS = 16
 """Images that are written at the same time: a bucket answers each in tens of milliseconds."""
 
@@ -155,8 +157,9 @@ def write_images_of_seeds(
 
 
 def _record(release: Release, label: int | None) -> dict[str, object]:
-    weights = hashlib.sha256(to_safetensors(release.generator.state_dict())).hexdigest()
-    return {"format": FORMAT, "label": label, "generator_sha256": weights}
+    weights = hashlib.sha256(to_safetensors(release.truncated(1).generator.state_dict())).hexdigest()
+    truncation = {} if release.truncation == 1 else {TRUNCATION: release.truncation}
+    return {"format": FORMAT, "label": label, "generator_sha256": weights, **truncation}
 
 
 def _write_all(
@@ -196,11 +199,12 @@ def _require_free(folder: str, record: Mapping[str, Any]) -> set[str]:
             return set(names)
         holds = f"a damaged {RECORD}"
         if isinstance(earlier, dict):
-            differing = [key for key in record if earlier.get(key) != record[key]]
+            keys = [*record, *({TRUNCATION} & earlier.keys() - record.keys())]
+            differing = [key for key in keys if earlier.get(key) != record.get(key)]
             if differing == ["n"] and isinstance(earlier.get("n"), int) and earlier["n"] < record["n"]:
                 return set(names) - {RECORD}
             holds = "; ".join(
-                f"images of {key} {str(earlier.get(key))[:12]}, not {str(record[key])[:12]}"
+                f"images of {key} {str(earlier.get(key))[:12]}, not {str(record.get(key))[:12]}"
                 for key in differing
             )
     raise StorageError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli import exploration
+from gan_dist.cli import exploration, styles
 from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute, require_png, shorten
 from gan_dist.core.errors import GanDistError
@@ -64,6 +64,24 @@ def sample(
         str | None,
         typer.Option(metavar="LIST", help="An image of each of these seeds, e.g. 0-35,42: its image 0."),
     ] = None,
+    truncation: Annotated[
+        float,
+        typer.Option(
+            metavar="PSI",
+            help="Styles w nearer to their mean: 1 as they are, 0 the mean; of a generator with styles.",
+        ),
+    ] = 1.0,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Instead of a grid, a table: columns take coarse styles of --seeds, rows fine ones of LIST.",
+        ),
+    ] = None,
+    mix_from: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="STYLE", help="--mix: the first fine style; half of all when absent."),
+    ] = None,
     walk: Annotated[
         str | None,
         typer.Option(
@@ -84,6 +102,8 @@ def sample(
     """Write a generator's images: grids, files, walks, inversions."""
     check(out, outdir, n, interpolate, seeds, single=single)
     chosen = None if seeds is None else parse_seeds(seeds)
+    styles.check_mixing(seeds, mix, mix_from, {"--single": single or outdir, "--walk": walk})
+    rows_of_seeds = None if mix is None else parse_seeds(mix, "--mix")
     n = len(chosen) if chosen else n or (IMAGES if walk is None else exploration.WALKED)
     others = {"--out": out, "--outdir": outdir, "--single": single, "--interpolate": interpolate}
     exploration.check_walk(walk, frames, fps, n, others)
@@ -98,7 +118,7 @@ def sample(
 
     if not single:
         storage.require_writable(target)
-    generator = release.load(absolute(source), trust=trust or ())
+    generator = release.load(absolute(source), trust=trust or ()).truncated(truncation)
     number, told = None if label is None else generator.shape.class_number(label), ""
     if single:
         _write_single(generator, target, n, seed, number, chosen)
@@ -108,6 +128,9 @@ def sample(
         else:
             through = points.of_seeds(generator, chosen, number)
         told = f"{exploration.write_walk(generator, through, target, frames, fps)} frames through "
+    elif rows_of_seeds and chosen:
+        write_png(target, styles.mixed(generator, chosen, rows_of_seeds, mix_from, number))
+        n *= len(rows_of_seeds)
     elif interpolate:
         rows = n // interpolate
         images = sampling.interpolate(generator, rows, interpolate, seed, _labels(number, rows))
@@ -123,7 +146,7 @@ def sample(
     typer.echo(json.dumps({"out": written}) if as_json else told)
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, option: str = "--seeds") -> list[int]:
     """Return the seeds of a list such as `0-35,42`, in its order.
 
     Raises:
@@ -134,11 +157,11 @@ def parse_seeds(text: str) -> list[int]:
         match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < 2**32:
-            what = f"--seeds {text[:80]}: {part[:40]!r} is no seed and no range of seeds below 2^32"
+            what = f"{option} {text[:80]}: {part[:40]!r} is no seed and no range of seeds below 2^32"
             raise GanDistError(what, "write numbers and ranges, as in 0-35,42")
         if len(seeds) + last - first >= MOST_SEEDS:
             raise GanDistError(
-                f"--seeds {text[:80]} names more than {MOST_SEEDS:,}", "use --n, for images of one --seed"
+                f"{option} {text[:80]} names more than {MOST_SEEDS:,}", "use --n, for images of one --seed"
             )
         seeds += range(first, last + 1)
     return seeds

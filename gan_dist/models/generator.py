@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -15,6 +16,8 @@ from gan_dist.config import RunConfig
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError, NonFiniteError, closest
 from gan_dist.models.sizes import LARGEST
+from gan_dist.models.styled import StyledGenerator
+from gan_dist.models.truncation import Truncated
 
 BLOCK = 8
 """Batch size of `sample`, also for fewer images: it changes the last bits of an image."""
@@ -73,6 +76,42 @@ class Release:
     shape: ImageShape
     record: Mapping[str, object] = field(default_factory=dict)
     """Its measurements by name; empty for a checkpoint."""
+    truncation: float = 1.0
+    """psi of `truncated`."""
+
+    def truncated(self, psi: float) -> Release:
+        """Return this with the truncation trick: see `Truncated`. With psi = 1 it is this itself.
+
+        Raises:
+            DataError: the generator has no w, or psi is not finite.
+        """
+        if not math.isfinite(psi):
+            raise DataError(f"truncation {psi}: a finite number is needed", "use one from 0 to 1")
+        if psi == 1 and self.truncation == 1:
+            return self
+        generator = self.generator.generator if isinstance(self.generator, Truncated) else self.generator
+        if not isinstance(generator, StyledGenerator):
+            raise self._no_w(f"truncation {psi:g}")
+        return replace(self, generator=Truncated(generator, psi) if psi != 1 else generator, truncation=psi)
+
+    @property
+    def styles(self) -> int:
+        """Number of styles of an image; latents of `images` may be (n, styles, latent_dim) then.
+
+        Raises:
+            DataError: the generator has no w.
+        """
+        if not isinstance(self.generator, StyledGenerator | Truncated):
+            raise self._no_w("mixing of styles")
+        return self.generator.styles
+
+    def _no_w(self, what: str) -> DataError:
+        name = self.config.model.name
+        return DataError(
+            f"{what} needs a generator with styles w, which model.name={name} has not",
+            "use a release of model.name=stylegan2, or leave it out",
+            keys=("model.name",),
+        )
 
     @property
     def bounded(self) -> bool:
@@ -142,7 +181,7 @@ class Release:
         """Return the images of latents, uint8 (n, C, R, R).
 
         Args:
-            latents: (n, latent_dim), float32.
+            latents: (n, latent_dim), float32; or (n, styles, latent_dim), for a generator with styles.
             classes: (n,), int64; None for a generator that has none.
 
         Raises:

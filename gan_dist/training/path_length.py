@@ -94,7 +94,9 @@ class PathLengthPenalty:
         """Return E[(|J^T y| - a)^2], with its weight: Karras et al. 2020, equation 4.
 
         a is the running mean of the lengths. The paper's includes those of this update, which here enter it
-        afterwards: so the portions of a batch need not wait for one another.
+        afterwards: so the portions of a batch need not wait for one another. As y is divided by R and squares
+        are averaged over L = 2 log2(R) - 2 layers, a weight of 2 is the paper's 2 / (R^2 L) = ln 2 / (R^2 (ln
+        R - ln 2)) (appendix B).
         """
         weight = self.loss.path_length * self.loss.path_length_every
         return weight * (lengths - self.state.path_length).square().mean()
