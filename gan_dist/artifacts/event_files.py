@@ -31,6 +31,7 @@ READERS = 16
 _FAKES = re.compile(r"fakes_(\d+\.\d+)\.png")
 TAGS = (
     (r"loss_(d|g)", lambda match: f"Loss/{match[1].upper()}"),
+    (r"loss_(reconstruction)", r"Loss/\1"),
     (r"(real|fake)_accuracy", r"Accuracy/\1"),
     (r"(grad|weight)_norm_(d|g)", lambda match: f"Norms/{match[1]}_{match[2].upper()}"),
     (r"s_per_kimg|images_per_second|wait_share", r"Timing/\g<0>"),

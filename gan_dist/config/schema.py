@@ -124,7 +124,7 @@ USUAL_GROUPS = {"stylegan2": 4}
 class ModelConfig(Section):
     """The two networks."""
 
-    name: Literal["dcgan", "resnet", "r3gan", "stylegan2"] | ImportPath = "dcgan"
+    name: Literal["dcgan", "resnet", "r3gan", "stylegan2", "fastgan"] | ImportPath = "dcgan"
     """Architecture of generator and discriminator, or your own class of them as `package.module:Class`."""
     settings: dict[str, Setting] = Field(default={})
     """Keys of that architecture alone, such as `model.settings.depth`; its class says which there are."""

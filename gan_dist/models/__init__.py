@@ -17,6 +17,7 @@ from gan_dist.core.import_path import is_import_path, load_subclass
 from gan_dist.models import init
 from gan_dist.models.base import Architecture, Discriminator, Generator
 from gan_dist.models.dcgan import DCGAN
+from gan_dist.models.fastgan import FastGAN
 from gan_dist.models.generator import ImageShape
 from gan_dist.models.layers import update_spectral_norms
 from gan_dist.models.r3gan import R3GAN
@@ -41,6 +42,7 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "resnet": ResNet,
     "r3gan": R3GAN,
     "stylegan2": StyleGAN2,
+    "fastgan": FastGAN,
 }
 """The package's own architectures by `model.name`."""
 

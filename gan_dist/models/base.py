@@ -95,6 +95,8 @@ class Discriminator(nn.Module, ABC):
 
     recipe: ClassVar[Recipe | None] = None
     """Distributions of the initial weights; None leaves them as the constructor draws them."""
+    reconstruction: float = 0.0
+    """Weight in its loss of the error with which it reconstructs reals; 0 for one that reconstructs none."""
 
     def __init__(self, size: NetworkSize, pack: int = 1) -> None:
         super().__init__()
@@ -102,14 +104,18 @@ class Discriminator(nn.Module, ABC):
         self.pack = pack
         """Consecutive images that share a logit."""
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, draws: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits of images, float32 (B / pack,), under autocast too; positive means real.
 
         `pack` consecutive images are one input of pack x C channels: Lin et al. 2018 (PacGAN), section 3.
+        With `draws` the errors of reconstruction follow, float32 (B / pack,): one forward pass for both.
 
         Args:
             images: float32 (B, C, R, R), about in [-1, 1].
             labels: int64 (B,); an unconditional discriminator ignores them.
+            draws: Float (B,), uniform in [0, 1): where to look, for a discriminator with `reconstruction`.
 
         Raises:
             ValueError: B does not divide by `pack`, or a conditional discriminator is called without labels.
@@ -119,7 +125,16 @@ class Discriminator(nn.Module, ABC):
             raise ValueError(f"{len(images)} images cannot be judged in packs of {self.pack}")
         if self.pack > 1:
             images = images.reshape(len(images) // self.pack, self.pack * self.channels, *images.shape[2:])
-        return _at_least_float32(self.logits(images, labels))
+        if draws is None:
+            return _at_least_float32(self.logits(images, labels))
+        logits, errors = self.logits_and_errors(images, labels, draws[:: self.pack])
+        return _at_least_float32(logits), _at_least_float32(errors)
+
+    def logits_and_errors(
+        self, images: Tensor, labels: Tensor | None, draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits, and the error with which each input is reconstructed, (N,); `draws` are (N,)."""
+        raise NotImplementedError(f"{type(self).__name__} reconstructs nothing")
 
     @abstractmethod
     def logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -165,7 +180,10 @@ class ProjectionDiscriminator(Discriminator):
     """A vector for each class."""
 
     def logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        maps = self.feature_maps(images)
+        return self.project(self.feature_maps(images), labels)
+
+    def project(self, maps: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the logits (N,) of the last feature maps."""
         with torch.autocast(maps.device.type, enabled=False):
             logits, features = self.logits_and_features(_at_least_float32(maps))
             if self.embed is not None and labels is not None:

@@ -31,11 +31,16 @@ class DiscriminatorOutput(NamedTuple):
     logits: Tensor
     grad_norm_sq: Tensor
     """E|grad D|^2 with respect to the images before augmentation; 0 if it is not penalised."""
+    error: Tensor | None = None
+    """Mean error of the reconstruction of reals."""
 
 
 @dataclass
 class DiscriminatorObjective:
-    """The discriminator's loss with its penalties: `begin` a phase, call for each micro-batch, `end` it."""
+    """The discriminator's loss with its penalties: `begin` a phase, call for each micro-batch, `end` it.
+
+    A discriminator that reconstructs the reals learns this too: Liu et al. 2021 (FastGAN), equation 3.
+    """
 
     loss: LossConfig
     optim: OptimConfig
@@ -50,7 +55,8 @@ class DiscriminatorObjective:
     def __post_init__(self) -> None:
         self._adversarial = losses.build(self.loss)
         # Reals and fakes must not influence each other.
-        self._separate_passes = models.uses_batch_statistics(self.discriminator)
+        self._reconstructs = self.state.discriminator.reconstruction > 0  # reals only
+        self._separate_passes = self._reconstructs or models.uses_batch_statistics(self.discriminator)
         self._weight = 0.0
         """Factor of this phase's penalties: 0, or `penalty_every` times that of the schedule."""
         self._std: Tensor | None = None
@@ -68,6 +74,8 @@ class DiscriminatorObjective:
         self, reals: Tensor, fakes: Tensor, labels: Tensor | None, micro_batch: int
     ) -> tuple[Tensor, Scalars]:
         """Return the loss on a micro-batch, and detached scalars: `loss_d` and both accuracies.
+
+        If the discriminator reconstructs reals, the mean error is a scalar too, `loss_reconstruction`.
 
         Args:
             reals: float32 (n, C, R, R), before augmentation.
@@ -89,8 +97,12 @@ class DiscriminatorObjective:
             self._logit_means.add(real.logits, fake.logits)
             if lecam_due(self.loss, self.state.images) and self.state.logits.updates:
                 loss = loss + self.loss.lecam * lecam(real.logits, fake.logits, self.state.logits)
+        if real.error is not None:
+            loss = loss + self.state.discriminator.reconstruction * real.error
         real_accuracy, fake_accuracy = self._adversarial.accuracy(real.logits, fake.logits)
         scalars = {"loss_d": loss.detach(), "real_accuracy": real_accuracy, "fake_accuracy": fake_accuracy}
+        if real.error is not None:
+            scalars["loss_reconstruction"] = real.error.detach()
         return loss, scalars
 
     def end(self) -> None:
@@ -125,16 +137,22 @@ class DiscriminatorObjective:
         # A pass with a penalised gradient is in float32, and the loss shares it. There is one context for all
         # passes, since autocast caches the weights that it has cast.
         with self.precision.networks(float32=any(penalised)):
-            logits = [self.discriminator(part, labels) for part in inputs]
+            if self._reconstructs:
+                draws = self.noise.uniform("reconstruction", (), micro_batch)
+                of_reals, errors = self.discriminator(inputs[0], labels, draws)
+                logits, error = [of_reals, self.discriminator(inputs[1], labels)], errors.mean()
+            else:
+                logits, error = [self.discriminator(part, labels) for part in inputs], None
         norms_sq = [_grad_norms_sq(*pair) for pair in zip(logits, images, strict=True)]
         of_both = (
             [half for tensor in tensors for half in tensor.chunk(2 // len(tensors))]
             for tensors in (inputs, logits, norms_sq)
         )
-        return [
+        real, fake = (
             DiscriminatorOutput(part, out, norm_sq.mean())
             for part, out, norm_sq in zip(*of_both, strict=True)
-        ]
+        )
+        return [real._replace(error=error), fake]
 
     def _unit_norm_penalties(
         self, reals: Tensor, fakes: Tensor, labels: Tensor | None, micro_batch: int

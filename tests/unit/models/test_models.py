@@ -200,7 +200,7 @@ def test_impossible_resolution_names_the_possible_ones(name: Any, resolution: in
             {"name": "r3gan", "spectral_norm": True},
             32,
             "model.spectral_norm=true: model.name=r3gan has no spectral normalisation; use model.name=dcgan "
-            "or model.name=resnet, or false",
+            "or model.name=resnet or model.name=fastgan, or false",
         ),
     ],
 )

@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "r3gan": {"name": "r3gan", "blocks": 2},
     "r3gan-tanh": {"name": "r3gan", "blocks": 2, "variant": "tanh"},
     "stylegan2": {"name": "stylegan2", "stddev_group": 1, "settings": {"w_dim": 8, "mapping_layers": 2}},
+    "fastgan": {"name": "fastgan", "settings": {"reconstruction": 0}},  # decoders: test_models_fastgan.py
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_conditioning = pytest.mark.parametrize("conditional", [False, True])
@@ -61,7 +62,7 @@ def inputs(batch: int, resolution: int = 16) -> tuple[Tensor, Tensor, Tensor]:
     return latents, images, torch.arange(batch) % CLASSES
 
 
-@pytest.mark.parametrize("variant", ["dcgan", "resnet", "r3gan"])
+@pytest.mark.parametrize("variant", ["dcgan", "resnet", "r3gan", "fastgan"])
 @pytest.mark.parametrize("resolution", [8, 16, 32, 64])
 @every_conditioning
 @pytest.mark.parametrize("packed", [1, 2])
@@ -249,6 +250,7 @@ def test_coupled_is_whether_images_influence_one_another(variant: str) -> None:
         "resnet": (True, False),
         "r3gan": (False, False),
         "stylegan2": (False, False),
+        "fastgan": (True, True),
     }
     pair = networks(variant)
     assert tuple(map(models.uses_batch_statistics, pair)) == expected[variant.split("-")[0]]

@@ -431,8 +431,8 @@ def test_points_are_checked() -> None:
         for said in (
             "optim.schedul is not in the space; the nearest is optim.schedule",
             "model.attention is missing; it is in [true, false]",
-            "model.name must be one of dcgan, resnet, r3gan, stylegan2 or your own package.module:Class, not "
-            "'resnt'; the nearest is resnet",
+            "model.name must be one of dcgan, resnet, r3gan, stylegan2, fastgan or your own "
+            "package.module:Class, not 'resnt'; the nearest is resnet",
             "optim.decay_kimg=150 is not in [100, 200]",
             "model.blocks does not apply: it is there only "
             "when model.name is resnet and optim.decay_kimg is 200",

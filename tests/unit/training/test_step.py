@@ -65,6 +65,11 @@ OTHERS = {
         *(*STYLED, "model.conditional=true", "model.pack=2", "model.stddev_group=2", "loss.r1=1"),
         *("loss.path_length_every=2", "loss.penalty_every=2", "data.augment=ada"),
     ],
+    "fastgan": ["model.name=fastgan", "loss.name=lsgan", "data.augment=diffaugment"],
+    "fastgan, penalised, packed": [
+        *("model.name=fastgan", "loss.r1=1", "loss.gp=1", "model.pack=2"),
+        "loss.label_smoothing=0.2",  # reals and fakes, which are alike at first, do not cancel
+    ],
     "mirrored": ["data.mirror=true", "loss.name=rpgan", "loss.r1=1"],
     "instance noise": ["loss.instance_noise=0.3"],
     "smoothed labels": ["loss.label_smoothing=0.1"],
@@ -350,6 +355,19 @@ def test_cut_gradients_have_the_norm_that_is_asked_for() -> None:
     found = take_steps(config, fresh(config), batches(1))
     assert found["d.gradient"].norm().item() == pytest.approx(0.001, rel=1e-3)
     assert found["g.gradient"].norm() <= 0.001
+
+
+def test_the_error_of_reconstruction_is_a_term_of_its_own_with_a_weight() -> None:
+    def scalars(weight: float) -> dict[str, torch.Tensor]:
+        config = settings("model.name=fastgan", "loss.name=hinge", f"model.settings.reconstruction={weight}")
+        return Step(config, fresh(config), LocalContext("unused")).discriminator_phase(batches(1)[0])
+
+    once, twice, never = (scalars(weight) for weight in (1, 2, 0))
+    error = once["loss_reconstruction"]
+    assert 0 < error == twice["loss_reconstruction"]
+    torch.testing.assert_close(twice["loss_d"] - once["loss_d"], error)
+    torch.testing.assert_close(once["loss_d"] - never["loss_d"], error)
+    assert "loss_reconstruction" not in never
 
 
 def test_the_discriminator_learns_only_in_its_own_phase() -> None:

@@ -185,6 +185,7 @@ RESUMED = {
         *("model.name=stylegan2", "model.width=4", "model.settings.w_dim=8", "loss.r1=1"),
         *("loss.penalty_every=2", "loss.path_length=2", "loss.path_length_every=2"),
     ],
+    "fastgan": ["loss.name=hinge", "model.name=fastgan", "model.conditional=true", "optim.d_steps=1"],
     "lazy, conditional": ["loss.r1=1", "loss.penalty_every=3", "model.conditional=true"],
     "ada": ["data.augment=ada", "data.augment_kimg=0.5", "model.pack=2"],
     "all that has a clock": [
