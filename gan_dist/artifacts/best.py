@@ -85,17 +85,30 @@ class BestRelease:
         return split_uri(self.source)[0]
 
 
-def find_best(uri: str) -> BestRelease:
-    """Return the best measurement of a search's trials or of a run, and its release.
+@dataclass(frozen=True)
+class Ranking:
+    """The runs of a search by their best measurements, or a single run."""
+
+    metric: str
+    mode: Mode
+    trials: int
+    """Number of runs that were compared, those without a measurement included."""
+    best: Sequence[BestMeasurement]
+    """The best measurement of each run that has one, the best run first."""
+    warnings: tuple[str, ...]
+    """A sentence for each run whose records are damaged."""
+
+
+def rank_runs(uri: str) -> Ranking:
+    """Return the order of a search's trials, or a run, by the best that each has measured.
 
     Every finite value in the records counts. Of equal values the one after fewer images is better, then the
     one of the lower trial. Where a search has run its best trials again with other seeds, the best mean comes
-    first. A run has the release of its best measurement only: where that is missing, damaged or of another
-    measurement, the next best run is taken, with a warning.
+    first.
 
     Raises:
-        CheckpointError: `uri` is neither a search nor a run, the search's `search.json` is damaged, there is
-            no measurement by the metric, or no complete release.
+        CheckpointError: `uri` is neither a search nor a run, the search's `search.json` is damaged, or there
+            is no measurement by the metric.
         StorageError: a file cannot be read.
     """
     search = read_search(uri) if is_search(uri) else None
@@ -105,30 +118,44 @@ def find_best(uri: str) -> BestRelease:
     with ThreadPoolExecutor(READERS) as pool:
         runs = list(pool.map(lambda run: _read_run(*run), folders))
     metric = metric or distance_name(record for run in runs for record in run.records)
-    candidates = [best for run in runs if metric and (best := _best_of(run, metric, mode))]
-    if metric is None or not candidates:
+    measured = [best for run in runs if metric and (best := _best_of(run, metric, mode))]
+    if metric is None or not measured:
         raise _nothing_measured(uri, runs, metric)
-    warnings = [run.warning for run in runs if run.warning]
-    passed_over: list[str] = []
     ranks = {one.trial: rank for rank, one in enumerate(read_replicated(uri))}
-    for candidate in sorted(candidates, key=lambda one: (ranks.get(one.trial, len(ranks)), one)):
+    measured.sort(key=lambda one: (ranks.get(one.trial, len(ranks)), one))
+    return Ranking(metric, mode, len(runs), measured, tuple(run.warning for run in runs if run.warning))
+
+
+def find_best(uri: str) -> BestRelease:
+    """Return the best measurement of a search's trials or of a run, in the order of `rank_runs`.
+
+    A run has the release of its best measurement only: where that is missing, damaged or of another
+    measurement, the next best run is taken, with a warning.
+
+    Raises:
+        CheckpointError: `rank_runs` raises it, or there is no complete release.
+        StorageError: a file cannot be read.
+    """
+    ranking = rank_runs(uri)
+    passed_over: list[str] = []
+    for measured in ranking.best:
         try:
-            contents, config = _read_release(candidate, metric)
+            contents, config = _read_release(measured, ranking.metric)
         except (CheckpointError, ConfigError) as error:
-            passed_over.append(f"{candidate.describe(metric)} is passed over: {error}")
+            passed_over.append(f"{measured.describe(ranking.metric)} is passed over: {error}")
             continue
         return BestRelease(
             source=uri,
-            run=candidate.run.uri,
-            trial=candidate.run.trial,
-            trials=len(runs),
-            metric=metric,
-            mode=mode,
+            run=measured.run.uri,
+            trial=measured.run.trial,
+            trials=ranking.trials,
+            metric=ranking.metric,
+            mode=ranking.mode,
             record=parse_object(contents[MEASURED]),
-            release=candidate.release,
+            release=measured.release,
             contents=contents,
             config=config,
-            warnings=(*warnings, *passed_over),
+            warnings=(*ranking.warnings, *passed_over),
         )
     more = f"; and {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
     raise CheckpointError(
@@ -138,7 +165,9 @@ def find_best(uri: str) -> BestRelease:
 
 
 @dataclass(frozen=True)
-class _Run:
+class RecordedRun:
+    """A run by what it has recorded."""
+
     uri: str
     trial: int | None
     records: Sequence[Mapping[str, Any]]
@@ -147,14 +176,14 @@ class _Run:
     """Its `best.json`; empty where there is none that can be read."""
 
 
-class _Candidate(NamedTuple):
-    """The best measurement of a run; the least candidate is the best."""
+class BestMeasurement(NamedTuple):
+    """The best measurement of a run; the least of several is the best."""
 
     rank: float
     images: int
     trial: int
     value: float
-    run: _Run
+    run: RecordedRun
 
     @property
     def release(self) -> str:
@@ -167,7 +196,7 @@ class _Candidate(NamedTuple):
         return f"{metric} {self.value:.6g} of {run} after {self.images / 1000:g} kimg"
 
 
-def _read_run(uri: str, trial: int | None) -> _Run:
+def _read_run(uri: str, trial: int | None) -> RecordedRun:
     names = storage.list_names(uri)
     records, damaged = read_valid_records(uri) if METRICS in names else ([], [])
     warning = None
@@ -180,21 +209,21 @@ def _read_run(uri: str, trial: int | None) -> _Run:
         with suppress(CheckpointError):
             best = read_best(uri)
             records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
-    return _Run(uri, trial, records, warning, best)
+    return RecordedRun(uri, trial, records, warning, best)
 
 
-def _best_of(run: _Run, metric: str, mode: Mode) -> _Candidate | None:
+def _best_of(run: RecordedRun, metric: str, mode: Mode) -> BestMeasurement | None:
     sign = -1 if mode == "max" else 1
-    measured = ((record["images"], record.get(metric)) for record in run.records)
-    candidates = (
-        _Candidate(sign * value, images, run.trial or 0, value, run)
-        for images, value in measured
+    values = ((record["images"], record.get(metric)) for record in run.records)
+    finite = (
+        BestMeasurement(sign * value, images, run.trial or 0, value, run)
+        for images, value in values
         if isinstance(value, int | float) and math.isfinite(value)
     )
-    return min(candidates, key=lambda candidate: candidate[:2], default=None)
+    return min(finite, key=lambda one: one[:2], default=None)
 
 
-def _nothing_measured(uri: str, runs: Sequence[_Run], metric: str | None) -> CheckpointError:
+def _nothing_measured(uri: str, runs: Sequence[RecordedRun], metric: str | None) -> CheckpointError:
     where, keys = storage.redact(uri), {key for run in runs for record in run.records for key in record}
     if metric in keys:
         return CheckpointError(
@@ -213,14 +242,14 @@ def _nothing_measured(uri: str, runs: Sequence[_Run], metric: str | None) -> Che
     )
 
 
-def _read_release(candidate: _Candidate, metric: str) -> tuple[dict[str, bytes], RunConfig]:
-    uri = candidate.release
+def _read_release(best: BestMeasurement, metric: str) -> tuple[dict[str, bytes], RunConfig]:
+    uri = best.release
     _, contents = read_folder(uri, ["release"])
     if missing := [name for name in _FILES if name not in contents]:
         raise CheckpointError(f"{uri} is not complete: its {MANIFEST} lists no {', '.join(missing)}")
     record = parse_file(uri, contents, MEASURED, parse_object)
     images, value = record.get("images"), record.get(metric)
-    if (images, value) != (candidate.images, candidate.value):
+    if (images, value) != (best.images, best.value):
         raise CheckpointError(f"{uri} is of another measurement: {metric} {value} after {images} images")
     return contents, load_config(storage.join(uri, CONFIG))
 

@@ -76,6 +76,8 @@ class SearchInfo:
     """The space as JSON; empty where it is not recorded."""
     trials: int | None
     """Number of trials that were asked for; None where it is not recorded."""
+    id: str = ""
+    """Its identity; empty in searches of version 0.1."""
 
 
 def read_search(uri: str) -> SearchInfo:
@@ -88,7 +90,8 @@ def read_search(uri: str) -> SearchInfo:
     try:
         found = parse_object(storage.read_bytes(file))
         version, mode = found["format"], found.get("mode", "min")
-        info = SearchInfo(str(found["metric"]), mode, found.get("space", {}), found.get("trials"))
+        identity = str(found.get("id", ""))
+        info = SearchInfo(str(found["metric"]), mode, found.get("space", {}), found.get("trials"), identity)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{storage.redact(file)} is damaged ({error!r})", "restore it") from None
     if version != FORMAT or mode not in ("min", "max"):

@@ -11,14 +11,27 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from gan_dist.cli import audit, best, doctor, evaluate, export, pack, report, sample, submit, train, tune
+from gan_dist.cli import (
+    audit,
+    best,
+    doctor,
+    evaluate,
+    export,
+    pack,
+    promote,
+    report,
+    sample,
+    submit,
+    train,
+    tune,
+)
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.host import own_version
 from gan_dist.core.interrupts import INTERRUPTED, ignore_interrupts, interruptible
 from gan_dist.core.output import ignore_failing_output, output_error
 from gan_dist.core.threads import abandoned
 
-CONTINUED = ("train", "tune", "pack")
+CONTINUED = ("train", "tune", "promote", "pack")
 """Verbs that go on where they were interrupted."""
 
 
@@ -51,6 +64,7 @@ app.command()(export.export)
 app.command()(pack.pack)
 app.command()(evaluate.evaluate)
 app.command()(best.best)
+app.command()(promote.promote)
 app.command()(report.report)
 app.command()(audit.audit)
 app.command()(tune.tune)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gan_dist.cli import best, evaluate, export, pack, report, sample
+from gan_dist.cli import best, evaluate, export, pack, promotion, report, sample
 from gan_dist.cli.images import is_images
 from gan_dist.cli.options import AsJson, print_record
 from gan_dist.cli.paths import CALLED_AS
@@ -32,6 +32,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.check,
     "export": export.check,
     "pack": pack.check,
+    "promote": promotion.check,
     "report": report.check,
     "sample": sample.check,
 }

@@ -15,6 +15,9 @@ from gan_dist.cli.train import format_summary, without
 from gan_dist.core.errors import GanDistError, extended
 from gan_dist.core.interrupts import INTERRUPTED
 
+PROMOTED = 3
+"""Trials in the printed command of `promote`, at most."""
+
 if TYPE_CHECKING:
     from gan_dist.search.plan import Plan
     from gan_dist.search.study import SearchStudy
@@ -150,6 +153,8 @@ def _print_result(
             arguments = [*without("search.trials", arguments), f"search.trials={2 * plan.search.trials}"]
     typer.echo(f"continue it with\n  {command('tune', *map(_redact_argument, arguments))}")
     typer.echo(f"take the best with\n  {command('best', shorten(plan.uri), '--to', 'best')}")
+    if best is not None:
+        typer.echo(f"train the best further with\n  {_promote_command(plan, len(measured))}")
     if as_json:
         result: dict[str, object] | None = None
         if best is not None:
@@ -171,11 +176,22 @@ def _redact_argument(argument: str) -> str:
 
 
 def _report_command(plan: Plan) -> str:
+    return command("report", shorten(plan.uri), *_database(plan))
+
+
+def _promote_command(plan: Plan, measured: int) -> str:
+    """Return the command that trains the best of the measured trials ten times as long."""
+    top = ["--top", str(min(PROMOTED, measured))]
+    longer = f"train.kimg={10 * plan.config.train.kimg:g}"
+    return command("promote", shorten(plan.uri), *top, longer, *_database(plan))
+
+
+def _database(plan: Plan) -> list[str]:
+    """Return the options of a study in a database, without a URL, which may hold a password."""
     from gan_dist.search.study_storage import ENV
 
     url = plan.search.optuna_storage
-    database = ["--optuna-storage", url if url.startswith(ENV) else "..."] if url else []
-    return command("report", shorten(plan.uri), *database)
+    return ["--optuna-storage", url if url.startswith(ENV) else "..."] if url else []
 
 
 def _dashboard(plan: Plan) -> str:

@@ -45,7 +45,12 @@ def checkpoint_name(images: int, taken: list[str]) -> str:
 
 def newest_images(run_uri: str) -> int:
     """Return the images seen at a run's newest checkpoint, by its name; 0 without a checkpoint."""
-    return max((int(name[11:23]) for name in checkpoint_names(run_uri)), default=0)
+    return max(map(images_of, checkpoint_names(run_uri)), default=0)
+
+
+def images_of(name: str) -> int:
+    """Return the images seen at a checkpoint, by its name."""
+    return int(name[11:23])
 
 
 class _Record(BaseModel):

@@ -147,15 +147,43 @@ def read_folder(uri: str, kinds: Sequence[str]) -> tuple[str, dict[str, bytes]]:
     manifest = read_manifest(uri, kinds)
     if what := _wrong_size(uri, manifest):
         raise CheckpointError(what)
-    contents = {}
-    for name, expected in manifest.files.items():
-        try:
-            contents[name] = storage.read_bytes(storage.join(uri, name))
-        except AbsentError:
-            raise CheckpointError(f"{uri} is not complete: {name} is missing") from None
-        if hashlib.sha256(contents[name]).hexdigest() != expected:
-            raise CheckpointError(f"{uri}/{name} is damaged: its sha256 is not the one in {MANIFEST}")
-    return manifest.kind, contents
+    return manifest.kind, {name: _read_file(uri, manifest, name) for name in manifest.files}
+
+
+def _read_file(uri: str, manifest: FolderManifest, name: str) -> bytes:
+    """Return the content of a file after checking its hash."""
+    try:
+        content = storage.read_bytes(storage.join(uri, name))
+    except AbsentError:
+        raise CheckpointError(f"{uri} is not complete: {name} is missing") from None
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+        raise CheckpointError(f"{uri}/{name} is damaged: its sha256 is not the one in {MANIFEST}")
+    return content
+
+
+def copy_folder(uri: str, kind: str, to: str) -> None:
+    """Copy a folder of a kind, after checking its files' sizes and hashes; the manifest is copied last.
+
+    One file at a time is in memory. A copy that is whole already is left as it is.
+
+    Raises:
+        CheckpointError: the folder is absent, of another kind, incomplete or damaged; no copy is left.
+        StorageError: a file cannot be read or written.
+    """
+    manifest = read_manifest(uri, [kind])
+    if what := _wrong_size(uri, manifest):
+        raise CheckpointError(what)
+    with suppress(CheckpointError):
+        if read_manifest(to, [kind]) == manifest and not _wrong_size(to, manifest):
+            return
+    storage.delete_file(storage.join(to, MANIFEST))
+    try:
+        for name in manifest.files:
+            storage.write_bytes(storage.join(to, name), _read_file(uri, manifest, name))
+    except CheckpointError:
+        storage.delete_tree(to)
+        raise
+    storage.write_bytes(storage.join(to, MANIFEST), storage.read_bytes(storage.join(uri, MANIFEST)))
 
 
 def parse_file(uri: str, contents: Mapping[str, bytes], name: str, parse: Callable[[bytes], T]) -> T:
