@@ -28,12 +28,12 @@ class Perceptrons(Architecture):
 
     def generator(self) -> Generator:
         size = self.size
-        layers = self.layers(self.model.latent_dim + size.classes, size.channels * size.resolution**2)
+        layers = self.layers(self.model.latent_dim + size.classes, size.channels * size.image.area)
         return PerceptronGenerator(self.model.latent_dim, size, layers)
 
     def discriminator(self) -> Discriminator:
         size, pack = self.size, self.model.pack
-        layers = self.layers(pack * (size.channels * size.resolution**2 + size.classes), 1)
+        layers = self.layers(pack * (size.channels * size.image.area + size.classes), 1)
         return PerceptronDiscriminator(size, pack, layers)
 
     def layers(self, inputs: int, outputs: int) -> nn.Sequential:
@@ -53,7 +53,7 @@ class PerceptronGenerator(Generator):
         if labels is not None:
             latents = torch.cat([latents, one_hot(labels, self.classes).to(latents)], 1)
         images: Tensor = self.layers(latents)
-        return images.view(-1, self.channels, self.resolution, self.resolution)
+        return images.view(-1, self.channels, *self.image)
 
 
 class PerceptronDiscriminator(Discriminator):

@@ -61,7 +61,7 @@ def export(source: str, to: str, *, trust: Collection[str] = ()) -> Exported:
     """Write a generator's graph and weights as one file, after a test of its content.
 
     Inputs are `latents`, float32 (n, latent_dim) from N(0, 1), and for a conditional generator `labels`,
-    int64 (n,); the output is `images`, float32 (n, C, R, R), for any n, in which -1 is black and 1 is white.
+    int64 (n,); the output is `images`, float32 (n, C, H, W), for any n, in which -1 is black and 1 is white.
     Values beyond are to be clamped where the description says so. The graph runs on any device. The file also
     has a description of the generator: see `describe`.
 
@@ -121,6 +121,8 @@ def describe(release: Release) -> dict[str, Any]:
         "architecture": config.model.name,
         "latent_dim": config.model.latent_dim,
         "resolution": shape.resolution,
+        "height": shape.size.height,
+        "width": shape.size.width,
         "channels": shape.channels,
         "classes": shape.classes,
         "range": [-1, 1],

@@ -20,7 +20,7 @@ def mixing_table(
     first_fine: int | None = None,
     label: int | None = None,
 ) -> Tensor:
-    """Return a table of images, uint8 (1 + len(fine), 1 + len(coarse), C, R, R), as in Karras et al. 2019.
+    """Return a table of images, uint8 (1 + len(fine), 1 + len(coarse), C, H, W), as in Karras et al. 2019.
 
     Row 0 has the images of the seeds `coarse`, column 0 those of the seeds `fine`, and their corner is black.
     The others have the coarse styles, the class and the noise of their column, and the fine styles of their

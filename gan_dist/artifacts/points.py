@@ -21,7 +21,7 @@ class Points:
     classes: Tensor | None
     """int64 (n,); None of a generator that has none."""
     images: Tensor
-    """uint8 (n, C, R, R), with the bits that they have in a grid or as single files."""
+    """uint8 (n, C, H, W), with the bits that they have in a grid or as single files."""
 
     def __len__(self) -> int:
         return len(self.latents)

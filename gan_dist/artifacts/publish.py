@@ -27,7 +27,7 @@ from gan_dist.models.generator import ImageShape
 from gan_dist.models.release import DISCRIMINATOR, SHAPE
 
 CARD = "README.md"
-CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)"}
+CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (RGB and alpha)"}
 PENALTIES = ("gp", "dragan", "r1", "r2")
 OTHERS = ("clip", "label_smoothing", "instance_noise", "lecam")
 MANY = 20
@@ -58,7 +58,7 @@ Everything that was measured is in `metrics.json`, every setting in `config.yaml
 import gan_dist
 
 release = gan_dist.load({literal})
-images = release.sample(64, seed=0)  # uint8, (64, {channels}, {resolution}, {resolution})
+images = release.sample(64, seed=0)  # uint8, (64, {channels}, {height}, {width})
 ```
 
 Or as a picture: `gan-dist sample {quoted}`. Measured anew: `gan-dist evaluate {quoted}`. As one file that
@@ -152,14 +152,15 @@ def model_card(found: BestRelease, folder: str) -> str:
         literal=json.dumps(folder, ensure_ascii=False),
         quoted=shlex.quote(folder),
         channels=shape.channels,
-        resolution=shape.resolution,
+        height=shape.size.height,
+        width=shape.size.width,
         train=shlex.join([*train, f"train.kimg={config.train.kimg:g}"]),
     )
 
 
 def _images(shape: ImageShape, manifest: Manifest | None) -> Rows:
     channels = CHANNELS.get(shape.channels, f"{shape.channels} channels")
-    yield "makes", f"images of {shape.resolution}x{shape.resolution} pixels, {channels}"
+    yield "makes", f"images of {shape.size} pixels, {channels}"
     if shape.classes:
         names = manifest.classes if manifest and manifest.classes else ()
         listed = f": {', '.join(names)}" if 0 < len(names) <= MANY else ""

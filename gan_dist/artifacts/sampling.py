@@ -60,7 +60,7 @@ def great_circle(start: Tensor, end: Tensor, steps: int) -> Tensor:
 def interpolate(
     release: Release, rows: int, steps: int, seed: int = 0, labels: Sequence[int] | None = None
 ) -> Tensor:
-    """Return rows of images that change from one image to the next, uint8 (rows, steps, C, R, R).
+    """Return rows of images that change from one image to the next, uint8 (rows, steps, C, H, W).
 
     Row i goes from the latent of the seed's image i to that of image i + 1, along the great circle.
 
@@ -93,7 +93,7 @@ def write_images(
     label: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write the images of `release.sample` as PNG files, of one channel where they are grey.
+    """Write the images of `release.sample` as PNG files: grey, RGB, or RGB and alpha.
 
     A call after an interruption continues with the first missing image. Beside the images the folder has
     `sample.json`, which describes them.
@@ -121,7 +121,7 @@ def write_images(
 
 
 def images_of_seeds(release: Release, seeds: Sequence[int], label: int | None = None) -> Iterator[Tensor]:
-    """Yield image 0 of each seed, uint8 (C, R, R), with the bits of `release.sample(1, seed, [class])`.
+    """Yield image 0 of each seed, uint8 (C, H, W), with the bits of `release.sample(1, seed, [class])`.
 
     The class is `label`; when absent, for a conditional generator, the seed modulo the number of classes.
     """

@@ -14,7 +14,7 @@ from gan_dist.models.generator import BLOCK, Release
 
 
 def walk(release: Release, points: Points, frames: int) -> Iterator[Tensor]:
-    """Return an iterator over the frames of a walk that loops, uint8 (C, R, R), `frames` for each point.
+    """Return an iterator over the frames of a walk that loops, uint8 (C, H, W), `frames` for each point.
 
     Frame i * `frames` is the image of point i, to the bit. Those after it follow the great circle to the next
     point, and after the last point that to the first, so that the frame after the last one would be the

@@ -56,5 +56,5 @@ def _print(exported: Exported, source: str, written: str) -> None:
     if shape.classes:
         typer.echo(f"  labels   int64 (n,), 0 to {shape.classes - 1}")
     limits = "in [-1, 1]" if exported.release.bounded else "to be clamped to [-1, 1]"
-    form = f"(n, {shape.channels}, {shape.resolution}, {shape.resolution})"
+    form = f"(n, {shape.channels}, {shape.size.height}, {shape.size.width})"
     typer.echo(f"  images   float32 {form} {limits}, within {exported.max_abs_diff:.2g} of gan-dist's")

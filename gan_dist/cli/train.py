@@ -13,6 +13,7 @@ from gan_dist.cli.images import CONFIG_HELP, packed, read_given
 from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record
 from gan_dist.cli.paths import command, shorten
 from gan_dist.core.errors import GanDistError, WorkerError, extended
+from gan_dist.core.image_size import ImageSize
 from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ def format_summary(config: RunConfig, summary: RunSummary) -> dict[str, object]:
     """Return the sizes of a run as a dry run shows them."""
     scale = config.scale
     fewest, workers = scale.fewest, scale.workers
+    height, width, channels = summary.image_shape
     return {
         "run": config.run_uri,
-        "images": f"{summary.image_count} of {'x'.join(map(str, summary.image_shape))}, "
-        f"read at {summary.resolution}x{summary.resolution}",
+        "images": f"{summary.image_count} of {ImageSize(height, width)}x{channels}, read at {summary.size}",
         "generator_parameters": summary.generator_parameters,
         "discriminator_parameters": summary.discriminator_parameters,
         **summary.init.words,

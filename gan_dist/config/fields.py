@@ -194,6 +194,8 @@ def describe_allowed(schema: dict[str, Any]) -> str:
         return f"{'a whole number' if kind == 'integer' else 'a number'} {' and '.join(limits)}".rstrip()
     if kind == "string" and "pattern" in schema:
         if examples := schema.get("examples"):
+            if "format" in schema:
+                return f"{schema['format']} (such as {examples[0]})"
             return f"your own {examples[0]}"
         return f"text that matches {schema['pattern']}"
     if kind == "array":

@@ -23,6 +23,7 @@ from gan_dist.config.section import (
     Section,
     Setting,
 )
+from gan_dist.core.image_size import Fit, WrittenSize
 from gan_dist.core.storage import BACKENDS, StorageOptions, join
 
 
@@ -52,8 +53,16 @@ class DataConfig(Section):
     path: str
     """Shards made by `gan-dist pack`, or a built-in set: `builtin://digits`, `builtin://stacked-digits`,
     `builtin://shapes?count=N&resolution=R`."""
-    resolution: Positive | None = None
-    """Edge length in pixels to which images are resized when they are read; the shards' own when absent."""
+    resolution: Positive | WrittenSize | None = None
+    """Size in pixels to which images are resized when they are read: the edge of a square, or `WIDTHxHEIGHT`
+    as in 512x384; the shards' own when absent."""
+    fit: Fit = "crop"
+    """How images of another aspect get the resolution: `crop` cuts out the largest centred part, `pad` adds
+    borders, black or (where there is alpha) transparent, `pad:white` or `pad:ff8000` of that colour, and
+    `stretch` changes the aspect."""
+    channels: Literal[1, 3, 4] | None = None
+    """Channels of the images: 1 is grey, 3 RGB, 4 RGB and alpha. Images that are packed for the run get them
+    (3 when absent); a packed set has its own."""
     cache: Literal["auto", "memory", "stream"] = "auto"
     """`memory` holds the decoded set in every worker; `stream` reads shards during training;
     `auto` takes memory for sets of up to 256 MiB of pixels. The order of images is the same."""

@@ -15,24 +15,32 @@ GAP = 2
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """Return a uint8 image (C, H, W), C = 1 or 3, as a grey or RGB picture of the same pixels."""
+    """Return a uint8 image (C, H, W), C = 1, 3 or 4, as a picture of the same pixels: grey, RGB or RGBA."""
     return Image.fromarray(image.cpu().movedim(0, -1).squeeze(-1).contiguous().numpy())
 
 
-def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Return uint8 images (n, C, H, W), C = 1 or 3, as one near-square grid with thin gaps.
+def lay_on_white(images: Tensor) -> Tensor:
+    """Return uint8 images (n, 4, H, W) as they look on white, (n, 3, H, W), and others as they are."""
+    if images.shape[1] != 4:
+        return images
+    colours, alpha = images[:, :3].int(), images[:, 3:].int()
+    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).to(images.dtype)
 
-    Small images are enlarged by an integer factor to be readable.
+
+def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
+    """Return uint8 images (n, C, H, W), C = 1, 3 or 4, as one near-square grid with thin gaps.
+
+    Small images are enlarged by an integer factor to be readable. Those with alpha are laid on white.
     """
-    columns = min(len(images), columns or math.ceil(math.sqrt(len(images))))
     height, width = images.shape[-2:]
-    factor = max(1, 64 // width)
+    columns = min(len(images), columns or math.ceil(math.sqrt(len(images) * height / width)))
+    factor = max(1, 64 // max(height, width))
     size = width * factor, height * factor
     steps = size[0] + GAP, size[1] + GAP
     rows = -(-len(images) // columns)
     # torchvision's make_grid does the same, but its import is a third of every worker's start.
     grid = Image.new("RGB", (columns * steps[0] + GAP, rows * steps[1] + GAP), (32, 32, 32))
-    for number, image in enumerate(images.cpu()):
+    for number, image in enumerate(lay_on_white(images.cpu())):
         picture = to_picture(image).resize(size, Image.Resampling.NEAREST)
         row, column = divmod(number, columns)
         grid.paste(picture, (column * steps[0] + GAP, row * steps[1] + GAP))

@@ -2,11 +2,13 @@
 
 `builtin://digits`            1,797 handwritten digits, 8x8 grey, labelled (UCI ML repository, CC BY 4.0)
 `builtin://stacked-digits`    three digits as red, green and blue, 8x8, 1000 classes
-`builtin://shapes`            coloured circles, squares and triangles of any size and number, labelled
+`builtin://shapes`            coloured circles, squares and triangles of any size and number, labelled;
+                              `channels=4` has them on a transparent ground
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -19,6 +21,7 @@ import numpy.typing as npt
 
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError
+from gan_dist.core.image_size import ImageSize
 from gan_dist.data.batches.readers import read_all
 from gan_dist.data.shards.manifest import ImageSet, Manifest, ShardInfo
 from gan_dist.data.shards.rows import Rows
@@ -46,12 +49,23 @@ def open_builtin(uri: str) -> ImageSet:
     if name == "stacked-digits":
         return StackedDigits(**_parse_parameters(uri, given, {"count": 60_000}))
     if name == "shapes":
-        return Shapes(**_parse_parameters(uri, given, {"count": 10_000, "resolution": 64}))
+        return _open_shapes(uri, given)
     raise DataError(
         f"data.path={uri}: there is no such set",
         "built in are digits, stacked-digits and shapes",
         keys=("data.path",),
     )
+
+
+def _open_shapes(uri: str, given: Mapping[str, str]) -> Shapes:
+    numbers, resolution = dict(given), given.get("resolution", "")
+    if oblong := re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", resolution):
+        del numbers["resolution"]
+    values = _parse_parameters(uri, numbers, {"count": 10_000, "resolution": 64, "channels": 3})
+    if values["channels"] not in (3, 4):
+        raise DataError(f"data.path={uri}: channels must be 3 or 4", keys=("data.path",))
+    size = ImageSize.of(resolution if oblong else values["resolution"])
+    return Shapes(values["count"], size.resolution, values["channels"])
 
 
 def _parse_parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int]) -> dict[str, int]:
@@ -70,14 +84,17 @@ def _parse_parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str,
 class _ComputedSet(ABC):
     """A set whose rows are computed from their index."""
 
-    def __init__(self, name: str, count: int, resolution: int, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, count: int, resolution: int | str, classes: tuple[str, ...], channels: int = 3
+    ) -> None:
+        images = ImageSize.of(resolution)
         self.group_rows = tuple(min(GROUP_ROWS, count - start) for start in range(0, count, GROUP_ROWS))
-        size = count * resolution * resolution * 3
+        size = count * images.area * channels
         shard = ShardInfo(file=name, row_groups=self.group_rows, checksums=(), bytes=size, sha256="")
         self.manifest = Manifest(
-            height=resolution,
-            width=resolution,
-            channels=3,
+            height=images.height,
+            width=images.width,
+            channels=channels,
             count=count,
             classes=classes,
             shards=(shard,),
@@ -123,8 +140,9 @@ class StackedDigits(_ComputedSet):
 class Shapes(_ComputedSet):
     """One shape on a plain ground, antialiased, with known factors: for benchmarks and tests."""
 
-    def __init__(self, count: int, resolution: int) -> None:
-        super().__init__(f"shapes?count={count}&resolution={resolution}", count, resolution, SHAPES)
+    def __init__(self, count: int, resolution: int | str, channels: int = 3) -> None:
+        name = f"shapes?count={count}&resolution={resolution}" + ("&channels=4" if channels == 4 else "")
+        super().__init__(name, count, resolution, SHAPES, channels)
 
     def factors(self, indices: npt.NDArray[np.int64]) -> dict[str, Floats]:
         """Return the factors of each image.
@@ -147,10 +165,14 @@ class Shapes(_ComputedSet):
 
     def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
         factors = self.factors(indices)
-        resolution = self.manifest.height
-        cover = _coverage(factors, resolution)[..., None]
+        cover = _coverage(factors, self.manifest.size)[..., None]
         foreground, background = factors["foreground"][:, None, None], factors["background"][:, None, None]
-        images = np.rint(255 * (background + cover * (foreground - background))).astype(np.uint8)
+        if self.manifest.channels == 4:
+            values = np.concatenate([np.broadcast_to(foreground, (*cover.shape[:3], 3)), cover], 3)
+            values[..., :3][np.rint(255 * cover[..., 0]) == 0] = 1
+        else:
+            values = background + cover * (foreground - background)
+        images = np.rint(255 * values).astype(np.uint8)
         return Rows(images.reshape(len(indices), -1), factors["shape"].astype(np.int64))
 
 
@@ -163,12 +185,17 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _coverage(factors: Mapping[str, Floats], resolution: int) -> Floats:
-    """Return the fraction of each pixel that the shape covers, (n, R, R) in [0, 1], from signed distances."""
-    centres = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
+def _coverage(factors: Mapping[str, Floats], image: ImageSize) -> Floats:
+    """Return the fraction of each pixel that the shape covers, (n, H, W) in [0, 1], from signed distances.
+
+    The unit of length is the shorter edge; places are relative to each edge.
+    """
+    unit = min(image)
+    down, across = ((np.arange(edge, dtype=np.float32) + 0.5) / unit for edge in image)
+    high, wide = (np.float32(edge / unit) for edge in image)
     angle = factors["angle"][:, None, None]
-    x = centres[None, None, :] - factors["x"][:, None, None]
-    y = centres[None, :, None] - factors["y"][:, None, None]
+    x = across[None, None, :] - factors["x"][:, None, None] * wide
+    y = down[None, :, None] - factors["y"][:, None, None] * high
     u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
     size = factors["size"][:, None, None]
     circle = np.sqrt(u * u + v * v) - size
@@ -176,4 +203,5 @@ def _coverage(factors: Mapping[str, Floats], resolution: int) -> Floats:
     triangle = np.maximum(np.abs(u) * np.float32(0.866) + v * 0.5, -v) - size * np.float32(0.6)
     shape = factors["shape"][:, None, None]
     distance = np.where(shape == 0, circle, np.where(shape == 1, square, triangle))
-    return np.clip(0.5 - distance * resolution, 0, 1).astype(np.float32)
+    cover: Floats = np.clip(0.5 - distance * unit, 0, 1).astype(np.float32)
+    return cover

@@ -268,9 +268,9 @@ def preflight(config: RunConfig, manifest: Manifest | None = None) -> Iterator[F
     """
     try:
         manifest = manifest or open_images(config.data.path).manifest
-        edge = image_shape(config.data, config.model, manifest).resolution
-        size = f"{manifest.count} images of {manifest.height}x{manifest.width}x{manifest.channels}"
-        data = [Finding("data", "ok", f"{size}, read at {edge}x{edge}")]
+        shape = image_shape(config.data, config.model, manifest)
+        stored = f"{manifest.count} images of {manifest.size}x{manifest.channels}"
+        data = [Finding("data", "ok", f"{stored}, read at {shape.size}")]
     except GanDistError as error:
         data = [*findings_of("data", error.problems, "there is nothing to train on")]
     found = [*data, *_extractor(config.eval)]

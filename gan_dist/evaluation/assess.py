@@ -17,7 +17,7 @@ from gan_dist.core.rng import permutation
 from gan_dist.evaluation.images import BLOCK, RealImages
 from gan_dist.evaluation.metrics.distances import bias_warning, extrapolate, frechet_distance
 from gan_dist.evaluation.metrics.memorisation import NearestNeighbours, copying_test
-from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_key
+from gan_dist.evaluation.reference import Reference, ReferenceCache, alpha_setting, statistics_key
 from gan_dist.evaluation.scores import compute_scores, require_possible
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
 from gan_dist.evaluation.tasks import (
@@ -71,7 +71,8 @@ def _assess(request: Request, run_tasks: TaskRunner, progress: Callable[[int, in
     real = local.real_images(request.data)
     require_possible(local.extractor, request.metrics, min(request.samples, real.total))
     resolution, stored = local.release.shape.resolution, stored_features(request.metrics, real.total)
-    cache = ReferenceCache(request.data, statistics_key(local.images, local.extractor, resolution, stored))
+    key = statistics_key(local.images, local.extractor, resolution, stored, local.release.config.data.fit)
+    cache = ReferenceCache(request.data, key)
     reference = cache.load()
     copying = "memorisation" in request.metrics
     total = request.samples * request.repeats
@@ -96,6 +97,7 @@ def _assess(request: Request, run_tasks: TaskRunner, progress: Callable[[int, in
         "extractor_sha256": local.extractor.hash,
         "resize": local.extractor.resize,
         "resolution": resolution,
+        **alpha_setting(local.release.shape.channels),
         "samples": request.samples,
         "repeats": request.repeats,
         "seed": request.seed,
@@ -150,7 +152,7 @@ def _find_copies(
 ) -> tuple[dict[str, object], Tensor]:
     """Compare the distances of generated images to the training set with those of real images.
 
-    Returns figures, and uint8 (2 * pairs, C, R, R): the generated images that are nearest to a training
+    Returns figures, and uint8 (2 * pairs, C, H, W): the generated images that are nearest to a training
     image, each followed by that image.
     """
     if statistics.reservoir is None:

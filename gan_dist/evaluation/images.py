@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_dist.core import rng
+from gan_dist.core.image_size import ImageSize
 from gan_dist.data.batches.loader import Batch, to_batch
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.models.generator import generate
@@ -22,12 +23,12 @@ BLOCK = 256
 class GeneratedImages:
     """Images of a generator by number: pure functions of the weights, the seed and the draw.
 
-    The generator maps latents (n, latent_dim) and classes (n,) to images (n, C, R, R).
+    The generator maps latents (n, latent_dim) and classes (n,) to images (n, C, H, W).
     """
 
     generator: nn.Module
     latent_dim: int
-    resolution: int
+    resolution: int | str
     classes: Tensor | None
     """Frequency of each class, on any scale, (classes,)."""
     seed: int
@@ -36,7 +37,7 @@ class GeneratedImages:
 
     @torch.no_grad()
     def block(self, index: int, device: torch.device) -> Tensor:
-        """Return images BLOCK * index to BLOCK * (index + 1) - 1, uint8 (BLOCK, C, R, R).
+        """Return images BLOCK * index to BLOCK * (index + 1) - 1, uint8 (BLOCK, C, H, W).
 
         Raises:
             NonFiniteError: a pixel is NaN or infinite.
@@ -44,7 +45,7 @@ class GeneratedImages:
         latents = rng.normal((BLOCK, self.latent_dim), self.seed, "latents-eval", self.draw, index)
         named = f"the generated images {BLOCK * index} to {BLOCK * (index + 1) - 1}"
         labels = self._labels(index, device)
-        return generate(self.generator, latents.to(device), labels, self.resolution, named)
+        return generate(self.generator, latents.to(device), labels, ImageSize.of(self.resolution).area, named)
 
     def _labels(self, index: int, device: torch.device) -> Tensor | None:
         if self.classes is None:
@@ -56,10 +57,11 @@ class GeneratedImages:
 
 
 class RealImages:
-    """Images of a set by number, in the order of its row groups, resized to `resolution` pixels."""
+    """Images of a set by number, in the order of its row groups, resized as `data.fit` says."""
 
-    def __init__(self, images: ImageSet, resolution: int) -> None:
+    def __init__(self, images: ImageSet, resolution: int | str, fit: str = "crop") -> None:
         self._images = images
+        self._fit = fit
         self._resolution = resolution
         self._starts = [0, *accumulate(images.group_rows)]
         self.total = self._starts[-1]
@@ -71,10 +73,11 @@ class RealImages:
 
     def row_group(self, index: int) -> tuple[int, Batch]:
         """Return the number of a row group's first image, and the group."""
-        return self._starts[index], to_batch(self._images.read_group(index), self._images, self._resolution)
+        rows = self._images.read_group(index)
+        return self._starts[index], to_batch(rows, self._images, self._resolution, self._fit)
 
     def image(self, number: int) -> Tensor:
-        """Return one image, uint8 (C, R, R)."""
+        """Return one image, uint8 (C, H, W)."""
         index = next(i for i in self.groups if number < self._starts[i + 1])
         first, batch = self.row_group(index)
         return batch.images[number - first]

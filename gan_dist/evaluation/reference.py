@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, DataError, StorageError
+from gan_dist.core.image_size import ImageSize
 from gan_dist.core.storage.hashed_folder import parse_file, read_folder, to_json, write_folder
 from gan_dist.data.builtin import PREFIX
 from gan_dist.data.shards.manifest import ImageSet
@@ -60,9 +61,14 @@ class Reference:
 
 
 def statistics_key(
-    images: ImageSet, extractor: Extractor, resolution: int, stored: int
+    images: ImageSet, extractor: Extractor, resolution: int | str, stored: int, fit: str = "crop"
 ) -> dict[str, str | int]:
-    """Return what a set's statistics depend on; `stored` is the number of images with stored features."""
+    """Return what a set's statistics depend on; `stored` is the number of images with stored features.
+
+    `fit` is the value of `data.fit`, which matters where the set's aspect is not that of `resolution`.
+    """
+    own, size = images.manifest.size, ImageSize.of(resolution)
+    fitted = {} if own.width * size.height == own.height * size.width else {"fit": fit}
     kept = images.kept if isinstance(images, Without) else None
     return {
         "format": 1,
@@ -75,7 +81,14 @@ def statistics_key(
         "resolution": resolution,
         "dtype": "float32 features, float64 moments",
         "features": stored,
+        **fitted,
+        **alpha_setting(images.manifest.channels),
     }
+
+
+def alpha_setting(channels: int) -> dict[str, str]:
+    """Return what records say of how images with alpha are measured; nothing for others."""
+    return {"alpha": "laid on white"} if channels == 4 else {}
 
 
 def _parse(content: bytes) -> Reference:

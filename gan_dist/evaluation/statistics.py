@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError
+from gan_dist.core.images import lay_on_white
 from gan_dist.evaluation.extractors.features import Extractor, require_finite
 from gan_dist.evaluation.images import RealImages
 from gan_dist.evaluation.metrics.checks import check_batch
@@ -146,6 +147,8 @@ class FeatureStatistics:
     def add(self, extractor: Extractor, first: int, images: Tensor, labels: Tensor | None, kind: str) -> None:
         """Add images uint8 (B, C, H, W) with numbers from `first` on, and their classes int64 (B,).
 
+        Extractors see images with alpha as they look on white.
+
         `kind` is `generated` or `real`, for errors.
 
         Raises:
@@ -156,7 +159,7 @@ class FeatureStatistics:
         for start in range(0, len(images), CHUNK):
             chunk = images[start : start + CHUNK].to(device)
             numbers = torch.arange(first + start, first + start + len(chunk), device=device)
-            features, logits = extractor(chunk)
+            features, logits = extractor(lay_on_white(chunk))
             require_finite(features, f"{kind} images {numbers[0]} to {numbers[-1]}")
             self.moments.update(features)
             self.spread.update(chunk)

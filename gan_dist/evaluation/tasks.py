@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError, Problem
+from gan_dist.core.images import lay_on_white
 from gan_dist.core.memory import keep_freed_memory
 from gan_dist.core.storage import StorageOptions
 from gan_dist.data.batches.loader import open_images
@@ -100,7 +101,7 @@ class EvaluationWorker:
                 f"the images of {data} have {channels} channels and the generator's have {shape.channels}",
                 f"pack the set with --channels {shape.channels}",
             )
-        return RealImages(images, shape.resolution)
+        return RealImages(images, shape.resolution, self.release.config.data.fit)
 
     def generated_images(self, draw: int, frequencies: Tensor) -> GeneratedImages:
         """Return the generator's images of one set of latents, with classes as frequent as in the set."""
@@ -117,7 +118,7 @@ class EvaluationWorker:
             self.extractor,
             total,
             stored=stored_features(metrics, total),
-            image_values=shape.channels * shape.resolution**2,
+            image_values=shape.channels * shape.size.area,
             classes=classes,
             inception_score=inception_score,
             device=self.device,
@@ -195,7 +196,7 @@ class FindNearest:
             for start in range(0, len(batch.images), BLOCK):
                 images = batch.images[start : start + BLOCK].to(worker.device)
                 numbers = torch.arange(first + start, first + start + len(images), device=worker.device)
-                nearest.update(numbers, worker.extractor(images).features)
+                nearest.update(numbers, worker.extractor(lay_on_white(images)).features)
         return to_cpu(nearest)
 
 

@@ -13,6 +13,7 @@ from gan_dist.config.fields import format_value
 from gan_dist.config.settings import read_settings
 from gan_dist.core import rng
 from gan_dist.core.errors import ConfigError, Problem
+from gan_dist.core.image_size import ImageSize
 from gan_dist.core.import_path import is_import_path, load_subclass
 from gan_dist.models import init
 from gan_dist.models.base import Architecture, Discriminator, Generator
@@ -22,7 +23,7 @@ from gan_dist.models.generator import ImageShape
 from gan_dist.models.layers import update_spectral_norms
 from gan_dist.models.r3gan import R3GAN
 from gan_dist.models.resnet import ResNet
-from gan_dist.models.sizes import LARGEST, MIN_RESOLUTION, NetworkSize, possible_resolutions
+from gan_dist.models.sizes import BASES, LARGEST, MIN_RESOLUTION, NetworkSize, base_of, possible_sizes
 from gan_dist.models.stylegan2 import StyleGAN2
 
 __all__ = [
@@ -134,24 +135,19 @@ def find_architecture(model: ModelConfig, shape: ImageShape) -> Architecture:
 
 def _size(model: ModelConfig, shape: ImageShape) -> NetworkSize:
     return NetworkSize(
-        resolution=shape.resolution,
+        resolution=max(shape.size),
         channels=shape.channels,
         width=model.width,
         max_width=model.max_width,
         classes=shape.classes if model.conditional else 0,
+        oblong=None if shape.size.height == shape.size.width else shape.size,
     )
 
 
 def _problems(model: ModelConfig, shape: ImageShape, kind: type[Architecture]) -> Iterator[Problem]:
-    resolution, named = shape.resolution, f"model.name={model.name}"
-    possible = possible_resolutions(resolution)
-    if kind.power_of_two and resolution not in possible:
-        yield Problem(
-            f"data.resolution={resolution}: {named} makes images whose edge is a power of two of at least "
-            f"{MIN_RESOLUTION}",
-            f"use {' or '.join(map(str, possible))}",
-            ("data.resolution",),
-        )
+    named = f"model.name={model.name}"
+    if kind.power_of_two and not base_of(shape.size):
+        yield _impossible_size(shape.size, named)
     for key, most in (("latent_dim", LARGEST), ("width", LARGEST), ("max_width", LARGEST), ("blocks", 1000)):
         if (value := getattr(model, key) or 0) > most:
             yield Problem(f"model.{key}={value}: no network is that large", keys=(f"model.{key}",))
@@ -168,6 +164,19 @@ def _problems(model: ModelConfig, shape: ImageShape, kind: type[Architecture]) -
             )
             what = f"model.{key}={format_value(getattr(model, key))}: {named} has {has_none}"
             yield Problem(what, f"use {having}, or {otherwise}", (f"model.{key}", "model.name"))
+
+
+def _impossible_size(size: ImageSize, named: str) -> Problem:
+    step = 2 ** NetworkSize(resolution=max(size), channels=1, width=1).halvings
+    why = f"{next((edge for edge in size if edge % step), 0)} is no multiple of {step}"
+    if max(size) < MIN_RESOLUTION:
+        why = f"the longer one has {MIN_RESOLUTION} at least"
+    return Problem(
+        f"data.resolution={size.resolution}: {named} doubles both edges of maps, whose longer edge has "
+        f"{BASES[0]} to {BASES[-1]} pixels, and {why}",
+        f"use {' or '.join(str(one.resolution) for one in possible_sizes(size))}",
+        ("data.resolution",),
+    )
 
 
 _OPTIONS: dict[str, tuple[Callable[[ModelConfig], object], str, str]] = {

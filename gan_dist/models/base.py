@@ -27,7 +27,7 @@ class Architecture(ABC):
     spectral_norm: ClassVar[bool] = False
     """Whether the discriminator has spectral normalisation where `model.spectral_norm` is absent."""
     power_of_two: ClassVar[bool] = False
-    """Whether the edge of the images has to be a power of two of at least 8."""
+    """Whether the edges of the images have to be those of small feature maps, doubled: `size.base`."""
 
     def __init__(self, model: ModelConfig, size: NetworkSize, settings: Section) -> None:
         self.model, self.size = model, size
@@ -65,9 +65,11 @@ class Generator(nn.Module, ABC):
         super().__init__()
         self.latent_dim = latent_dim
         self.resolution, self.channels, self.classes = size.resolution, size.channels, size.classes
+        self.image = size.image
+        """H and W, height and width of the images in pixels."""
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return images of latents, float32 (B, C, R, R), under autocast too; -1 is black and 1 is white.
+        """Return images of latents, float32 (B, C, H, W), under autocast too; -1 is black and 1 is white.
 
         Without `tanh` values may lie beyond, and become black or white in pixels (`to_uint8`).
 
@@ -101,6 +103,8 @@ class Discriminator(nn.Module, ABC):
     def __init__(self, size: NetworkSize, pack: int = 1) -> None:
         super().__init__()
         self.resolution, self.channels, self.classes = size.resolution, size.channels, size.classes
+        self.image = size.image
+        """H and W, height and width of the images in pixels."""
         self.pack = pack
         """Consecutive images that share a logit."""
 
@@ -113,7 +117,7 @@ class Discriminator(nn.Module, ABC):
         With `draws` the errors of reconstruction follow, float32 (B / pack,): one forward pass for both.
 
         Args:
-            images: float32 (B, C, R, R), about in [-1, 1].
+            images: float32 (B, C, H, W), about in [-1, 1].
             labels: int64 (B,); an unconditional discriminator ignores them.
             draws: Float (B,), uniform in [0, 1): where to look, for a discriminator with `reconstruction`.
 
@@ -138,7 +142,7 @@ class Discriminator(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the logits (N,) of inputs (N, pack x C, R, R).
+        """Return the logits (N,) of inputs (N, pack x C, H, W).
 
         The labels are those of the single images, int64 (N x pack,), in their order; None if and only if the
         discriminator is unconditional.
@@ -194,7 +198,7 @@ class ProjectionDiscriminator(Discriminator):
 
     @abstractmethod
     def feature_maps(self, images: Tensor) -> Tensor:
-        """Return the last feature maps of images (N, pack x C, R, R)."""
+        """Return the last feature maps of images (N, pack x C, H, W)."""
 
     @abstractmethod
     def logits_and_features(self, maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -125,7 +125,7 @@ class _Trial:
 def _inputs(model: ModelConfig, shape: ImageShape) -> tuple[Tensor, Tensor, Tensor | None]:
     numbers, count = torch.Generator().manual_seed(0), UNITS * model.pack * model.group
     latents = torch.randn(count, model.latent_dim, generator=numbers)
-    images = torch.rand(count, shape.channels, shape.resolution, shape.resolution, generator=numbers) * 2 - 1
+    images = torch.rand(count, shape.channels, *shape.size, generator=numbers) * 2 - 1
     return latents, images, torch.arange(count) % shape.classes if model.conditional else None
 
 

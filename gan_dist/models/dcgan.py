@@ -1,8 +1,9 @@
-"""DCGAN (Radford, Metz and Chintala 2016) for any power-of-two resolution of at least 8.
+"""DCGAN (Radford, Metz and Chintala 2016) for images of all sizes that doubling makes (`sizes.base_of`).
 
 At 64x64x3 with `latent_dim=100` and `width=64` it is the network of the article's figure 1 in the form of
 PyTorch's DCGAN tutorial: the projection of z is a transposed convolution from 1x1. Other resolutions add or
-drop stages at the 4x4 end. `width` is the number of channels at half the resolution of the images.
+drop stages at the 4x4 end, and other bases have kernels of their size there. `width` is the number of
+channels at half the resolution of the images.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Generator(base.Generator):
         super().__init__(latent_dim, size)
         widths = size.widths(size.halvings)
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(latent_dim, widths[-1], 4, stride=1, padding=0, bias=False),
+            nn.ConvTranspose2d(latent_dim, widths[-1], size.base, stride=1, padding=0, bias=False),
             batch_norm(widths[-1], size.classes),
             nn.ReLU(inplace=True),
         ]
@@ -73,7 +74,7 @@ class Discriminator(base.ProjectionDiscriminator):
     """The generator mirrored, with strided convolutions and LeakyReLU 0.2.
 
     There is no batch norm on the first layer (so none at all at 8x8) and no Sigmoid on the last one, so that
-    losses can be computed from logits. Labels are compared with the last 4x4 feature maps, summed over
+    losses can be computed from logits. Labels are compared with the last feature maps, summed over
     their positions. `spectral_norm` divides every weight but batch norm's.
     """
 
@@ -89,7 +90,8 @@ class Discriminator(base.ProjectionDiscriminator):
         layers: list[nn.Module] = [halving(pack * size.channels, widths[0]), nn.LeakyReLU(0.2, inplace=True)]
         for before, after in pairwise(widths):
             layers += [halving(before, after), nn.BatchNorm2d(after), nn.LeakyReLU(0.2, inplace=True)]
-        layers.append(spectral(nn.Conv2d(widths[-1], 1, 4, stride=1, padding=0, bias=False), spectral_norm))
+        last = nn.Conv2d(widths[-1], 1, size.base, stride=1, padding=0, bias=False)
+        layers.append(spectral(last, spectral_norm))
         self.layers = nn.Sequential(*layers)
         self.embed = spectral(nn.Embedding(classes, widths[-1]), spectral_norm) if classes else None
 

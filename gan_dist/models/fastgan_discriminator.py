@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         self.out = spectral(nn.Conv2d(widths[-1], channels, 3, padding=1, bias=False), spectral_norm)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps float (B, before, H, H) to images (B, channels, S, S), S = 2^doublings H."""
+        """Maps float (B, before, h, w) to images (B, channels, 2^doublings h, 2^doublings w)."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             maps = F.glu(norm(conv(F.interpolate(maps, scale_factor=2.0, mode="nearest"))), 1)
         images: Tensor = self.out(maps).tanh()
@@ -79,7 +79,8 @@ class Discriminator(base.ProjectionDiscriminator):
     """A stem to 256x256 at most, a residual block for every halving to 8x8, a 1x1 and a 4x4 convolution.
 
     The last one's logits, 5 x 5 of them, become one, their mean: the authors average the losses of all.
-    Images of less than 32 pixels end at 4x4, with one logit. Labels are compared with the mean over the
+    For images that do not halve to 4x4, edges are those of `NetworkSize.square`. Images of less than 32
+    pixels end at 4x4, with one logit. Labels are compared with the mean over the
     positions of what the 1x1 convolution gives. Batch norm is everywhere but behind the first and the last
     convolution.
 
@@ -93,7 +94,7 @@ class Discriminator(base.ProjectionDiscriminator):
     ) -> None:
         super().__init__(size, pack)
         self.reconstruction = reconstruction
-        edge, last, images = size.resolution, _last_edge(size.resolution), pack * size.channels
+        edge, last, images = size.square, _last_edge(size.square), pack * size.channels
         # Half of the width that doubles with every halving from the image on, as in the authors' code.
         wide = [max(1, width // 2) for width in size.widths(size.halvings + 2)]
         stem: list[nn.Module] = []
@@ -114,11 +115,11 @@ class Discriminator(base.ProjectionDiscriminator):
         hidden = min(2 * wide[depth], size.max_width or 2 * wide[depth])
         self.head = spectral(nn.Conv2d(wide[depth], hidden, 1, bias=False), spectral_norm)
         self.norm = nn.BatchNorm2d(hidden)
-        self.out = spectral(nn.Conv2d(hidden, 1, BASE, bias=False), spectral_norm)
+        self.out = spectral(nn.Conv2d(hidden, 1, size.base, bias=False), spectral_norm)
         self.embed = spectral(nn.Embedding(size.classes, hidden), spectral_norm) if size.classes else None
         if reconstruction:
             # As large as the image, or its quarter, but at most as DECODED goes.
-            whole, quarter = (_doublings(part, last) for part in (size.resolution, size.resolution // 2))
+            whole, quarter = (_doublings(part, last) for part in (size.square, size.square // 2))
             self.decode_whole = Decoder(wide[depth], images, whole, spectral_norm)
             self.decode_quarter = Decoder(wide[depth - 1], images, quarter, spectral_norm)
 
@@ -164,9 +165,9 @@ def _quarter(maps: Tensor, quarters: Tensor) -> Tensor:
 
 
 def _error(found: Tensor, images: Tensor) -> Tensor:
-    """Return the mean absolute difference of each image (B, C, S, S) from the real, float32 (B,).
+    """Return the mean absolute difference of each image (B, C, h, w) from the real, float32 (B,).
 
-    Reals (B, C, R, R) are averaged to the edge S.
+    Reals (B, C, H, W) are averaged to that size.
     """
     wanted = F.avg_pool2d(images, images.shape[2] // found.shape[2])
     return (found.to(wanted.dtype) - wanted).abs().mean((1, 2, 3))

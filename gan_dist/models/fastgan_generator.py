@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gan_dist.core.image_size import ImageSize
 from gan_dist.models import base, init, noise
 from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call
 from gan_dist.models.sizes import BASE, NetworkSize
@@ -25,18 +26,19 @@ SLOPE = 0.2
 class Excitation(nn.Module):
     """Skip-layer excitation: equation 1. Maps times gates in (0, 1), one a channel, from lower maps.
 
-    The lower maps, averaged to 4x4, become a vector by a 4x4 convolution; a leaky ReLU, a 1x1 convolution and
-    a sigmoid follow.
+    The lower maps, averaged to the size of the first ones (4x4), become a vector by a convolution of that
+    size; a leaky ReLU, a 1x1 convolution and a sigmoid follow.
     """
 
-    def __init__(self, lower: int, channels: int) -> None:
+    def __init__(self, lower: int, channels: int, base: ImageSize = ImageSize(BASE, BASE)) -> None:
         super().__init__()
-        self.squeeze = nn.Conv2d(lower, channels, BASE, bias=False)
+        self.base = base
+        self.squeeze = nn.Conv2d(lower, channels, base, bias=False)
         self.excite = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, lower: Tensor, maps: Tensor) -> Tensor:
-        """Lower maps float (B, lower, h, h), h a multiple of 4, and maps (B, channels, H, H) to such maps."""
-        vector = self.squeeze(F.avg_pool2d(lower, lower.shape[2] // BASE))
+        """Lower maps float (B, lower, h, w), of some times the base, and maps (B, channels, H, W) to such."""
+        vector = self.squeeze(F.avg_pool2d(lower, lower.shape[2] // self.base.height))
         gates: Tensor = self.excite(F.leaky_relu(vector, SLOPE)).sigmoid()
         return maps * gates
 
@@ -111,7 +113,7 @@ RECIPE: init.Recipe = {
 
 
 def excited(resolution: int) -> dict[int, int]:
-    """Return the edges of the excited maps, and for each that of the maps that excite it.
+    """Return the edges of the excited maps of square images, and for each that of the maps that excite it.
 
     Below 64x64, where nothing is that far apart, the maps of 4x4 excite the last ones.
     """
@@ -125,7 +127,8 @@ class Generator(base.Generator):
     """A linear layer to 4x4, a block for every doubling, skip-layer excitations, a 3x3 convolution.
 
     Channels double with every halving of the resolution, but from 64x64 to 32x32, as in the authors' code.
-    With classes the batch norm is conditional.
+    With classes the batch norm is conditional. For images that do not halve to 4x4, edges stand for those of
+    the square images that do so as often (`NetworkSize.square`).
     """
 
     recipe = RECIPE
@@ -134,26 +137,26 @@ class Generator(base.Generator):
         super().__init__(latent_dim, size)
         wide = _widths(size)
         first, classes = wide[BASE], size.classes
-        self.start = nn.Linear(latent_dim, 2 * first * BASE**2, bias=False)
+        self.start = nn.Linear(latent_dim, 2 * first * size.base.area, bias=False)
+        self.base = size.base
         self.norm = batch_norm(2 * first, classes)
         edges = [edge for edge in wide if edge > BASE]
         self.blocks = nn.ModuleList(
             GeneratorBlock(wide[edge // 2], wide[edge], classes, edge) for edge in edges
         )
-        self._excited = excited(size.resolution)
+        self._excited = excited(size.square)
         self.excitations = nn.ModuleDict(
-            {str(edge): Excitation(wide[by], wide[edge]) for edge, by in self._excited.items()}
+            {str(edge): Excitation(wide[by], wide[edge], size.base) for edge, by in self._excited.items()}
         )
-        self.out = nn.Conv2d(wide[size.resolution], size.channels, 3, padding=1, bias=False)
+        self.out = nn.Conv2d(wide[size.square], size.channels, 3, padding=1, bias=False)
 
     def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         seeds = noise.seeds(latents)
-        maps: Tensor = self.start(latents).unflatten(1, (-1, BASE, BASE))
+        maps: Tensor = self.start(latents).unflatten(1, (-1, *self.base))
         maps = F.glu(call(self.norm, maps, labels), 1)
-        at = {BASE: maps}
+        edge, at = BASE, {BASE: maps}
         for block in self.blocks:
-            maps = block(maps, labels, seeds)
-            edge = maps.shape[2]
+            edge, maps = 2 * edge, block(maps, labels, seeds)
             if edge in self._excited:
                 maps = self.excitations[str(edge)](at[self._excited[edge]], maps)
             at[edge] = maps
@@ -165,6 +168,6 @@ def _widths(size: NetworkSize) -> dict[int, int]:
     """Return the channels at each edge, from 4 up."""
     doubled, found = size.widths(size.halvings + 1), {}
     for halvings in range(size.halvings, -1, -1):
-        edge = size.resolution >> halvings
-        found[edge] = doubled[halvings - 1 if edge <= SAME < size.resolution else halvings]
+        edge = size.square >> halvings
+        found[edge] = doubled[halvings - 1 if edge <= SAME < size.square else halvings]
     return found

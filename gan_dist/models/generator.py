@@ -15,6 +15,7 @@ from torch.nn import functional
 from gan_dist.config import RunConfig
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError, NonFiniteError, closest
+from gan_dist.core.image_size import ImageSize, WrittenSize
 from gan_dist.models.sizes import LARGEST
 from gan_dist.models.styled import StyledGenerator
 from gan_dist.models.truncation import Truncated
@@ -27,14 +28,20 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Shape of the generated images: `channels` x `resolution` x `resolution`."""
+    """Shape of the generated images: channels, height and width."""
 
-    resolution: Annotated[int, Field(gt=0, le=LARGEST)]
+    resolution: Annotated[int, Field(gt=0, le=LARGEST)] | WrittenSize
+    """Edge of square images in pixels; `WIDTHxHEIGHT` of others."""
     channels: Annotated[int, Field(gt=0, le=LARGEST)]
     classes: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     """Classes of conditional networks; 0 for unconditional ones."""
     class_names: tuple[str, ...] = ()
     """Names of the classes by their numbers; empty where the set has none, and in files before 0.3."""
+
+    @property
+    def size(self) -> ImageSize:
+        """Height and width in pixels."""
+        return ImageSize.of(self.resolution)
 
     @classmethod
     def from_json(cls, content: bytes) -> ImageShape:
@@ -71,7 +78,7 @@ class Release:
 
     generator: nn.Module
     """Takes latents (n, latent_dim), float32, and classes (n,), int64, where it is conditional; returns
-    images (n, C, R, R), in which -1 is black and 1 is white; values may lie beyond if not `bounded`."""
+    images (n, C, H, W), in which -1 is black and 1 is white; values may lie beyond if not `bounded`."""
     config: RunConfig
     shape: ImageShape
     record: Mapping[str, object] = field(default_factory=dict)
@@ -119,7 +126,7 @@ class Release:
         return bool(getattr(self.generator, "tanh", True))
 
     def sample(self, n: int, seed: int = 0, labels: Sequence[int | str] | None = None) -> Tensor:
-        """Return `n` images, uint8 (n, C, R, R). The first k of a seed are the same for every n >= k.
+        """Return `n` images, uint8 (n, C, H, W). The first k of a seed are the same for every n >= k.
 
         Args:
             n: How many.
@@ -178,7 +185,7 @@ class Release:
 
     @torch.no_grad()
     def images(self, latents: Tensor, classes: Tensor | None) -> Tensor:
-        """Return the images of latents, uint8 (n, C, R, R).
+        """Return the images of latents, uint8 (n, C, H, W).
 
         Args:
             latents: (n, latent_dim), float32; or (n, styles, latent_dim), for a generator with styles.
@@ -189,23 +196,25 @@ class Release:
         """
         device = next(self.generator.parameters()).device
         classes = None if classes is None else classes.to(device)
-        return generate(self.generator, latents.to(device), classes, self.shape.resolution)
+        return generate(self.generator, latents.to(device), classes, self.shape.size.area)
 
 
 def generate(
     generator: nn.Module,
     latents: Tensor,
     classes: Tensor | None,
-    resolution: int,
+    area: int,
     named: str = "the generated images",
 ) -> Tensor:
-    """Return a generator's images of latents, uint8 (n, C, R, R), where the latents are.
+    """Return a generator's images of latents, uint8 (n, C, H, W), where the latents are.
+
+    `area` is the number of pixels of an image.
 
     Raises:
         NonFiniteError: a pixel is NaN or infinite; the message calls the images what `named` says.
     """
     made = []
-    for images in pieces(generator, latents, classes, resolution):
+    for images in pieces(generator, latents, classes, area):
         if not images.isfinite().all():
             raise NonFiniteError(
                 f"of {named} some are not finite: the generator holds or computes NaN or infinity",
@@ -215,14 +224,12 @@ def generate(
     return torch.cat(made)
 
 
-def pieces(
-    generator: nn.Module, latents: Tensor, classes: Tensor | None, resolution: int
-) -> Iterator[Tensor]:
+def pieces(generator: nn.Module, latents: Tensor, classes: Tensor | None, area: int) -> Iterator[Tensor]:
     """Yield a generator's images of latents, as many at a time as memory is likely to hold.
 
-    These are 256 up to a `resolution` of 128, and fewer above it, as their pixels are more.
+    These are 256 up to an `area` of 128 x 128 pixels, and fewer above it.
     """
-    size = max(8, min(256, 2**22 // resolution**2))
+    size = max(8, min(256, 2**22 // area))
     for start in range(0, len(latents), size):
         part = slice(start, start + size)
         yield generator(latents[part], None if classes is None else classes[part])

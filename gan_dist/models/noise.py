@@ -47,20 +47,20 @@ def normal(seeds: Tensor, layer: int, height: int, width: int) -> Tensor:
         seeds: int64 (B,), from `seeds`.
         layer: Number of the layer, in [0, LAYERS).
         height: Edge of the maps.
-        width: Other edge; one of the two is even.
+        width: Other edge. Where both are odd, the last number has no partner.
 
     Raises:
         ValueError: `layer` is out of range.
     """
     if not 0 <= layer < LAYERS:
         raise ValueError(f"noise is for layers 0 to {LAYERS - 1}, not {layer}")
-    pairs = _numbers(height * width // 2, seeds) * LAYERS + layer
+    pairs = _numbers((height * width + 1) // 2, seeds) * LAYERS + layer
     a, b, c, d = (_mix((pairs * 4 + kind) % PRIME) for kind in range(4))
     seed = seeds[:, None]
     u, v = (_unit((seed * factor + offset) % PRIME) for factor, offset in ((a, b), (c, d)))
     radius, angle = (-2 * u.log()).sqrt(), 2 * math.pi * v
     both = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
-    return both.view(-1, 1, height, width)
+    return both.flatten(1)[:, : height * width].reshape(-1, 1, height, width)
 
 
 def _numbers(count: int, like: Tensor) -> Tensor:

@@ -87,15 +87,15 @@ class Resampling(nn.Module):
 
 
 class Basis(nn.Module):
-    """The generator's start: learned maps (width, 4, 4), each multiplied by a linear function of z."""
+    """The generator's start: learned maps (width, h, w), each multiplied by a linear function of z."""
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, base: tuple[int, int] = (BASE, BASE)) -> None:
         super().__init__()
-        self.maps = nn.Parameter(torch.randn(width, BASE, BASE))
+        self.maps = nn.Parameter(torch.randn(width, *base))
         self.linear = nn.Linear(inputs, width, bias=False)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Latents float (B, inputs) to maps (B, width, 4, 4)."""
+        """Latents float (B, inputs) to maps (B, width, h, w)."""
         factors: Tensor = self.linear(latents)
         return factors[:, :, None, None] * self.maps
 
@@ -138,7 +138,7 @@ def _widths(size: NetworkSize, group: int) -> tuple[int, ...]:
 
 
 class Generator(base.Generator):
-    """A modulated basis at 4x4, `blocks` blocks at every resolution, a 1x1 convolution.
+    """A modulated basis of 4x4 (`size.base`), `blocks` blocks at every resolution, a 1x1 convolution.
 
     Where widths change, a 1x1 convolution precedes the upsampling. With classes an embedding as long as z is
     appended to z.
@@ -159,7 +159,7 @@ class Generator(base.Generator):
         widths, classes = _widths(size, group_width), size.classes
         depth = len(widths) * blocks
         self.embed = nn.Embedding(classes, latent_dim) if classes else None
-        self.basis = Basis(2 * latent_dim if classes else latent_dim, widths[-1])
+        self.basis = Basis(2 * latent_dim if classes else latent_dim, widths[-1], size.base)
         layers: list[nn.Module] = [Block(widths[-1], depth, group_width) for _ in range(blocks)]
         for before, after in pairwise(reversed(widths)):
             layers += _change_width(before, after)
@@ -176,7 +176,7 @@ class Generator(base.Generator):
 
 
 class Discriminator(base.ProjectionDiscriminator):
-    """The generator mirrored, then a depthwise 4x4 convolution and a linear layer.
+    """The generator mirrored, then a depthwise convolution of all 4x4 positions and a linear layer.
 
     The linear layer gives the logit, or with classes as many numbers as it gets, and the logit is the inner
     product of these and the class's embedding. In the variant `tanh` it gives the logit in any case, to which
@@ -205,7 +205,7 @@ class Discriminator(base.ProjectionDiscriminator):
             layers += _change_width(before, after)
         layers += [Block(last, depth, group_width) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers)
-        self.basis = nn.Conv2d(last, last, BASE, groups=last, bias=False)
+        self.basis = nn.Conv2d(last, last, size.base, groups=last, bias=False)
         self.out = nn.Linear(last, 1 if self._has_logit else last, bias=False)
         self.embed = nn.Embedding(size.classes, last) if size.classes else None
 

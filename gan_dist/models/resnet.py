@@ -22,14 +22,14 @@ from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call, spect
 from gan_dist.models.sizes import BASE, NetworkSize
 
 MIN_ATTENTION = 4 * BASE
-"""Lowest resolution with feature maps at a quarter of it."""
+"""Lowest resolution of square images with feature maps at a quarter of it."""
 
 
 class SelfAttention(nn.Module):
     """Attention of every position to all: Zhang et al. 2019 (SAGAN), equations 1 to 3.
 
     `scale` (their gamma) starts at 0, so that the layer starts as the identity. Queries, keys and values have
-    an eighth of the channels. Memory grows with the fourth power of the maps' edge.
+    an eighth of the channels. Memory grows with the square of the maps' area.
     """
 
     def __init__(self, channels: int, spectral_norm: bool = False) -> None:
@@ -137,7 +137,7 @@ RECIPE: init.Recipe = {
 
 
 class Generator(base.Generator):
-    """A linear layer to 4x4, a block for every doubling, batch norm, ReLU, convolution.
+    """A linear layer to 4x4 (`size.base`), a block for every doubling, batch norm, ReLU, convolution.
 
     With classes the batch norm is conditional. Attention is at R/4.
     """
@@ -147,7 +147,8 @@ class Generator(base.Generator):
     def __init__(self, latent_dim: int, size: NetworkSize, attention: bool = False) -> None:
         super().__init__(latent_dim, size)
         widths, classes = size.widths(size.halvings + 1), size.classes
-        self.start = nn.Linear(latent_dim, widths[-1] * BASE**2)
+        self.base = size.base
+        self.start = nn.Linear(latent_dim, widths[-1] * size.base.area)
         self.blocks = nn.ModuleList(GeneratorBlock(*pair, classes) for pair in pairwise(reversed(widths)))
         if attention:
             self.blocks.insert(len(self.blocks) - 2, SelfAttention(widths[2]))
@@ -155,7 +156,7 @@ class Generator(base.Generator):
         self.out = nn.Conv2d(widths[0], size.channels, 3, padding=1)
 
     def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        maps: Tensor = self.start(latents).unflatten(1, (-1, BASE, BASE))
+        maps: Tensor = self.start(latents).unflatten(1, (-1, *self.base))
         for block in self.blocks:
             maps = block(maps) if isinstance(block, SelfAttention) else block(maps, labels)
         images: Tensor = self.out(F.relu(call(self.norm, maps, labels)))
@@ -214,8 +215,8 @@ class ResNet(base.Architecture):
     def problems(self) -> Iterator[Problem]:
         if self.model.attention and self.size.resolution < MIN_ATTENTION:
             yield Problem(
-                f"model.attention=true: at data.resolution={self.size.resolution} there are no feature maps "
-                "of a quarter of it",
+                f"model.attention=true: at data.resolution={self.size.image.resolution} there are no "
+                "feature maps of a quarter of it",
                 f"use data.resolution={MIN_ATTENTION}, or model.attention=false",
                 ("model.attention", "data.resolution"),
             )

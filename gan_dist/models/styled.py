@@ -28,7 +28,7 @@ class StyledGenerator(base.Generator):
 
     @abstractmethod
     def from_w(self, w: Tensor, latents: Tensor) -> Tensor:
-        """Return images, float (B, C, R, R), of w (B, L, w_dim), with the noise (if any) of the latents."""
+        """Return images, float (B, C, H, W), of w (B, L, w_dim), with the noise (if any) of the latents."""
 
     def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         return self.from_w(self.map(latents, labels), latents)

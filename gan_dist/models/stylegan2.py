@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gan_dist.config.section import Positive, Probability, Section
 from gan_dist.models import base, init, noise
-from gan_dist.models.sizes import BASE, NetworkSize
+from gan_dist.models.sizes import NetworkSize
 from gan_dist.models.styled import StyledGenerator
 from gan_dist.models.stylegan2_layers import (
     RECIPE,
@@ -90,7 +90,7 @@ class Generator(StyledGenerator):
         self.styles = 2 * len(widths)
         self.style_mixing = style_mixing
         self.mapping = Mapping(latent_dim, w_dim, mapping_layers, size.classes)
-        self.start = Constant(widths[0], BASE)
+        self.start = Constant(widths[0], size.base)
         convolutions = [StyledConv(widths[0], widths[0], w_dim, layer=0, noisy=noisy)]
         for before, after in pairwise(widths):
             layer = len(convolutions)
@@ -152,7 +152,7 @@ class Discriminator(base.ProjectionDiscriminator):
         self.first = Conv2d(pack * size.channels, widths[0], 1)
         self.blocks = nn.Sequential(*(Block(*pair) for pair in pairwise(widths)))
         self.last = Conv2d(last + (stddev_group > 1), last, 3)
-        self.linear = Linear(last * BASE**2, last)
+        self.linear = Linear(last * size.base.area, last)
         self.out = Linear(last, 1)
         self.embed = nn.Embedding(size.classes, last) if size.classes else None
 

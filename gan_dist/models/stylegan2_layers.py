@@ -167,14 +167,14 @@ class ToImage(nn.Module):
 
 
 class Constant(nn.Module):
-    """The generator's start: learned maps (width, edge, edge), the same for all images."""
+    """The generator's start: learned maps (width, h, w), the same for all images."""
 
-    def __init__(self, width: int, edge: int) -> None:
+    def __init__(self, width: int, base: tuple[int, int]) -> None:
         super().__init__()
-        self.maps = nn.Parameter(torch.normal(0.0, 1.0, (width, edge, edge)))
+        self.maps = nn.Parameter(torch.normal(0.0, 1.0, (width, *base)))
 
     def forward(self, count: int) -> Tensor:
-        """Return maps (count, width, edge, edge)."""
+        """Return maps (count, width, h, w)."""
         return self.maps.expand(count, -1, -1, -1)
 
 

@@ -29,7 +29,7 @@ class Truncated(nn.Module):
         self._means: dict[int, Tensor] = {}
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return images float32 (B, C, R, R); latents and labels are the generator's."""
+        """Return images float32 (B, C, H, W); latents and labels are the generator's."""
         generator = self.generator
         if not generator.classes:
             labels, means = None, self._mean(0)

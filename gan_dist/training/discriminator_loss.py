@@ -78,7 +78,7 @@ class DiscriminatorObjective:
         If the discriminator reconstructs reals, the mean error is a scalar too, `loss_reconstruction`.
 
         Args:
-            reals: float32 (n, C, R, R), before augmentation.
+            reals: float32 (n, C, H, W), before augmentation.
             fakes: As many, likewise.
             labels: int64 (n,), of both, or None.
             micro_batch: Index of the micro-batch.

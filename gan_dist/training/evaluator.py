@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gan_dist.config import RunConfig
 from gan_dist.core.distributed import Process, broadcast_from_rank0
+from gan_dist.core.image_size import ImageSize
 from gan_dist.data.batches.loader import image_resolution
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.evaluation.extractors import load_extractor
@@ -18,7 +19,7 @@ from gan_dist.evaluation.extractors.digits import Digits
 from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.class_scores import DigitModes
 from gan_dist.evaluation.metrics.distances import bias_warning
-from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_key
+from gan_dist.evaluation.reference import Reference, ReferenceCache, alpha_setting, statistics_key
 from gan_dist.evaluation.scores import compute_scores, require_possible
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
 
@@ -50,13 +51,13 @@ class Evaluator:
         )
         fewest = min(config.eval.samples, images.manifest.count)
         require_possible(self._extractor, config.eval.metrics, fewest)
-        self._resolution = image_resolution(config.data, images)
+        self._resolution = image_resolution(config.data, images.manifest)
         channels = images.manifest.channels
         digits = tuple(f"{number:0{channels}d}" for number in range(10**channels))
         self._modes: Callable[[], DigitModes] | None = None
         if images.manifest.classes == digits and isinstance(self._extractor, Digits):
             self._modes = partial(DigitModes, self._extractor, channels, context.device)
-        self._reals = RealImages(images, self._resolution)
+        self._reals = RealImages(images, self._resolution, config.data.fit)
         self._stored = stored_features(config.eval.metrics, config.eval.samples)
         if context.rank == 0:
             for count in (self._reals.total, config.eval.samples):
@@ -77,6 +78,7 @@ class Evaluator:
             "extractor": extractor.name,
             "extractor_sha256": extractor.hash,
             "resize": extractor.resize,
+            **alpha_setting(self._reals.channels),
             "samples": self._config.eval.samples,
         }
 
@@ -120,7 +122,8 @@ class Evaluator:
         """Return the set's statistics (None on other ranks if cached), and the images of each class."""
         context = self._context
         cache = ReferenceCache(
-            self._config.data.path, statistics_key(images, self._extractor, self._resolution, self._stored)
+            self._config.data.path,
+            statistics_key(images, self._extractor, self._resolution, self._stored, self._config.data.fit),
         )
         reference = cache.load() if context.rank == 0 else None
         labels: Tensor | None = broadcast_from_rank0(context, reference and reference.labels)
@@ -142,7 +145,7 @@ class Evaluator:
             self._extractor,
             total,
             stored=min(self._stored, total),
-            image_values=self._reals.channels * self._resolution**2,
+            image_values=self._reals.channels * ImageSize.of(self._resolution).area,
             classes=self._reals.classes,
             inception_score=inception_score,
             modes=modes,

@@ -89,7 +89,9 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
         start=state.images,
         stop=total,
     )
-    rank_batches = on_device((to_batch(part, images, shape.resolution) for part in rows), context.device)
+    rank_batches = on_device(
+        (to_batch(part, images, shape.resolution, config.data.fit) for part in rows), context.device
+    )
 
     # One round is d_steps discriminator updates and one generator update.
     every = round(config.eval.every_kimg * 1000)

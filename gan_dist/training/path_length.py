@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -44,22 +45,22 @@ class WithPathLengths(nn.Module):
     def forward(
         self, latents: Tensor, labels: Tensor | None, directions: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return images float32 (B, C, R, R), and the length |J^T y| for each, float32 (B,).
+        """Return images float32 (B, C, H, W), and the length |J^T y| for each, float32 (B,).
 
-        J is the Jacobian of the image with respect to w, and y has the standard deviation 1 / R, which makes
-        lengths independent of the resolution. Where an image has a w for each of L layers, the square of the
-        length is the mean over the layers, as in the authors' implementation.
+        J is the Jacobian of the image with respect to w, and y has the standard deviation 1 / sqrt(H W),
+        which makes lengths independent of the resolution. Where an image has a w for each of L layers, the
+        square of the length is the mean over the layers, as in the authors' implementation.
 
         Args:
             latents: float32 (B, latent_dim) or (B, L, latent_dim).
             labels: int64 (B,), or None.
-            directions: float32 (B, C, R, R) from N(0, 1); None for no lengths.
+            directions: float32 (B, C, H, W) from N(0, 1); None for no lengths.
         """
         if directions is None:
             images: Tensor = self.generator(latents, labels)
             return images, None
         images, w = self.generator.with_w(latents, labels)
-        product = (images * directions).sum() / images.shape[-1]
+        product = (images * directions).sum() / math.sqrt(images.shape[2] * images.shape[3])
         (gradient,) = torch.autograd.grad(product, w, create_graph=True)
         # Not the root of a sum of squares: at zero its derivative is infinite, this one's is zero.
         lengths = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
@@ -88,7 +89,7 @@ class PathLengthPenalty:
         if not self.due:
             return None
         shape = self.state.shape
-        return self.noise.normal("path-g", (shape.channels, shape.resolution, shape.resolution), micro_batch)
+        return self.noise.normal("path-g", (shape.channels, *shape.size), micro_batch)
 
     def penalty(self, lengths: Tensor) -> Tensor:
         """Return E[(|J^T y| - a)^2], with its weight: Karras et al. 2020, equation 4.

@@ -79,7 +79,7 @@ class PrecisionPolicy:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Return uint8 images (B, C, R, R) as float32 in [-1, 1], on the device and in its memory layout."""
+        """Return uint8 images (B, C, H, W) as float32 in [-1, 1], on the device and in its memory layout."""
         layout = memory_format(channels_last=self.channels_last)
         images = pixels.to(self.device).to(torch.float32, memory_format=layout)
         return images.div_(127.5).sub_(1)

@@ -23,9 +23,10 @@ from gan_dist.config import (
 from gan_dist.config.augment import augment_name
 from gan_dist.core import storage
 from gan_dist.core.distributed import Process
-from gan_dist.core.errors import DamagedDataError, ResumeError
+from gan_dist.core.errors import ConfigError, DamagedDataError, ResumeError
+from gan_dist.core.image_size import ImageSize
 from gan_dist.core.import_path import is_import_path
-from gan_dist.data.batches.loader import open_images
+from gan_dist.data.batches.loader import image_resolution, open_images
 from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.verify import Without, find_damage
 from gan_dist.evaluation.extractors import load_extractor
@@ -49,8 +50,8 @@ class RunSummary:
     """Images in the training set."""
     image_shape: tuple[int, int, int]
     """Height, width and channels of the images in the set."""
-    resolution: int
-    """Edge in pixels of the images that the networks see."""
+    size: ImageSize
+    """Height and width of the images that the networks see."""
     generator_parameters: int
     discriminator_parameters: int
     images: int
@@ -99,9 +100,19 @@ def require_same_run(config: RunConfig, uri: str, *free: str) -> None:
 
 
 def image_shape(data: DataConfig, model: ModelConfig, manifest: Manifest) -> ImageShape:
-    """Return the shape of the images that a run's networks generate."""
+    """Return the shape of the images that a run's networks generate.
+
+    Raises:
+        ConfigError: `data.channels` are not those of the set.
+    """
+    if data.channels not in (None, manifest.channels):
+        raise ConfigError(
+            f"data.channels={data.channels}: the images of data.path={data.path} have {manifest.channels}",
+            f"set data.channels=null, or pack the images with --channels {data.channels}",
+            keys=("data.channels", "data.path"),
+        )
     names = (manifest.classes or ()) if model.conditional else ()
-    return ImageShape(data.resolution or manifest.height, manifest.channels, len(names), names)
+    return ImageShape(image_resolution(data, manifest), manifest.channels, len(names), names)
 
 
 def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary:
@@ -129,7 +140,7 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
         check_loss(config.loss)
     augment.build(config.data)
     if is_import_path(augment_name(config.data.augment)):
-        size = (shape.channels, shape.resolution, shape.resolution)
+        size = (shape.channels, *shape.size)
         check_augmentation(config.data, size, twice=bool(config.loss.r1 or config.loss.r2))
     init = transfer.check(config.init, config.model, *networks, config.run_uri)
     if not config.scale.gpus_per_worker:
@@ -142,7 +153,7 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
     return RunSummary(
         image_count=manifest.count,
         image_shape=(manifest.height, manifest.width, manifest.channels),
-        resolution=shape.resolution,
+        size=shape.size,
         generator_parameters=generator,
         discriminator_parameters=discriminator,
         images=total_images(config.train, config.optim),

@@ -117,7 +117,7 @@ class Recorder:
         return self._trained_images / self._trained_s if self._trained_s else 0.0
 
     def batch(self, images: Tensor) -> None:
-        """Write a grid of the first real images, uint8 (n, C, R, R), that rank 0 reads, once a run."""
+        """Write a grid of the first real images, uint8 (n, C, H, W), that rank 0 reads, once a run."""
         if self._reals is not None:
             self._reals.append(images[:GRID].cpu())
             if sum(map(len, self._reals)) >= GRID:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from gan_dist.config import DataConfig
+from gan_dist.core.image_size import ImageSize, border, crop_box, inner_size
 from gan_dist.core.storage.filesystems import expand_home
 from gan_dist.core.threads import prefetch
 from gan_dist.data.batches.buffer import BatchBuffer
@@ -17,7 +18,7 @@ from gan_dist.data.batches.readers import InMemoryReader, Reader, ThreadedReader
 from gan_dist.data.builtin import PREFIX, open_builtin
 from gan_dist.data.order import Order
 from gan_dist.data.shards.disk_cache import DiskCached
-from gan_dist.data.shards.manifest import ImageSet
+from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import ShardSet
 
@@ -29,7 +30,7 @@ READ_AHEAD = 16
 class Batch:
     """One rank's part of a global batch.
 
-    `images` is uint8 (n, C, R, R), stored channels last; `labels` is int64 (n,) or None.
+    `images` is uint8 (n, C, H, W), stored channels last; `labels` is int64 (n,) or None.
     """
 
     images: torch.Tensor
@@ -58,9 +59,9 @@ def open_configured(data: DataConfig) -> ImageSet:
     return DiskCached(images, folder, round(data.disk_cache_gb * 1e9))
 
 
-def image_resolution(data: DataConfig, images: ImageSet) -> int:
-    """Return the edge length in pixels that the networks work at."""
-    return data.resolution or images.manifest.height
+def image_resolution(data: DataConfig, manifest: Manifest) -> int | str:
+    """Return the size of the images that the networks work at: the edge of a square, or `WIDTHxHEIGHT`."""
+    return data.resolution or manifest.size.resolution
 
 
 def make_order(data: DataConfig, images: ImageSet, *, seed: int, batch_size: int) -> Order:
@@ -113,13 +114,13 @@ def batches(
             added += buffer.add(writer)
 
 
-def to_batch(rows: Rows, images: ImageSet, resolution: int) -> Batch:
-    """Return rows as tensors of the asked resolution."""
+def to_batch(rows: Rows, images: ImageSet, resolution: int | str, fit: str = "crop") -> Batch:
+    """Return rows as tensors of the asked resolution; `fit` is a value of `data.fit`."""
     manifest = images.manifest
     shape = (len(rows), manifest.height, manifest.width, manifest.channels)
     pixels = _tensor(rows.pixels).view(shape).permute(0, 3, 1, 2)
     labels = None if rows.labels is None else _tensor(rows.labels)
-    return Batch(resize(pixels, resolution), labels)
+    return Batch(resize(pixels, resolution, fit), labels)
 
 
 def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
@@ -127,12 +128,41 @@ def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def resize(images: torch.Tensor, resolution: int) -> torch.Tensor:
-    """Return uint8 images (n, C, H, W) at another resolution: bilinear, antialiased when shrinking."""
-    size = (resolution, resolution)
-    if images.shape[-2:] == size:
+def resize(images: torch.Tensor, resolution: int | str, fit: str = "crop") -> torch.Tensor:
+    """Return uint8 images (n, C, H, W) at another resolution: bilinear, antialiased when shrinking.
+
+    Args:
+        images: Four channels are RGB and alpha.
+        resolution: Edge of a square, or `WIDTHxHEIGHT`.
+        fit: A value of `data.fit`, for images of another aspect.
+    """
+    size, own = ImageSize.of(resolution), ImageSize(*images.shape[-2:])
+    if own == size:
         return images
-    scaled = torch.nn.functional.interpolate(images.float(), size=size, mode="bilinear", antialias=True)
+    if fit.startswith("pad"):
+        inner = inner_size(own, size)
+        top, left = (size.height - inner.height) // 2, (size.width - inner.width) // 2
+        pixel = images.new_tensor(border(fit, images.shape[1]))
+        padded = pixel.expand(len(images), *size, -1).permute(0, 3, 1, 2).clone()  # stored channels last
+        padded[..., top : top + inner.height, left : left + inner.width] = _scaled(images, inner)
+        return padded
+    if fit == "crop":
+        left, top, right, bottom = crop_box(own, size)
+        images = images[..., top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+    return _scaled(images, size)
+
+
+def _scaled(images: torch.Tensor, size: ImageSize) -> torch.Tensor:
+    if ImageSize(*images.shape[-2:]) == size:
+        return images
+    values, has_alpha = images.float(), images.shape[1] == 4
+    if has_alpha:  # what is transparent has no colour to mix with others
+        values = torch.cat([values[:, :3] * (values[:, 3:] / 255), values[:, 3:]], 1)
+    scaled = torch.nn.functional.interpolate(values, size=size, mode="bilinear", antialias=True)
+    if has_alpha:
+        alpha = scaled[:, 3:]
+        colours = torch.where(alpha < 0.5, 255, scaled[:, :3] * 255 / alpha.clamp(min=0.5))
+        scaled = torch.cat([colours, alpha], 1)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, DamagedDataError, StorageError
+from gan_dist.core.image_size import ImageSize
 from gan_dist.data.shards.rows import Rows
 
 SCHEMA_VERSION = 1
@@ -60,6 +61,11 @@ class Manifest(BaseModel):
     packer_version: str = ""
     settings: dict[str, str] = {}
     """How the images were made: the filter, the decoder's version, counts of what was left out."""
+
+    @property
+    def size(self) -> ImageSize:
+        """Height and width of the images in pixels."""
+        return ImageSize(self.height, self.width)
 
     @property
     def image_bytes(self) -> int:
@@ -150,7 +156,7 @@ def read_manifest(uri: str, key: str = "data.path") -> Manifest:
             f"{uri}/{MANIFEST} is not a manifest of shards: {field}{first['msg']}"
         ) from None
     if manifest.image_bytes > LARGEST_IMAGE:
-        shape = f"{manifest.height}x{manifest.width}x{manifest.channels}"
+        shape = f"{manifest.size}x{manifest.channels}"
         raise DamagedDataError(
             f"{uri}/{MANIFEST} says images of {shape}, more than {LARGEST_IMAGE} bytes each"
         )

@@ -40,7 +40,7 @@ class DiscriminatorInput:
         return build(self.data)
 
     def __call__(self, images: Tensor, *names: str, micro_batch: int) -> Tensor:
-        """Return images (n, C, R, R) as the discriminator's input; the same tensor if nothing changes.
+        """Return images (n, C, H, W) as the discriminator's input; the same tensor if nothing changes.
 
         Args:
             images: Float; with several names, as many equal parts one after the other.

@@ -35,12 +35,14 @@ class Ada(Augmentation):
       rotation about the grey axis by any angle; saturation times 2^N(0, 1).
     - `filter`: each of four bands of frequencies times 2^N(0, 1), at the same expected power of the image.
     - `noise`: normal noise on every number, with a standard deviation of |N(0, 0.1^2)|.
-    - `cutout`: a square of half the size set to zero (mid-grey), its centre uniform over the image.
+    - `cutout`: a part of half the height and half the width set to zero (mid-grey), its centre uniform over
+      the image.
 
     All geometry is one look-up, with the paper's low-pass filter around it (`wavelets.filtered_warp`).
     `data.augment=ada` by itself is BGC with no such filter, as in the first version of gan-dist. Hue needs
-    three channels. Any other number gets the rest, with the mean of the channels as luma; one channel is its
-    own luma, so that saturation changes nothing, as in the paper's code.
+    three channels; of four the last is alpha, which `color` leaves as it is. Any other number gets the rest,
+    with the mean of the channels as luma; one channel is its own luma, so that saturation changes nothing, as
+    in the paper's code.
 
     Images that it returns are not clamped. An image that no transform changes is returned to the last bit; so
     is the geometry of one that only changes in colour.

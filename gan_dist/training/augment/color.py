@@ -17,7 +17,15 @@ COLUMNS = 10
 
 
 def channel_maps(columns: Iterator[Tensor], chance: Tensor, channels: int) -> Tensor:
-    """Return the affine maps of a pixel's channels, (B, C, C + 1): the last column is added."""
+    """Return the affine maps of a pixel's channels, (B, C, C + 1): the last column is added.
+
+    Of four channels the last is alpha, which stays as it is.
+    """
+    if channels == 4:
+        colours = channel_maps(columns, chance, 3)
+        maps = torch.eye(4, 5, dtype=colours.dtype, device=colours.device).repeat(len(colours), 1, 1)
+        maps[:, :3, :3], maps[:, :3, 4] = colours[:, :, :3], colours[:, :, 3]
+        return maps
     brightness = gated(columns, chance, lambda u: 0.2 * normal(u), 0)[:, None, None]
     contrast = gated(columns, chance, partial(log_normal, 0.5), 1)[:, None, None]
     luma_flip = gated(columns, chance, lambda u: (2 * u).floor(), 0)[:, None, None]

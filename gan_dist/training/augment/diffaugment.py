@@ -36,11 +36,12 @@ def diffaugment(images: Tensor, draws: Tensor, policies: Collection[str] = DIFFA
 
     - `color`: brightness, a shift of all values by U(-0.5, 0.5); saturation, the distance of each pixel to
       the mean of its channels times U(0, 2); contrast, the distance of each value to the mean of the image
-      times U(0.5, 1.5). Saturation leaves a single channel alone.
-    - `translation`: by a whole number of pixels, up to 1/8 of the size each way, with zeros (mid-grey) moving
-      in.
-    - `cutout`: a square of half the size set to zero, its centre uniform over the image, so that it may stick
-      out of it.
+      times U(0.5, 1.5). Saturation leaves a single channel alone; of four channels the last is alpha, which
+      stays as it is.
+    - `translation`: by a whole number of pixels, up to 1/8 of the height or width each way, with zeros
+      (mid-grey) moving in.
+    - `cutout`: a part of half the height and half the width set to zero, its centre uniform over the image,
+      so that it may stick out of it.
 
     Args:
         images: Float (B, C, H, W) around [-1, 1], any C and memory format; twice differentiable.
@@ -60,6 +61,8 @@ def diffaugment(images: Tensor, draws: Tensor, policies: Collection[str] = DIFFA
 
 
 def _recolour(images: Tensor, draws: Tensor) -> Tensor:
+    if images.shape[1] == 4:
+        return torch.cat([_recolour(images[:, :3], draws), images[:, 3:]], 1)
     colour = (draws[:, :3] + draws.new_tensor([-0.5, 0, 0.5])).to(images)
     brightness, saturation, contrast = colour.view(-1, 3, 1, 1, 1).unbind(1)
     images = images + brightness

@@ -174,6 +174,8 @@ def test_a_file_says_what_it_is(suffix: str, exported: Callable[..., Path]) -> N
         "architecture": "resnet",
         "latent_dim": LATENT_DIM,
         "resolution": RESOLUTION,
+        "height": RESOLUTION,
+        "width": RESOLUTION,
         "channels": 1,
         "classes": CLASSES,
         "range": [-1, 1],

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 
-from gan_dist.core.images import image_grid
+from gan_dist.core.images import image_grid, lay_on_white, to_picture
 
 
 def test_a_grid_shows_every_image_in_reading_order() -> None:
@@ -19,6 +20,27 @@ def test_a_grid_shows_every_image_in_reading_order() -> None:
     top, left = gap + row * (edge + gap), gap + column * (edge + gap)
     assert (picture[top : top + edge, left : left + edge] == 255).all()
     assert (picture == 255).sum() == edge * edge
+
+
+def test_a_grid_of_oblong_images_is_near_square_and_lies_on_white() -> None:
+    images = torch.zeros(8, 4, 8, 16, dtype=torch.uint8)
+    images[:, 0], images[4:, 3] = 200, 255
+    picture = np.asarray(image_grid(images))
+    assert picture.shape == (4 * (32 + 2) + 2, 2 * (64 + 2) + 2, 3)
+    assert tuple(picture[10, 10]) == (255, 255, 255)
+    assert tuple(picture[-10, -10]) == (200, 0, 0)
+
+
+def test_images_on_white_are_those_of_pillow() -> None:
+    images = torch.randint(
+        0, 256, (1, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    picture = to_picture(images[0])
+    assert picture.mode == "RGBA"
+    composed = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    found = lay_on_white(images)[0].movedim(0, -1).int()
+    assert (found - torch.from_numpy(np.array(composed)).int()).abs().max() <= 1
+    assert lay_on_white(images[:, :3]).shape == (1, 3, 32, 32)
 
 
 def test_colours_stay_what_they_are() -> None:

@@ -181,6 +181,23 @@ def test_shapes_are_labelled_and_their_factors_spread() -> None:
     assert (factors["foreground"].min(1) > factors["background"].max(1)).all()
 
 
+def test_shapes_may_be_wider_than_high_and_have_no_ground() -> None:
+    grounded, alone = (
+        open_builtin(f"builtin://shapes?count=40&resolution=24x12{more}") for more in ("", "&channels=4")
+    )
+    manifest = alone.manifest
+    assert (manifest.height, manifest.width, manifest.channels) == (12, 24, 4)
+    assert manifest.fingerprint() != grounded.manifest.fingerprint()
+    pixels = alone.read_group(0).pixels.reshape(40, 12, 24, 4)
+    assert (pixels[pixels[..., 3] == 0] == [255, 255, 255, 0]).all()
+    # A shape's centre is between 0.3 and 0.7 of either edge, and its area about that of the square image's.
+    columns = (pixels[..., 3].sum(1) * np.arange(24)).sum(1) / pixels[..., 3].sum((1, 2))
+    assert (columns.min() > 5, columns.max() < 18, np.ptp(columns) > 6) == (True, True, True)
+    square = shapes(12, 40).read_group(0).pixels.reshape(40, 12, 12, 3)
+    flat = grounded.read_group(0).pixels.reshape(40, 12, 24, 3)
+    assert np.array_equal(square[:, 0, 0], flat[:, 0, 0])
+
+
 def test_shapes_do_not_change_with_the_number_of_images() -> None:
     np.testing.assert_array_equal(
         shapes(32, 40).read_group(0).pixels, shapes(32, 3000).read_group(0).pixels[:40]
@@ -214,7 +231,7 @@ def test_shapes_do_not_change_with_the_number_of_images() -> None:
         (
             "builtin://shapes?size=5&colour=red",
             "data.path=builtin://shapes?size=5&colour=red: colour, size is no parameter of this set; "
-            "it has: count, resolution",
+            "it has: count, resolution, channels",
         ),
         (
             "builtin://stacked-digits?count=0",

@@ -104,7 +104,7 @@ def test_large_images_are_made_a_few_at_a_time(resolution: int, at_a_time: int) 
     count = 2 * at_a_time
     latents, labels = torch.randn(count, 4), torch.arange(count) % 10
     generator = Wide(resolution)
-    made = torch.cat([images[..., 0, 0] for images in pieces(generator, latents, labels, resolution)])
+    made = torch.cat([images[..., 0, 0] for images in pieces(generator, latents, labels, resolution**2)])
     assert generator.asked == [at_a_time] * 2
     assert torch.equal(made, Wide(1)(latents, labels)[..., 0, 0])
 

@@ -154,14 +154,21 @@ def test_initial_weights_are_these_numbers_in_this_order() -> None:
 @pytest.mark.parametrize("name", ["dcgan", "resnet", "r3gan"])
 @pytest.mark.parametrize(
     ("resolution", "remedy"),
-    [(48, "use 32 or 64"), (65, "use 64 or 128"), (4, "use 8"), (1, "use 8"), (17, "use 16 or 32")],
+    [
+        (50, "50 is no multiple of 8; use 48 or 56"),
+        (65, "65 is no multiple of 16; use 64 or 80"),
+        (4, "the longer one has 8 at least; use 8"),
+        (1, "the longer one has 8 at least; use 8"),
+        ("640x480", "480 is no multiple of 128; use 640x512 or 512x384"),
+        ("30x2", "2 is no multiple of 4; use 14x2"),
+    ],
 )
-def test_impossible_resolution_names_the_possible_ones(name: Any, resolution: int, remedy: str) -> None:
+def test_impossible_resolution_names_the_possible_ones(name: Any, resolution: int | str, remedy: str) -> None:
     with pytest.raises(ConfigError) as caught:
         models.build(ModelConfig(name=name), ImageShape(resolution, 3))
     assert tuple(map(str, caught.value.problems)) == (
-        f"data.resolution={resolution}: model.name={name} makes images whose edge is a power of two of at "
-        f"least 8; {remedy}",
+        f"data.resolution={resolution}: model.name={name} doubles both edges of maps, whose longer edge has "
+        f"4 to 7 pixels, and {remedy}",
     )
 
 
@@ -213,7 +220,7 @@ def test_impossible_options_name_the_remedy(options: Any, resolution: int, probl
 def test_all_problems_are_told_at_once() -> None:
     config = ModelConfig(conditional=True, attention=True, blocks=3)
     with pytest.raises(ConfigError) as caught:
-        models.build(config, ImageShape(48, 3))
+        models.build(config, ImageShape(50, 3))
     assert [str(problem).split("=")[0] for problem in caught.value.problems] == [
         "data.resolution",
         "model.conditional",

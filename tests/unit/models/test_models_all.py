@@ -84,6 +84,18 @@ def test_shapes_types_and_ranges(variant: str, resolution: int, conditional: boo
     assert generator.classes == discriminator.classes == classes
 
 
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("resolution", ["16x8", "8x12", "6x14", "10x10"])
+def test_images_need_not_be_square(name: Any, resolution: str) -> None:
+    shape = ImageShape(resolution, 4, CLASSES)
+    model = ModelConfig(name=name, latent_dim=6, width=4, max_width=8, conditional=True, pack=2)
+    generator, discriminator = models.build_initial(model, shape, seed=0)
+    latents, _, labels = inputs(8)
+    images = generator(latents, labels)
+    assert images.shape == (8, 4, *shape.size)
+    assert discriminator(images, labels).shape == (4,)
+
+
 @every_variant
 @every_conditioning
 def test_every_parameter_has_a_gradient(variant: str, conditional: bool) -> None:

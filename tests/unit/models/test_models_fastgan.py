@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from gan_dist import models
 from gan_dist.config import ModelConfig
+from gan_dist.core.image_size import ImageSize
 from gan_dist.models import fastgan_discriminator, fastgan_generator, noise
 from gan_dist.models.generator import ImageShape
+from gan_dist.models.sizes import NetworkSize
 
 Pair = tuple[fastgan_generator.Generator, fastgan_discriminator.Discriminator]
 
@@ -194,3 +196,12 @@ def require_slope(network: nn.Module, call: Any) -> None:
 def test_without_a_weight_nothing_is_reconstructed() -> None:
     _, discriminator = built(settings={"reconstruction": 0})
     assert not any("decode" in name for name, _ in discriminator.named_parameters())
+
+
+def test_reconstructions_of_oblong_images_have_their_aspect() -> None:
+    size = NetworkSize(resolution=64, channels=4, width=4, max_width=8, oblong=ImageSize(48, 64))
+    discriminator = fastgan_discriminator.Discriminator(size)
+    images = torch.rand(2, 4, 48, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    logits, errors = discriminator.logits_and_errors(images, None, torch.tensor([0.1, 0.9]))
+    assert logits.shape == errors.shape == (2,)
+    assert discriminator.decode_whole(discriminator.feature_maps(images)).shape == (2, 4, 48, 64)

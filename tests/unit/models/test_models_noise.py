@@ -52,6 +52,13 @@ def test_numbers_are_exact_integers_by_the_documented_rule() -> None:
             assert found[image, 0].flatten()[position].item() == pytest.approx(value, abs=2e-6)
 
 
+def test_maps_of_odd_edges_have_the_numbers_of_even_ones() -> None:
+    seeds = noise.seeds(latents(2))
+    odd, even = noise.normal(seeds, 3, 5, 3), noise.normal(seeds, 3, 4, 4)
+    assert odd.shape == (2, 1, 5, 3)
+    assert torch.equal(odd.flatten(1), even.flatten(1)[:, :15])
+
+
 def test_it_is_normal() -> None:
     numbers = noise.normal(noise.seeds(latents(64)), 0, 64, 64).flatten().double()
     count = numbers.numel()

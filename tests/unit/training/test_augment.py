@@ -94,13 +94,13 @@ def assert_relative(result: Tensor, expected: Array, tolerance: float) -> None:
 def diffaugment_one(image: Array, u: Array) -> Array:
     """A slow DiffAugment of one image, float64 (C, H, W)."""
     channels, height, width = image.shape
-    image = image + (u[0] - 0.5)
+    colours = image[: 3 if channels == 4 else channels] + (u[0] - 0.5)
     for y in range(height):
         for x in range(width):
-            mean = sum(image[:, y, x]) / channels
-            image[:, y, x] = [mean + 2 * u[1] * (value - mean) for value in image[:, y, x]]
-    mean = image.sum() / image.size
-    image = mean + (0.5 + u[2]) * (image - mean)
+            mean = sum(colours[:, y, x]) / len(colours)
+            colours[:, y, x] = [mean + 2 * u[1] * (value - mean) for value in colours[:, y, x]]
+    mean = colours.sum() / colours.size
+    image = np.concatenate([mean + (0.5 + u[2]) * (colours - mean), image[len(colours) :]])
     steps_x, steps_y = width // 8, height // 8
     shift_x = range(-steps_x, steps_x + 1)[int(u[3] * (2 * steps_x + 1))]
     shift_y = range(-steps_y, steps_y + 1)[int(u[4] * (2 * steps_y + 1))]
@@ -234,6 +234,8 @@ def bilinear(image: Array, x: float, y: float) -> Array:
 
 
 def recolour_pixel(name: str, pixel: Array, u: float) -> Array:
+    if len(pixel) == 4:
+        return np.append(recolour_pixel(name, pixel[:3], u), pixel[3])
     normal = NormalDist().inv_cdf(u)
     mean = float(pixel.mean())
     match name:
@@ -502,6 +504,16 @@ def test_images_and_draws_are_left_alone(name: str) -> None:
     apply(images, draws, 1.0)
     assert torch.equal(images, before[0])
     assert torch.equal(draws, before[1])
+
+
+@pytest.mark.parametrize("name", ["diffaugment", "ada"])
+def test_colours_change_no_alpha(name: str) -> None:
+    columns, augment = built(name, (4, 8, 12))
+    images, draws = sample((3, 4, 8, 12), columns)
+    colours, moved = (augment(images, draws, 1.0), augment(images[:, :3].clone(), draws, 1.0))
+    torch.testing.assert_close(colours[:, :3], moved)
+    alone: AugmentChoice = {name: ("color",)}
+    assert torch.equal(build(alone)(images, draws, 1.0)[:, 3], images[:, 3])
 
 
 def test_one_pixel_is_enough() -> None:

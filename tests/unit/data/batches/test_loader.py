@@ -393,9 +393,13 @@ def test_images_are_opened_by_path_or_by_built_in_name(tmp_path: Path) -> None:
 
 
 def test_the_resolution_is_the_configurations_or_the_sets() -> None:
-    images = open_builtin("builtin://shapes?resolution=24")
-    assert image_resolution(config("builtin://digits", "data.resolution=32").data, images) == 32
-    assert image_resolution(config("builtin://digits", "data.resolution=null").data, images) == 24
+    square, oblong = (
+        open_builtin(f"builtin://shapes?resolution={size}").manifest for size in ("24", "48x24")
+    )
+    assert image_resolution(config("builtin://digits", "data.resolution=32").data, oblong) == 32
+    assert image_resolution(config("builtin://digits", "data.resolution=16x8").data, square) == "16x8"
+    assert image_resolution(config("builtin://digits", "data.resolution=null").data, square) == 24
+    assert image_resolution(config("builtin://digits", "data.resolution=null").data, oblong) == "48x24"
 
 
 # Tensors
@@ -429,7 +433,7 @@ def test_at_its_own_resolution_an_image_is_its_stored_pixels(uri: str) -> None:
 def test_images_may_be_wider_than_high() -> None:
     images = Numbered((5,))
     rows = images.read_group(0)
-    batch = to_batch(rows, images, 2)
+    batch = to_batch(rows, images, 2, "stretch")
     assert batch.images.shape == (5, 3, 2, 2)
     # One row of two pixels: both rows of the result are that row.
     expected = rows.pixels.reshape(5, 1, 2, 3).transpose(0, 3, 1, 2)
@@ -473,6 +477,35 @@ def test_resizing_to_the_same_size_is_no_copy_and_keeps_flat_images_flat() -> No
     assert resize(images, 9) is images
     for resolution in (4, 16, 33):
         assert torch.equal(resize(images, resolution).unique(), torch.tensor([255], dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "fit", "rows"),
+    [
+        ("4x2", "crop", [[1, 2, 3, 4], [1, 2, 3, 4]]),
+        ("2x2", "crop", [[2, 3], [2, 3]]),
+        ("4x4", "pad", [[0] * 4, [1, 2, 3, 4], [1, 2, 3, 4], [0] * 4]),
+        ("4x4", "pad:0a0a0a", [[10] * 4, [1, 2, 3, 4], [1, 2, 3, 4], [10] * 4]),
+        ("4x4", "stretch", [[1, 2, 3, 4]] * 4),
+        ("6x2", "pad:white", [[255, 1, 2, 3, 4, 255]] * 2),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_another_aspect_are_cropped_padded_or_stretched(
+    size: str, fit: str, rows: list[list[int]], channels: int
+) -> None:
+    images = torch.tensor([[1, 2, 3, 4]] * 2, dtype=torch.uint8).expand(1, channels, -1, -1)
+    assert resize(images, size, fit)[0, -1].tolist() == rows
+
+
+def test_transparent_pixels_do_not_colour_their_neighbours() -> None:
+    red, hidden = torch.tensor([200, 10, 10, 255]), torch.tensor([0, 255, 0, 0])
+    images = torch.stack([red, hidden, hidden, hidden], 1).to(torch.uint8).view(1, 4, 1, 4)
+    left, right = resize(images, "2x1", "stretch")[0, :, 0].unbind(1)
+    assert 0 < left[3] < 255
+    torch.testing.assert_close(left[:3].int(), red[:3].int(), rtol=0, atol=2)
+    assert right[3] == 0 or right[1] < 20
+    assert resize(images[..., 1:], "1x1", "stretch").flatten().tolist() == [255, 255, 255, 0]
 
 
 def test_ways_of_reading_travel_to_other_processes() -> None:
