@@ -52,6 +52,8 @@ def tune(
 
     plan = plan_search(images.settings)
     summary = summarise(plan.config, images.manifest)
+    for trial in plan.with_own_code():
+        summarise(trial, images.manifest)
     require_sources(beginnings(plan), plan.config.data, images.manifest)
     if dry_run:
         _print_plan(plan, summary, images.summary(), as_json=as_json)

@@ -19,11 +19,13 @@ from gan_dist.config import (
     differing_keys,
     flatten,
     load_config,
+    named_classes,
     to_yaml,
 )
 from gan_dist.config.load import ConfigBuilder, read_settings
 from gan_dist.core import storage
 from gan_dist.core.errors import ConfigError, Problem, ResumeError
+from gan_dist.core.import_path import is_import_path
 from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.models.release import CONFIG, SEARCH
@@ -79,6 +81,17 @@ class Plan:
         folder = config.storage.model_copy(update={"path": storage.join(self.uri, REPLICATES)})
         name, seed = f"{number:05d}-{index}", (config.seed + index) % 2**32
         return config.model_copy(update={"name": name, "seed": seed, "storage": folder})
+
+    def with_own_code(self) -> list[RunConfig]:
+        """Return trials for every code of a user's own that the space names, and for its extreme settings."""
+        found: dict[str, RunConfig] = {}
+        for values in self.space.extreme_points():
+            trial = self.trial(0, values)
+            named = named_classes(trial)
+            if any(map(is_import_path, named.values())):
+                settings = [trial.model.settings, trial.loss.settings, trial.data.augment_settings]
+                found.setdefault(json.dumps([named, settings]), trial)
+        return list(found.values())
 
 
 def make_plan(source: str, overrides: Sequence[str]) -> Plan:

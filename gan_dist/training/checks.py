@@ -94,16 +94,13 @@ def _loss_problems(
         )
 
 
-def check_augmentation(
-    data: DataConfig, shape: tuple[int, int, int], *, twice: bool, numbers: int = 0
-) -> None:
+def check_augmentation(data: DataConfig, shape: tuple[int, int, int], *, twice: bool) -> None:
     """Try the augmentation of `data.augment` on random images of a shape (C, H, W).
 
     Args:
         data: Its name and its settings.
         shape: That of the images.
         twice: Whether the discriminator's gradient passes through it, so that it is differentiated twice.
-        numbers: Seed of the images.
 
     Raises:
         ConfigError: there is no such augmentation, or its settings are refused; it returns another shape or
@@ -126,9 +123,9 @@ def check_augmentation(
                 f"{named}: columns returned {columns!r}",
                 "return a whole number of at least 1",
             )
-        generator = torch.Generator().manual_seed(numbers)
-        images = torch.rand(IMAGES, *shape, generator=generator) * 2 - 1
-        draws = torch.rand(IMAGES, columns, generator=generator)
+        numbers = torch.Generator().manual_seed(0)
+        images = torch.rand(IMAGES, *shape, generator=numbers) * 2 - 1
+        draws = torch.rand(IMAGES, columns, generator=numbers)
 
         def apply(images: Tensor, draws: Tensor) -> Tensor:
             return augmentation(images, draws, 0.7)

@@ -73,6 +73,9 @@ def test_settings_reach_the_classes_and_a_search_varies_them() -> None:
     assert torch.equal(darken(images, torch.tensor([[0.1, 0.5]]), 0.2), images * 0.625)
     space = "{loss.settings.margin: {uniform: [0.1, 1]}, data.augment_settings.strength: [0.5, 1.0]}"
     plan = make_plan("digits", ["name=search", *OWN, f"search={{space: {space}}}"])
+    margins = {trial.loss.settings["margin"] for trial in plan.with_own_code()}
+    strengths = {trial.data.augment_settings["strength"] for trial in plan.with_own_code()}
+    assert (margins, strengths) == ({0.1, 1}, {0.5, 1.0})
     trial = plan.trial(0, {"loss.settings.margin": 0.3, "data.augment_settings.strength": 1.0})
     assert (trial.loss.settings, trial.data.augment_settings) == ({"margin": 0.3}, {"strength": 1.0})
 

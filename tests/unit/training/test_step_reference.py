@@ -58,6 +58,7 @@ class Reference:
             for network in (self.g, self.d)
         )
         self.images, self.p, self.signs = 0, 0.2, list[float]()
+        self.averages: tuple[Tensor, Tensor] | None = None
 
     def now(self, start: float, end: float) -> float:
         """What goes from `start` to `end` is at the present clock."""
@@ -108,6 +109,15 @@ class Reference:
                     slopes = slope.square().sum((1, 2, 3))
                     value = value + counted * weight / 2 * slopes.mean()
             value = value + counted * self.unit_norms(*seen, labels)
+        if loss.lecam:
+            if self.averages and self.images >= 1000 * loss.lecam_start_kimg:
+                mean_real, mean_fake = self.averages
+                far = ((real - mean_fake) ** 2).mean() + ((fake - mean_real) ** 2).mean()
+                value = value + loss.lecam * far
+            means = real.detach().mean(), fake.detach().mean()
+            kept = loss.lecam_decay
+            old = self.averages or means
+            self.averages = kept * old[0] + (1 - kept) * means[0], kept * old[1] + (1 - kept) * means[1]
         self.update(self.adam_d, self.config.optim.d, value)
         self.gradient_d = torch.cat([p.grad.flatten() for p in self.d.parameters() if p.grad is not None])
         if loss.clip:
@@ -141,7 +151,11 @@ class Reference:
     def generator(self, reals: Tensor, labels: Tensor | None) -> None:
         fakes = self.g(rng.normal((BATCH, LATENT), SEED, "latents-g", self.images), labels)
         fake = self.d(self.seen(fakes, "fakes-g"), labels)
-        name = self.config.loss.name
+        name, loss = self.config.loss.name, self.config.loss
+        if loss.top_k < 1:
+            falls = self.images // round(1000 * loss.top_k_every_kimg)
+            share = max(loss.top_k, loss.top_k_decay**falls)
+            fake = fake.topk(math.ceil(share * len(fake) - 1e-6)).values
         real = self.d(self.seen(reals, "reals-g"), labels) if name == "rpgan" else fake
         self.update(self.adam_g, self.config.optim.g, generators_loss(name, real, fake))
         self.gradient_g = torch.cat([p.grad.flatten() for p in self.g.parameters() if p.grad is not None])
@@ -317,8 +331,10 @@ OTHERS = {
         *("loss.name=minimax", "loss.label_smoothing=0.2", "data.mirror=true"),
         *("loss.instance_noise=0.5", "loss.instance_noise_kimg=0.08"),
     ],
-    "lsgan, smoothed, DiffAugment": [
+    "lsgan, smoothed, DiffAugment, LeCam, top-k": [
         *("loss.name=lsgan", "loss.label_smoothing=0.1", "data.augment=diffaugment"),
+        *("loss.lecam=0.4", "loss.lecam_decay=0.6", "loss.lecam_start_kimg=0.02", "loss.top_k=0.3"),
+        *("loss.top_k_decay=0.7", "loss.top_k_every_kimg=0.016"),
     ],
     "RMSprop, clipped": ["loss.name=nonsaturating", "optim.name=rmsprop", "loss.clip=0.02"],
     "wgan-gp": ["loss.name=wgan-gp", "loss.gp=7", "optim.d_steps=2"],
