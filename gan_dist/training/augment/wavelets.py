@@ -37,6 +37,11 @@ DELAY = sum(place * tap for place, tap in enumerate(SYM6)) / sum(SYM6)
 """Middle of that filter: by this a slope that it filters is shifted. So flipped images stay in place."""
 _REACH = len(SYM6) // 2 - 1
 """How far a pixel's filter reaches beyond its own two places at twice the resolution."""
+_SUPPORT = len(SYM6) // 4
+"""How far beyond its own pixel the filter reaches at a place of twice the resolution, in pixels."""
+MARGIN = 3
+"""Pixels by which an image is continued before it is filtered. Pixels at its border are reduced from these
+too, wherever they are moved, so that translations by whole pixels are exact."""
 
 POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)
 """Expected share of each band in the power of an image, from the lowest frequencies on."""
@@ -47,8 +52,8 @@ def filtered_warp(images: Tensor, maps: Tensor) -> Tensor:
 
     The image, continued by reflection about the centres of its border pixels, is interpolated to twice the
     resolution with the low-pass filter SYM6, looked up bilinearly at the places of a result of twice the
-    resolution, and reduced with the same filter. An image whose map is the identity is returned to the last
-    bit.
+    resolution, and reduced with the same filter. It is continued by MARGIN pixels; places beyond are looked
+    up at their mirror images. An image whose map is the identity is returned to the last bit.
 
     Args:
         images: Float (B, C, H, W).
@@ -57,12 +62,9 @@ def filtered_warp(images: Tensor, maps: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     doubled = _double(_double(images, 2), 3)
-    period_y, period_x = doubled.shape[2] - 1, doubled.shape[3] - 1
     x, y = (_fine_places(size, maps) for size in (width, height))
     source_x, source_y = sources(maps, x, y[:, None])
-    column = (2 * source_x + (width - 1 - _REACH + DELAY)).remainder(period_x)
-    row = (2 * source_y + (height - 1 - _REACH + DELAY)).remainder(period_y)
-    grid = torch.stack([column * (2 / period_x) - 1, row * (2 / period_y) - 1], 3)
+    grid = torch.stack([_points(source_x, width), _points(source_y, height)], 3)
     return torch.where(is_identity(maps), images, _halve(_halve(look_up(doubled, grid), 2), 3))
 
 
@@ -72,25 +74,33 @@ def _fine_places(size: int, like: Tensor) -> Tensor:
     return (places - DELAY) / 2 - (size - 1) / 2
 
 
-def _double(images: Tensor, dim: int) -> Tensor:
-    """Return a period of the reflected images at twice the resolution along `dim`, and its first number.
-
-    Number v lies (v + _REACH - DELAY) / 2 pixels behind the first one; a period of P pixels has 2 P numbers.
-    """
-    size = images.shape[dim]
+def _points(places: Tensor, size: int) -> Tensor:
+    """Return places along an axis, in pixels from the centre, as `look_up` names them in a doubled image."""
+    pixels = places + (size - 1) / 2
     period = max(2 * (size - 1), 1)
-    margin = len(SYM6) // 4
-    around = reflect(images, margin, period + margin - (size - 1), dim)
+    behind = pixels.remainder(period)
+    mirrored = torch.minimum(behind, period - behind)
+    near = (pixels >= -MARGIN) & (pixels <= size - 1 + MARGIN)
+    numbers = 2 * (torch.where(near, pixels, mirrored) + MARGIN) + (DELAY - _REACH)
+    return numbers * (2 / (2 * (size + 2 * MARGIN) - 1)) - 1
+
+
+def _double(images: Tensor, dim: int) -> Tensor:
+    """Return reflected images at twice the resolution along `dim`, with MARGIN pixels more on both sides.
+
+    Number v of the result lies (v + _REACH - DELAY) / 2 - MARGIN pixels behind the first pixel.
+    """
+    count = images.shape[dim] + 2 * MARGIN
+    around = reflect(images, MARGIN + _SUPPORT, MARGIN + _SUPPORT, dim)
     halves = []
     for odd in (0, 1):
-        # Pixel n adds SYM6[v - 2 n + 5] to number v.
-        taps = [(tap, (_REACH + odd - tap) // 2) for tap in range(1 - odd, len(SYM6), 2)]
         half = torch.zeros((), dtype=images.dtype, device=images.device)
-        for tap, ahead in taps:
-            half = half + math.sqrt(2) * SYM6[tap] * around.narrow(dim, margin + ahead, period + 1)
+        # Pixel n adds SYM6[v - 2 n + 5] to number v.
+        for tap in range(1 - odd, len(SYM6), 2):
+            ahead = (_REACH + odd - tap) // 2
+            half = half + math.sqrt(2) * SYM6[tap] * around.narrow(dim, _SUPPORT + ahead, count)
         halves.append(half)
-    doubled = torch.stack(halves, dim + 1).flatten(dim, dim + 1)
-    return doubled.narrow(dim, 0, 2 * period + 1)
+    return torch.stack(halves, dim + 1).flatten(dim, dim + 1)
 
 
 def _halve(images: Tensor, dim: int) -> Tensor:

@@ -22,6 +22,7 @@ from gan_dist.training.augment.diffaugment import diffaugment
 from gan_dist.training.augment.geometry import warp
 from gan_dist.training.augment.wavelets import (
     DELAY,
+    MARGIN,
     POWER,
     SYM6,
     band_gains,
@@ -113,6 +114,16 @@ def test_sym6_is_orthogonal_and_has_six_vanishing_moments() -> None:
     assert np.abs(off).max() < 0.1
 
 
+def mirrored_far(place: float, size: int) -> float:
+    """A place from the centre, mirrored at the border pixels if it is more than MARGIN beyond them."""
+    edge = (size - 1) / 2
+    if abs(place) <= edge + MARGIN:
+        return place
+    while abs(place) > edge:
+        place = math.copysign(2 * edge, place) - place
+    return place
+
+
 def filtered_warp_one(image: Array, to_source: Array) -> Array:
     """A slow reference for one image, float64 (C, H, W): zeros between pixels, SYM6, bilinear, SYM6."""
     channels, height, width = image.shape
@@ -133,6 +144,7 @@ def filtered_warp_one(image: Array, to_source: Array) -> Array:
                     y = row + (i - DELAY) / 2 - (height - 1) / 2
                     x = column + (j - DELAY) / 2 - (width - 1) / 2
                     source_x, source_y, _ = to_source @ [x, y, 1]
+                    source_x, source_y = mirrored_far(source_x, width), mirrored_far(source_y, height)
                     v = 2 * (source_y + (height - 1) / 2 + margin) + DELAY
                     u = 2 * (source_x + (width - 1) / 2 + margin) + DELAY
                     a, b = math.floor(v), math.floor(u)
