@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gan_dist.core.image_size import ImageSize
 from gan_dist.models import base, init, noise
 from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call
 from gan_dist.models.sizes import BASE, NetworkSize
@@ -30,7 +29,7 @@ class Excitation(nn.Module):
     size; a leaky ReLU, a 1x1 convolution and a sigmoid follow.
     """
 
-    def __init__(self, lower: int, channels: int, base: ImageSize = ImageSize(BASE, BASE)) -> None:
+    def __init__(self, lower: int, channels: int, base: tuple[int, int] = (BASE, BASE)) -> None:
         super().__init__()
         self.base = base
         self.squeeze = nn.Conv2d(lower, channels, base, bias=False)
@@ -38,7 +37,7 @@ class Excitation(nn.Module):
 
     def forward(self, lower: Tensor, maps: Tensor) -> Tensor:
         """Lower maps float (B, lower, h, w), of some times the base, and maps (B, channels, H, W) to such."""
-        vector = self.squeeze(F.avg_pool2d(lower, lower.shape[2] // self.base.height))
+        vector = self.squeeze(F.avg_pool2d(lower, lower.shape[2] // self.base[0]))
         gates: Tensor = self.excite(F.leaky_relu(vector, SLOPE)).sigmoid()
         return maps * gates
 
