@@ -79,8 +79,15 @@ class _Trial:
     def gradient_problem(self, *, penalised: bool) -> tuple[str, str] | None:
         """Return which parameters training would not reach, and how to mend it."""
         images = self.images.clone().requires_grad_(penalised)
-        logits = self.discriminator(images, self.labels)
-        loss = logits.square().sum()
+        loss = self.images.new_zeros(())
+        if self.discriminator.reconstruction:
+            logits, errors = self.discriminator(images, self.labels, self.images.new_zeros(len(images)))
+            if problem := _tensor_problem("logits_and_errors", errors, tuple(logits.shape)):
+                return problem
+            loss = loss + errors.sum()
+        else:
+            logits = self.discriminator(images, self.labels)
+        loss = loss + logits.square().sum()
         if penalised:
             try:
                 (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)

@@ -8,6 +8,7 @@ another network, trained on ImageNet, would have to be had.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -122,6 +123,11 @@ class Discriminator(base.ProjectionDiscriminator):
             whole, quarter = (_doublings(part, last) for part in (size.square, size.square // 2))
             self.decode_whole = Decoder(wide[depth], images, whole, spectral_norm)
             self.decode_quarter = Decoder(wide[depth - 1], images, quarter, spectral_norm)
+
+    def stages(self) -> Sequence[nn.Module]:
+        """A stage is a block, the first one with the stem."""
+        first, *others = self.blocks
+        return [nn.Sequential(self.stem, first), *others]
 
     def feature_maps(self, images: Tensor) -> Tensor:
         return self._maps(images)[1]

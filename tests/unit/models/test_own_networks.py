@@ -62,6 +62,31 @@ class Coupled(PerceptronDiscriminator):
         return super().logits(images - images.mean(0), labels)
 
 
+class Reconstructing(PerceptronDiscriminator):
+    """Decodes its logit to the mean of the image."""
+
+    reconstruction = 0.5
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.decode = nn.Linear(1, 1)
+
+    def logits_and_errors(
+        self, images: Tensor, labels: Tensor | None, draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        logits = self.logits(images, labels)
+        decoded: Tensor = self.decode(logits[:, None])
+        return logits, self.errors((decoded - images.mean((1, 2, 3))[:, None]).abs() + draws[:, None])
+
+    def errors(self, found: Tensor) -> Tensor:
+        return found.squeeze(1)
+
+
+class WrongErrors(Reconstructing):
+    def errors(self, found: Tensor) -> Tensor:
+        return found
+
+
 class NumPyWeights(PerceptronGenerator):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -130,8 +155,15 @@ WRONG = {
     "weights": (variant(NumPyWeights), "two builds of the generator from one seed differ in scale"),
     "unused": (variant(Unused), "no gradient reaches forgotten.weight, forgotten.bias of the generator"),
     "once": (variant(None, OnceDifferentiable), "the discriminator cannot be differentiated twice"),
+    "errors": (variant(None, WrongErrors), r"logits_and_errors returned \(2, 1\) of torch.float32"),
     "failing": (variant(Failing), r"failed when it was tried: RuntimeError: .*own_networks\.py:|linear\.py:"),
 }
+
+
+def test_a_discriminator_may_reconstruct(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_networks, "Mine", variant(None, Reconstructing), raising=False)
+    for pack in (1, 2):
+        check_networks(model("tests.own_networks:Mine", pack=pack), SHAPE_8, penalised=True)
 
 
 @pytest.mark.parametrize("case", WRONG)

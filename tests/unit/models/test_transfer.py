@@ -15,7 +15,7 @@ from torch import nn
 from gan_dist.config import InitConfig, load_config
 from gan_dist.core.errors import CheckpointError, ConfigError, StorageError
 from gan_dist.core.storage.hashed_folder import read_manifest
-from gan_dist.models import Discriminator, dcgan, r3gan, resnet, stylegan2, transfer
+from gan_dist.models import Discriminator, dcgan, fastgan_discriminator, r3gan, resnet, stylegan2, transfer
 from gan_dist.models.sizes import NetworkSize
 from gan_dist.training.state import TrainingState
 from tests.support.releases import rewrite
@@ -228,6 +228,7 @@ STAGES: dict[str, tuple[Callable[[], Discriminator], int]] = {
     "resnet": (lambda: resnet.Discriminator(SIZE, attention=True), 3),
     "r3gan": (lambda: r3gan.Discriminator(SIZE), 3),
     "stylegan2": (lambda: stylegan2.Discriminator(SIZE), 2),
+    "fastgan": (lambda: fastgan_discriminator.Discriminator(SIZE, reconstruction=0), 2),
 }
 
 
