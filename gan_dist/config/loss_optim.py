@@ -72,7 +72,8 @@ class LossConfig(Section):
     """Thousands of images before which that regularisation does not act; the averages begin at once."""
     top_k: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the fakes, those that the discriminator takes for the most real, from which the generator
-    learns in the end (the paper of top-k training: 0.5); 1 is all."""
+    learns in the end (the paper of top-k training: 0.5); 1 is all. With `train.accumulate` all of a batch are
+    judged once more, before the first portion is learnt from."""
     top_k_decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     """Factor by which that share falls, from 1 on, every `top_k_every_kimg`, down to `top_k`."""
     top_k_every_kimg: PositiveFloat = 50.0
