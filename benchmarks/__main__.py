@@ -12,7 +12,7 @@ import typer
 from benchmarks import record
 from gan_dist.core.errors import GanDistError
 
-NAMES = ("stream", "pack", "step", "modes", "metrics", "search", "checkpoint", "halves", "audit")
+NAMES = ("stream", "pack", "step", "modes", "metrics", "search", "checkpoint", "halves", "audit", "transfer")
 
 
 def run(name: str, *, quick: bool = False, everything: bool = False, real: bool = False) -> dict[str, object]:

@@ -51,8 +51,8 @@ class DataConfig(Section):
     """The image set, its order and its augmentation."""
 
     path: str
-    """Shards made by `gan-dist pack`, or a built-in set: `builtin://digits`, `builtin://stacked-digits`,
-    `builtin://shapes?count=N&resolution=R`."""
+    """Shards made by `gan-dist pack`, or a built-in set: `builtin://digits` (of some classes:
+    `builtin://digits?classes=5-9`), `builtin://stacked-digits`, `builtin://shapes?count=N&resolution=R`."""
     resolution: Positive | WrittenSize | None = None
     """Size in pixels to which images are resized when they are read: the edge of a square, or `WIDTHxHEIGHT`
     as in 512x384; the shards' own when absent."""

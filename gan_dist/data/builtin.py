@@ -1,6 +1,7 @@
 """Image sets that need no download: real handwriting, its stacked variant, and procedural shapes.
 
-`builtin://digits`            1,797 handwritten digits, 8x8 grey, labelled (UCI ML repository, CC BY 4.0)
+`builtin://digits`            1,797 handwritten digits, 8x8 grey, labelled (UCI ML repository, CC BY 4.0);
+                              with `?classes=5-9` those of some classes
 `builtin://stacked-digits`    three digits as red, green and blue, 8x8, 1000 classes
 `builtin://shapes`            coloured circles, squares and triangles of any size and number, labelled;
                               `channels=4` has them on a transparent ground
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ def open_builtin(uri: str) -> ImageSet:
     name, _, query = uri.removeprefix(PREFIX).partition("?")
     given = dict(parse_qsl(query, keep_blank_values=True))
     if name == "digits":
-        _parse_parameters(uri, given, {})
-        return ShardSet(str(DIGITS))
+        _require_known(uri, given, ["classes"])
+        return SomeDigits(*_class_range(uri, given["classes"])) if given else ShardSet(str(DIGITS))
     if name == "stacked-digits":
         return StackedDigits(**_parse_parameters(uri, given, {"count": 60_000}))
     if name == "shapes":
@@ -68,17 +69,27 @@ def _open_shapes(uri: str, given: Mapping[str, str]) -> Shapes:
     return Shapes(values["count"], size.resolution, values["channels"])
 
 
-def _parse_parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int]) -> dict[str, int]:
-    unknown = sorted(set(given) - set(defaults))
-    if unknown:
-        known = ", ".join(defaults) or "none"
+def _require_known(uri: str, given: Iterable[str], known: Iterable[str]) -> None:
+    if unknown := sorted(set(given) - set(known)):
         what = f"data.path={uri}: {', '.join(unknown)} is no parameter of this set"
-        raise DataError(what, f"it has: {known}", keys=("data.path",))
+        raise DataError(what, f"it has: {', '.join(known)}", keys=("data.path",))
+
+
+def _parse_parameters(uri: str, given: Mapping[str, str], defaults: Mapping[str, int]) -> dict[str, int]:
+    _require_known(uri, given, defaults)
     for key, value in given.items():
         if not value.isdecimal() or len(value) > 9 or int(value) == 0:
             what = f"data.path={uri}: {key} must be a whole number from 1 to 999999999, not {value!r}"
             raise DataError(what, keys=("data.path",))
     return {**defaults, **{key: int(value) for key, value in given.items()}}
+
+
+def _class_range(uri: str, text: str) -> tuple[int, int]:
+    """Return the first and the last class of `5-9` or `7`."""
+    if (match := re.fullmatch(r"([0-9])(?:-([0-9]))?", text)) and match[1] <= (match[2] or match[1]):
+        return int(match[1]), int(match[2] or match[1])
+    what = f"data.path={uri}: classes must be one of 0 to 9 or a range of them such as 5-9, not {text!r}"
+    raise DataError(what, keys=("data.path",))
 
 
 class _ComputedSet(ABC):
@@ -111,6 +122,25 @@ class _ComputedSet(ABC):
     @abstractmethod
     def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
         """Return the rows with these indices."""
+
+
+class SomeDigits(_ComputedSet):
+    """The digits of the classes from `first` to `last`, which are numbered from 0 and keep their names."""
+
+    def __init__(self, first: int, last: int) -> None:
+        digits = ShardSet(str(DIGITS))
+        found = read_all(digits)
+        if found.labels is None:
+            raise DataError(f"{DIGITS} has no labels", "install the package again")
+        kept = np.flatnonzero((found.labels >= first) & (found.labels <= last))
+        self._rows = Rows(found.pixels[kept], found.labels[kept] - first)
+        names = tuple(str(number) for number in range(first, last + 1))
+        super().__init__(f"digits?classes={first}-{last}", len(kept), 8, names, channels=1)
+        said = {key: getattr(digits.manifest, key) for key in ("license", "attribution")}
+        self.manifest = self.manifest.model_copy(update=said)
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> Rows:
+        return self._rows[indices]
 
 
 class StackedDigits(_ComputedSet):

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
-from gan_dist.core.errors import GanDistError
+from gan_dist.core.errors import ClusterError, GanDistError
 from gan_dist.models.transfer import read_source
 from gan_dist.training.progress import RunResult
 from tests.support.sources import SMALL, checkpoint, config
@@ -99,3 +99,25 @@ def test_a_source_that_does_not_fit_is_refused_before_anything_starts(
     said = "model.name=dcgan" if verb == "train" else f"init.from: {tmp_path}/nothing is not a release"
     assert said in str(done.exception)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_weights_are_copied_before_the_cluster_is_asked_for_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not read again by the same command, with another source or none in its place."""
+    monkeypatch.chdir(tmp_path)
+
+    def no_cluster(*_: object) -> None:
+        raise ClusterError("there is no cluster")
+
+    monkeypatch.setattr("gan_dist.cluster.train.driver.connect_for", no_cluster)
+    checkpoint(tmp_path / "source")
+    command = ["train", "digits", "name=run", "init.from=source", "storage=runs", *SMALL]
+    first = CliRunner().invoke(app, command)
+    assert str(first.exception).startswith("there is no cluster")
+    assert "init_generator: all 13 tensors" in first.output
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "runs/run/init").iterdir()}
+    (tmp_path / "source").rename(tmp_path / "moved")
+    again = CliRunner().invoke(app, command)
+    assert str(again.exception).startswith("there is no cluster")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "runs/run/init").iterdir()} == kept

@@ -49,6 +49,18 @@ def test_digits_are_those_of_scikit_learn_row_by_row() -> None:
     assert "Kaynak" in manifest.attribution
 
 
+@pytest.mark.parametrize(("written", "classes"), [("0-4", "01234"), ("5-9", "56789"), ("7", "7")])
+def test_some_digits_are_rows_of_the_digits_in_order(written: str, classes: str) -> None:
+    digits, images = open_builtin("builtin://digits"), open_builtin(f"builtin://digits?classes={written}")
+    every, some = read_all(digits), read_all(pickle.loads(pickle.dumps(images)))
+    kept = [row for row, label in enumerate(labels_of(every)) if str(label) in classes]
+    np.testing.assert_array_equal(some.pixels, every.pixels[kept])
+    np.testing.assert_array_equal(labels_of(some) + int(classes[0]), labels_of(every)[kept])
+    assert (images.manifest.classes, images.manifest.count) == (tuple(classes), len(kept))
+    assert images.manifest.license == digits.manifest.license
+    assert images.manifest.fingerprint() != digits.manifest.fingerprint()
+
+
 def test_stacked_digits_carry_the_label_of_their_three_channels() -> None:
     digits = read_all(open_builtin("builtin://digits"))
     known: dict[bytes, set[int]] = {}
@@ -226,7 +238,15 @@ def test_shapes_do_not_change_with_the_number_of_images() -> None:
         ),
         (
             "builtin://digits?count=5",
-            "data.path=builtin://digits?count=5: count is no parameter of this set; it has: none",
+            "data.path=builtin://digits?count=5: count is no parameter of this set; it has: classes",
+        ),
+        *(
+            (
+                f"builtin://digits?classes={wrong}",
+                f"data.path=builtin://digits?classes={wrong}: classes must be one of 0 to 9 or a range of "
+                f"them such as 5-9, not '{wrong}'",
+            )
+            for wrong in ("", "5-", "9-5", "0-10", "a")
         ),
         (
             "builtin://shapes?size=5&colour=red",

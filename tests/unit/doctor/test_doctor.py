@@ -23,6 +23,7 @@ from gan_dist.core.threads import abandoned
 from gan_dist.doctor import checks
 from tests.support.faults import proxy
 from tests.support.s3 import KEYS, refusing_server
+from tests.support.sources import SMALL, checkpoint
 
 
 def only(found: Iterable[Finding]) -> Finding:
@@ -197,6 +198,16 @@ def test_what_training_would_refuse_is_found(tmp_path: Path, monkeypatch: pytest
     assert "SHA-256" in other[1].what
     odd = list(checks.preflight(digits(place, "data.resolution=9")))
     assert odd[-1].level == "error"
+
+
+def test_the_source_of_the_first_weights_is_looked_at(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "source")
+    given = [f"storage={tmp_path}", *SMALL, f"init.from={tmp_path / 'source'}"]
+    init, run = list(checks.preflight(digits(*given)))[-2:]
+    assert (init.name, init.level, run.level) == ("init", "ok", "ok")
+    assert "init_discriminator: all 8 tensors" in init.what
+    (other,) = (one for one in checks.preflight(digits(*given, "init.freeze_d=3")) if one.level == "error")
+    assert (other.name, other.remedy) == ("run", "use 2 or less, as a rule half of them")
 
 
 def test_the_verb_prints_json_and_has_an_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

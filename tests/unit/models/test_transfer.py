@@ -18,6 +18,7 @@ from gan_dist.core.storage.hashed_folder import read_manifest
 from gan_dist.models import Discriminator, dcgan, fastgan_discriminator, r3gan, resnet, stylegan2, transfer
 from gan_dist.models.sizes import NetworkSize
 from gan_dist.training.state import TrainingState
+from tests.support.crashes import every_crash
 from tests.support.releases import rewrite
 from tests.support.sources import best_release, checkpoint, config, state_of
 
@@ -133,6 +134,20 @@ def test_a_run_that_has_its_copy_does_not_read_the_source_again(gone: bool, tmp_
     for init in (settings.init, kept):
         state = state_of(settings)
         transfer.load(init, settings.model, state.networks(), settings.run_uri)
+        assert differing(state.generator, earlier.generator) == []
+
+
+def test_a_crash_at_any_moment_leaves_a_whole_copy_or_none(tmp_path: Path) -> None:
+    earlier = checkpoint(tmp_path / "source")
+    checkpoint(tmp_path / "other", "seed=8")
+    first, second = (init_of(tmp_path / name) for name in ("other", "source"))
+    (tmp_path / "run").mkdir()
+    transfer.keep(first, str(tmp_path / "run"))
+    settings = config(tmp_path)
+    for folder, _ in every_crash(tmp_path / "run", lambda run: transfer.keep(second, str(run))):
+        kept = transfer.keep(second, str(folder))
+        state = state_of(settings)
+        transfer.load(kept, settings.model, state.networks(), str(folder))
         assert differing(state.generator, earlier.generator) == []
 
 
