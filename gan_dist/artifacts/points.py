@@ -1,15 +1,18 @@
-"""Points of a generator's latent space with their images: of seeds, and of files of latents."""
+"""Points of a generator's latent space with their images, and images of the latents around them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from gan_dist.artifacts.sampling import images_of_seeds
-from gan_dist.models.generator import Release
+from gan_dist.models.generator import BLOCK, Release, to_pixels
+from gan_dist.models.styled import StyledGenerator
+from gan_dist.models.truncation import Truncated
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,100 @@ def of_seeds(release: Release, seeds: Sequence[int], label: int | None = None) -
         DataError: no seeds, or a label for a generator that has none, or not among its classes.
         NonFiniteError: a pixel is NaN or infinite.
     """
-    classes = release.shape.classes
-    labels = [seed % classes for seed in seeds] if classes and label is None else None
-    return Points(
-        torch.cat([release.latents([0], seed) for seed in seeds]) if seeds else torch.empty(0),
-        release.classes(len(seeds), [label] * len(seeds) if label is not None else labels),
-        torch.stack(list(images_of_seeds(release, seeds, label))),
-    )
+    known = release.shape.classes
+    labels = None if label is None else [label] * len(seeds)
+    if known and label is None:
+        labels = [seed % known for seed in seeds]
+    classes = release.classes(len(seeds), labels)
+    latents = torch.cat([release.latents([0], seed) for seed in seeds])
+    return Points(latents, classes, torch.stack(list(images_of_seeds(release, seeds, label))))
+
+
+def images_of(release: Release, latents: Tensor, classes: Tensor | None) -> Tensor:
+    """Return the images of latents, uint8 (n, C, R, R), made BLOCK at a time, as those of `sample` are.
+
+    Args:
+        release: The generator.
+        latents: float32 (n, latent_dim), n at least 1.
+        classes: int64 (n,); None of a generator that has none.
+
+    Raises:
+        NonFiniteError: a pixel is NaN or infinite.
+    """
+    if classes is None:
+        return _in_blocks(lambda part: release.images(part, None), latents)
+    return _in_blocks(release.images, latents, classes)
+
+
+def has_styles(release: Release) -> bool:
+    """Return whether a release's generator maps latents to styles w."""
+    return isinstance(release.generator, StyledGenerator | Truncated)
+
+
+@torch.no_grad()
+def w_of(release: Release, latents: Tensor, classes: Tensor | None) -> Tensor:
+    """Return the w of latents (n, latent_dim) and classes (n,), float32 (n, w_dim), after truncation.
+
+    The generator has styles.
+    """
+    generator = cast(StyledGenerator | Truncated, release.generator)
+    device = next(generator.parameters()).device
+    w = generator.map(latents.to(device), None if classes is None else classes.to(device))
+    return w[:, 0].to(latents.device)
+
+
+def images_near(
+    release: Release, latents: Tensor, classes: Tensor | None, noise_of: Tensor, steps: Tensor | None = None
+) -> Tensor:
+    """Return the images of latents, or of what is some steps from them, uint8 (n, C, R, R).
+
+    Where the generator has styles, all images have the noise of one latent: if each had its own, noise
+    would hide how they differ.
+
+    Args:
+        release: The generator.
+        latents: float32 (n, latent_dim), n at least 1.
+        classes: int64 (n,); None of a generator that has none.
+        noise_of: float32 (latent_dim,).
+        steps: float32 (n, latent_dim) or, of a generator with styles, of w: (n, w_dim).
+
+    Raises:
+        NonFiniteError: a pixel is NaN or infinite.
+    """
+    if not has_styles(release):
+        return images_of(release, latents if steps is None else latents + steps, classes)
+    w = w_of(release, latents, classes)
+    return images_of_w(release, w if steps is None else w + steps, noise_of)
+
+
+@torch.no_grad()
+def images_of_w(release: Release, w: Tensor, latent: Tensor) -> Tensor:
+    """Return images of w, the same for all layers, uint8 (n, C, R, R), made BLOCK at a time.
+
+    Args:
+        release: Of a generator with styles. No truncation is applied.
+        w: float32 (n, w_dim), n at least 1.
+        latent: float32 (latent_dim,), whose noise all images have.
+
+    Raises:
+        NonFiniteError: a pixel is NaN or infinite.
+    """
+    generator = cast(StyledGenerator, release.truncated(1).generator)
+    device = next(generator.parameters()).device
+    if release.truncation == 0:  # all its images have this noise
+        latent = torch.zeros_like(latent)
+
+    def make(part: Tensor) -> Tensor:
+        of_layers = part.to(device)[:, None].expand(-1, generator.styles, -1)
+        images = generator.from_w(of_layers, latent.to(device).expand(len(part), -1))
+        return to_pixels(generator.finished(images))
+
+    return _in_blocks(make, w)
+
+
+def _in_blocks(make: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Return `make` of BLOCK rows of tensors (n, ...) at a time; the last row fills up the last block."""
+    count = len(tensors[0])
+    more = -count % BLOCK
+    whole = [torch.cat([one, one[-1:].expand(more, *one.shape[1:])]).split(BLOCK) for one in tensors]
+    return torch.cat([make(*block) for block in zip(*whole, strict=True)])[:count]

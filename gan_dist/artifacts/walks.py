@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
-from gan_dist.artifacts.points import Points
+from gan_dist.artifacts.points import Points, images_near
 from gan_dist.artifacts.sampling import great_circle
 from gan_dist.core.errors import DataError
 from gan_dist.models.generator import BLOCK, Release
@@ -18,7 +17,8 @@ def walk(release: Release, points: Points, frames: int) -> Iterator[Tensor]:
 
     Frame i * `frames` is the image of point i, to the bit. Those after it follow the great circle to the next
     point, and after the last point that to the first, so that the frame after the last one would be the
-    first. A conditional generator keeps the class of a point until the next one.
+    first. A conditional generator keeps the class of a point until the next one, and so does one with noise
+    its noise, which would flicker otherwise.
 
     Raises:
         DataError: fewer than two points, or `frames` is below 1.
@@ -34,9 +34,8 @@ def walk(release: Release, points: Points, frames: int) -> Iterator[Tensor]:
 def _stretch(release: Release, points: Points, number: int, frames: int) -> Iterator[Tensor]:
     """Yield the frames from a point to the one before the next point."""
     yield points.images[number]
-    following = points.latents[(number + 1) % len(points)]
-    between = great_circle(points.latents[number], following, frames + 1)[1:-1]
-    for start in range(0, len(between), BLOCK):
-        block = between[start : start + BLOCK]
-        whole = torch.cat([block, block[-1:].expand(BLOCK - len(block), -1)])
-        yield from release.images(whole, points.class_of(number, BLOCK))[: len(block)]
+    start, end = points.latents[number], points.latents[(number + 1) % len(points)]
+    path = great_circle(start, end, frames + 1)[:-1]
+    for first in range(1, frames, BLOCK):
+        latents = path[first : first + BLOCK]
+        yield from images_near(release, latents, points.class_of(number, len(latents)), noise_of=start)

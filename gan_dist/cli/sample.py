@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli import exploration, styles
+from gan_dist.cli import styles
+from gan_dist.cli.exploration import Exploration
 from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute, require_png, shorten
 from gan_dist.core.errors import GanDistError
@@ -95,6 +96,18 @@ def sample(
     fps: Annotated[
         int | None, typer.Option(min=1, max=240, help="--walk: frames a second; 30 when absent.")
     ] = None,
+    directions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Instead of a grid, a row for each of K directions along which images change most.",
+        ),
+    ] = None,
+    reach: Annotated[
+        float | None,
+        typer.Option(metavar="A", help="--directions: rows go from -A to A around an image; 3 when absent."),
+    ] = None,
     trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
@@ -102,13 +115,15 @@ def sample(
     """Write a generator's images: grids, files, walks, inversions."""
     check(out, outdir, n, interpolate, seeds, single=single)
     chosen = None if seeds is None else parse_seeds(seeds)
-    styles.check_mixing(seeds, mix, mix_from, {"--single": single or outdir, "--walk": walk})
+    explored = Exploration(walk, frames, fps, directions, reach)
+    ways = {"--single": single or outdir, "--walk": walk, "--directions": directions}
+    styles.check_mixing(seeds, mix, mix_from, ways)
     rows_of_seeds = None if mix is None else parse_seeds(mix, "--mix")
-    n = len(chosen) if chosen else n or (IMAGES if walk is None else exploration.WALKED)
+    n = len(chosen) if chosen else n or explored.images or IMAGES
     others = {"--out": out, "--outdir": outdir, "--single": single, "--interpolate": interpolate}
-    exploration.check_walk(walk, frames, fps, n, others)
+    explored.check(others, n)
     single = single or outdir is not None
-    target = absolute(walk) if walk else _target(outdir or out, interpolate, single=single)
+    target = _target(outdir or out or explored.name, interpolate, single=single)
     import torch
 
     from gan_dist.artifacts import points, sampling
@@ -122,12 +137,12 @@ def sample(
     number, told = None if label is None else generator.shape.class_number(label), ""
     if single:
         _write_single(generator, target, n, seed, number, chosen)
-    elif walk is not None:
+    elif explored.name is not None:
         if chosen is None:
-            through = points.of_numbers(generator, n, seed, number)
+            around = points.of_numbers(generator, n, seed, number)
         else:
-            through = points.of_seeds(generator, chosen, number)
-        told = f"{exploration.write_walk(generator, through, target, frames, fps)} frames through "
+            around = points.of_seeds(generator, chosen, number)
+        told = f"{explored.write(generator, around, target)} "
     elif rows_of_seeds and chosen:
         write_png(target, styles.mixed(generator, chosen, rows_of_seeds, mix_from, number))
         n *= len(rows_of_seeds)

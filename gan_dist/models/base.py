@@ -91,6 +91,14 @@ class Generator(nn.Module, ABC):
         images = _at_least_float32(images)
         return images.tanh() if self.tanh else images
 
+    def latent_weight(self) -> Tensor | None:
+        """Return the weights A of the first layer, float (outputs, latent_dim), which computes A z + b of z.
+
+        Of several layers that take the latents it is all their weights, below one another. None, of a
+        generator that has no such layer: directions (`gan_dist/artifacts/directions.py`) are not for it.
+        """
+        return None
+
 
 class Discriminator(nn.Module, ABC):
     """Images, and labels if it is conditional, to logits."""

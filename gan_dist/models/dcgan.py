@@ -69,6 +69,9 @@ class Generator(base.Generator):
             maps = call(layer, maps, labels)
         return maps
 
+    def latent_weight(self) -> Tensor:
+        return self.layers[0].get_parameter("weight").flatten(1).T
+
 
 class Discriminator(base.ProjectionDiscriminator):
     """The generator mirrored, with strided convolutions and LeakyReLU 0.2.

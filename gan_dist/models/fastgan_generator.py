@@ -162,6 +162,9 @@ class Generator(base.Generator):
         images: Tensor = self.out(maps)
         return images
 
+    def latent_weight(self) -> Tensor:
+        return self.start.weight
+
 
 def _widths(size: NetworkSize) -> dict[int, int]:
     """Return the channels at each edge, from 4 up."""

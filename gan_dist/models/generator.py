@@ -213,15 +213,8 @@ def generate(
     Raises:
         NonFiniteError: a pixel is NaN or infinite; the message calls the images what `named` says.
     """
-    made = []
-    for images in pieces(generator, latents, classes, area):
-        if not images.isfinite().all():
-            raise NonFiniteError(
-                f"of {named} some are not finite: the generator holds or computes NaN or infinity",
-                "an earlier checkpoint may be whole",
-            )
-        made.append(to_uint8(images))
-    return torch.cat(made)
+    made = pieces(generator, latents, classes, area)
+    return torch.cat([to_pixels(images, named) for images in made])
 
 
 def pieces(generator: nn.Module, latents: Tensor, classes: Tensor | None, area: int) -> Iterator[Tensor]:
@@ -233,6 +226,16 @@ def pieces(generator: nn.Module, latents: Tensor, classes: Tensor | None, area: 
     for start in range(0, len(latents), size):
         part = slice(start, start + size)
         yield generator(latents[part], None if classes is None else classes[part])
+
+
+def to_pixels(images: Tensor, named: str = "the generated images") -> Tensor:
+    """Return images of a generator as uint8, or raise a NonFiniteError if a number is NaN or infinite."""
+    if not images.isfinite().all():
+        raise NonFiniteError(
+            f"of {named} some are not finite: the generator holds or computes NaN or infinity",
+            "an earlier checkpoint may be whole",
+        )
+    return to_uint8(images)
 
 
 def to_uint8(images: Tensor) -> Tensor:

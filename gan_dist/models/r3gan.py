@@ -174,6 +174,11 @@ class Generator(base.Generator):
         images: Tensor = self.out(self.layers(self.basis(latents)))
         return images
 
+    def latent_weight(self) -> Tensor:
+        # The basis multiplies all maps[channel, y, x] by the linear layer's output for the channel.
+        rows = self.basis.linear.weight[:, : self.latent_dim]
+        return (self.basis.maps[..., None] * rows[:, None, None]).flatten(0, 2)
+
 
 class Discriminator(base.ProjectionDiscriminator):
     """The generator mirrored, then a depthwise convolution of all 4x4 positions and a linear layer.

@@ -162,6 +162,9 @@ class Generator(base.Generator):
         images: Tensor = self.out(F.relu(call(self.norm, maps, labels)))
         return images
 
+    def latent_weight(self) -> Tensor:
+        return self.start.weight
+
 
 class Discriminator(base.ProjectionDiscriminator):
     """A block for every halving down to 4x4, one more, ReLU, the sum over positions.

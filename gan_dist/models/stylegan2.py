@@ -118,6 +118,10 @@ class Generator(StyledGenerator):
                 images = self.filter.up(images) + colours(maps, of_layers[2 * stage + 1])
         return images
 
+    def latent_weight(self) -> Tensor:
+        affines = [layer.get_submodule("affine") for layer in (*self.convolutions, *self.colours)]
+        return torch.cat([affine.get_parameter("weight") for affine in affines])
+
 
 class Block(nn.Module):
     """Two convolutions 3x3, the second to half the edge, beside a 1x1 convolution of the filtered maps."""

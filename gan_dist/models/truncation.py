@@ -30,6 +30,11 @@ class Truncated(nn.Module):
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return images float32 (B, C, H, W); latents and labels are the generator's."""
+        generator, w = self.generator, self.map(latents, labels)
+        return generator.finished(generator.from_w(w, latents if self.psi else torch.zeros_like(latents)))
+
+    def map(self, latents: Tensor, labels: Tensor | None) -> Tensor:
+        """Return w as it was moved, float32 (B, styles, w_dim); latents and labels are the generator's."""
         generator = self.generator
         if not generator.classes:
             labels, means = None, self._mean(0)
@@ -37,8 +42,7 @@ class Truncated(nn.Module):
             raise ValueError("a conditional network needs labels")
         else:
             means = torch.stack([self._mean(label) for label in labels.tolist()])
-        w = torch.lerp(means, generator.map(latents, labels), self.psi)
-        return generator.finished(generator.from_w(w, latents if self.psi else torch.zeros_like(latents)))
+        return torch.lerp(means, generator.map(latents, labels), self.psi)
 
     @torch.no_grad()
     def _mean(self, label: int) -> Tensor:

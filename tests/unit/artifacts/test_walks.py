@@ -94,17 +94,17 @@ def test_the_verb_writes_an_animation_with_the_images_of_the_seeds(run_uri: str,
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--walk", "a.webp", "--out", "b.png"], "--walk a.webp names one animation, which --out does not"),
-        (["--walk", "a.webp", "--outdir", "b"], "leave --outdir or --walk out"),
-        (["--walk", "a.webp", "--single"], "leave --single or --walk out"),
-        (["--walk", "a.webp", "--interpolate", "8"], "leave --interpolate or --walk out"),
+        (["--walk", "a.webp", "--out", "b.png"], "--walk a.webp and --out say two different things to write"),
+        (["--walk", "a.webp", "--outdir", "b"], "leave --walk or --outdir out"),
+        (["--walk", "a.webp", "--single"], "leave --walk or --single out"),
+        (["--walk", "a.webp", "--interpolate", "8"], "leave --walk or --interpolate out"),
         (["--walk", "a.png"], r"WebP, GIF or MP4, not \.png"),
         (["--walk", "a.gif", "--fps", "100"], "set --fps 50 or lower"),
         (["--walk", "a.mp4"], r'pip install "gan-dist\[mp4\]"'),
         (["--walk", "a.webp", "--n", "1"], "one image leads nowhere; name two or more with --n or --seeds"),
         (["--walk", "a.webp", "--seeds", "3"], "one image leads nowhere"),
-        (["--frames", "9"], "--frames 9 is for a walk; add --walk walk.webp, or leave --frames out"),
-        (["--fps", "9"], "--fps 9 is for a walk"),
+        (["--frames", "9"], "--frames 9 is a part of --walk; add --walk, or leave --frames out"),
+        (["--fps", "9"], "--fps 9 is a part of --walk"),
     ],
 )
 def test_walks_that_cannot_be_are_refused_before_anything_is_read(
