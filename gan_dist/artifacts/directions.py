@@ -76,7 +76,7 @@ def _deviations(release: Release, vectors: Tensor) -> Tensor:
 
 
 def along(release: Release, points: Points, found: Directions, reach: float, columns: int = 7) -> Tensor:
-    """Return images around each point along each direction, uint8 (n, K, columns, C, R, R).
+    """Return images around each point along each direction, uint8 (n, K, columns, C, H, W).
 
     Columns go evenly from a = -`reach` to `reach`, in standard deviations: the image of z + a n, or of
     w + a s n, where s is the deviation. The one in the middle is the point's own, to the bit.

@@ -62,7 +62,7 @@ def of_seeds(release: Release, seeds: Sequence[int], label: int | None = None) -
 
 
 def images_of(release: Release, latents: Tensor, classes: Tensor | None) -> Tensor:
-    """Return the images of latents, uint8 (n, C, R, R), made BLOCK at a time, as those of `sample` are.
+    """Return the images of latents, uint8 (n, C, H, W), made BLOCK at a time, as those of `sample` are.
 
     Args:
         release: The generator.
@@ -97,7 +97,7 @@ def w_of(release: Release, latents: Tensor, classes: Tensor | None) -> Tensor:
 def images_near(
     release: Release, latents: Tensor, classes: Tensor | None, noise_of: Tensor, steps: Tensor | None = None
 ) -> Tensor:
-    """Return the images of latents, or of what is some steps from them, uint8 (n, C, R, R).
+    """Return the images of latents, or of what is some steps from them, uint8 (n, C, H, W).
 
     Where the generator has styles, all images have the noise of one latent: if each had its own, noise
     would hide how they differ.
@@ -120,7 +120,7 @@ def images_near(
 
 @torch.no_grad()
 def images_of_w(release: Release, w: Tensor, latent: Tensor) -> Tensor:
-    """Return images of w, the same for all layers, uint8 (n, C, R, R), made BLOCK at a time.
+    """Return images of w, the same for all layers, uint8 (n, C, H, W), made BLOCK at a time.
 
     Args:
         release: Of a generator with styles. No truncation is applied.

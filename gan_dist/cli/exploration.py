@@ -82,18 +82,19 @@ class Exploration:
     def _write_walk(self, release: Release, points: Points, target: str) -> str:
         from gan_dist.artifacts.walks import walk
         from gan_dist.core.console import CountProgress
-        from gan_dist.core.images import to_picture
+        from gan_dist.core.images import lay_on_white, to_picture
 
-        frames, (channels, *size) = self.frames or FRAMES, points.images.shape[1:]
+        frames, (channels, height, width) = self.frames or FRAMES, points.images.shape[1:]
         total = frames * len(points)
-        animation.require_room(target, total, (size[0], size[1]), channels)
+        animation.require_room(target, total, (width, height), channels)
+        transparent = animation.file_type(target) == ".webp"
 
         with CountProgress(total, "frames") as progress:
 
             def pictures() -> Iterator[Image.Image]:
                 progress.update(0)
                 for done, image in enumerate(walk(release, points, frames), start=1):
-                    yield to_picture(image)
+                    yield to_picture(image if transparent else lay_on_white(image[None])[0])
                     progress.update(done)
 
             animation.write_animation(target, pictures(), self.fps or FPS)
