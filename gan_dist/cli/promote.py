@@ -50,8 +50,8 @@ def promote(
 
     Each goes on from its newest checkpoint as a run of its own beside the search, SEARCH-TRIAL (or, with
     name=NAME, NAME-TRIAL), one after another, the best first; the same command again continues. With as many
-    workers as the trial had, it gets the bits that `gan-dist best --retrain` would reach from the start. The
-    search is not changed.
+    workers as the trial had, and as many CPUs or GPUs for each, it gets the bits that `gan-dist best
+    --retrain` would reach from the start. The search is not changed.
     """
     check(overrides)
     plan = make_plan(absolute(source), overrides or [], top, optuna_storage, trust or [])

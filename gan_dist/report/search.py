@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -70,6 +71,9 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     commands = [("continue it", "# the `gan-dist tune` command that began it, again")]
     if found is not None:
         commands += release_commands(uri, config.name)
+        longer = f"train.kimg={10 * config.train.kimg:g}"
+        promote = shlex.join(["gan-dist", "promote", storage.redact(uri), longer])
+        commands.append(("train the best three further", promote))
     sections = [
         Section("Search", first),
         Section("Space", [_space_table(space, trials, best)]),

@@ -15,8 +15,10 @@ from optuna.study import load_study
 from optuna.trial import FrozenTrial, TrialState
 
 from gan_dist.artifacts.records import read_records
+from gan_dist.cli.promotion import make_plan
 from gan_dist.core import storage
 from gan_dist.search.study_storage import study_storage
+from gan_dist.training.checkpoint import newest_images
 from tests.support.heads import BIN, Head, environment, gan_dist, gan_dist_here
 
 TRIALS = 8
@@ -160,3 +162,11 @@ def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_th
     lowest = min(value for trial in trials for value in trial.intermediate_values.values())
     assert json.loads(out.splitlines()[-1])["value"] == lowest
     assert (tmp_path / "best" / "generator.safetensors").exists()
+
+    # What a trial goes on from is copied within the bucket.
+    plan = make_plan(folder, ["train.kimg=1.92", f"storage={bucket}/promoted"], 1, None, [])
+    (one,) = plan.runs
+    origin = one.begin(pytest.fail)
+    assert one.origin() == origin
+    assert newest_images(one.config.run_uri) == origin.images > 0
+    assert read_records(one.config.run_uri) == read_records(one.trial_uri)

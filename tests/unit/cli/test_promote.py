@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gan_dist.cli.promotion import make_plan
 from gan_dist.config import RunConfig
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError, NonFiniteError
+from gan_dist.core.interrupts import INTERRUPTED
 from gan_dist.core.storage import lock
 from gan_dist.core.storage.hashed_folder import write_folder
 from gan_dist.models import transfer
@@ -302,3 +304,57 @@ def test_one_process_works_on_a_search_or_a_promoted_run(search: Path) -> None:
     run = str(search.parent / f"faces-{ranked(search)[0]:05d}")
     with lock.folder_lock(run), pytest.raises(GanDistError, match="is being worked on by"):
         call("promote", "runs/faces", "kimg=0.16")
+
+
+def test_an_interrupt_ends_the_command_after_the_checkpoint_of_the_run(
+    search: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: RunConfig, *_: object) -> object:
+        return train(config, LocalContext(config.run_uri), stop_at=160)
+
+    monkeypatch.setattr("gan_dist.cluster.train.driver.run", interrupted)
+    monkeypatch.setattr(sys, "argv", ["jobs/promote.py"])
+    result = call("promote", "runs/faces", "--top", "2", "kimg=0.192", "--json")
+    assert result.exit_code == INTERRUPTED
+    assert [(one["trial"], one["kimg"]) for one in told(result)["runs"]] == [(ranked(search)[0], 0.16)]
+    again = "python jobs/promote.py runs/faces --top 2 kimg=0.192"
+    assert result.stderr.splitlines()[-2:] == ["go on with all of them by", f"  {again}"]
+    # The second has its folder already, and the same command goes on with both.
+    monkeypatch.setattr("gan_dist.cluster.train.driver.run", locally)
+    result = call("promote", "runs/faces", "--top", "2", "kimg=0.192", "--json")
+    assert [(one["from_kimg"], one["kimg"]) for one in told(result)["runs"]] == [(0.128, 0.192)] * 2
+
+
+def test_the_order_is_that_of_the_means_over_seeds_and_a_damaged_release_is_left_out(search: Path) -> None:
+    best, second = ranked(search)
+    means = [{"trial": trial, "values": [value], "mean": value} for trial, value in ((second, 1), (best, 2))]
+    (search / "replicates.json").write_text(json.dumps(means))
+    trial = search / "trials" / f"{second:05d}"
+    for release in trial.glob("best_*"):
+        flip_bit(release)
+    plan = make_plan(str(search), ["kimg=0.256"], 3, None, [])
+    assert [one.trial for one in plan.runs] == [second, best]
+    warned: list[str] = []
+    plan.runs[0].begin(warned.append)
+    assert [text.partition("; ")[2] for text in warned] == [
+        f"faces-{second:05d} has no release until it measures a better value"
+    ]
+    assert not (search.parent / f"faces-{second:05d}" / "best.json").exists()
+
+
+def test_a_job_with_keys_that_cannot_change_is_not_submitted(search: Path) -> None:
+    with pytest.raises(GanDistError, match=r"optim\.g\.lr cannot change"):
+        call("submit", "promote", str(search), "optim.g.lr=1")
+
+
+def test_a_search_prints_the_command_that_trains_its_best_further(
+    search: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["jobs/tune.py"])
+    lines = call(
+        "tune", "search-digits", *SMALL, f"storage={search.parent}", "name=faces"
+    ).stdout.splitlines()
+    at = lines.index("train the best further with")
+    assert lines[at + 1] == "  python jobs/promote.py runs/faces --top 3 train.kimg=1.28"
+    arguments = lines[at + 1].partition("jobs/promote.py ")[2].split()
+    assert call("promote", *arguments, "--dry-run").exit_code == 0
