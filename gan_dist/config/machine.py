@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from gan_dist.config.schema import USUAL_GROUPS, TrainConfig
+from gan_dist.config.model import USUAL_GROUPS
+from gan_dist.config.schema import TrainConfig
 from gan_dist.core import host
 
 AUTO = "auto"

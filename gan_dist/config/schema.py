@@ -9,21 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gan_dist.config.augment import AugmentField, augment_name, format_augment
+from gan_dist.config.data import DataConfig
 from gan_dist.config.init import InitConfig
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, require_agreement
+from gan_dist.config.model import ModelConfig
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import (
     ConflictError,
-    ImportPath,
     NotNegative,
     Positive,
     PositiveFloat,
     Section,
-    Setting,
 )
-from gan_dist.core.image_size import Fit, WrittenSize
 from gan_dist.core.storage import BACKENDS, StorageOptions, join
 
 
@@ -45,145 +43,6 @@ class StorageConfig(Section):
     def options(self) -> StorageOptions:
         """The same settings for the storage layer."""
         return StorageOptions(self.backend, self.timeout_s)
-
-
-class DataConfig(Section):
-    """The image set, its order and its augmentation."""
-
-    path: str
-    """Shards made by `gan-dist pack`, or a built-in set: `builtin://digits` (of some classes:
-    `builtin://digits?classes=5-9`), `builtin://stacked-digits`, `builtin://shapes?count=N&resolution=R`."""
-    resolution: Positive | WrittenSize | None = None
-    """Size in pixels to which images are resized when they are read: the edge of a square, or `WIDTHxHEIGHT`
-    as in 512x384; the shards' own when absent."""
-    fit: Fit = "crop"
-    """How images of another aspect get the resolution: `crop` cuts out the largest centred part, `pad` adds
-    borders, black or (where there is alpha) transparent, `pad:white` or `pad:ff8000` of that colour, and
-    `stretch` changes the aspect."""
-    channels: Literal[1, 3, 4] | None = None
-    """Channels of the images: 1 is grey, 3 RGB, 4 RGB and alpha. Images that are packed for the run get them
-    (3 when absent); a packed set has its own."""
-    cache: Literal["auto", "memory", "stream"] = "auto"
-    """`memory` holds the decoded set in every worker; `stream` reads shards during training;
-    `auto` takes memory for sets of up to 256 MiB of pixels. The order of images is the same."""
-    mirror: bool = False
-    """Mirror real images left to right at random. For sets in which the sides do not matter: faces, but not
-    digits."""
-    augment: AugmentField = "none"
-    """Augmentation of the discriminator's images, real and generated: `diffaugment` changes all of them in
-    colour, place and by cutting out a square; `ada` changes each with a probability that rises while the
-    discriminator is too sure of the reals. For sets of up to some tens of thousands of images. With
-    transforms of your choice: `{diffaugment: [color, translation, cutout]}`; `{ada: [blit, geom, color,
-    filter, noise, cutout]}`, where `blit` is short for `flip` and `shift`, and `turn` adds quarter turns; or
-    each with its share of the probability, `{ada: {blit: 1, geom: 1, color: 0.5}}`. Or your own class, as
-    `package.module:Class`."""
-    augment_settings: dict[str, Setting] = Field(default={})
-    """Keys of that augmentation alone; its class says which there are."""
-    augment_target: Annotated[float, Field(ge=-1, le=1)] = 0.6
-    """`ada`: how sure of the reals the discriminator may be before the probability rises: 2 a - 1, with a the
-    share of reals that it judges rightly (recorded as `real_accuracy`), so 0.6 is 80 %."""
-    augment_kimg: PositiveFloat = 500.0
-    """`ada`: thousands of images in which the probability can rise from 0 to 1."""
-    augment_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """`ada`: the probability to which it rises from 0 by `optim.schedule` (at once where that is constant),
-    however sure the discriminator is (R3GAN: 0.3, for CIFAR-10 0.55); adapted when absent."""
-    verify: Literal["raise", "quarantine"] = "raise"
-    """Reaction to a damaged row group: `raise` names it and stops the run; `quarantine` reads the whole set
-    once before training, names what is damaged, and trains on the rest."""
-    disk_cache_gb: Annotated[float, Field(ge=0)] = 0.0
-    """Gigabytes (10^9 bytes) of each node's disk that may hold row groups fetched from object storage;
-    0 fetches them anew in every epoch."""
-    disk_cache_dir: str = "~/.cache/gan-dist"
-    """Where a node keeps them."""
-    streams: Positive | None = None
-    """Number of canonical streams that the global order is woven from; chosen from the set when absent.
-    Up to this many workers read disjoint rows."""
-    window: Positive = 16384
-    """Images over which order is shuffled at once, over all streams together. More mixes better and holds
-    more memory: two to three times `window` images, divided among the workers, and a dozen row groups each.
-    A set that is larger is shuffled in blocks: whole row groups in random order, rows within a window."""
-
-    @model_validator(mode="after")
-    def _probability_agrees(self) -> DataConfig:
-        if self.augment_p is None:
-            return self
-        if augment_name(self.augment) in ("none", "diffaugment"):
-            raise ConflictError(
-                f"data.augment_p={self.augment_p:g} is a probability of ada's changes, which "
-                f"data.augment={format_augment(self.augment)} does not make",
-                "set data.augment=ada, or data.augment_p=null",
-                keys=("data.augment_p", "data.augment"),
-            )
-        for key in ("augment_target", "augment_kimg"):
-            value, usual = getattr(self, key), type(self).model_fields[key].default
-            if value != usual:
-                raise ConflictError(
-                    f"data.{key}={value:g} contradicts data.augment_p={self.augment_p:g}: a probability that "
-                    "is given is not adapted",
-                    f"set data.{key}={usual:g}, or data.augment_p=null",
-                    keys=(f"data.{key}", "data.augment_p"),
-                )
-        return self
-
-
-USUAL_GROUPS = {"stylegan2": 4}
-"""Values of `model.stddev_group` where it is absent, by `model.name`; 1 for others."""
-
-
-class ModelConfig(Section):
-    """The two networks."""
-
-    name: Literal["dcgan", "resnet", "r3gan", "stylegan2", "fastgan"] | ImportPath = "dcgan"
-    """Architecture of generator and discriminator, or your own class of them as `package.module:Class`."""
-    settings: dict[str, Setting] = Field(default={})
-    """Keys of that architecture alone, such as `model.settings.depth`; its class says which there are."""
-    latent_dim: Positive = 100
-    """Length of the latent vector z, drawn from N(0, 1)."""
-    width: Positive = 64
-    """Channels next to the image; every halving of the resolution doubles them."""
-    max_width: Positive | None = None
-    """Channels at most, however low the resolution; unlimited when absent."""
-    blocks: Positive = 1
-    """Residual blocks at every resolution (`r3gan`; its authors use 2)."""
-    group_width: Positive = 16
-    """Channels of a group of the 3x3 convolutions (`r3gan`; its authors use 32 for ImageNet)."""
-    variant: Literal["published", "tanh"] | None = None
-    """`r3gan`: the networks as `published`, whose images may leave [-1, 1], which is where nothing else is
-    set; or those of versions up to 0.2, with `tanh` and another conditional logit. Other networks have
-    none."""
-    attention: bool = False
-    """Self-attention in both networks at a quarter of the resolution (`resnet`)."""
-    spectral_norm: bool | None = None
-    """Spectral normalisation of the discriminator's weights; when absent, `resnet` has it."""
-    conditional: bool = False
-    """Both networks get the class: needs a labelled set. The discriminator uses projection."""
-    pack: Positive = 1
-    """Images of one kind that the discriminator judges together (PacGAN)."""
-    stddev_group: Positive | None = None
-    """Images, or packs, over which the discriminator sees the standard deviation (`stylegan2`); 1 for none.
-    When absent, `stylegan2` has 4."""
-
-    @property
-    def group(self) -> int:
-        """Images, or packs, whose logits depend on one another: `stddev_group`, or what is usual."""
-        return self.stddev_group or USUAL_GROUPS.get(self.name, 1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _variant_is_named(cls, values: object) -> object:
-        if isinstance(values, dict) and values.get("name") == "r3gan" and values.get("variant") is None:
-            return {**values, "variant": "published"}
-        return values
-
-    @model_validator(mode="after")
-    def _variant_agrees(self) -> ModelConfig:
-        if self.variant is not None and self.name != "r3gan":
-            raise ConflictError(
-                f"model.variant={self.variant}: there is one model.name={self.name}",
-                "set model.variant=null, or use model.name=r3gan",
-                keys=("model.variant", "model.name"),
-            )
-        return self
 
 
 class EmaConfig(Section):

@@ -16,14 +16,15 @@ from gan_dist.core.distributed import Process
 from gan_dist.core.errors import NonFiniteError
 from gan_dist.data.batches.loader import Batch
 from gan_dist.models.layers import changing_buffers
-from gan_dist.training import eager, losses, top_k
+from gan_dist.training import eager
 from gan_dist.training.augment import DiscriminatorInput, ada
 from gan_dist.training.ddp import distributed
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
+from gan_dist.training.generator_loss import GeneratorObjective
 from gan_dist.training.noise import StepNoise, latents
 from gan_dist.training.path_length import PathLengthPenalty, WithPathLengths
 from gan_dist.training.precision import PrecisionPolicy
-from gan_dist.training.schedule import augment_p, betas, ema_decay, half_life, rate_factor, top_k_share
+from gan_dist.training.schedule import augment_p, betas, ema_decay, half_life, rate_factor
 from gan_dist.training.state import AugmentStrength, TrainingState
 
 ADJUST_EVERY = 4
@@ -42,7 +43,6 @@ class Step:
     def __init__(self, config: RunConfig, state: TrainingState, process: Process) -> None:
         self._config, self._state, self._process = config, state, process
         loss, train = config.loss, config.train
-        self._loss = losses.build(loss)
         networks = (state.generator, state.discriminator)
         self._precision = PrecisionPolicy.of(
             train,
@@ -61,9 +61,20 @@ class Step:
         # Synchronised batch normalisation cannot be differentiated twice, as penalties need.
         self._generator = distributed(generator, process, synchronised=not loss.path_length)
         self._discriminator = distributed(state.discriminator, process, synchronised=not loss.penalised)
-        self._augment = DiscriminatorInput(config.data, loss, config.optim, state, self._noise)
-        self._objective = DiscriminatorObjective(
-            loss, config.optim, state, self._discriminator, self._precision, self._noise, self._augment
+        augment = DiscriminatorInput(config.data, loss, config.optim, state, self._noise)
+        self._augment = augment
+        self._discriminator_objective = DiscriminatorObjective(
+            loss, config.optim, state, self._discriminator, self._precision, self._noise, augment
+        )
+        self._generator_objective = GeneratorObjective(
+            loss,
+            state,
+            self._generator,
+            self._precision,
+            self._noise,
+            augment,
+            self._path_length,
+            self._reals,
         )
 
     def discriminator_phase(self, batch: Batch) -> Scalars:
@@ -82,12 +93,12 @@ class Step:
         sums: Scalars = {}
         micro_batches = self._micro_batches(batch)
         reals = [self._reals(pixels, "mirror-d", index) for index, (pixels, _) in enumerate(micro_batches)]
-        self._objective.begin(reals)
+        self._discriminator_objective.begin(reals)
         for index, (_, labels) in enumerate(micro_batches):
             with torch.no_grad(), self._precision.networks():
                 fakes = state.generator(self._latents("latents-d", index), labels)
             with self._all_reduce_last(self._discriminator, index):
-                loss, scalars = self._objective(reals[index], fakes, labels, index)
+                loss, scalars = self._discriminator_objective(reals[index], fakes, labels, index)
                 (loss / config.train.accumulate).backward()
             for name, value in scalars.items():
                 sums[name] = sums.get(name, 0) + value / config.train.accumulate
@@ -97,7 +108,7 @@ class Step:
             with torch.no_grad():
                 for weights in self._trained_d:
                     weights.clamp_(-config.loss.clip, config.loss.clip)
-        self._objective.end()
+        self._discriminator_objective.end()
         state.images += config.train.batch_size
         return {**sums, "grad_norm_d": norm}
 
@@ -115,72 +126,26 @@ class Step:
         Raises:
             NonFiniteError: before the update, on every rank, when any rank's gradient is not finite.
         """
-        state, config = self._state, self._config
+        state = self._state
         # Without gradients of its weights the discriminator costs less, and no all-reduce.
         state.discriminator.requires_grad_(False)
         state.optimizer_g.zero_grad()
         models.update_spectral_norms(state.discriminator)
-        total, length = torch.zeros(2, device=self._process.device)
+        sums: Scalars = {}
+        accumulate = self._config.train.accumulate
         micro_batches = self._micro_batches(batch)
-        share = top_k_share(config.loss, state.images)
-        best = self._best_of_portions(micro_batches, share)
+        self._generator_objective.begin(micro_batches)
         for index, (pixels, labels) in enumerate(micro_batches):
             with self._all_reduce_last(self._generator, index):
-                with self._precision.networks(float32=self._path_length.due):
-                    fakes, lengths = self._generate(index, labels)
-                    fake_logits = self._fake_logits(fakes, labels, index)
-                    real_logits = None
-                    if self._loss.relativistic:
-                        reals = self._reals(pixels, "mirror-g", index)
-                        real_inputs = self._augment(reals, "reals-g", micro_batch=index)
-                        with torch.no_grad():
-                            real_logits = state.discriminator(real_inputs, labels)
-                if best is None and share < 1:
-                    best = top_k.choose(fake_logits, share, self._process)
-                if best is None:
-                    loss = self._loss.generator(fake_logits, real_logits)
-                else:
-                    of_portion = best.portion(index, len(micro_batches))
-                    loss = of_portion.loss(self._loss.generator, fake_logits)
-                if lengths is not None:
-                    loss = loss + self._path_length.penalty(lengths)
-                    length += lengths.detach().mean() / config.train.accumulate
-                loss = loss / config.train.accumulate
-                loss.backward()
-            total += loss.detach()
+                loss, scalars = self._generator_objective(pixels, labels, index)
+                (loss / accumulate).backward()
+            for name, value in scalars.items():
+                sums[name] = sums.get(name, 0) + value / accumulate
         for weights in self._trained_d:
             weights.requires_grad_(True)
-        norm = self._finite_norm("generator", state.generator, total)
-        self._update(state.optimizer_g, config.optim.g)
-        scalars = {"loss_g": total, "grad_norm_g": norm}
-        return scalars | {"path_length": length} if config.loss.path_length else scalars
-
-    def _generate(self, micro_batch: int, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the generator's images and, in updates that penalise them, the lengths of its paths."""
-        given = self._latents("latents-g", micro_batch)
-        if not self._config.loss.path_length:
-            return self._generator(given, labels), None
-        images, lengths = self._generator(given, labels, self._path_length.directions(micro_batch))
-        return images, lengths
-
-    def _fake_logits(self, fakes: Tensor, labels: Tensor | None, micro_batch: int) -> Tensor:
-        inputs = self._augment(fakes, "fakes-g", micro_batch=micro_batch)
-        logits: Tensor = self._state.discriminator(inputs, labels)
-        return logits
-
-    @torch.no_grad()
-    def _best_of_portions(
-        self, micro_batches: list[tuple[Tensor, Tensor | None]], share: float
-    ) -> top_k.TopK | None:
-        """Return the best fakes where they come in portions: all are judged before the first one's loss."""
-        if share == 1 or len(micro_batches) == 1:
-            return None
-        generator, logits = self._state.generator, []
-        with self._precision.networks(float32=self._path_length.due):
-            for index, (_, labels) in enumerate(micro_batches):
-                fakes = generator(self._latents("latents-g", index), labels)
-                logits.append(self._fake_logits(fakes, labels, index))
-        return top_k.choose(torch.cat(logits), share, self._process)
+        norm = self._finite_norm("generator", state.generator, sums["loss_g"])
+        self._update(state.optimizer_g, self._config.optim.g)
+        return {**sums, "grad_norm_g": norm}
 
     def average_over_ranks(self, scalars: Scalars, *, stop: bool) -> tuple[dict[str, float], bool]:
         """Average over the ranks, in one all-reduce, the values that differ between them after a round.

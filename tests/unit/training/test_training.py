@@ -877,7 +877,7 @@ def test_state_has_nothing_that_a_checkpoint_lacks() -> None:
     """A field added to the state must be saved, or resuming would lose it."""
     fields = set(TrainingState.__dataclass_fields__)
     saved = {"generator", "discriminator", "average", "optimizer_g", "optimizer_d", "shape"}
-    saved |= {"images", "best", "augment", "measured", "interval"}
+    saved |= {"images", "best", "augment", "measured", "interval", "logits", "path_length"}
     assert fields == saved
     assert not dist.is_initialized()
 
