@@ -12,7 +12,10 @@ import typer
 from benchmarks import record
 from gan_dist.core.errors import GanDistError
 
-NAMES = ("stream", "pack", "step", "modes", "metrics", "search", "checkpoint", "halves", "audit", "transfer")
+NAMES = (
+    *("stream", "pack", "step", "modes", "metrics", "search", "checkpoint", "halves", "audit", "transfer"),
+    "networks",
+)
 
 
 def run(name: str, *, quick: bool = False, everything: bool = False, real: bool = False) -> dict[str, object]:
