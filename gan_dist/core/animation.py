@@ -62,8 +62,8 @@ def require_room(uri: str, count: int, size: tuple[int, int], channels: int) -> 
 def write_animation(uri: str, pictures: Iterable[Image.Image], fps: int) -> None:
     """Write pictures of one size and mode, RGB or L, as a file whose ending says the format.
 
-    WebP is lossless and may be RGBA, and so is GIF for grey pictures; colours become 256 for each picture of a GIF. MP4 is
-    H.264. Pictures below SMALLEST pixels are enlarged by an integer factor.
+    WebP is lossless and may be RGBA, and GIF is lossless for grey pictures; colours become 256 for each
+    picture of a GIF. MP4 is H.264. Pictures below SMALLEST pixels are enlarged by an integer factor.
 
     Args:
         uri: Ends in one of SUFFIXES.
