@@ -15,12 +15,13 @@ import typer
 from gan_dist.cli.paths import RECORDED, absolute, complete, find_machine, note_extractor, read_run, shorten
 from gan_dist.core import storage
 from gan_dist.core.errors import BusyError, ConfigError, GanDistError, StorageError
+from gan_dist.core.image_size import ImageSize
 from gan_dist.core.storage.filesystems import expand_home
 from gan_dist.core.storage.redaction import split_query
 
 if TYPE_CHECKING:
     from gan_dist.config.load import ConfigBuilder
-    from gan_dist.data.packing.training_set import Beginning, Packing, TrainingSet
+    from gan_dist.data.packing.training_set import Beginning, Packing, TrainingSet, Wanted
     from gan_dist.data.shards.manifest import Manifest
 
 PRESET, AUTO = "preset=", "auto"
@@ -56,8 +57,7 @@ class Given:
         return {
             "source": plan.source,
             "packed_set": f"{storage.redact(self.images.path)}, {'begun' if there else 'not there yet'}",
-            "to_pack": f"{plan.images} at {plan.resolution}x{plan.resolution}x{plan.channels}, "
-            f"{plan.images * plan.row_bytes} bytes",
+            "to_pack": f"{plan.images} at {plan.size}x{plan.channels}, {plan.images * plan.row_bytes} bytes",
             "classes": None if plan.classes is None else len(plan.classes),
             "left_out": len(source.rejected),
         }
@@ -108,14 +108,14 @@ def is_images(source: str) -> bool:
 def _were_images(source: str, overrides: Sequence[str]) -> bool:
     """Return whether a run began with images at a path where there is nothing now."""
     from gan_dist.config import preset_names
-    from gan_dist.data.packing.training_set import kept_plan
+    from gan_dist.data.packing.training_set import Wanted, kept_plan
 
     if source in ("", *preset_names()) or source.endswith(YAML) or os.path.exists(expand_home(source)):  # noqa: PTH110
         return False
     try:
         uri = _uri(source)
         run = _beginning(_settings(uri, AUTO, {}, overrides))
-        return kept_plan(uri, run, None) is not None
+        return kept_plan(uri, run, Wanted()) is not None
     except GanDistError:
         return False
 
@@ -135,22 +135,33 @@ def _read_images(source: str, overrides: Sequence[str], *, repack: bool) -> Give
     first = _settings(uri, preset, {}, overrides)
     _require_readable(first)
     run = _beginning(first)
-    edge = first.values.get("data.resolution")
     gpus, gpu_bytes = _gpus(first)
     largest = memory_resolution(gpus=gpus, gpu_bytes=gpu_bytes)
-    asked = edge if isinstance(edge, int) else None
+    asked = _wanted(first)
     images = find_training_set(uri, run, asked, largest, repack=repack)
     if repack and not images.packing:
         raise ConfigError("--repack is for images, and this is a packed set", "leave it out")
 
     def settings_for(manifest: Manifest) -> ConfigBuilder:
-        values = _auto_values(manifest, run, edge, (gpus, gpu_bytes)) if preset == AUTO else {}
+        values = _auto_values(manifest, run, asked, (gpus, gpu_bytes)) if preset == AUTO else {}
         settings = _settings(uri, preset, values, overrides)
         return complete(settings.with_values({"data.path": images.path}))
 
     for note in images.notes:
         typer.echo(f"note: {note}", err=True)
     return Given(settings_for(images.manifest), images, settings_for)
+
+
+def _wanted(settings: ConfigBuilder) -> Wanted:
+    """Return what the settings, which `_require_readable` has seen, ask of the packed images."""
+    from gan_dist.config import DataConfig
+    from gan_dist.data.packing.training_set import Wanted
+
+    given = {key: settings.values.get(f"data.{key}") for key in Wanted._fields}
+    data = DataConfig.model_validate(
+        {"path": "", **{key: value for key, value in given.items() if value is not None}}
+    )
+    return Wanted(*(None if given[key] is None else getattr(data, key) for key in Wanted._fields))
 
 
 def _settings(uri: str, preset: str, values: Mapping[str, object], overrides: Sequence[str]) -> ConfigBuilder:
@@ -212,16 +223,17 @@ def _gpus(settings: ConfigBuilder) -> tuple[int, int | None]:
 
 
 def _auto_values(
-    manifest: Manifest, run: Beginning, edge: object, gpus: tuple[int, int | None]
+    manifest: Manifest, run: Beginning, wanted: Wanted, gpus: tuple[int, int | None]
 ) -> dict[str, object]:
     """Return the settings of `preset=auto`; a run keeps those that it began with where they matter."""
+    from gan_dist.cli.pack import trainable
     from gan_dist.config import FREE_ON_RESUME, flatten
     from gan_dist.config.auto import auto_preset
 
-    height = manifest.height
-    resolution = edge if isinstance(edge, int) else max(8, 1 << (height.bit_length() - 1))
-    values = auto_preset(resolution=resolution, images=manifest.count, gpus=gpus[0], gpu_bytes=gpus[1])
-    if resolution != height and edge is None:
+    resolution = wanted.resolution or trainable(manifest.size)
+    edge = math.isqrt(ImageSize.of(resolution).area)
+    values = auto_preset(resolution=edge, images=manifest.count, gpus=gpus[0], gpu_bytes=gpus[1])
+    if resolution != manifest.size.resolution and wanted.resolution is None:
         values["data.resolution"] = resolution
     recorded = flatten(run.config) if run.config else {}
     return {
@@ -264,9 +276,7 @@ def _pack(path: str, packing: Packing) -> Manifest:
     from gan_dist.data.packing.training_set import MAX_BAD
 
     manifest, _ = run_packing(packing.source, path, packing.plan, MAX_BAD)
-    typer.echo(
-        f"packed {manifest.count:,} images at {manifest.height}x{manifest.width} in {shorten(path)}", err=True
-    )
+    typer.echo(f"packed {manifest.count:,} images at {manifest.size} in {shorten(path)}", err=True)
     for setting, words in (("quarantined", "left out"), ("enlarged", "enlarged")):
         if count := int(manifest.settings[setting]):
             typer.echo(f"  {count:,} {words}", err=True)

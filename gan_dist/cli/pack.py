@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from gan_dist.cli.options import AsJson, Backend, print_record
 from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
+from gan_dist.core.image_size import ImageSize
 from gan_dist.core.interrupts import INTERRUPTED
 from gan_dist.core.storage.redaction import split_query
 
@@ -35,8 +37,23 @@ def pack(
     dest: Annotated[
         str | None, typer.Argument(metavar="DEST", help="The folder or prefix to write the shards to.")
     ] = None,
-    resolution: Annotated[int | None, typer.Option(help="Edge length in pixels.")] = None,
-    channels: Annotated[int, typer.Option(help="3 for colour, 1 for grey.")] = 3,
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            "--resolution",
+            "--size",
+            metavar="SIZE",
+            help="Size in pixels: the edge of a square, or WIDTHxHEIGHT, such as 512x384.",
+        ),
+    ] = None,
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="Images of another aspect: crop (the largest centred part), pad (black borders, transparent "
+            "with alpha), pad:COLOUR (pad:white, pad:ff8000) or stretch."
+        ),
+    ] = "crop",
+    channels: Annotated[int, typer.Option(help="3 for colour, 1 for grey, 4 for colour and alpha.")] = 3,
     filter: Annotated[str, typer.Option(help="lanczos, bicubic, bilinear or box.")] = "lanczos",
     labels: Annotated[
         str | None, typer.Option(help="A CSV or JSONL file with path and label, instead of sub-folders.")
@@ -72,7 +89,7 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Turn images into shards to train from. The same command again continues, --verify DEST checks."""
-    check(dest, resolution, channels, filter, shard_mb, max_bad, max_megapixels, verify=verify)
+    check(dest, resolution, fit, channels, filter, shard_mb, max_bad, max_megapixels, verify=verify)
     if dest is None or resolution is None:  # with --verify
         _verify(absolute(source), as_json)
         return
@@ -100,7 +117,8 @@ def pack(
         split=split,
     )
     images = open_source(uri, options)
-    plan = make_plan(uri, images, _decoding(resolution, channels, filter, max_megapixels), shard_mb)
+    decoding = _decoding(resolution, channels, filter, max_megapixels, fit)
+    plan = make_plan(uri, images, decoding, shard_mb)
     for note in images.notes:
         typer.echo(note, err=True)
     require_whole(images.damaged, max_bad)
@@ -121,7 +139,7 @@ def pack(
     _print_result(dest, plan, manifest, rate)
     for warning in warnings:
         typer.echo(warning, err=True)
-    typer.echo(f"train on it with\n  {command('train', *_train_arguments(dest, plan.resolution))}")
+    typer.echo(f"train on it with\n  {command('train', *_train_arguments(dest, plan.size))}")
     if as_json:
         quarantined = int(manifest.settings["quarantined"])
         record = {**_record(dest, manifest), "quarantined": quarantined, "images_per_second": rate}
@@ -130,7 +148,8 @@ def pack(
 
 def check(
     dest: str | None,
-    resolution: int | None,
+    resolution: str | None,
+    fit: str,
     channels: int,
     filter: str,
     shard_mb: float,
@@ -149,16 +168,30 @@ def check(
     if dest is None or resolution is None:
         missing = "DEST" if dest is None else "--resolution"
         raise DataError(f"{missing} is missing", "call gan-dist pack SOURCE DEST --resolution 64")
-    require_settings(_decoding(resolution, channels, filter, max_megapixels), shard_mb, max_bad)
+    require_settings(_decoding(resolution, channels, filter, max_megapixels, fit), shard_mb, max_bad)
 
 
-def _decoding(resolution: int, channels: int, filter: str, max_megapixels: float | None) -> Decoding:
+def _read_size(text: str) -> int | str:
+    """Return the size that `--resolution` names; its edges may be out of range."""
+    if re.fullmatch(r"-?[0-9]{1,9}", text):
+        return int(text)
+    if re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}", text):
+        return ImageSize.of(text).resolution
+    raise DataError(
+        f"--resolution must be the edge of a square in pixels, such as 64, or WIDTHxHEIGHT, such as 512x384, "
+        f"not {text!r}"
+    )
+
+
+def _decoding(
+    resolution: str, channels: int, filter: str, max_megapixels: float | None, fit: str
+) -> Decoding:
     from gan_dist.data.packing.decode import PIXEL_LIMIT, Decoding
 
-    if max_megapixels is None:
-        return Decoding(resolution, channels, filter, PIXEL_LIMIT)
-    pixels = int(max_megapixels * 10**6) if math.isfinite(max_megapixels) else 0  # which is refused
-    return Decoding(resolution, channels, filter, pixels)
+    pixels = PIXEL_LIMIT
+    if max_megapixels is not None:
+        pixels = int(max_megapixels * 10**6) if math.isfinite(max_megapixels) else 0  # which is refused
+    return Decoding(_read_size(resolution), channels, filter, pixels, fit)
 
 
 def _verify(uri: str, as_json: bool) -> None:
@@ -201,14 +234,22 @@ def _print_result(dest: str, plan: Plan, manifest: Manifest, rate: float | None)
         typer.echo("    declare their depth (sBIT in PNG, MaxSampleValue in TIFF), and pack again")
 
 
-def _train_arguments(dest: str, resolution: int) -> list[str]:
+def _train_arguments(dest: str, size: ImageSize) -> list[str]:
     from gan_dist.config.fields import override, valid_name
 
     name = valid_name(split_query(dest)[0].rstrip("/").rpartition("/")[2])
-    # Networks work with edges that are powers of two.
-    edge = max(8, 1 << (resolution.bit_length() - 1))
-    resized = [] if edge == resolution else [f"data.resolution={edge}"]
+    resolution = trainable(size)
+    resized = [] if resolution == size.resolution else [f"data.resolution={resolution}"]
     return ["shapes", override("name", name), override("data.path", shorten(dest)), *resized]
+
+
+def trainable(size: ImageSize) -> int | str:
+    """Return the resolution to train at where nobody says: of squares, the largest power of two within."""
+    if size.height == size.width:
+        return max(8, 1 << (size.height.bit_length() - 1))
+    from gan_dist.models.sizes import possible_sizes  # brings torch
+
+    return possible_sizes(size)[-1].resolution
 
 
 def _print_dry_run(dest: str, plan: Plan, source: Source, as_json: bool) -> None:
@@ -229,6 +270,7 @@ def _summary(dest: str, plan: Plan, quarantined: int) -> dict[str, object]:
         "classes": None if plan.classes is None else len(plan.classes),
         "resolution": plan.resolution,
         "channels": plan.channels,
+        "fit": plan.fit,
         "filter": plan.filter,
         "shards": math.ceil(plan.images / plan.shard_items),
         "bytes": plan.images * plan.row_bytes,

@@ -58,6 +58,7 @@ WrittenSize = Annotated[
 """`WIDTHxHEIGHT` in a model of pydantic's; squares become the number of their edge."""
 
 PAD = "pad:"
+FITS = ("crop", "pad", "stretch")
 COLOURS = {"black": (0, 0, 0), "white": (255, 255, 255)}
 FIT_PATTERN = r"^pad:(black|white|[0-9a-fA-F]{6})$"
 Fit = (

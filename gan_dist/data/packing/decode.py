@@ -3,11 +3,13 @@
 Decided here, once, for every set:
   the content says what the format is, not the name; formats outside `FORMATS` are rejected;
   EXIF orientation is applied; colour profiles are ignored; CMYK and palettes become RGB;
-  transparent parts are laid on white; samples of 9 to 16 bits are scaled to 8 by the depth that the file
-  declares, never clipped; metadata that cannot be read is passed over;
+  transparent parts are laid on white; where alpha is a channel, they are kept, and invisible colours become
+  white; samples of 9 to 16 bits are scaled to 8 by the depth that the file declares, never clipped;
+  metadata that cannot be read is passed over;
   of more than `Decoding.max_pixels` pixels a JPEG is decoded at half its size, and another format rejected;
   pictures that move, or have several pages, are rejected: which frame to take is the owner's to say;
-  the largest centred square is cut out and resized with an antialiasing filter, larger or smaller.
+  of another aspect, the largest centred part is cut out, or borders are added, or the aspect is changed; and
+  that is resized with an antialiasing filter, larger or smaller.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
+from gan_dist.core.image_size import ImageSize, border, crop_box, inner_size
 from gan_dist.data.packing.resize import resize
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -44,18 +47,20 @@ class RejectedError(Exception):
 class Decoding:
     """What images are turned into."""
 
-    resolution: int
-    """Edge length in pixels."""
+    resolution: int | str
+    """Edge of a square in pixels, or `WIDTHxHEIGHT`."""
     channels: int = 3
-    """3 (RGB) or 1 (grey, ITU-R 601 luma)."""
+    """3 (RGB), 1 (grey, ITU-R 601 luma) or 4 (RGB and alpha)."""
     filter: str = "lanczos"
     """A key of `resize.FILTERS`."""
     max_pixels: int = PIXEL_LIMIT
     """The most pixels of a file; decoding one takes 10 to 20 bytes of memory a pixel."""
+    fit: str = "crop"
+    """How images of another aspect fit: a value of `image_size.Fit`."""
 
 
 class Decoded(NamedTuple):
-    """Pixels, uint8 (R, R, C); whether the picture was smaller; whether 16 bits hold at most 12 used ones."""
+    """Pixels, uint8 (H, W, C); whether the picture was smaller; whether 16 bits hold at most 12 used ones."""
 
     pixels: npt.NDArray[np.uint8]
     enlarged: bool
@@ -72,12 +77,29 @@ def decode(content: bytes, decoding: Decoding) -> Decoded:
     Image.MAX_IMAGE_PIXELS = decoding.max_pixels
     picture, deep = _picture(content, decoding)
     # What fails from here on, such as a library that cannot be loaded, is no fault of the picture.
-    edge = min(picture.size)
-    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    square = (left, top, left + edge, top + edge)
-    pixels = resize(picture, square, decoding.resolution, decoding.filter)
-    dark = deep and int(np.asarray(picture).max()) <= DARK
-    return Decoded(pixels, edge < decoding.resolution, dark)
+    size, target = ImageSize(picture.height, picture.width), ImageSize.of(decoding.resolution)
+    left, top, right, bottom = (0, 0, size.width, size.height)
+    if decoding.fit == "crop":
+        left, top, right, bottom = crop_box(size, target)
+    inner = inner_size(size, target) if decoding.fit.startswith("pad") else target
+    pixels = resize(picture, (left, top, right, bottom), inner.resolution, decoding.filter)
+    if decoding.channels == 4:  # what no one sees is not to be learned
+        pixels = np.where(pixels[..., 3:] > 0, pixels, np.array([255, 255, 255, 0], np.uint8))
+    if inner != target:
+        pixels = _padded(pixels, target, border(decoding.fit, decoding.channels))
+    dark = deep and int(np.asarray(picture)[..., :3].max()) <= DARK
+    return Decoded(pixels, right - left < inner.width or bottom - top < inner.height, dark)
+
+
+def _padded(
+    pixels: npt.NDArray[np.uint8], target: ImageSize, colour: tuple[int, ...]
+) -> npt.NDArray[np.uint8]:
+    height, width, channels = pixels.shape
+    padded = np.empty((*target, channels), np.uint8)
+    padded[:] = colour
+    top, left = (target.height - height) // 2, (target.width - width) // 2
+    padded[top : top + height, left : left + width] = pixels
+    return padded
 
 
 def shorter_edge(content: bytes) -> int | None:
@@ -92,7 +114,7 @@ def shorter_edge(content: bytes) -> int | None:
 
 
 def _picture(content: bytes, decoding: Decoding) -> tuple[Image.Image, bool]:
-    """Return an image file's picture, upright, in mode RGB or L, and whether its samples have 16 bits."""
+    """Return an image file's picture, upright, in mode RGB, L or RGBA; whether its samples have 16 bits."""
     if not content:
         raise RejectedError("empty file")
     try:
@@ -152,7 +174,7 @@ def _loaded(content: bytes, decoding: Decoding) -> tuple[Image.Image, bool]:
         # The pixels are whole; metadata that cannot be read says nothing about their orientation.
         with suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        return _opaque(image, decoding.channels, content), _has_16_bits(image, content)
+        return _in_mode(image, decoding.channels, content), _has_16_bits(image, content)
 
 
 def _has_16_bits(image: Image.Image, content: bytes) -> bool:
@@ -161,8 +183,8 @@ def _has_16_bits(image: Image.Image, content: bytes) -> bool:
     return bool(depth > 8 or image.mode == "I")
 
 
-def _opaque(image: Image.Image, channels: int, content: bytes) -> Image.Image:
-    """Return a picture in mode RGB or L, of 8 bits, with transparent parts laid on white."""
+def _in_mode(image: Image.Image, channels: int, content: bytes) -> Image.Image:
+    """Return a picture of 8 bits in mode RGB or L, with transparent parts laid on white, or in mode RGBA."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         image = _from_16_bits(image, content)
     elif image.mode == "LAB":
@@ -172,15 +194,17 @@ def _opaque(image: Image.Image, channels: int, content: bytes) -> Image.Image:
         raise RejectedError(f"its pixels are {kind}, of which the range is not known")
     if image.has_transparency_data:
         over = image.convert("RGBA")
+        if channels == 4:
+            return over
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
     elif image.mode not in ("RGB", "L"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    wanted = "RGB" if channels == 3 else "L"
+    wanted = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
     return image if image.mode == wanted else image.convert(wanted)  # which copies where it changes nothing
 
 
 def _from_16_bits(image: Image.Image, content: bytes) -> Image.Image:
-    """Return grey samples of 9 to 16 bits in 8; those of the transparent value become white."""
+    """Return grey samples of 9 to 16 bits in 8, with alpha where there is a transparent value."""
     values = np.asarray(image).astype(np.uint32)
     tags: Any = getattr(image, "tag_v2", {})
     depth, limit = max(tags.get(BITS_PER_SAMPLE, (16,))), tags.get(MAX_SAMPLE)
@@ -194,7 +218,8 @@ def _from_16_bits(image: Image.Image, content: bytes) -> Image.Image:
     shown = white - values if tags.get(PHOTOMETRIC) == 0 else values  # 0: the least is white
     grey = ((shown * 255 + white // 2) // white).astype(np.uint8)
     if (transparent := image.info.get("transparency")) is not None:
-        grey[values == transparent] = 255
+        opaque = np.where(values == transparent, 0, 255).astype(np.uint8)
+        return Image.fromarray(np.stack([grey, opaque], 2), "LA")
     return Image.fromarray(grey)
 
 

@@ -5,15 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import PIL
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from gan_dist.core import host, storage
-from gan_dist.core.errors import DataError
+from gan_dist.core.errors import DataError, closest
+from gan_dist.core.image_size import FIT_PATTERN, FITS, ImageSize, WrittenSize
 from gan_dist.core.storage import redact
 from gan_dist.data.packing.decode import PIXEL_LIMIT, Decoding
 from gan_dist.data.packing.resize import FILTERS, resizer
@@ -46,22 +54,36 @@ class Plan(BaseModel):
     items_sha256: str
     """Of every item's name, size and label, and of what the listing rejected."""
     classes: tuple[str, ...] | None
-    resolution: int
+    resolution: int | WrittenSize
     channels: int
     filter: str
     shard_items: int
     group_rows: int
     max_pixels: int = PIXEL_LIMIT
+    fit: str = "crop"
+    """As in `Decoding`; written only where it is another, so that plans of earlier versions stay the same."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = write(self)
+        if self.fit == "crop":
+            del written["fit"]
+        return written
+
+    @property
+    def size(self) -> ImageSize:
+        """Height and width of the packed images."""
+        return ImageSize.of(self.resolution)
 
     @property
     def decoding(self) -> Decoding:
         """What images are turned into."""
-        return Decoding(self.resolution, self.channels, self.filter, self.max_pixels)
+        return Decoding(self.resolution, self.channels, self.filter, self.max_pixels, self.fit)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one image's pixels."""
-        return self.resolution**2 * self.channels
+        return self.size.area * self.channels
 
     def jobs(self) -> list[Job]:
         """Return the work of every shard."""
@@ -124,7 +146,7 @@ def _read(dest: str, name: str, model: type[M], remedy: str) -> M:
 
 
 def _differences(earlier: Plan, plan: Plan) -> list[str]:
-    old, new = earlier.model_dump(), plan.model_dump()
+    old, new = dict(earlier), dict(plan)
     changed = [key for key in new if old[key] != new[key]]
     follows = {"items_sha256", "classes", *(["resizer"] if "filter" in changed else [])}
     texts = [f"{key} was {cut(old[key])} and is {cut(new[key])}" for key in changed if key not in follows]
@@ -139,10 +161,19 @@ def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
     Raises:
         DataError: a setting is out of its range.
     """
-    if not 1 <= decoding.resolution <= MAX_RESOLUTION:
+    if not all(1 <= edge <= MAX_RESOLUTION for edge in ImageSize.of(decoding.resolution)):
         raise DataError(f"--resolution must be from 1 to {MAX_RESOLUTION}, not {decoding.resolution}")
-    if decoding.channels not in (1, 3):
-        raise DataError(f"--channels must be 3 (colour) or 1 (grey), not {decoding.channels}")
+    if decoding.channels not in (1, 3, 4):
+        raise DataError(
+            f"--channels must be 3 (colour), 1 (grey) or 4 (colour and alpha), not {decoding.channels}"
+        )
+    if decoding.fit not in FITS and not re.fullmatch(FIT_PATTERN, decoding.fit):
+        near = closest(decoding.fit, FITS)
+        raise DataError(
+            f"--fit must be crop, pad, pad:COLOUR (black, white, or digits such as ff8000) or stretch, not "
+            f"{decoding.fit}",
+            f"the nearest is {near}" if near else "",
+        )
     if decoding.filter not in FILTERS:
         raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
     if not 0 < decoding.max_pixels <= MAX_PIXELS:
@@ -154,13 +185,13 @@ def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
 
 def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> Plan:
     """Return the plan for a source; `require_settings` has seen the settings."""
-    row_bytes = decoding.resolution**2 * decoding.channels
+    row_bytes = ImageSize.of(decoding.resolution).area * decoding.channels
     shard_rows = max(1, int(shard_mb * 2**20) // row_bytes)
     group_rows = max(1, min(shard_rows, GROUP_BYTES // row_bytes))
     return Plan(
         packer=host.own_version(),
         pillow=PIL.__version__,
-        resizer=resizer(decoding.filter),
+        resizer=resizer(decoding.filter, decoding.channels),
         source=redact(uri),
         images=len(source.items),
         items_sha256=_hash_items(source),
@@ -171,6 +202,7 @@ def make_plan(uri: str, source: Source, decoding: Decoding, shard_mb: float) -> 
         shard_items=shard_rows // group_rows * group_rows,
         group_rows=group_rows,
         max_pixels=decoding.max_pixels,
+        fit=decoding.fit,
     )
 
 

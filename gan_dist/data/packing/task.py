@@ -103,7 +103,7 @@ def make_shard(
 def _require_libraries(plan: Plan) -> None:
     for verb, planned, present in (
         ("decodes", f"Pillow {plan.pillow}", f"Pillow {PIL.__version__}"),
-        ("resizes", plan.resizer, resizer(plan.filter)),
+        ("resizes", plan.resizer, resizer(plan.filter, plan.channels)),
     ):
         if planned != present:
             raise DataError(
@@ -188,8 +188,8 @@ def finish_packing(dest: str, plan: Plan, source: Source, records: dict[int, Sha
     lines = "".join(json.dumps(rejection._asdict()) + "\n" for rejection in bad)
     storage.write_bytes(storage.join(dest, QUARANTINE), lines.encode())
     manifest = Manifest(
-        height=plan.resolution,
-        width=plan.resolution,
+        height=plan.size.height,
+        width=plan.size.width,
         channels=plan.channels,
         count=sum(sum(shard.row_groups) for shard in shards),
         classes=plan.classes,
@@ -198,7 +198,7 @@ def finish_packing(dest: str, plan: Plan, source: Source, records: dict[int, Sha
         packer_version=plan.packer,
         settings={
             "filter": plan.filter,
-            "crop": "centre",
+            **({"crop": "centre"} if plan.fit == "crop" else {"fit": plan.fit}),
             "pillow": plan.pillow,
             "resizer": plan.resizer,
             "quarantined": str(len(bad)),

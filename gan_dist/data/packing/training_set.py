@@ -19,6 +19,7 @@ import zlib
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from gan_dist.config import RunConfig
 from gan_dist.config.fields import valid_name
@@ -90,6 +91,14 @@ class Beginning:
         return storage.join(self.storage_path, self.name)
 
 
+class Wanted(NamedTuple):
+    """What a user asks of the packed images; None where nothing is asked."""
+
+    resolution: int | str | None = None
+    fit: str | None = None
+    channels: int | None = None
+
+
 def source_name(uri: str) -> str:
     """Return a name for a run on images: that of their folder, archive or set, without its suffix."""
     last = split_query(uri)[0].rstrip("/").rpartition("/")[2]
@@ -111,13 +120,13 @@ def is_packed(uri: str) -> bool:
 
 
 def find_training_set(
-    uri: str, run: Beginning, resolution: int | None, largest: int, *, repack: bool = False
+    uri: str, run: Beginning, wanted: Wanted, largest: int, *, repack: bool = False
 ) -> TrainingSet:
     """Return the set to train on: the images at a path or URI, packed or to be packed.
 
     A run that is continued keeps the set that it began with, even where the images have changed or are gone.
-    `resolution` is the edge that the user asks for; without one, it is chosen, at most `largest`. With
-    `repack` a set that is there already is not used: images that were edited in place look the same.
+    Without a `wanted.resolution` the edge of squares is chosen, at most `largest`. With `repack` a set
+    that is there already is not used: images that were edited in place look the same.
 
     Raises:
         DataError: there are no usable images, or they lie where the run will be written; or a run that has
@@ -135,14 +144,19 @@ def find_training_set(
         return TrainingSet(uri, open_builtin(uri).manifest)
     if not uri.startswith(TORCHVISION) and is_packed(uri):
         return TrainingSet(uri, read_manifest(uri))
-    kept = kept_plan(uri, run, resolution)
+    kept = kept_plan(uri, run, wanted)
     path = run.config.data.path if run.config and kept else ""
     if kept is not None and storage.exists(storage.join(path, MANIFEST)):
         return TrainingSet(path, read_manifest(path), notes=_notes_on_kept(uri, run, path, kept))
     source = _open(uri, run)
     notes = list(source.notes)
-    edge = resolution or (kept.resolution if kept else choose_resolution(uri, source, largest, notes))
-    plan = _plan(uri, source, edge)
+    resolution = wanted.resolution or (
+        kept.resolution if kept else choose_resolution(uri, source, largest, notes)
+    )
+    fit, channels = wanted.fit or "crop", wanted.channels or 3
+    if kept:
+        fit, channels = kept.fit, kept.channels
+    plan = make_plan(uri, source, Decoding(resolution, channels, fit=fit), SHARD_MB)
     first = storage.join(run.storage_path, FOLDER, f"{source_name(uri)}-{_key(plan)}")
     path = _newest(first, repack=repack)
     manifest = finished_set(path, plan)
@@ -162,13 +176,14 @@ def _newest(first: str, *, repack: bool) -> str:
     raise AssertionError
 
 
-def kept_plan(uri: str, run: Beginning, resolution: int | None) -> Plan | None:
+def kept_plan(uri: str, run: Beginning, wanted: Wanted) -> Plan | None:
     """Return the plan of the set that a run began with, if it was packed here from the same images."""
     path = run.config.data.path if run.config else ""
     if f"/{FOLDER}/" not in path or not storage.exists(storage.join(path, PLAN)):
         return None
     plan = read_plan(path)
-    return plan if plan.source == storage.redact(uri) and resolution in (None, plan.resolution) else None
+    agrees = all(getattr(wanted, key) in (None, getattr(plan, key)) for key in Wanted._fields)
+    return plan if plan.source == storage.redact(uri) and agrees else None
 
 
 def _notes_on_kept(uri: str, run: Beginning, path: str, kept: Plan) -> tuple[str, ...]:
@@ -178,7 +193,7 @@ def _notes_on_kept(uri: str, run: Beginning, path: str, kept: Plan) -> tuple[str
     except GanDistError as error:
         what = error.problems[0].what
         return (f"the images cannot be read now ({what}); the run goes on with those that it began with",)
-    if _plan(uri, source, kept.resolution).items_sha256 == kept.items_sha256:
+    if make_plan(uri, source, kept.decoding, SHARD_MB).items_sha256 == kept.items_sha256:
         return ()
     return (
         f"{storage.redact(uri)} has changed since the run began: {_changes(path, kept, source)}; the run "
@@ -215,10 +230,6 @@ def _open(uri: str, run: Beginning) -> Source:
     return source
 
 
-def _plan(uri: str, source: Source, resolution: int) -> Plan:
-    return make_plan(uri, source, Decoding(resolution), SHARD_MB)
-
-
 def _key(plan: Plan) -> str:
     return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:12]
 
@@ -228,8 +239,8 @@ def _planned(plan: Plan) -> Manifest:
     size = plan.images * plan.row_bytes
     shard = ShardInfo(file="planned", row_groups=(plan.images,), checksums=(), bytes=size, sha256="")
     return Manifest(
-        height=plan.resolution,
-        width=plan.resolution,
+        height=plan.size.height,
+        width=plan.size.width,
         channels=plan.channels,
         count=plan.images,
         classes=plan.classes,

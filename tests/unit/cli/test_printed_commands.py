@@ -18,6 +18,7 @@ from gan_dist.cli import train as train_verb
 from gan_dist.cli.paths import absolute, load_run, read_run
 from gan_dist.config.fields import override
 from gan_dist.core.errors import CheckpointError
+from gan_dist.core.image_size import ImageSize
 from gan_dist.models import release
 from gan_dist.report.run import _commands
 from gan_dist.search.plan import begin, plan_search
@@ -130,10 +131,13 @@ def test_those_of_pack_and_of_reports(
     name: str, run_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = pack._train_arguments(str(tmp_path / name), 100)
+    arguments = pack._train_arguments(str(tmp_path / name), ImageSize(100, 100))
     config = load_run(arguments[0], arguments[1:])
     assert config.data.path == str(tmp_path / name)
     assert config.data.resolution == 64
+    (*_, oblong) = pack._train_arguments(str(tmp_path / name), ImageSize(480, 640))
+    assert oblong == "data.resolution=512x384"
+    assert len(pack._train_arguments("x", ImageSize(384, 512))) == 3
     run = shutil.copytree(run_uri, str(tmp_path / name / "run"))
     shutil.copy(f"{run}/best_000000000000/config.yaml", run)
     for _, line in _commands(run, "other", 5.0, find_best(run)):

@@ -435,6 +435,66 @@ def test_one_channel_is_luma() -> None:
     assert np.abs(pixels[..., 0] - square @ [0.299, 0.587, 0.114]).max() <= 1
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_another_aspect_is_cropped_padded_or_stretched(channels: int) -> None:
+    def made(resolution: str, fit: str) -> Array:
+        return decode(PNG, Decoding(resolution, channels, "box", fit=fit)).pixels
+
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    whole = np.asarray(PHOTO.convert(mode)).reshape(40, 48, channels)  # 48 wide, 40 high
+    np.testing.assert_array_equal(made("48x20", "crop"), whole[10:30])
+    np.testing.assert_array_equal(made("20x40", "crop"), whole[:, 14:34])
+    np.testing.assert_array_equal(made("48x40", "stretch"), whole)
+    assert made("16x40", "stretch").shape == (40, 16, channels)
+    padded = made("48x60", "pad:white")
+    np.testing.assert_array_equal(padded[10:50], whole)
+    assert (padded[:10] == 255).all()
+    assert (padded[50:] == 255).all()
+    sides = made("60x40", "pad")
+    np.testing.assert_array_equal(sides[:, 6:54], whole)
+    outside = (255, 255, 255, 0) if channels == 4 else (0,) * channels
+    assert (sides[:, [0, 5, 54, 59]] == outside).all()
+
+
+def test_enlarging_is_told_whatever_the_fit() -> None:
+    for resolution, fit, enlarged in (
+        ("48x40", "crop", False),
+        ("96x40", "crop", True),
+        ("96x40", "pad", False),
+        ("96x80", "pad", True),
+        ("96x40", "stretch", True),
+        ("24x20", "stretch", False),
+    ):
+        assert decode(PNG, Decoding(resolution, fit=fit)).enlarged == enlarged, (resolution, fit)
+
+
+def test_alpha_is_kept_as_the_fourth_channel() -> None:
+    picture = PHOTO.convert("RGBA")
+    alpha = np.zeros((40, 48), np.uint8)
+    alpha[:, 8:24], alpha[:, 24:28] = 255, 100
+    picture.putalpha(Image.fromarray(alpha))
+    pixels = decode(encoded(picture, "PNG"), Decoding("48x40", 4)).pixels
+    np.testing.assert_array_equal(pixels[..., 3], alpha)
+    np.testing.assert_array_equal(pixels[:, 8:28, :3], np.asarray(PHOTO)[:, 8:28])
+    assert (pixels[:, :8, :3] == 255).all()
+    # Smaller, no colour of what is transparent is mixed in.
+    red = Image.new("RGBA", (64, 64), (0, 255, 0, 0))
+    red.paste((200, 0, 0, 255), (0, 0, 30, 64))
+    small = decode(encoded(red, "PNG"), Decoding(8, 4, "bilinear")).pixels
+    assert small[0, 3, 3] not in (0, 255)
+    assert small[0, 3, 0] == pytest.approx(200, abs=2)
+    assert small[0, 3, 1] <= 2
+
+
+def test_pictures_without_alpha_are_opaque_and_grey_values_may_be_transparent() -> None:
+    for content in (JPEG, encoded(GREY, "PNG"), encoded(PHOTO.convert("CMYK"), "TIFF")):
+        assert (decode(content, Decoding(16, 4)).pixels[..., 3] == 255).all()
+    deep = encoded(Image.fromarray(RAMP.astype(np.uint16)), "PNG", transparency=int(RAMP[0, 5]))
+    pixels = decode(deep, Decoding(64, 4)).pixels
+    assert pixels[0, 5].tolist() == [255, 255, 255, 0]
+    assert (pixels[..., 3] == 0).sum() == 1
+
+
 def test_enlarged_pictures_are_told() -> None:
     assert decode(PNG, Decoding(64)).enlarged
     assert not decode(PNG, Decoding(40)).enlarged

@@ -100,6 +100,16 @@ def test_few_of_many_reasons_are_listed() -> None:
     ]
 
 
+def test_a_plan_of_a_crop_is_written_as_by_earlier_versions() -> None:
+    written = json.loads(plan().model_dump_json())
+    assert list(written)[-1] == "max_pixels"
+    assert (written["resolution"], Plan.model_validate(written)) == (64, plan())
+    padded = make_plan("photos", source(3), Decoding("16x8", 4, fit="pad:white"), 1)
+    again = Plan.model_validate_json(padded.model_dump_json())
+    assert again == padded
+    assert (again.decoding, again.row_bytes) == (Decoding("16x8", 4, fit="pad:white"), 16 * 8 * 4)
+
+
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     dest = str(tmp_path)
     (tmp_path / "notes.txt").write_text("may stay")
@@ -133,6 +143,13 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
         (["{folder}", "{dest}"], "--resolution is missing; call gan-dist pack SOURCE DEST --resolution 64"),
         (["{folder}", "--resolution", "64"], "DEST is missing"),
         (["{dest}", "{dest}", "--resolution", "0"], "--resolution must be from 1 to 16384, not 0"),
+        (["{dest}", "{dest}", "--size", "8x16385"], "--resolution must be from 1 to 16384, not 8x16385"),
+        (["{dest}", "{dest}", "--size", "8 x 8"], "or WIDTHxHEIGHT, such as 512x384, not '8 x 8'"),
+        (["{dest}", "{dest}", "--resolution", "8", "--fit", "padd"], "not padd; the nearest is pad"),
+        (
+            ["{dest}", "{dest}", "--resolution", "8", "--fit", "pad:red"],
+            "--fit must be crop, pad, pad:COLOUR",
+        ),
         (["{folder}", "{dest}", "--resolution", "16385"], "--resolution must be from 1 to 16384, not 16385"),
         (["{folder}", "{dest}", "--resolution", "8", "--channels", "2"], "--channels must be 3"),
         (

@@ -17,15 +17,17 @@ from gan_dist.data.packing.training_set import (
     LISTING,
     Beginning,
     TrainingSet,
+    Wanted,
     find_training_set,
     source_name,
     write_listing,
 )
+from gan_dist.data.shards.shard_set import ShardSet
 from tests.support.packing import pack_here, save_photos
 
 
 def found(folder: Path, run: Beginning, resolution: int | None = None, largest: int = 256) -> TrainingSet:
-    return find_training_set(str(folder), run, resolution, largest)
+    return find_training_set(str(folder), run, Wanted(resolution), largest)
 
 
 def packed(images: TrainingSet) -> TrainingSet:
@@ -46,6 +48,24 @@ def begun(run: Beginning, images: TrainingSet) -> Beginning:
 @pytest.fixture
 def run(tmp_path: Path) -> Beginning:
     return Beginning(str(tmp_path / "runs"), "photos")
+
+
+def test_oblong_sets_with_alpha_are_sets_of_their_own(tmp_path: Path) -> None:
+    folder = save_photos(tmp_path / "photos", 4)
+    run = Beginning(str(tmp_path / "runs"), "photos")
+    wanted = Wanted("16x8", "pad", 4)
+    first = packed(find_training_set(str(folder), run, wanted, 256))
+    manifest = first.manifest
+    assert (manifest.height, manifest.width, manifest.channels) == (8, 16, 4)
+    assert (manifest.settings["fit"], "crop" in manifest.settings) == ("pad", False)
+    assert find_training_set(str(folder), run, wanted, 256).packing is None
+    pixels = ShardSet(first.path).read_group(0).pixels.reshape(-1, 8, 16, 4)
+    assert (pixels[:, :, :4, 3] == 0).all()
+    for other in (Wanted("16x8", "crop", 4), Wanted("16x8", "pad", 3), Wanted("8x16", "pad", 4), Wanted()):
+        assert find_training_set(str(folder), run, other, 256).path != first.path
+    # A run that began with it goes on with it, whatever is not asked again.
+    for again in (Wanted(), Wanted(None, None, 4), wanted):
+        assert find_training_set(str(folder), begun(run, first), again, 256).path == first.path
 
 
 @pytest.mark.parametrize(
@@ -84,7 +104,7 @@ def test_the_same_images_are_the_same_set_and_others_are_not(tmp_path: Path, run
 def test_a_packed_or_built_in_set_is_used_as_it_is(tmp_path: Path, run: Beginning) -> None:
     first = packed(found(save_photos(tmp_path / "photos", 6), run))
     for uri, manifest in ((first.path, first.manifest), ("builtin://shapes?count=9", None)):
-        images = find_training_set(uri, run, None, 256)
+        images = find_training_set(uri, run, Wanted(), 256)
         assert (images.path, images.packing) == (uri, None)
         assert images.manifest.count == (manifest.count if manifest else 9)
 
@@ -147,12 +167,12 @@ def test_runs_inside_the_images_are_no_images(tmp_path: Path) -> None:
 def test_images_and_runs_may_share_a_bucket(bucket: str, tmp_path: Path) -> None:
     storage.copy_tree(str(save_photos(tmp_path / "photos", 6)), f"{bucket}/photos")
     run = Beginning(f"{bucket}/photos/runs", "photos")
-    first = packed(find_training_set(f"{bucket}/photos", run, None, 256))
+    first = packed(find_training_set(f"{bucket}/photos", run, Wanted(), 256))
     assert first.path.startswith(f"{bucket}/photos/runs/.packed/photos-")
-    again = find_training_set(f"{bucket}/photos", run, None, 256)
+    again = find_training_set(f"{bucket}/photos", run, Wanted(), 256)
     assert (again.path, again.packing, again.manifest) == (first.path, None, first.manifest)
     with pytest.raises(DataError, match="is in the folder of the run"):
-        find_training_set(f"{bucket}/photos", Beginning(bucket, "photos"), None, 256)
+        find_training_set(f"{bucket}/photos", Beginning(bucket, "photos"), Wanted(), 256)
 
 
 @pytest.mark.parametrize(
@@ -180,16 +200,16 @@ def test_images_edited_in_place_are_packed_again_for_a_run_of_their_own(
     save_photos(photos, 4, (16, 16))
     first = packed(found(photos, run))
     with pytest.raises(DataError, match=r"goes on with the images that it began with.*: name=photos-2"):
-        find_training_set(str(photos), begun(run, first), None, 256, repack=True)
+        find_training_set(str(photos), begun(run, first), Wanted(), 256, repack=True)
     other = replace(run, name="photos-2")
-    begins = find_training_set(str(photos), other, None, 256, repack=True)
+    begins = find_training_set(str(photos), other, Wanted(), 256, repack=True)
     assert begins.path == f"{first.path}-2"
     # A kill while it is packed, and the same command: no third one is begun.
     assert begins.packing is not None
     begin_packing(begins.path, begins.packing.plan)
-    assert find_training_set(str(photos), other, None, 256, repack=True).path == begins.path
+    assert find_training_set(str(photos), other, Wanted(), 256, repack=True).path == begins.path
     again = packed(begins)
     # From now on new runs use it, and the earlier run its own.
     assert found(photos, replace(run, name="new")).path == again.path
     assert found(photos, begun(run, first)).path == first.path
-    assert find_training_set(str(photos), other, None, 256, repack=True).path == f"{first.path}-3"
+    assert find_training_set(str(photos), other, Wanted(), 256, repack=True).path == f"{first.path}-3"
