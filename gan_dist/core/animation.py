@@ -60,10 +60,11 @@ def require_room(uri: str, count: int, size: tuple[int, int], channels: int) -> 
 
 
 def write_animation(uri: str, pictures: Iterable[Image.Image], fps: int) -> None:
-    """Write pictures of one size and mode, RGB or L, as a file whose ending says the format.
+    """Write pictures of one size and mode, RGB, RGBA or L, as a file whose ending says the format.
 
-    WebP is lossless and may be RGBA, and GIF is lossless for grey pictures; colours become 256 for each
-    picture of a GIF. MP4 is H.264. Pictures below SMALLEST pixels are enlarged by an integer factor.
+    WebP is lossless and may be RGBA, which is laid on white for the others. GIF is lossless for grey
+    pictures; colours become 256 for each picture of a GIF. MP4 is H.264. Pictures below SMALLEST pixels are
+    enlarged by an integer factor.
 
     Args:
         uri: Ends in one of SUFFIXES.
@@ -76,6 +77,8 @@ def write_animation(uri: str, pictures: Iterable[Image.Image], fps: int) -> None
     """
     require_encoder(uri, fps)
     suffix = file_type(uri)
+    if suffix != ".webp":
+        pictures = map(_on_white, pictures)
     shown = (picture.resize(enlarged(picture.size), Image.Resampling.NEAREST) for picture in pictures)
     buffer = io.BytesIO()
     if suffix == ".mp4":
@@ -94,6 +97,12 @@ def write_animation(uri: str, pictures: Iterable[Image.Image], fps: int) -> None
             **lossless,
         )
     storage.write_bytes(uri, buffer.getvalue())
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def enlarged(size: tuple[int, int]) -> tuple[int, int]:

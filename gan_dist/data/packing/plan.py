@@ -34,7 +34,8 @@ PLAN = "pack.json"
 GROUP_BYTES = 8 * 2**20
 SHOWN = 5
 MAX_RESOLUTION = 2**14
-"""An image of it is three quarters of `shard_set.LARGEST_PAGE`, and larger than those decoded by default."""
+"""An RGB image of it is three quarters of `shard_set.LARGEST_PAGE`, and larger than what is decoded without
+`--max-megapixels`."""
 MAX_PIXELS = 10**9
 """The most that `--max-megapixels` allows: up to 20 GB of memory for each picture that is being decoded."""
 
@@ -170,9 +171,14 @@ def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
     if decoding.fit not in FITS and not re.fullmatch(FIT_PATTERN, decoding.fit):
         near = closest(decoding.fit, FITS)
         raise DataError(
-            f"--fit must be crop, pad, pad:COLOUR (black, white, or digits such as ff8000) or stretch, not "
+            "--fit must be crop, pad, pad:COLOUR (black, white, or digits such as ff8000) or stretch, not "
             f"{decoding.fit}",
             f"the nearest is {near}" if near else "",
+        )
+    if ImageSize.of(decoding.resolution).area * decoding.channels > 3 * MAX_RESOLUTION**2:
+        raise DataError(
+            f"--resolution {decoding.resolution} with {decoding.channels} channels makes images that are too "
+            f"large: {3 * MAX_RESOLUTION**2:,} bytes are possible"
         )
     if decoding.filter not in FILTERS:
         raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")

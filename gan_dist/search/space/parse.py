@@ -38,6 +38,8 @@ FIXED = {
     "init.sha256": "it says what is at init.from",
     "data.path": "distances to different images cannot be compared",
     "data.resolution": "distances to different images cannot be compared",
+    "data.fit": "distances to different images cannot be compared",
+    "data.channels": "distances to different images cannot be compared",
     "train.kimg": "the search decides how long its trials train",
 }
 """Keys and sections that no search varies, and why; what is free on resume is not varied either."""

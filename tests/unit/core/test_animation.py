@@ -47,6 +47,16 @@ def test_a_lossless_animation_has_the_pictures_pixels_and_loops(
         assert opened.info["loop"] == 0
 
 
+def test_what_is_transparent_is_white_in_a_gif(tmp_path: Path) -> None:
+    hidden, file = Image.new("RGBA", (8, 8), (0, 90, 0, 0)), tmp_path / "a.gif"
+    hidden.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    animation.write_animation(str(file), [hidden, hidden.rotate(180)], fps=10)
+    first, second = shown(file, "RGB", 32)
+    assert (first[:, :4] == 0).all()
+    assert (first[:, 4:] == 255).all()
+    assert (second[:, :4] == 255).all()
+
+
 def test_colours_of_a_gif_are_near(tmp_path: Path) -> None:
     made, file = pictures(3), tmp_path / "a.gif"
     animation.write_animation(str(file), made, fps=10)

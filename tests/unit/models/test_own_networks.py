@@ -47,6 +47,10 @@ def test_own_networks_pass_the_checks_and_are_functions_of_the_seed(conditional:
         assert not any(map(torch.equal, tensors[0], tensors[2]))
 
 
+def test_own_networks_make_images_that_are_not_square() -> None:
+    check_networks(model(), ImageShape("10x6", 4), penalised=True)
+
+
 class OwnShape(PerceptronGenerator):
     def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         return super().synthesise(latents, labels)[:, :, 1:]

@@ -58,7 +58,8 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "section": ("optim: {g: [1]}", ["optim is a section; what can vary is a key such as optim.name"]),
     "never varied": (
         "{name: [a, b], seed: {int: [0, 9]}, search.x: 1, eval.samples: [2, 3], data.path: [a, b],"
-        " data.resolution: [8, 16], train.kimg: [1, 2], scale.workers: [1, 2], log.every_s: [1, 2]}",
+        " data.resolution: [8, 16], data.fit: [crop, pad], train.kimg: [1, 2],"
+        " scale.workers: [1, 2], log.every_s: [1, 2]}",
         [
             "name cannot vary: the search names its trials",
             "seed cannot vary: the best of several seeds is luck, which does not repeat",
@@ -66,6 +67,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "eval.samples cannot vary: trials that are measured differently cannot be compared",
             "data.path cannot vary: distances to different images cannot be compared",
             "data.resolution cannot vary: distances to different images cannot be compared",
+            "data.fit cannot vary: distances to different images cannot be compared",
             "train.kimg cannot vary: the search decides how long its trials train",
             "scale.workers cannot vary: it says where and how a run proceeds, not what it computes",
             "log.every_s cannot vary: it says where and how a run proceeds, not what it computes",
