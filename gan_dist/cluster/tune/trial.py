@@ -127,7 +127,8 @@ class _TrialRun:
         while not self.stop.is_set():
             try:
                 self.report_new()
-                self._run_once()
+                if not self.stop.is_set():  # an earlier measurement may be the reason to stop
+                    self._run_once()
                 self.report_new()
             except OutageError as error:
                 patience.wait_or_raise(error, self._reported)

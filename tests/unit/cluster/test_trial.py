@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from gan_dist.artifacts.records import read_records
 from gan_dist.cluster.tune.trial import _TrialRun, release_memory, trial_device
 from gan_dist.core import storage
 from gan_dist.core.errors import CapacityError
+from gan_dist.training.checkpoint import newest_images
+from gan_dist.training.context import LocalContext
+from gan_dist.training.loop import train
 from tests.support.commands import wait_until
 from tests.support.faults import proxy
 from tests.unit.training.test_training import config
@@ -83,3 +87,15 @@ def test_a_search_is_told_of_no_measurement_that_the_store_does_not_have(bucket:
         trial.end()
     assert "error" not in result
     assert measured == [320, 640]
+
+
+def test_a_trial_that_an_earlier_measurement_stops_is_not_trained_further(tmp_path: Path) -> None:
+    """As after a kill between the writing of a measurement and its report."""
+    settings = config(tmp_path, "train.kimg=0.64", "eval.every_kimg=0.32", "scale.workers=1")
+    train(settings, LocalContext(settings.run_uri), stop_at=320)
+    before = Path(settings.run_uri, "metrics.jsonl").read_bytes()
+    trial = _TrialRun(settings, "fd_digits")
+    assert trial.next_result()["images"] == 320
+    trial.end()
+    assert Path(settings.run_uri, "metrics.jsonl").read_bytes() == before
+    assert newest_images(settings.run_uri) == 320
