@@ -78,7 +78,7 @@ def read_source(init: InitConfig) -> Source:
     wanted = {*(init.networks or ROLES)}
     if kind == "release" and "generator" in wanted:
         wanted.discard("average")  # it will be like the generator
-    elif kind == "release":
+    elif kind == "release" and "generator" in files:
         files["average"] = files["generator"]
     if init.networks and (missing := sorted(wanted - files.keys())):
         raise _without(missing, uri, kind)
@@ -147,7 +147,8 @@ def _kept(init: InitConfig, run_uri: str) -> Source | None:
         return None
     record = parse_file(uri, contents, RECORD, parse_object)
     weights = {role: contents[_file(role)] for role in ROLES if _file(role) in contents}
-    source = Source(uri, str(record["sha256"]), contents[CONFIG], weights)
+    config = parse_file(uri, contents, CONFIG, bytes)
+    source = Source(uri, str(record.get("sha256")), config, weights)
     same = record == _record(init, source) and init.sha256 in (None, source.sha256)
     return source if same else None
 
