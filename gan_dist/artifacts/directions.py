@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gan_dist.artifacts.points import Points, has_styles, images_near, w_of
+from gan_dist.artifacts.points import Points, has_styles, images_near, images_of_w, w_of
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError, NonFiniteError
 from gan_dist.models.base import Generator
@@ -93,7 +93,10 @@ def along(release: Release, points: Points, found: Directions, reach: float, col
         classes = points.class_of(number, columns)
         for vector, deviation in zip(found.vectors, found.deviations, strict=True):
             steps = places * deviation * vector
-            images = images_near(release, latents.expand(columns, -1), classes, latents, steps)
+            if points.w is None:
+                images = images_near(release, latents.expand(columns, -1), classes, latents, steps)
+            else:
+                images = images_of_w(release, points.w[number] + steps, latents)
             images[columns // 2] = points.images[number]
             rows.append(images)
     table: Tensor = torch.stack(rows).unflatten(0, (len(points), -1))

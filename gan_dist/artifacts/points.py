@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from gan_dist.artifacts.sampling import images_of_seeds
+from gan_dist.core import storage
+from gan_dist.core.errors import DataError
 from gan_dist.models.generator import BLOCK, Release, to_pixels
+from gan_dist.models.release import to_safetensors
 from gan_dist.models.styled import StyledGenerator
 from gan_dist.models.truncation import Truncated
 
@@ -25,6 +30,8 @@ class Points:
     """int64 (n,); None of a generator that has none."""
     images: Tensor
     """uint8 (n, C, H, W), with the bits that they have in a grid or as single files."""
+    w: Tensor | None = None
+    """float32 (n, w_dim), in place of those of the latents, whose noise they go with; None for these."""
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -59,6 +66,67 @@ def of_seeds(release: Release, seeds: Sequence[int], label: int | None = None) -
     classes = release.classes(len(seeds), labels)
     latents = torch.cat([release.latents([0], seed) for seed in seeds])
     return Points(latents, classes, torch.stack(list(images_of_seeds(release, seeds, label))))
+
+
+def image_of(release: Release, point: Points) -> Tensor:
+    """Return the image of one point's latent or, if it has one, w: uint8 (C, H, W)."""
+    if point.w is not None:
+        return images_of_w(release, point.w, point.latents[0])[0]
+    return images_of(release, point.latents, point.classes)[0]
+
+
+def of_files(release: Release, uris: Sequence[str]) -> Points:
+    """Return the points that `to_file` has made files of.
+
+    Raises:
+        DataError: a file holds no latents, or those of another generator.
+        NonFiniteError: a pixel is NaN or infinite.
+        StorageError: one cannot be read.
+    """
+    found = [_of_file(release, uri) for uri in uris]
+    classes = [point.classes for point in found if point.classes is not None]
+    return Points(
+        torch.cat([point.latents for point in found]),
+        torch.cat(classes) if classes else None,
+        torch.stack([image_of(release, point) for point in found]),
+        torch.cat([_w(release, point) for point in found]) if has_styles(release) else None,
+    )
+
+
+def _w(release: Release, point: Points) -> Tensor:
+    return w_of(release, point.latents, point.classes) if point.w is None else point.w
+
+
+def _of_file(release: Release, uri: str) -> Points:
+    """Return the point that a file holds, without its image."""
+    shown, shape, generator = storage.redact(uri), release.shape, release.truncated(1).generator
+    try:
+        tensors = load_tensors(storage.read_bytes(uri))
+    except SafetensorError as error:
+        remedy = "give a file that gan-dist sample --like has written"
+        raise DataError(f"{shown} holds no latents ({error})", remedy) from None
+    sizes: dict[str, tuple[int, ...]] = {"latents": (1, release.config.model.latent_dim)}
+    if shape.classes:
+        sizes["labels"] = (1,)
+    if isinstance(generator, StyledGenerator) and "w" in tensors:
+        sizes["w"] = (1, *w_of(release, torch.zeros(1, generator.latent_dim), release.classes(1)).shape[1:])
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != sizes:
+        what = f"{shown} holds {found or 'nothing'}, and this generator takes {sizes}"
+        raise DataError(what, "give a file of this generator's own")
+    classes = tensors.pop("labels", None)
+    if not all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors.values()):
+        raise DataError(f"{shown} holds numbers that are not finite, or not float32", "make it again")
+    if classes is not None:
+        classes = release.classes(1, [int(classes)])
+    return Points(tensors["latents"], classes, torch.empty(0), tensors.get("w"))
+
+
+def to_file(point: Points) -> bytes:
+    """Return a point as a safetensors file: `latents` and, if it has them, `w` and `labels` (int64)."""
+    tensors = {"latents": point.latents}
+    more = {"w": point.w, "labels": point.classes}
+    return to_safetensors(tensors | {name: tensor for name, tensor in more.items() if tensor is not None})
 
 
 def images_of(release: Release, latents: Tensor, classes: Tensor | None) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from gan_dist.artifacts.points import Points, images_near
+from gan_dist.artifacts.points import Points, images_near, images_of_w
 from gan_dist.artifacts.sampling import great_circle
 from gan_dist.core.errors import DataError
 from gan_dist.models.generator import BLOCK, Release
@@ -18,7 +19,7 @@ def walk(release: Release, points: Points, frames: int) -> Iterator[Tensor]:
     Frame i * `frames` is the image of point i, to the bit. Those after it follow the great circle to the next
     point, and after the last point that to the first, so that the frame after the last one would be the
     first. A conditional generator keeps the class of a point until the next one, and so does one with noise
-    its noise, which would flicker otherwise.
+    its noise, which would flicker otherwise. From one w to the next the way is straight.
 
     Raises:
         DataError: fewer than two points, or `frames` is below 1.
@@ -35,6 +36,11 @@ def _stretch(release: Release, points: Points, number: int, frames: int) -> Iter
     """Yield the frames from a point to the one before the next point."""
     yield points.images[number]
     start, end = points.latents[number], points.latents[(number + 1) % len(points)]
+    if points.w is not None:
+        to, t = points.w[(number + 1) % len(points)], torch.arange(1, frames)[:, None] / frames
+        for w in torch.lerp(points.w[number], to, t).split(BLOCK) if frames > 1 else ():
+            yield from images_of_w(release, w, start)
+        return
     path = great_circle(start, end, frames + 1)[:-1]
     for first in range(1, frames, BLOCK):
         latents = path[first : first + BLOCK]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+import typer
+
+from gan_dist.cli.paths import absolute, shorten
 from gan_dist.core import animation, storage
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.storage.redaction import split_query
@@ -22,6 +25,14 @@ FRAMES, FPS = 30, 30
 WALKED = 8
 """Images of a walk where neither --n nor --seeds says how many."""
 REACH = 3.0
+_SINGLE = ("--outdir", "--single", "--interpolate")
+NOT_WITH = {
+    "--walk": ("--directions", "--like", "--out", *_SINGLE),
+    "--directions": ("--like", *_SINGLE),
+    "--like": ("--n", "--seeds", "--latents", "--truncation", *_SINGLE),
+    "--latents": ("--n", "--seeds", "--class", "--truncation", "--mix", *_SINGLE),
+}
+"""What does not go with an option: it writes something else, or is of other images."""
 
 
 @dataclass(frozen=True)
@@ -34,41 +45,43 @@ class Exploration:
     fps: int | None = None
     directions: int | None = None
     reach: float | None = None
+    like: str | None = None
+    """The picture's path or URI."""
+    steps: int | None = None
+    latents: Sequence[str] = ()
+    """Files of latents, in place of seeds."""
 
     @property
     def images(self) -> int | None:
         """How many images it is of where neither --n nor --seeds says so; None if it is of no kind."""
-        return WALKED if self.walk is not None else 1 if self.directions is not None else None
+        return WALKED if self.walk is not None else 1 if self.name is not None else None
 
     @property
     def name(self) -> str | None:
         """Path or URI of what it writes where --out does not say so; None if it is of no kind."""
-        return self.walk or ("directions.png" if self.directions else None)
+        return self.walk or ("directions.png" if self.directions else "like.png" if self.like else None)
 
     def check(self, others: Mapping[str, object], images: int) -> None:
         """Refuse what contradicts itself or another option, without a look at any file.
 
         Args:
-            others: Values of the options that ask for something else, by their names.
+            others: Values of the other options in NOT_WITH, by their names.
             images: How many images it is of.
         """
         _require_part("--frames", self.frames, "--walk", self.walk)
         _require_part("--fps", self.fps, "--walk", self.walk)
         _require_part("--reach", self.reach, "--directions", self.directions)
+        _require_part("--steps", self.steps, "--like", self.like)
         ways = {"--walk": self.walk, "--directions": self.directions}
-        given = [option for option, value in ways.items() if value is not None]
-        if not given:
-            return
-        if self.walk is None:
-            others = {option: value for option, value in others.items() if option != "--out"}
-        given += [option for option, value in others.items() if value]
-        if len(given) > 1:
-            what = f"{given[0]} {ways[given[0]]} and {given[1]} say two different things to write"
-            raise GanDistError(what, f"leave {given[0]} or {given[1]} out")
+        values = {**others, **ways, "--like": self.like, "--latents": self.latents}
+        for way, excluded in NOT_WITH.items():
+            for other in excluded:
+                if values[way] and values[other]:
+                    raise GanDistError(f"{way} and {other} do not go together", f"leave {way} or {other} out")
         if self.walk is not None:
             animation.require_encoder(self.walk, self.fps or FPS)
             if images < 2:
-                remedy = "name two or more with --n or --seeds"
+                remedy = "name two or more with --n, --seeds or --latents"
                 raise GanDistError("--walk through one image leads nowhere", remedy)
         if self.reach is not None and not (math.isfinite(self.reach) and self.reach > 0):
             raise GanDistError(f"--reach {self.reach} is no length", "set a number above 0, such as 3")
@@ -112,6 +125,36 @@ class Exploration:
         storage.write_bytes(beside(target, ".safetensors"), to_safetensors(tensors))
         write_png(target, image_grid(rows.flatten(0, 2), columns=rows.shape[2]))
         return f"{len(found.vectors)} directions around"
+
+    def invert(self, release: Release, target: str, seed: int, label: int | None) -> dict[str, object]:
+        """Write the image nearest to a picture beside it, and its latent; return what was found."""
+        import torch
+
+        from gan_dist.artifacts import inversion, points
+        from gan_dist.core.console import CountProgress
+        from gan_dist.core.images import image_grid, write_png
+
+        picture, reduced = inversion.read_picture(absolute(self.like or ""), release)
+        if reduced:
+            kind = {1: "grey", 3: "without transparency"}[release.shape.channels]
+            typer.echo(f"note: the generator's images are {kind}, so {self.like} was made so", err=True)
+        steps = self.steps or inversion.STEPS
+        release.generator.to("cuda" if torch.cuda.is_available() else "cpu")
+        with CountProgress(steps, "steps") as progress:
+            found = inversion.invert(
+                release, picture, label=label, seed=seed, steps=steps, progress=progress.update
+            )
+        release.generator.to("cpu")
+        image, latents = points.image_of(release, found), beside(target, ".safetensors")
+        storage.write_bytes(latents, points.to_file(found))
+        write_png(target, image_grid(torch.stack([picture, image]), columns=2))
+        psnr = inversion.psnr(image, picture)
+        number = None if found.classes is None else int(found.classes)
+        return {
+            "psnr_db": psnr if math.isfinite(psnr) else None,
+            "class": number,
+            "latents": shorten(latents),
+        }
 
 
 def beside(uri: str, suffix: str) -> str:

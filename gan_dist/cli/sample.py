@@ -108,6 +108,23 @@ def sample(
         float | None,
         typer.Option(metavar="A", help="--directions: rows go from -A to A around an image; 3 when absent."),
     ] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PHOTO",
+            help="Instead of a grid, the image nearest to a picture beside it, and its latent as a file.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="--like: steps of the optimisation; 300 when absent.")
+    ] = None,
+    latents: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="In place of seeds, the latent that --like has written; may be given several times.",
+        ),
+    ] = None,
     trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
@@ -115,12 +132,13 @@ def sample(
     """Write a generator's images: grids, files, walks, inversions."""
     check(out, outdir, n, interpolate, seeds, single=single)
     chosen = None if seeds is None else parse_seeds(seeds)
-    explored = Exploration(walk, frames, fps, directions, reach)
-    ways = {"--single": single or outdir, "--walk": walk, "--directions": directions}
+    explored = Exploration(walk, frames, fps, directions, reach, like, steps, latents or ())
+    ways = {"--single": single or outdir, "--walk": walk, "--directions": directions, "--like": like}
     styles.check_mixing(seeds, mix, mix_from, ways)
     rows_of_seeds = None if mix is None else parse_seeds(mix, "--mix")
-    n = len(chosen) if chosen else n or explored.images or IMAGES
     others = {"--out": out, "--outdir": outdir, "--single": single, "--interpolate": interpolate}
+    others |= {"--n": n, "--seeds": seeds, "--mix": mix, "--class": label, "--truncation": truncation != 1}
+    n = len(chosen or explored.latents) or n or explored.images or IMAGES
     explored.check(others, n)
     single = single or outdir is not None
     target = _target(outdir or out or explored.name, interpolate, single=single)
@@ -137,6 +155,16 @@ def sample(
     number, told = None if label is None else generator.shape.class_number(label), ""
     if single:
         _write_single(generator, target, n, seed, number, chosen)
+    elif like is not None:
+        found = explored.invert(generator, target, seed, number)
+        _print_found(found, like, shorten(target), as_json=as_json)
+        return
+    elif latents:
+        around = points.of_files(generator, [absolute(file) for file in latents])
+        if explored.name is None:
+            write_png(target, image_grid(around.images))
+        else:
+            told = f"{explored.write(generator, around, target)} "
     elif explored.name is not None:
         if chosen is None:
             around = points.of_numbers(generator, n, seed, number)
@@ -159,6 +187,18 @@ def sample(
     written = shorten(target)
     told += f"{n} images of {source} are in {written}"
     typer.echo(json.dumps({"out": written}) if as_json else told)
+
+
+def _print_found(found: dict[str, object], like: str, written: str, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"out": written, **found}))
+        return
+    psnr, number = found["psnr_db"], found["class"]
+    near = "the same pixels" if psnr is None else f"{psnr:.1f} dB (PSNR)"
+    of_class = "" if number is None else f", class {number}"
+    typer.echo(
+        f"the image nearest to {like} is in {written}: {near}{of_class}; its latent in {found['latents']}"
+    )
 
 
 def parse_seeds(text: str, option: str = "--seeds") -> list[int]:

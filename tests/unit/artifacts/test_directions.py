@@ -207,7 +207,7 @@ def test_the_verb_writes_a_picture_and_the_directions(
     ("options", "told"),
     [
         (["--directions", "2", "--walk", "a.webp"], "leave --walk or --directions out"),
-        (["--directions", "2", "--single"], "--directions 2 and --single say two different things to write"),
+        (["--directions", "2", "--single"], "--directions and --single do not go together"),
         (["--directions", "2", "--interpolate", "8"], "leave --directions or --interpolate out"),
         (["--directions", "2", "--out", "a.jpg"], "pictures are written as PNG"),
         (["--reach", "2"], r"--reach 2\.0 is a part of --directions; add --directions, or leave --reach out"),
