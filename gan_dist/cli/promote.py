@@ -204,7 +204,7 @@ def _print_plan(plan: Plan, one: Promotion) -> None:
 def _estimate(one: Promotion, hours: object) -> str:
     if not isinstance(hours, float) or one.images_per_second is None:
         return ""
-    now, before = one.config.scale.workers, one.before.scale.workers
+    now, before = one.config.scale.workers, one.trial_workers
     rate = f"{one.images_per_second * before / now:,.0f} images/s of the trial"
     return f", about {hours:.3g} h by the {rate}{f' times {now}/{before} workers' if now != before else ''}"
 

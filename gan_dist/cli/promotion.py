@@ -68,7 +68,7 @@ def make_plan(
     """
     from gan_dist.artifacts.best import rank_runs
     from gan_dist.artifacts.search_folder import is_search, read_search
-    from gan_dist.config import InitConfig, named_classes
+    from gan_dist.config import InitConfig, differing_keys, named_classes
     from gan_dist.core.import_path import require_trust
     from gan_dist.training.preflight import prepare
     from gan_dist.training.promotion import Promotion
@@ -87,7 +87,8 @@ def make_plan(
             problems |= {one: best.trial for one in error.problems if one not in problems}
             continue
         require_trust(named_classes(before), trust, shorten(best.run.uri))
-        one = Promotion(uri, identity, best, before, config)
+        changes = differing_keys(before, config, frozenset({"name", "storage.path"}))
+        one = Promotion(uri, identity, best, before.scale.workers, config, changes)
         if one.origin() is None:
             if one.checkpoint is None:
                 plan.refused[one.trial] = one.without_checkpoint()

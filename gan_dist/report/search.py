@@ -60,7 +60,7 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         ) from None
     keys = list(space.distributions)
     trials = folder_trials(uri, metric, keys) if study is None else study_trials(study, uri, metric)
-    lengths = {trial.number: full_length(config, trial.values) for trial in trials}
+    lengths = {trial.number: full_length(config.train, config.optim, trial.values) for trial in trials}
     found, reason = find_release(uri)
     best = _best_number(found, trials)
     facts = [*_state(uri, info, trials, found, best), *cost(config.scale, trials, lengths)]

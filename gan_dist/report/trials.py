@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from gan_dist.artifacts.search_folder import READERS, trial_folder, trial_folders
-from gan_dist.config import RunConfig, ScaleConfig, flatten, load_config
+from gan_dist.config import OptimConfig, ScaleConfig, TrainConfig, flatten, load_config
 from gan_dist.core import storage
 from gan_dist.models.release import CONFIG
 from gan_dist.report.blocks import kimg
@@ -156,10 +156,8 @@ def cost(
         yield f"{unit}-hours saved", f"{scale.workers * each * sum(left) / 3600:.3g}, reckoned likewise"
 
 
-def full_length(config: RunConfig, values: Mapping[str, object]) -> int:
+def full_length(train: TrainConfig, optim: OptimConfig, values: Mapping[str, object]) -> int:
     """Return the images of a trial that is not stopped early; its values may change its length."""
-    sections = []
-    for section, keys in (("train", ("kimg", "batch_size")), ("optim", ("d_steps",))):
-        update = {key: values[f"{section}.{key}"] for key in keys if f"{section}.{key}" in values}
-        sections.append(getattr(config, section).model_copy(update=update))
-    return total_images(*sections)
+    varied = {key: values[f"train.{key}"] for key in ("kimg", "batch_size") if f"train.{key}" in values}
+    d_steps = {"d_steps": values["optim.d_steps"]} if "optim.d_steps" in values else {}
+    return total_images(train.model_copy(update=varied), optim.model_copy(update=d_steps))

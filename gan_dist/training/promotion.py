@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gan_dist.artifacts.audit_log import LOG
 from gan_dist.artifacts.best import BestMeasurement
 from gan_dist.artifacts.records import METRICS, read_valid_records
-from gan_dist.config import RunConfig, differing_keys, to_yaml
+from gan_dist.config import RunConfig, to_yaml
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, Problem, ResumeError
 from gan_dist.core.json_text import Clock
@@ -55,10 +55,12 @@ class Promotion:
     """Identity of the search; empty where it has none."""
     best: BestMeasurement
     """The trial's best measurement."""
-    before: RunConfig
-    """Configuration of the trial."""
+    trial_workers: int
+    """Workers that the trial had."""
     config: RunConfig
     """Configuration of the run."""
+    changes: Sequence[tuple[str, str, str]]
+    """Keys that differ from the trial's, with its value and the run's; name and folder are left out."""
 
     @property
     def trial(self) -> int:
@@ -83,18 +85,13 @@ class Promotion:
         return next(whole, None)
 
     @property
-    def changes(self) -> list[tuple[str, str, str]]:
-        """Keys that differ from the trial's, with its value and the run's; name and folder are left out."""
-        return differing_keys(self.before, self.config, frozenset({"name", "storage.path"}))
-
-    @property
     def images_per_second(self) -> float | None:
         """An estimate: the trial's last recorded rate, times the ratio of the workers; None without one."""
         rates = [record.get("images_per_second") for record in self.best.run.records]
         known = [float(rate) for rate in rates if isinstance(rate, int | float) and rate > 0]
         if not known:
             return None
-        return median(known[-RATES:]) * self.config.scale.workers / self.before.scale.workers
+        return median(known[-RATES:]) * self.config.scale.workers / self.trial_workers
 
     def problem(self) -> Problem | None:
         """Return why the run would not train at all; None if it would."""

@@ -384,7 +384,10 @@ def test_what_was_spent_and_saved_is_reckoned_from_the_trials(tmp_path: Path) ->
         f"{hours:.3g} GPU-hours = {hours:.3g} hours of training x 2 workers x 0.5"
     )
     assert seen.facts["GPU-hours saved"].startswith(f"{448 / 100 / 3600:.3g}")
-    assert full_length(plan.config, {"train.kimg": 1.0, "train.batch_size": 100}) == 1000
+    assert (
+        full_length(plan.config.train, plan.config.optim, {"train.kimg": 1.0, "train.batch_size": 100})
+        == 1000
+    )
 
 
 def test_curves_and_values_of_all_trials_are_drawn(tmp_path: Path) -> None:
