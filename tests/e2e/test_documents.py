@@ -38,6 +38,8 @@ def shortened(line: str, bucket: str) -> str:
     line = line.replace("s3://bucket", bucket)
     if re.match(r"gan-dist (submit )?(train|tune) ", line) and not line.endswith("--dry-run"):
         return f"{line} {shlex.join(SHORT)}{' search.trials=1' if ' tune ' in line else ''}"
+    if line.startswith("gan-dist promote "):
+        return f"{line} train.kimg=0.256"
     if line.startswith("tensorboard"):
         return f"{line} --inspect"
     return line

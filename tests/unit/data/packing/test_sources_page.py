@@ -31,6 +31,8 @@ EXPECTED = {
     "shards/bedroom": (1, None),
     "shards/listed": (2, 1),
     "shards/imagefolder": (1, 1),
+    "shards/wide": (2, 2),
+    "shards/cutouts": (2, 2),
 }
 """Images and classes at each destination."""
 
