@@ -93,7 +93,7 @@ def _wrong_value(key: str, value: object, error: ErrorDetails) -> Problem:
     in_list = bool(inside) and isinstance(value, list)
     if in_list:
         value = error["input"]
-    elif inside and isinstance(value, dict):
+    elif inside and isinstance(value, dict) and "additionalProperties" in schema:
         item = str(inside[0])
         name, value, schema = f"{key}.{item}", value.get(item), schema.get("additionalProperties", {})
     found = f"; {format_value(value)} is not" if in_list else f", not {format_value(value)}"

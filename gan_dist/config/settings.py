@@ -28,6 +28,9 @@ def read_settings(kind: type[Settings], given: Mapping[str, object], section: st
     Raises:
         ConfigError: there is no such setting, or its value is refused; with all problems.
     """
+    if not (isinstance(kind, type) and issubclass(kind, Section)):
+        what = f"{owner}: its Settings are {kind!r}, no class that derives from gan_dist.Section"
+        raise ConfigError(what, "docs/extend.md has an example", keys=(section,))
     try:
         return kind.model_validate_json(json.dumps(dict(given)), strict=True)
     except ValidationError as error:

@@ -32,13 +32,16 @@ def require_trust(named: Mapping[str, str], trust: str | Collection[str], source
         UntrustedCodeError: an import path is not allowed.
     """
     allowed = {trust} if isinstance(trust, str) else {*trust}
-    for key, path in named.items():
-        if is_import_path(path) and path not in allowed:
-            raise UntrustedCodeError(
-                f"{source} needs code of its maker's own, {key}={path}",
-                f"if you know and trust it, allow it: --trust {path}, or gan_dist.load(..., trust={path!r})",
-                keys=(key,),
-            )
+    needed = {key: path for key, path in named.items() if is_import_path(path) and path not in allowed}
+    if needed:
+        paths = [*dict.fromkeys(needed.values())]
+        named_here = ", ".join(f"{key}={path}" for key, path in needed.items())
+        raise UntrustedCodeError(
+            f"{source} needs code of its maker's own, {named_here}",
+            f"if you know and trust it, allow it: {' '.join(f'--trust {path}' for path in paths)}, or "
+            f"gan_dist.load(..., trust={paths[0] if len(paths) == 1 else paths!r})",
+            keys=tuple(needed),
+        )
 
 
 def load_object(key: str, path: str) -> Any:
@@ -58,15 +61,15 @@ def load_object(key: str, path: str) -> Any:
         sys.path.append(here)  # Ray's workers, too, look there
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}" if not isinstance(error, ImportError) else str(error)
-        raise ConfigError(
-            f"{key}={path}: importing {module} failed ({reason}{_place(error)})",
-            "install it on every machine, or put its folder into PYTHONPATH there"
-            if isinstance(error, ImportError)
-            else "mend it",
-            keys=(key,),
-        ) from error
+        remedy = "mend it"
+        if isinstance(error, ModuleNotFoundError):
+            own = f"{module}.".startswith(f"{error.name}.")
+            remedy = f"install {error.name} on every machine"
+            remedy += ", or put its folder into PYTHONPATH there" if own else f", which {module} imports"
+        what = f"{key}={path}: importing {module} failed ({reason}{_place(error)})"
+        raise ConfigError(what, remedy, keys=(key,)) from error
     if found is None:
         raise ConfigError(f"{key}={path}: {module} has no class {name}", "correct the name", keys=(key,))
     return found

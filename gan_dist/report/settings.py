@@ -24,10 +24,11 @@ def settings(values: Mapping[str, object], varied: frozenset[str] = frozenset())
     changed = [key for key in values if key not in defaults or values[key] != defaults[key]]
     changed = ["data.path", *(key for key in changed if key != "data.path")]
     others = [[key, _format(values[key])] for key in values if key not in changed]
-    rows = [
-        [key, _format(values[key]), _format(defaults[key]) if values[key] != defaults[key] else ""]
-        for key in changed
-    ]
+    # A class of one's own has keys without a default here.
+    usual = {
+        key: _format(defaults[key]) for key in changed if key in defaults and values[key] != defaults[key]
+    }
+    rows = [[key, _format(values[key]), usual.get(key, "")] for key in changed]
     return [
         Section("Set otherwise than by default", [Table(["key", "value", "default"], rows)]),
         Section("All other settings, at their defaults", [Table(["key", "value"], others)], folded=True),

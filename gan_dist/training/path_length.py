@@ -31,12 +31,12 @@ class WithPathLengths(nn.Module):
         self.generator = generator
 
     @classmethod
-    def of(cls, generator: Generator) -> WithPathLengths:
+    def of(cls, generator: Generator, name: str) -> WithPathLengths:
         """Return this around a generator; raise a ConfigError if it has no w."""
         if not isinstance(generator, StyledGenerator):
             raise ConfigError(
-                "loss.path_length regularises the step from w to images, and the generator of model.name has "
-                "no w",
+                "loss.path_length regularises the step from w to images, and the generator of "
+                f"model.name={name} has no w",
                 "use model.name=stylegan2, or loss.path_length=0",
                 keys=("loss.path_length", "model.name"),
             )

@@ -134,7 +134,7 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
     if is_import_path(config.model.name):
         check_networks(config.model, shape, penalised=config.loss.penalised)
     if config.loss.path_length:
-        WithPathLengths.of(networks[0])
+        WithPathLengths.of(networks[0], config.model.name)
     losses.build(config.loss)
     if is_import_path(config.loss.name):
         check_loss(config.loss)

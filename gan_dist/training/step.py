@@ -57,7 +57,9 @@ class Step:
         self._trained_d = [weights for weights in state.discriminator.parameters() if weights.requires_grad]
         """The discriminator's parameters but for those of frozen stages (`init.freeze_d`)."""
         self._path_length = PathLengthPenalty(loss, config.optim.d_steps, state, self._noise)
-        generator = WithPathLengths.of(state.generator) if loss.path_length else state.generator
+        generator: nn.Module = state.generator
+        if loss.path_length:
+            generator = WithPathLengths.of(state.generator, config.model.name)
         # Synchronised batch normalisation cannot be differentiated twice, as penalties need.
         self._generator = distributed(generator, process, synchronised=not loss.path_length)
         self._discriminator = distributed(state.discriminator, process, synchronised=not loss.penalised)

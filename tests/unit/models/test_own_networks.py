@@ -14,12 +14,15 @@ from torch import Tensor, nn
 import gan_dist
 from gan_dist import models
 from gan_dist.artifacts.export import export
-from gan_dist.config import ModelConfig, RunConfig, load_config, to_yaml
+from gan_dist.config import ModelConfig, RunConfig, flatten, load_config, to_yaml
 from gan_dist.core.errors import ConfigError, UntrustedCodeError
+from gan_dist.core.import_path import require_trust
 from gan_dist.core.storage.hashed_folder import to_json, write_folder
 from gan_dist.models.checks import check_networks
 from gan_dist.models.generator import ImageShape
 from gan_dist.models.release import CONFIG, SHAPE, WEIGHTS, load, to_safetensors
+from gan_dist.report.blocks import Table
+from gan_dist.report.settings import settings
 from tests import own_networks
 from tests.own_networks import PerceptronDiscriminator, PerceptronGenerator, Perceptrons
 
@@ -215,6 +218,56 @@ def test_a_module_that_fails_to_import_is_named_with_its_line(
         models.build(model("half_written:Networks"), SHAPE_8)
 
 
+def test_a_module_that_ends_the_process_ends_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"importing leaving failed \(SystemExit: 0, .*leaving\.py:1\); mend it"
+    ):
+        models.build(model("leaving:Networks"), SHAPE_8)
+
+
+def test_a_module_that_imports_what_is_absent_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needing.py").write_text("import nothing_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"install nothing_there on every machine, which needing imports"):
+        models.build(model("needing:Networks"), SHAPE_8)
+
+
+def test_settings_that_are_no_section_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = type("Numbered", (Perceptrons,), {"Settings": 5})
+    monkeypatch.setattr(own_networks, "Numbered", kind, raising=False)
+    with pytest.raises(
+        ConfigError, match=r"its Settings are 5, no class that derives from gan_dist\.Section"
+    ):
+        models.build(model("tests.own_networks:Numbered"), SHAPE_8)
+
+
+def test_all_code_that_is_not_trusted_is_named_at_once() -> None:
+    named = {"model.name": "a:A", "loss.name": "hinge", "data.augment": "b:B", "eval.extractor": "c:C"}
+    with pytest.raises(UntrustedCodeError) as caught:
+        require_trust(named, "a:A", "runs/one")
+    assert str(caught.value) == (
+        "runs/one needs code of its maker's own, data.augment=b:B, eval.extractor=c:C; if you know and trust "
+        "it, allow it: --trust b:B --trust c:C, or gan_dist.load(..., trust=['b:B', 'c:C'])"
+    )
+
+
+def test_a_page_shows_settings_of_a_users_own() -> None:
+    config = load_config("digits", [f"model.name={OWN}", "model.settings.depth=2"])
+    changed, _ = settings(flatten(config))
+    table = changed.blocks[0]
+    assert isinstance(table, Table)
+    assert ["model.settings.depth", "2", ""] in table.rows
+
+
+def test_a_mapping_where_a_name_is_meant_is_called_one() -> None:
+    with pytest.raises(ConfigError, match=r"model\.name must be one of dcgan, .*, not a mapping"):
+        load_config("digits", ["model.name=perceptrons:"])
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
@@ -279,7 +332,7 @@ def test_a_release_of_own_networks_runs_no_code_before_it_is_trusted(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UntrustedCodeError):
         load(str(tmp_path / "other"))
-    with pytest.raises(SystemExit, match="this code ran"):
+    with pytest.raises(ConfigError, match="SystemExit: this code ran"):
         load(str(tmp_path / "other"), trust="burglar:Networks")
 
 

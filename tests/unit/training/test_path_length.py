@@ -173,5 +173,5 @@ def test_it_is_due_in_the_first_of_every_few_updates(every: int, d_steps: int) -
 
 def test_a_generator_without_w_is_refused() -> None:
     config = load_config("digits", ["name=run", "storage=x", "model.name=dcgan", "loss.path_length=2"])
-    with pytest.raises(ConfigError, match=r"loss\.path_length regularises .* model\.name has no w"):
+    with pytest.raises(ConfigError, match=r"loss\.path_length regularises .* model\.name=dcgan has no w"):
         Step(config, fresh(config), LocalContext("unused"))
