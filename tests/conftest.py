@@ -85,7 +85,12 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure() -> None:
-    """Leave the other CPUs to the other test processes, and Ray's workers their part of these."""
+    """Leave the other CPUs to the other test processes, and Ray's workers their part of these.
+
+    A machine's own list of certificates would have s3fs take the place of pyarrow in all tests of buckets.
+    """
+    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        os.environ.pop(name, None)
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
     os.environ.setdefault("RAY_worker_niceness", NICENESS)

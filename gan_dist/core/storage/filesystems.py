@@ -131,9 +131,12 @@ def _s3_by_s3fs(
     from pyarrow import fs
 
     class Handler(fs.FSSpecHandler):  # type: ignore[misc]
+        # pyarrow's own first ask whether it is a file, and take a store's failure to answer for a no.
         def open_input_file(self, path: str) -> Any:
-            # pyarrow's own first asks whether it is a file, and takes a store's failure to answer for a no.
             return pyarrow.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
+
+        def open_input_stream(self, path: str) -> Any:
+            return pyarrow.PythonFile(self.fs.open(path, mode="rb"), mode="r")
 
         def open_output_stream(self, path: str, metadata: object) -> Any:
             return pyarrow.PythonFile(uploader.open(path, mode="wb"), mode="w")

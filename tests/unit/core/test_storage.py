@@ -367,6 +367,25 @@ def test_faults_are_survived_and_contents_are_exact(
     assert sum(running.counts.values()) > running.counts["pass"]
 
 
+@pytest.mark.parametrize("kind", ["throttled", "unavailable", "internal"])
+@pytest.mark.parametrize("method", ["open_input_stream", "open_input_file"])
+def test_a_store_that_gives_no_answer_does_not_say_that_a_file_is_gone(
+    faulty: tuple[Proxy, str], bucket: str, backend: str, method: str, kind: str
+) -> None:
+    running, root = faulty
+    use(backend)
+    storage.write_bytes(storage.join(bucket, "x"), b"content")
+    filesystem, path = storage.open_uri(storage.join(root, "x"))
+    running.faults.planned = [kind] * 20
+    with pytest.raises(OSError, match="429|503|500|Too Many|Unavailable|Internal") as caught:
+        getattr(filesystem, method)(path).read()
+    assert not isinstance(caught.value, FileNotFoundError)
+    running.faults.planned = []
+    assert getattr(filesystem, method)(path).read() == b"content"
+    with pytest.raises(FileNotFoundError):
+        getattr(filesystem, method)(f"{path}-absent").read()
+
+
 def test_a_stall_ends_within_the_time_limit(faulty: tuple[Proxy, str], backend: str) -> None:
     running, root = faulty
     use(backend)
