@@ -377,7 +377,7 @@ def test_a_store_that_gives_no_answer_does_not_say_that_a_file_is_gone(
     storage.write_bytes(storage.join(bucket, "x"), b"content")
     filesystem, path = storage.open_uri(storage.join(root, "x"))
     running.faults.planned = [kind] * 20
-    with pytest.raises(OSError, match="429|503|500|Too Many|Unavailable|Internal") as caught:
+    with pytest.raises(OSError, match=r"429|503|500|Too Many|Unavailable|Internal") as caught:
         getattr(filesystem, method)(path).read()
     assert not isinstance(caught.value, FileNotFoundError)
     running.faults.planned = []
