@@ -58,7 +58,10 @@ floor: setup  ## the quick tests with the oldest versions that pyproject.toml al
 	@VIRTUAL_ENV=.venv-floor $(BIN)/uv pip install --quiet --constraints .venv-floor/floor.txt --group dev -e .
 	@$(MAKE) --no-print-directory BIN=.venv-floor/bin quick
 
-check: setup  ## what CI runs: ruff, format, mypy strict, all tests
+docs: setup  ## the documentation's site, to site/; a link or an anchor that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+check: setup docs  ## what CI runs: ruff, format, mypy strict, the site, all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -71,6 +74,6 @@ lock: setup  ## renew requirements.lock from pyproject.toml
 	    --python-version 3.11 --no-annotate --custom-compile-command "make lock" - -o tests/support/swift-requirements.txt
 
 clean:  ## remove .venv and caches, not runs/
-	@rm -rf .venv .venv-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf site .venv .venv-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup demo test swift soak chaos quick floor check lock clean
+.PHONY: help setup demo docs test swift soak chaos quick floor check lock clean

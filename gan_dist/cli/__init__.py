@@ -25,7 +25,7 @@ from gan_dist.cli import (
     train,
     tune,
 )
-from gan_dist.core.errors import GanDistError
+from gan_dist.core.errors import ConfigError, GanDistError
 from gan_dist.core.host import own_version
 from gan_dist.core.interrupts import INTERRUPTED, ignore_interrupts, interruptible
 from gan_dist.core.output import ignore_failing_output, output_error
@@ -33,6 +33,8 @@ from gan_dist.core.threads import abandoned
 
 CONTINUED = ("train", "tune", "promote", "pack")
 """Verbs that go on where they were interrupted."""
+HELP = "docs/troubleshooting.md"
+"""The page that has an entry for each kind of error."""
 
 
 class _Verbs(TyperGroup):
@@ -123,10 +125,19 @@ def _call(arguments: list[str] | None) -> int:
     try:
         app(arguments)
     except GanDistError as error:
-        typer.echo(f"gan-dist: {error}", err=True)
+        typer.echo(f"gan-dist: {error}{_entry(error)}", err=True)
         return error.exit_code
     except SystemExit as ended:
         if not isinstance(ended.code, int):
             raise
         return ended.code
     return 0
+
+
+def _entry(error: GanDistError) -> str:
+    """Return a line with the place in the documentation that says more of an error's kind.
+
+    A configuration's problems say all there is to say themselves.
+    """
+    kind = type(error)
+    return "" if kind in (GanDistError, ConfigError) else f"\n{HELP}#{kind.__name__.lower()}"
