@@ -25,6 +25,7 @@ from gan_dist.cli import (
     train,
     tune,
 )
+from gan_dist.core import extras
 from gan_dist.core.errors import ConfigError, GanDistError
 from gan_dist.core.host import own_version
 from gan_dist.core.interrupts import INTERRUPTED, ignore_interrupts, interruptible
@@ -123,7 +124,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _call(arguments: list[str] | None) -> int:
     """Run a verb and return its exit code; print a user's error."""
     try:
-        app(arguments)
+        try:
+            app(arguments)
+        except ModuleNotFoundError as error:
+            raise extras.explain(error) or error from None
     except GanDistError as error:
         typer.echo(f"gan-dist: {error}{_entry(error)}", err=True)
         return error.exit_code

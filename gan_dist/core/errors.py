@@ -13,6 +13,7 @@ GanDistError                what the command line prints without a traceback; ex
 ├── BusyError               a run or search that another process works on
 ├── CapacityError           a request that this machine or cluster can never place
 │   └── DeviceMemoryError   a step or an evaluation that a GPU's memory does not hold
+├── MissingPackageError     a command that needs packages which are not installed
 ├── ClusterError            a cluster that cannot be joined, or whose nodes cannot work together
 ├── NonFiniteError          a loss, gradient, image or feature that stopped being a number (exit code 3)
 └── WorkerError             workers that kept failing (exit code 1)
@@ -126,6 +127,10 @@ class DeviceMemoryError(CapacityError):
     """A step or an evaluation that a GPU's memory does not hold."""
 
     external = False
+
+
+class MissingPackageError(GanDistError):
+    """A command that needs packages of an extra of gan-dist, which are not installed."""
 
 
 class ClusterError(GanDistError):

@@ -33,7 +33,7 @@ from gan_dist.evaluation.scores import require_possible
 from gan_dist.training.preflight import image_shape, require_same_run, summarise
 
 PROJECT = "gan-dist"
-INSTALL = "install what requirements.lock lists: make setup"
+INSTALL = "install what requirements.lock lists: make install"
 ENOUGH_MEMORY_GB = 4.0
 """Memory of two workers, their controller and Ray itself before anything is trained, and some room."""
 SKEW_REFUSED_S = 15 * 60
@@ -43,7 +43,7 @@ CLOCK = "timedatectl set-ntp true, or start chronyd: let this machine's clock fo
 
 
 def packages() -> Iterator[Finding]:
-    """Versions of Python and of every dependency."""
+    """Versions of Python and of every dependency of `gan-dist[train]`."""
     wrong = []
     try:
         package = metadata(PROJECT)
@@ -54,7 +54,7 @@ def packages() -> Iterator[Finding]:
     if platform.python_version() not in SpecifierSet(package["Requires-Python"] or ""):
         wrong.append(f"Python {platform.python_version()} is not {package['Requires-Python']}")
     for requirement in map(Requirement, package.get_all("Requires-Dist") or []):
-        if requirement.marker and not requirement.marker.evaluate():
+        if requirement.marker and not requirement.marker.evaluate({"extra": "train"}):
             continue
         try:
             found = version(requirement.name)

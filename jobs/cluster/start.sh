@@ -52,7 +52,7 @@ esac
 
 bin="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/.venv/bin"
 [[ -x "$bin/ray" ]] && PATH="$bin:$PATH" # a job's `python` is then the environment's
-command -v ray > /dev/null || refuse "no ray in $bin or on PATH: make setup"
+command -v ray > /dev/null || refuse "no ray in $bin or on PATH: make install"
 
 # `ray up` exports one OpenMP thread for whatever it runs; Ray sets it to the CPUs of each task where it is not set.
 unset OMP_NUM_THREADS

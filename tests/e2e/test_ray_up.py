@@ -42,7 +42,7 @@ def ssh_server(host: Host, key: str) -> Iterator[None]:
 
 
 def lay_environment(host: Host) -> None:
-    """Let a host have this test's environment where `make setup` makes one, which then has nothing to do."""
+    """Let a host have this test's environment where `make install` makes one, which has nothing to do."""
     its = host.folder / "home" / "gan-dist" / ".venv"
     its.mkdir(parents=True)
     for part in ("bin", "lib", "pyvenv.cfg"):

@@ -38,7 +38,8 @@ def commands(config: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def locked(package: str) -> str:
-    found = re.search(rf"^{package}==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    locks = "".join((ROOT / f"requirements{kind}.lock").read_text() for kind in ("", "-dev"))
+    found = re.search(rf"^{package}==(\S+)", locks, re.MULTILINE)
     assert found
     return found[1]
 
@@ -109,14 +110,22 @@ def test_the_image_may_copy_what_it_copies() -> None:
 
 
 def test_the_image_installs_by_hash_and_does_not_run_as_root() -> None:
-    assert any("--require-hashes -r requirements.lock" in line for line in instructions("RUN"))
+    (install,) = [line for line in instructions("RUN") if "--require-hashes" in line]
+    # `docker build` runs this in a shell; here uv is one that says how it is called.
+    for cpu, lock in (("", "requirements.lock"), ("1", "requirements-cpu.lock")):
+        script = f"python() {{ :; }}; uv() {{ echo uv $*; }}; CPU={cpu}; UV_VERSION=1; {install}"
+        done = subprocess.run(["sh", "-euc", script], cwd=ROOT, capture_output=True, text=True, check=True)
+        *torch, last = done.stdout.splitlines()
+        assert last == f"uv pip install --no-deps --require-hashes -r {lock}"
+        versions = f"torch=={locked('torch')} torchvision=={locked('torchvision')}"
+        assert torch == ([f"uv pip install --no-deps --torch-backend cpu {versions}"] if cpu else [])
     assert DOCKERFILE.splitlines()[-1] == "USER 1000"
 
 
 @EACH
-def test_every_node_installs_as_make_setup_does_and_starts_by_the_script_alone(path: Path) -> None:
+def test_every_node_installs_as_make_does_and_starts_by_the_script_alone(path: Path) -> None:
     config = load(path)
-    assert any("make setup" in command for command in config["setup_commands"])
+    assert any("make install" in command for command in config["setup_commands"])
     for role in ("head", "worker"):
         started = config[f"{role}_start_ray_commands"]
         scripts = [command for command in started if f"jobs/cluster/start.sh {role}" in command]
@@ -148,7 +157,7 @@ def test_versions_agree_with_the_lock_and_the_project() -> None:
         }
     assert set(re.findall(r"gan-dist:(\S+)", DOCKERFILE)) == {project["version"]}
     makefile = (ROOT / "Makefile").read_text()
-    assert instructions("ARG") == [f"UV_VERSION={locked('uv')}"]
+    assert instructions("ARG") == [f"UV_VERSION={locked('uv')}", "CPU="]
     assert f"UV_VERSION := {locked('uv')}\n" in makefile
     (base,) = instructions("FROM")
     python = tuple(int(part) for part in base.removeprefix("python:").split("-")[0].split("."))
