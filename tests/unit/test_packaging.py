@@ -206,3 +206,11 @@ def test_the_locks_agree_and_running_needs_no_tool_of_developers() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     wanted = {re.split(r"[\[><=]", one)[0] for one in groups["dev"] if isinstance(one, str)}
     assert wanted - {"ray"} <= developing.keys()
+
+
+def test_the_pages_say_what_each_extra_costs() -> None:
+    page = (ROOT / "docs" / "install.md").read_text().partition("| extra | for | adds |")[2]
+    rows = re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == project().keys() - {""}
+    assert all(f"[{extra}]" in (ROOT / "README.md").read_text() for extra in named)
