@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 import torch
@@ -14,6 +14,7 @@ from gan_dist.artifacts.best import BestRelease
 from gan_dist.config import DataConfig, EmaConfig, InitConfig, LossConfig, ModelConfig, OptimConfig
 from gan_dist.config.augment import format_augment
 from gan_dist.config.fields import override, valid_name
+from gan_dist.config.schedules import Points
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
 from gan_dist.core.host import own_version
@@ -137,6 +138,7 @@ def model_card(found: BestRelease, folder: str) -> str:
         *_loss(config.loss),
         *_augmentation(config.data),
         *_optimizer(config.optim, config.loss, config.data.augment_p),
+        *_changes(config.schedules),
         *_init(config.init),
         ("training", f"{kimg} in batches of {config.train.batch_size}, seed {config.seed}"),
         *_measured(found),
@@ -188,6 +190,11 @@ def _generator(model: ModelConfig, shape: ImageShape) -> str:
 def _half_life(ema: EmaConfig) -> str:
     start = "" if ema.half_life_start_kimg is None else f"{ema.half_life_start_kimg:g} to "
     return f"{start}{ema.half_life_kimg:g} kimg"
+
+
+def _changes(schedules: Mapping[str, Points]) -> Rows:
+    for key, points in schedules.items():
+        yield f"`{key}`", ", ".join(f"{value:g} from {kimg:g} kimg on" for kimg, value in points)
 
 
 def _init(init: InitConfig) -> Rows:

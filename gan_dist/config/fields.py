@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from gan_dist.config.machine import AUTO, AUTO_KEYS
+from gan_dist.config.schedules import CHANGEABLE, written
 from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
 from gan_dist.config.yaml12 import dump
 
@@ -49,12 +50,21 @@ def config_schema() -> dict[str, Any]:
     for section in SECTION_SHORTCUTS:
         whole = schema["properties"][section]
         schema["properties"][section] = {"anyOf": [{"type": "string"}, whole]}
+    for key in CHANGEABLE:
+        inner = schema
+        for name in key.split("."):
+            definition = inner.get("$ref", "").rpartition("/")[2]
+            inner = (schema["$defs"][definition] if definition else inner)["properties"][name]
+        own = {word: inner.pop(word) for word in [*inner] if word not in ("default", "description", "title")}
+        by_kimg = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "number"}}
+        inner["anyOf"] = [*own.get("anyOf", [own]), by_kimg]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
 def _schema() -> dict[str, Any]:
     """Return the JSON Schema of `RunConfig`, in which AUTO_KEYS may be `auto`."""
     schema = RunConfig.model_json_schema()
+    del schema["properties"]["schedules"]
     for key in AUTO_KEYS:
         section, name = key.split(".")
         definition = schema["properties"][section]["$ref"].rpartition("/")[2]
@@ -69,7 +79,8 @@ def _schema() -> dict[str, Any]:
 def flatten(config: BaseModel, above: str = "") -> dict[str, object]:
     """Return dotted key to value of every leaf, in the order of the fields.
 
-    Lists and mappings stay whole, but for sections of settings. `above` is the key of `config` and a dot.
+    Lists and mappings stay whole, but for sections of settings; a key that changes within the run has its
+    values by kimg. `above` is the key of `config` and a dot.
     """
     flat: dict[str, object] = {}
     for name, declared in type(config).model_fields.items():
@@ -80,6 +91,9 @@ def flatten(config: BaseModel, above: str = "") -> dict[str, object]:
             flat |= {f"{key}.{below}": setting for below, setting in value.items()}
         else:
             flat[key] = value
+    if isinstance(config, RunConfig):
+        del flat["schedules"]
+        flat |= {key: written(points) for key, points in config.schedules.items()}
     return flat
 
 
@@ -95,11 +109,13 @@ def differing_keys(
     """Return (dotted key, `a`'s value, `b`'s value) of keys that differ and are not in `ignore`."""
     in_a, in_b = flatten(a), flatten(b)
 
-    def written(value: object) -> str:
+    def shown(value: object) -> str:
+        if isinstance(value, dict):
+            return dump(value, flow=True).strip()
         return value if isinstance(value, str) else json.dumps(value)
 
     differing = [key for key in in_a | in_b if key not in ignore and in_a.get(key) != in_b.get(key)]
-    return [(key, written(in_a.get(key)), written(in_b.get(key))) for key in differing]
+    return [(key, shown(in_a.get(key)), shown(in_b.get(key))) for key in differing]
 
 
 @cache

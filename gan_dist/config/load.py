@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import reduce
+from operator import getitem
 from typing import NamedTuple, TypeAlias
 
 import yaml
@@ -27,6 +29,7 @@ from gan_dist.config.loss_defaults import loss_defaults
 from gan_dist.config.loss_optim import LossConfig
 from gan_dist.config.machine import AUTO, AUTO_KEYS, Machine, resolve, this_machine
 from gan_dist.config.messages import check, unknown_key
+from gan_dist.config.schedules import written
 from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
 from gan_dist.config.section import Section
 from gan_dist.config.source import preset_names, printable, read_text, stem
@@ -69,7 +72,11 @@ def read_settings(source: str, overrides: Sequence[str] = ()) -> ConfigBuilder:
 
 def to_yaml(config: Section) -> str:
     """Return every key of a configuration as YAML, in the order of `schema.py`, as `load_config` reads it."""
-    return dump(config.model_dump(mode="json"))
+    tree = config.model_dump(mode="json")
+    for key, points in tree.pop("schedules", {}).items():
+        *above, name = key.split(".")
+        reduce(getitem, above, tree)[name] = written(points)
+    return dump(tree)
 
 
 class Layer(IntEnum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from gan_dist.config.fields import (
     sections,
     shorten,
 )
+from gan_dist.config.schedules import images_of, read_points, value_at
 from gan_dist.config.schema import RunConfig
 from gan_dist.config.section import ConflictError
 from gan_dist.config.yaml12 import is_number
@@ -32,8 +34,40 @@ def check(values: Mapping[str, object]) -> tuple[RunConfig | None, list[Problem]
     """Return the configuration with these values, by dotted key, or else the problems that the schema finds.
 
     A key has one problem at most. Rules between several keys are checked once every key by itself is right;
-    their problems have all these keys.
+    their problems have all these keys. Where values change within the run, all is checked at every change.
     """
+    read = {
+        key: read_points(key, value)
+        for key, value in values.items()
+        if isinstance(value, Mapping) and _takes_numbers(key)
+    }
+    if wrong := [found for found in read.values() if isinstance(found, Problem)]:
+        _, others = check({key: value for key, value in values.items() if key not in read})
+        return None, [*wrong, *(one for one in others if read.keys().isdisjoint(one.keys))]
+    schedules = {key: points for key, points in read.items() if not isinstance(points, Problem)}
+    begin: RunConfig | None = None
+    found: dict[tuple[str, ...], Problem] = {}
+    for kimg in sorted({0.0, *(kimg for points in schedules.values() for kimg, _ in points)}):
+        now = {key: value_at(points, images_of(kimg)) for key, points in schedules.items()}
+        config, problems = _check_plain({**values, **now})
+        for one in problems:
+            at = f"at {kimg:g} kimg " if not read.keys().isdisjoint(one.keys) else ""
+            found.setdefault(tuple(one.keys), replace(one, what=at + one.what))
+        begin = begin or config
+    if found:
+        return None, [*found.values()]
+    changing = {key: points for key, points in schedules.items() if len(points) > 1}
+    return begin and begin.model_copy(update={"schedules": changing}), []
+
+
+def _takes_numbers(key: str) -> bool:
+    """Return whether a key takes numbers, and no mapping but one of kimg to value."""
+    schema = schema_of(key)
+    kinds = {option.get("type") for option in schema.get("anyOf", [schema])}
+    return bool(kinds & {"integer", "number"}) and "object" not in kinds
+
+
+def _check_plain(values: Mapping[str, object]) -> tuple[RunConfig | None, list[Problem]]:
     tree: dict[str, Any] = {name: {} for name, section in sections().items() if section.required}
     for key, value in values.items():
         *parents, name = key.split(".")

@@ -5,7 +5,7 @@ The dotted names of the fields (`optim.g.lr`) are the keys of files, overrides a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from gan_dist.config.init import InitConfig
 from gan_dist.config.loss_optim import LossConfig, OptimConfig, require_agreement
 from gan_dist.config.model import ModelConfig
 from gan_dist.config.scale import ScaleConfig, worker_counts
+from gan_dist.config.schedules import Points, images_of, merged, value_at
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import (
     ConflictError,
@@ -163,6 +164,25 @@ class RunConfig(Section):
     """Records of the run, and its progress on the terminal."""
     search: SearchConfig | None = None
     """What `gan-dist tune` varies; `gan-dist train` ignores it."""
+    schedules: dict[str, Points] = Field(default={})
+    """Values by kimg of keys that change within the run, whose fields have the value at 0. No key of its own:
+    a file has a mapping in place of the key's value."""
+
+    def at(self, images: int) -> RunConfig:
+        """Return the configuration with the values of the schedules after `images` images."""
+        config = self
+        for key, points in self.schedules.items():
+            config = _with_value(config, key.split("."), value_at(points, images))
+        return config
+
+    def until(self, images: int) -> RunConfig:
+        """Return the configuration without what its schedules change at `images` images or later."""
+        before = {
+            key: tuple(point for point in points if images_of(point[0]) < max(1, images))
+            for key, points in self.schedules.items()
+        }
+        kept = {key: merged(points) for key, points in before.items() if len(points) > 1}
+        return self.model_copy(update={"schedules": kept})
 
     @property
     def run_uri(self) -> str:
@@ -180,6 +200,13 @@ class RunConfig(Section):
         _ = self.worker_counts
         require_agreement(self.loss, self.optim, self.train.kimg, self.ema.half_life_start_kimg)
         return self
+
+
+def _with_value(section: Any, names: list[str], value: object) -> Any:
+    """Return a copy of a section with another value of the key that `names` lead to."""
+    first, *below = names
+    inner = _with_value(getattr(section, first), below, value) if below else value
+    return section.model_copy(update={first: inner})
 
 
 FREE_ON_RESUME = frozenset(

@@ -117,7 +117,8 @@ class Audit:
         if newest is None:
             return
         earlier = load_config(storage.join(self._uri, newest.checkpoint, CONFIG))
-        differing = differing_keys(earlier, self._config, FREE_ON_RESUME | {"data.path"})
+        config = self._config.until(newest.images)
+        differing = differing_keys(earlier.until(newest.images), config, FREE_ON_RESUME | {"data.path"})
         detail = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
         yield Check(CONFIG, not differing, detail or f"as at {newest.images / 1000:g} kimg")
 

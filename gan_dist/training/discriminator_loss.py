@@ -62,6 +62,10 @@ class DiscriminatorObjective:
         self._std: Tensor | None = None
         self._logit_means = LogitMeans()
 
+    def use(self, loss: LossConfig) -> None:
+        """Take the section `loss` with other values of what may change within a run."""
+        self.loss = self._adversarial.loss = loss
+
     def begin(self, reals: list[Tensor]) -> None:
         """Begin a phase on this rank's reals, by micro-batch."""
         loss, images = self.loss, self.state.images

@@ -43,6 +43,10 @@ class GeneratorObjective:
         self._best: top_k.TopK | None = None
         self._count = 1
 
+    def use(self, loss: LossConfig) -> None:
+        """Take the section `loss` with other values of what may change within a run."""
+        self.loss = self._adversarial.loss = loss
+
     def begin(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Begin a phase; of fakes in several portions the best are chosen here, before any loss."""
         self._share, self._best = top_k_share(self.loss, self.state.images), None

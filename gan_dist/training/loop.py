@@ -100,6 +100,7 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
     with Recorder(config, state, context, evaluator, fingerprint, total, quarantined, loaded) as recorder:
         while state.images < total and not stop and not ended_by:
             before, waited_s = state.images, 0.0
+            step.begin_round()
             with explain_out_of_memory(
                 lambda: _out_of_memory(config.train, config.model, config.scale.workers, context.world_size)
             ):

@@ -74,8 +74,8 @@ def total_images(train: TrainConfig, optim: OptimConfig) -> int:
 def require_same_run(config: RunConfig, uri: str, *free: str) -> None:
     """Refuse to continue from a run's folder, or from a checkpoint, of a configuration of other results.
 
-    Keys that are `free` may differ, beside those that always may. Without an `init.sha256` the run keeps
-    that of the weights that it began with.
+    Keys that are `free` may differ, beside those that always may, and values of schedules that lie ahead.
+    Without an `init.sha256` the run keeps that of the weights that it began with.
 
     Raises:
         ResumeError: a key differs, or the folder is a search's.
@@ -89,7 +89,11 @@ def require_same_run(config: RunConfig, uri: str, *free: str) -> None:
         return
     if config.init.sha256 is None:
         free = (*free, "init.sha256")
-    differing = differing_keys(load_config(earlier_uri), config, FREE_ON_RESUME | {*free})
+    earlier, name = load_config(earlier_uri), uri.rpartition("/")[2]
+    if earlier.schedules != config.schedules:  # what has not been trained yet may change
+        images = states.images_of(name) if states.is_checkpoint(name) else states.newest_images(uri)
+        earlier, config = earlier.until(images), config.until(images)
+    differing = differing_keys(earlier, config, FREE_ON_RESUME | {*free})
     if differing:
         listed = "; ".join(f"{key} was {old}, is now {new}" for key, old, new in differing)
         raise ResumeError(

@@ -41,7 +41,8 @@ class Step:
     """
 
     def __init__(self, config: RunConfig, state: TrainingState, process: Process) -> None:
-        self._config, self._state, self._process = config, state, process
+        self._scheduled, self._state, self._process = config, state, process
+        config = self._config = config.at(state.images)
         loss, train = config.loss, config.train
         networks = (state.generator, state.discriminator)
         self._precision = PrecisionPolicy.of(
@@ -78,6 +79,19 @@ class Step:
             self._path_length,
             self._reals,
         )
+
+    def begin_round(self) -> None:
+        """Begin a round, in which keys that change within the run have their values of this moment.
+
+        A round is `optim.d_steps` discriminator updates, the generator's and the average's. So a value of
+        40 kimg acts from the first round on that begins at 40000 images or later.
+        """
+        if self._scheduled.schedules:
+            config = self._config = self._scheduled.at(self._state.images)
+            self._augment.data, self._augment.loss = config.data, config.loss
+            self._path_length.loss = config.loss
+            self._discriminator_objective.use(config.loss)
+            self._generator_objective.use(config.loss)
 
     def discriminator_phase(self, batch: Batch) -> Scalars:
         """Update the discriminator on reals and as many fakes; the clock advances by the global batch.
@@ -230,6 +244,8 @@ class Step:
             group["lr"] = rate.lr * rate_factor(optim, images)
             if optim.name == "adam":
                 group["betas"] = betas(rate, optim, images)
+            else:
+                group["alpha"] = rate.beta2
         eager.update(optimizer)
 
     def _finite_norm(self, name: str, network: nn.Module, loss: Tensor) -> Tensor:

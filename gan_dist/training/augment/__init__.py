@@ -24,7 +24,7 @@ AUGMENTATIONS: dict[str, type[Augmentation]] = {"none": Unchanged, "diffaugment"
 """The package's own augmentations by name."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class DiscriminatorInput:
     """Augments images as `data.augment` says and adds instance noise as `loss.instance_noise` says."""
 

@@ -111,6 +111,15 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         GOOD + "  augment_p: 1.1\n",
         ["optim.end_factor=1.5", "loss.penalty_end_factor=-1", "optim.g.beta2_start=1"],
     ),
+    "changes within a run": (
+        GOOD + "optim:\n  g: {lr: {5: 1e-3}}\n  d: {lr: {0: 1e-3, 20: 1e-4, 10: 1e-5}, beta1: {}}\n",
+        [
+            *("optim.g.beta1={-3: 0.5}", "optim.g.beta2={0: x}", "loss.r1={0: 0.3, 20: 0}"),
+            *("train.batch_size={0: 64, 40: 128}", "data.mirror={0: true}", "optim.clip_norm={a: 1}"),
+        ],
+    ),
+    "changes out of range": (GOOD, ["optim.g.lr={0: 1e-3, 40: -1}", "optim.d.beta1={0: 1, 40: 0}"]),
+    "changes against a rule": (GOOD, ["loss.name=hinge", "loss.label_smoothing={0: 0, 40: 0.1}"]),
     "portions": (GOOD, ["train.accumulate=3", "scale.workers=2", "model.pack=2"]),
     "fewest workers that do not divide": (GOOD, ["scale.workers=8", "scale.min_workers=3"]),
     "fewest workers in portions": (GOOD, ["scale.workers=8", "scale.min_workers=6", "train.accumulate=2"]),
@@ -191,6 +200,19 @@ def test_digits_preset_is_what_the_demo_needs() -> None:
     config = load_config("digits", ["name=mine", "scale.workers=1"])
     assert (config.name, config.data.path, config.scale.workers) == ("mine", "builtin://digits", 1)
     assert (config.train.kimg / config.eval.every_kimg, config.eval.target) == (32, 5.8)
+
+
+def test_values_by_kimg_are_written_as_they_are_read_and_those_that_change_nothing_are_plain() -> None:
+    config = load_text(
+        GOOD + "optim:\n  g:\n    lr: {0: 8e-4, 40: 5e-4, 50: 5e-4}\n", "loss.r1={0: 1, 2.5: 3}"
+    )
+    assert [config.at(images).optim.g.lr for images in (0, 39999, 40000)] == [8e-4, 8e-4, 5e-4]
+    assert (config.loss.r1, config.at(2500).loss.r1) == (1.0, 3.0)
+    assert load_text(to_yaml(config)) == config == RunConfig.model_validate(config.model_dump(mode="json"))
+    plain = load_text(GOOD, "optim.g.lr=8e-4", "loss.r1=1")
+    assert config.until(2500) == plain == load_text(GOOD, "optim.g.lr={0: 8e-4, 9: 8e-4}", "loss.r1={0: 1}")
+    assert differing_keys(plain, config)[1] == ("optim.g.lr", "0.0008", "{0: 0.0008, 40: 0.0005}")
+    assert "schedules" not in to_yaml(plain)
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1.e-4", "1E-4", "+1e-4", "0.0001", ".1e-3"])
