@@ -7,8 +7,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-import torch
-
 from gan_dist import models
 from gan_dist.artifacts.best import BestRelease
 from gan_dist.config import DataConfig, EmaConfig, InitConfig, LossConfig, ModelConfig, OptimConfig
@@ -25,6 +23,7 @@ from gan_dist.core.storage.redaction import as_argument, split_query
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import Manifest
 from gan_dist.models.generator import ImageShape
+from gan_dist.models.init import shapes_only
 from gan_dist.models.release import DISCRIMINATOR, SHAPE
 
 CARD = "README.md"
@@ -181,7 +180,7 @@ def _data(path: str, manifest: Manifest | None) -> Rows:
 def _generator(model: ModelConfig, shape: ImageShape) -> str:
     if is_import_path(model.name):  # whose code may not be imported here
         return f"`{model.name}`, code of its maker's own, latents of {model.latent_dim} numbers"
-    with torch.device("meta"):
+    with shapes_only():
         generator = models.build_generator(model, shape)
     count = sum(weights.numel() for weights in generator.parameters())
     return f"{model.name}, {count:,} parameters, latents of {model.latent_dim} numbers"

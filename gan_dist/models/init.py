@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 
 from gan_dist.models.layers import ConditionalBatchNorm, Norm, SpectralNorm, standard_normal
 
@@ -16,6 +18,28 @@ Rule: TypeAlias = Callable[[Any, torch.Generator], None]
 """Sets a module, and all modules inside it, from a generator's numbers."""
 Recipe: TypeAlias = Mapping[type[nn.Module], Rule]
 """One architecture's rules by type of module; the first that matches a module applies."""
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Let networks be built without memory and without values, for the shapes of their tensors.
+
+    Of some layers PyTorch would import its compiler to draw values that no memory holds.
+    """
+    with torch.device("meta"), _NoValues():
+        yield
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves tensors as they are where `torch.nn.init` would set them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @torch.no_grad()

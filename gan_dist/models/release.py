@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -33,6 +34,7 @@ from gan_dist.core.storage.hashed_folder import (
     write_folder,
 )
 from gan_dist.models.generator import ImageShape, Release
+from gan_dist.models.init import shapes_only
 
 BEST = "best.json"
 CONFIG = "config.yaml"
@@ -148,7 +150,9 @@ def read_best(run_uri: str) -> dict[str, Any]:
         ) from None
 
 
-def load(uri: str, device: torch.device | str = "cpu", *, trust: str | Collection[str] = ()) -> Release:
+def load(
+    uri: str | os.PathLike[str], device: torch.device | str = "cpu", *, trust: str | Collection[str] = ()
+) -> Release:
     """Return the generator of a release, of a checkpoint, or of a run.
 
     A run's is its best release or, before its first measurement, its newest checkpoint that is whole. Nothing
@@ -166,14 +170,14 @@ def load(uri: str, device: torch.device | str = "cpu", *, trust: str | Collectio
         ConfigError: a network of a user's own cannot be imported, or built for these images.
         StorageError: its store cannot be read, or its bucket does not exist.
     """
-    uri, kind, contents = read_generator_folder(uri)
+    uri, kind, contents = read_generator_folder(os.fspath(uri))
     config = load_config(storage.join(uri, CONFIG))
     require_trust({"model.name": config.model.name}, trust, storage.redact(uri))
     shape = parse_file(uri, contents, SHAPE, ImageShape.from_json)
     weights = WEIGHTS if kind == "release" else "average.safetensors"
     tensors = parse_file(uri, contents, weights, load_tensors)
     try:
-        with torch.device("meta"):  # which needs no memory, whatever the configuration says
+        with shapes_only():  # which needs no memory, whatever the configuration says
             models.build_generator(config.model, shape).load_state_dict(tensors, assign=True)
         generator = models.build_generator(config.model, shape)
         generator.load_state_dict(tensors)

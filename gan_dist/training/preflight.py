@@ -34,6 +34,7 @@ from gan_dist.evaluation.scores import require_possible
 from gan_dist.models import release, transfer
 from gan_dist.models.checks import check_networks
 from gan_dist.models.generator import ImageShape
+from gan_dist.models.init import shapes_only
 from gan_dist.training import augment, losses
 from gan_dist.training import checkpoint as states
 from gan_dist.training.checks import check_augmentation, check_loss
@@ -133,7 +134,7 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
     storage.configure(config.storage.options)
     manifest = manifest or open_images(config.data.path).manifest
     shape = image_shape(config.data, config.model, manifest)
-    with torch.device("meta"):
+    with shapes_only():
         networks = models.build(config.model, shape)
     if is_import_path(config.model.name):
         check_networks(config.model, shape, penalised=config.loss.penalised)
@@ -179,7 +180,7 @@ def require_sources(
     """
     for init, model in beginnings:
         shape = image_shape(data, model, manifest or open_images(data.path).manifest)
-        with torch.device("meta"):
+        with shapes_only():
             transfer.check(init, model, *models.build(model, shape))
 
 

@@ -44,10 +44,14 @@ def require_without(*names):
 import gan_dist
 gan_dist.load(sys.argv[1])
 assert "torch" in sys.modules
+import torch
+from gan_dist.models.init import shapes_only
+with shapes_only():
+    assert torch.nn.Embedding(2, 3).weight.is_meta
+require_without("torch._dynamo")
 from gan_dist.report.page import write_report
 write_report(*sys.argv[1:])
 require_without("optuna", "sklearn")
-import torch
 from gan_dist.evaluation.extractors import load_extractor
 load_extractor("random", torch.device("cpu"))
 import gan_dist.search.display, gan_dist.search.plan

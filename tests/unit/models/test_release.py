@@ -57,7 +57,7 @@ def test_a_run_without_a_measurement_is_its_newest_whole_checkpoint(
     images = [write_checkpoint(config, name, seed) for seed, name in enumerate(names)]
     assert not torch.equal(images[0], images[1])
     (run / "checkpoint_notes").mkdir()  # a user's own
-    assert torch.equal(release.load(str(run)).sample(1), images[2])
+    assert torch.equal(release.load(run).sample(1), images[2])
     (run / names[2] / "manifest.json").unlink()
     assert torch.equal(release.load(str(run)).sample(1), images[1])
     shutil.copyfile(run / names[0] / "average.safetensors", run / names[1] / "average.safetensors")
