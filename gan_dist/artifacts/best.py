@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gan_dist.artifacts.objectives import Mode, Objectives, Point, require_objective
 from gan_dist.artifacts.records import METRICS, distance_name, format_lines, is_score, read_valid_records
 from gan_dist.artifacts.search_folder import (
     READERS,
-    Mode,
     is_search,
     read_replicated,
     read_search,
@@ -65,6 +65,8 @@ class BestRelease:
     config: RunConfig = field(repr=False)
     warnings: tuple[str, ...] = ()
     """A sentence for each better measurement whose release is missing or damaged."""
+    point: Point | None = None
+    """Values of all objectives of a search with several."""
 
     @property
     def value(self) -> float:
@@ -99,19 +101,23 @@ class Ranking:
     """A sentence for each run whose records are damaged."""
 
 
-def rank_runs(uri: str) -> Ranking:
+def rank_runs(uri: str, prefer: str | None = None) -> Ranking:
     """Return the order of a search's trials, or a run, by the best that each has measured.
 
     Every finite value in the records counts. Of equal values the one after fewer images is better, then the
     one of the lower trial. Where a search has run its best trials again with other seeds, the best mean comes
-    first.
+    first. In a search with several objectives those on the front come first, in the order of the objective
+    `prefer`, by default the first; a trial counts with what it measured where its distance was lowest.
 
     Raises:
         CheckpointError: `uri` is neither a search nor a run, the search's `search.json` is damaged, or there
             is no measurement by the metric.
+        GanDistError: `prefer` is none of its objectives.
         StorageError: a file cannot be read.
     """
     search = read_search(uri) if is_search(uri) else None
+    objectives = search.objectives if search else None
+    require_objective(prefer, objectives)
     metric = search.metric if search else None
     mode: Mode = search.mode if search else "min"
     folders: list[tuple[str, int | None]] = [*trial_folders(uri)] if search else [(uri, None)]
@@ -123,10 +129,33 @@ def rank_runs(uri: str) -> Ranking:
         raise _nothing_measured(uri, runs, metric)
     ranks = {one.trial: rank for rank, one in enumerate(read_replicated(uri))}
     measured.sort(key=lambda one: (ranks.get(one.trial, len(ranks)), one))
-    return Ranking(metric, mode, len(runs), measured, tuple(run.warning for run in runs if run.warning))
+    warnings = tuple(run.warning for run in runs if run.warning)
+    if objectives is None:
+        return Ranking(metric, mode, len(runs), measured, warnings)
+    name = prefer or objectives.first
+    measured, unmet = _by_objectives(measured, objectives, name)
+    return Ranking(name, objectives.modes[name], len(runs), measured, (*warnings, *unmet))
 
 
-def find_best(uri: str) -> BestRelease:
+def _by_objectives(
+    measured: Sequence[BestMeasurement], objectives: Objectives, name: str
+) -> tuple[list[BestMeasurement], list[str]]:
+    """Return measurements in order, with their values of the objective `name`; and what to warn of."""
+    known: list[tuple[BestMeasurement, Point]] = []
+    for one in sorted(measured, key=lambda one: one.trial):
+        records = [record for record in one.run.records if record["images"] == one.images]
+        if point := next((point for record in records if (point := objectives.point(record))), None):
+            known.append((one, point))
+    if not known:
+        names = ", ".join(objectives.names)
+        raise CheckpointError(f"no trial has finite values of {names} where its distance was lowest")
+    front, others = objectives.order([point for _, point in known], name)
+    unmet = [] if front else [f"no trial has {objectives.describe_bounds()}; the nearest comes first"]
+    ordered = [known[at] for at in [*front, *others]]
+    return [one._replace(value=point[name], point=point) for one, point in ordered], unmet
+
+
+def find_best(uri: str, prefer: str | None = None) -> BestRelease:
     """Return the best measurement of a search's trials or of a run, in the order of `rank_runs`.
 
     A run has the release of its best measurement only: where that is missing, damaged or of another
@@ -136,7 +165,7 @@ def find_best(uri: str) -> BestRelease:
         CheckpointError: `rank_runs` raises it, or there is no complete release.
         StorageError: a file cannot be read.
     """
-    ranking = rank_runs(uri)
+    ranking = rank_runs(uri, prefer)
     passed_over: list[str] = []
     for measured in ranking.best:
         try:
@@ -156,6 +185,7 @@ def find_best(uri: str) -> BestRelease:
             contents=contents,
             config=config,
             warnings=(*ranking.warnings, *passed_over),
+            point=measured.point,
         )
     more = f"; and {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
     raise CheckpointError(
@@ -184,6 +214,7 @@ class BestMeasurement(NamedTuple):
     trial: int
     value: float
     run: RecordedRun
+    point: Point | None = None
 
     @property
     def release(self) -> str:

@@ -11,13 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from gan_dist.artifacts.objectives import Mode, Objectives
 from gan_dist.artifacts.records import METRICS
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError
+from gan_dist.core.errors import CheckpointError, ConfigError
 from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import MANIFEST
 from gan_dist.models.release import CONFIG, SEARCH
@@ -29,8 +30,6 @@ REPLICATED = "replicates.json"
 FORMAT = 1
 READERS = 32
 """Trials that are read at the same time: a bucket answers each request in tens of milliseconds."""
-
-Mode = Literal["min", "max"]
 
 
 def is_search(uri: str) -> bool:
@@ -78,6 +77,8 @@ class SearchInfo:
     """Number of trials that were asked for; None where it is not recorded."""
     id: str = ""
     """Its identity; empty in searches of version 0.1."""
+    objectives: Objectives | None = None
+    """What trials are compared by, where it is not `metric` alone."""
 
 
 def read_search(uri: str) -> SearchInfo:
@@ -91,8 +92,11 @@ def read_search(uri: str) -> SearchInfo:
         found = parse_object(storage.read_bytes(file))
         version, mode = found["format"], found.get("mode", "min")
         identity = str(found.get("id", ""))
-        info = SearchInfo(str(found["metric"]), mode, found.get("space", {}), found.get("trials"), identity)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        objectives = Objectives.parse(found.get("objectives"))
+        info = SearchInfo(
+            str(found["metric"]), mode, found.get("space", {}), found.get("trials"), identity, objectives
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{storage.redact(file)} is damaged ({error!r})", "restore it") from None
     if version != FORMAT or mode not in ("min", "max"):
         raise CheckpointError(

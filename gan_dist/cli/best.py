@@ -30,6 +30,10 @@ def best(
     to: Annotated[
         str | None, typer.Option(help="Folder or URI to copy the release to; only told about when absent.")
     ] = None,
+    prefer: Annotated[
+        str | None,
+        typer.Option(help="Of a search with several objectives: which one; the first when absent."),
+    ] = None,
     retrain: Annotated[
         bool, typer.Option("--retrain", help="Then train its configuration from the start, as NAME-best.")
     ] = False,
@@ -43,8 +47,9 @@ def best(
     """Copy the best checkpoint of a search or run as a release. No cluster is needed."""
     check(overrides, to, retrain=retrain, with_discriminator=with_discriminator)
     from gan_dist.artifacts.best import find_best
+    from gan_dist.artifacts.objectives import format_point
 
-    found = find_best(absolute(source))
+    found = find_best(absolute(source), prefer)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
     if retrain:
@@ -63,6 +68,8 @@ def best(
         was_there = not copy_release(found, folder, with_discriminator=with_discriminator)
     trial = "" if found.trial is None else f", of trial {found.trial} among {found.trials}"
     typer.echo(f"{found.metric} {found.value:.6g} after {found.images / 1000:g} kimg{trial}")
+    if found.point:
+        typer.echo(f"  all      {format_point(found.point)}")
     typer.echo(f"  release  {shorten(folder)}{', where it was already' if was_there else ''}")
     result: dict[str, object] = {
         "dir": folder,
@@ -71,6 +78,7 @@ def best(
         "images": found.images,
         "trial": found.trial,
         "run": found.run,
+        **({"values": dict(found.point)} if found.point else {}),
     }
     retrained = None
     if retrain:

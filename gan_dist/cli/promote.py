@@ -109,7 +109,8 @@ def _train(plan: Plan, again: str) -> tuple[bool, list[dict[str, object]]]:
             typer.echo(f"{one.config.name} failed: {error}", err=True)
             continue
         best = result["best"]
-        value = best["value"] if isinstance(best, dict) else None
+        same = isinstance(best, dict) and best["metric"] == plan.ranking.metric
+        value = best["value"] if isinstance(best, dict) and same else None
         own = {"trial": one.trial, "from_kimg": origin.images / 1000, "trial_value": one.best.value}
         records.append({**result, **own, "value": value})
         if not result["finished"]:

@@ -47,11 +47,13 @@ def tune(
     """Search for better settings; the same command again continues it."""
     given = overrides or []
     images = read_given(config, given)
-    from gan_dist.search.plan import beginnings, pinned, plan_search  # brings torch: a typo need not wait
+    # It brings torch, and a typo need not wait for that.
+    from gan_dist.search.plan import beginnings, pinned, plan_search, with_objectives
     from gan_dist.training.preflight import require_sources, summarise
 
     plan = plan_search(images.settings)
     summary = summarise(plan.config, images.manifest)
+    plan = with_objectives(plan, summary.metric, summary.scores)
     for trial in plan.with_own_code():
         summarise(trial, images.manifest)
     require_sources(beginnings(plan), plan.config.data, images.manifest)
@@ -62,7 +64,7 @@ def tune(
     from gan_dist.core.storage.lock import folder_lock
 
     with packed(images) as settings:
-        plan = plan_search(settings)
+        plan = with_objectives(plan_search(settings), summary.metric, summary.scores)
         with folder_lock(plan.uri, LiveConsole().print):
             plan = pinned(plan)
             study, interrupted = _run(plan, summary.metric, [config, *given])
@@ -128,6 +130,7 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> tuple[SearchStudy, bo
 def _print_result(
     plan: Plan, study: SearchStudy, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
 ) -> None:
+    from gan_dist.artifacts.objectives import format_point
     from gan_dist.core.storage import join
     from gan_dist.models.release import read_best
     from gan_dist.search.replicas import record_replicas
@@ -137,11 +140,17 @@ def _print_result(
     spent = sum(map(images_trained, trials))
     measured = [trial for trial in trials if trial.intermediate_values]
     best = min(measured, key=lambda trial: (lowest_value(trial), trial.number), default=None)
+    front = study.front()
+    best = front[0][0] if front else best
     state = "stopped with" if interrupted else "finished:"
     typer.echo(f"{plan.config.name} {state} {len(trials)} trials, {spent / 1000:,.0f} kimg trained")
     if best is not None:
         values = shlex.join(plan.space.overrides(best.params))
         typer.echo(f"  {metric} {lowest_value(best):.3f} at its best, by trial {best.number}: {values}")
+    for trial, point in front:
+        typer.echo(f"  front: trial {trial.number}, {format_point(point)}")
+    if study.objectives and not front:
+        typer.echo("  front: no trial so far meets the constraints of search.objectives")
     for one in record_replicas(plan, study, metric) if not interrupted else []:
         values = ", ".join(f"{value:.3f}" for value in one.values)
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.std:.3f} ({values})")
@@ -165,6 +174,8 @@ def _print_result(
             result["checkpoint"] = join(run, str(read_best(run)["release"]))
         record = {"search": plan.uri, "metric": metric, "trials": len(trials), "best": result}
         record["target_reached"] = study.target_reached
+        if study.objectives:
+            record["front"] = [{"trial": trial.number, "values": dict(point)} for trial, point in front]
         typer.echo(json.dumps({**record, "images_trained": spent}))
 
 

@@ -17,8 +17,12 @@ class SearchConfig(Section):
     choices as a list; `when: {loss.name: wgan-gp}` limits a key to where it applies."""
     trials: Positive = 30
     """Trials in all; failed ones count."""
+    objectives: dict[str, Any] | None = None
+    """What trials are compared by, where it is not the distance alone: names of recorded values, each with
+    `min`, `max`, `{above: x}` or `{below: x}`, as in `{fid: min, coverage: max, precision: {above: 0.6}}`."""
     target: PositiveFloat | None = None
-    """No more trials begin once one has measured this or less; those that run go on to their end."""
+    """No more trials begin once one has measured this or less; those that run go on to their end. With
+    `objectives` it is for the first one."""
     concurrent: Positive | None = None
     """Trials at a time; as many as the cluster holds when absent."""
     algorithm: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"

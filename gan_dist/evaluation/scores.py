@@ -52,6 +52,14 @@ def compute_scores(
     return scores
 
 
+def score_names(extractor: Extractor, metrics: tuple[str, ...], *, modes: bool) -> tuple[str, ...]:
+    """Return the names of the scores that `compute_scores` returns; `modes` says whether they are counted."""
+    suffix = "" if extractor.metric == "fid" else f"_{extractor.name}"
+    own = {"pr": ("precision", "recall"), "dc": ("density", "coverage")}
+    further = (f"{name}{suffix}" for metric in metrics for name in own.get(metric, (metric,)))
+    return extractor.metric, "diversity", *(("modes",) if modes else ()), *further
+
+
 def require_possible(extractor: Extractor, metrics: tuple[str, ...], images: int) -> None:
     """Refuse metrics that cannot be computed, before anything is computed.
 

@@ -15,8 +15,10 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from gan_dist.artifacts.objectives import Objectives
 from gan_dist.config import SearchConfig
 from gan_dist.core.errors import Problem, StorageError
+from gan_dist.search.objectives import RankedSampler
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import all_values
 
@@ -35,7 +37,9 @@ def make_sampler(search: SearchConfig, seed: int) -> BaseSampler:
         warnings.simplefilter("ignore", ExperimentalWarning)
         match search.algorithm:
             case "tpe":
-                return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+                tpe = TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+                objectives = Objectives.parse(search.objectives)
+                return tpe if objectives is None else RankedSampler(tpe, objectives)
             case "gp":
                 return GPSampler(seed=seed)
             case "cmaes":
@@ -66,6 +70,18 @@ def make_pruner(search: SearchConfig, grace: int, length: float) -> BasePruner:
 def unsuitable(search: SearchConfig, space: Space, every: int) -> Iterator[Problem]:
     """Yield what algorithm and scheduler cannot do with a space; `every` is images between measurements."""
     algorithm = f"search.algorithm={search.algorithm}"
+    if search.objectives:
+        for key, value, able in (
+            ("algorithm", search.algorithm, ("tpe", "gp", "qmc", "random", "grid")),
+            ("scheduler", search.scheduler, ("asha", "none")),
+            ("replicates", search.replicates, (0,)),
+        ):
+            if value not in able:
+                yield Problem(
+                    f"search.{key}={value} is for one objective, and there is search.objectives",
+                    f"use search.{key}={' or '.join(map(str, able))}",
+                    (f"search.{key}", "search.objectives"),
+                )
     if search.algorithm in ("gp", "cmaes", "qmc") and space.conditions:
         yield Problem(
             f"{algorithm} needs the same keys in every trial; not so {', '.join(space.conditions)}",

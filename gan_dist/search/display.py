@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gan_dist.core.console import LiveConsole, time_left
+from gan_dist.search.objectives import front, released_point
 from gan_dist.search.study import REASON, SearchStudy, images_trained, lowest_value
 
 ROWS = 11
@@ -38,6 +39,7 @@ class SearchView(LiveConsole):
     ) -> None:
         super().__init__(stream)
         self._study, self._trials, self._length, self._metric = study, trials, length, metric
+        self._measured = study.objectives.names if study.objectives else (metric,)
         self._states: Counter[TrialState] = Counter()
         self._trained = self._saved = 0
         self._best: list[tuple[float, int, FrozenTrial]] = []
@@ -72,7 +74,11 @@ class SearchView(LiveConsole):
             self._trained += images
             self._saved += self._length - images if trial.state == TrialState.PRUNED else 0
             insort(self._best, (lowest_value(trial), trial.number, trial))
-        del self._best[ROWS:]
+        if self._study.objectives:
+            found = front(self._study.objectives, (trial for _, _, trial in self._best))
+            self._best = [(lowest_value(trial), trial.number, trial) for trial, _ in found]
+        else:
+            del self._best[ROWS:]
         return ended
 
     def _summary(self, running: list[FrozenTrial]) -> list[str]:
@@ -82,10 +88,7 @@ class SearchView(LiveConsole):
         state = f"{len(running)} running, {states[TrialState.PRUNED]} stopped early, "
         state += f"{states[TrialState.FAIL]} failed"
         trained = f"{images / 1000:,.0f} kimg trained, {self._saved / 1000:,.0f} saved"
-        known = [*(trial for _, _, trial in self._best[:1]), *running]
-        best = min(known, key=lambda trial: (lowest_value(trial), trial.number), default=None)
-        if best is not None and math.isfinite(lowest_value(best)):
-            found += f"  best {self._metric} {lowest_value(best):.3f} (trial {best.number})"
+        found += self._describe_best(running)
         if self._study.target_reached:
             state += "; search.target reached"
         ended_now, left = ended - self._ended_before, self._study.unfinished
@@ -94,13 +97,27 @@ class SearchView(LiveConsole):
             trained += f"  {', '.join(time_left(seconds))}"
         return [found, state, trained]
 
+    def _describe_best(self, running: list[FrozenTrial]) -> str:
+        if self._study.objectives is not None:
+            points = [point for _, _, trial in self._best if (point := released_point(trial))]
+            found = f", at best {self._study.objectives.describe_best(points)}" if points else ""
+            return f"  front of {len(points)}{found}"
+        known = [*(trial for _, _, trial in self._best[:1]), *running]
+        best = min(known, key=lambda trial: (lowest_value(trial), trial.number), default=None)
+        if best is None or not math.isfinite(lowest_value(best)):
+            return ""
+        return f"  best {self._metric} {lowest_value(best):.3f} (trial {best.number})"
+
     def _table(self, running: list[FrozenTrial]) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
-        for name in ("trial", "state", "kimg", self._metric):
+        for name in ("trial", "state", "kimg", *self._measured):
             table.add_column(name, no_wrap=True, min_width=len(name))
         table.add_column("values", no_wrap=True, overflow="ellipsis", ratio=1)
         for trial in [*running[-ROWS:], *(trial for _, _, trial in self._best)][:ROWS]:
-            table.add_row(*_cells(trial))
+            number, state, kimg, lowest, values = _cells(trial)
+            point = released_point(trial) or {}
+            several = [f"{point[name]:.3f}" if point else "-" for name in self._measured]
+            table.add_row(number, state, kimg, *(several if self._study.objectives else [lowest]), values)
         return table
 
 

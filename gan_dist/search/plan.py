@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gan_dist.artifacts.objectives import Objectives
 from gan_dist.artifacts.search_folder import FORMAT, REPLICATES, TRIALS
 from gan_dist.config import (
     FREE_ON_RESUME,
@@ -113,6 +114,7 @@ def plan_search(settings: ConfigBuilder) -> Plan:
         raise ConfigError(f"{settings.label} has no section search", remedy, keys=("search",))
     space = parse(search.space, flatten(config))
     plan = Plan(settings, config.model_copy(update={"search": None}), search, space)
+    Objectives.parse(search.objectives)
     problems: list[Problem] = []
     for values in space.extreme_points():
         try:
@@ -142,6 +144,28 @@ def plan_search(settings: ConfigBuilder) -> Plan:
         space.grid()
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
+    return plan
+
+
+def with_objectives(plan: Plan, metric: str, scores: Sequence[str]) -> Plan:
+    """Return a plan whose objectives its trials report, those of `scores` and `images_per_second`.
+
+    The distance, `metric`, as the only objective is a search without objectives.
+
+    Raises:
+        ConfigError: trials report no such value, with those that they report.
+    """
+    given, able = plan.search.objectives or {}, (*scores, "images_per_second")
+    if unknown := [name for name in given if name not in able]:
+        evaluation = plan.config.eval
+        raise ConfigError(
+            f"search.objectives: no trial reports {', '.join(unknown)}; with eval.extractor="
+            f"{evaluation.extractor} and eval.metrics={[*evaluation.metrics]} they report {', '.join(able)}",
+            "name some of these, or change eval.metrics",
+            keys=("search.objectives", "eval.metrics", "eval.extractor"),
+        )
+    if given == {metric: "min"} or not given:
+        return replace(plan, search=plan.search.model_copy(update={"objectives": None}))
     return plan
 
 
@@ -189,21 +213,25 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
         try:
             earlier = parse_object(storage.read_bytes(uri))
             space, earlier_metric = Space.from_json(earlier["space"]), earlier["metric"]
+            objectives = earlier.get("objectives")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{storage.redact(uri)} is damaged ({error!r})"
             raise ResumeError(what, f"restore it, or {_OTHER_NAME}") from None
-        _require_same(plan, space, earlier_metric, metric)
+        _require_same(plan, space, earlier_metric, metric, objectives)
         identity = str(earlier.get("id", identity))
     elif storage.exists(storage.join(plan.uri, CONFIG)):
         raise ResumeError(f"{plan.uri} is a run, not a search", _OTHER_NAME, keys=("name",))
     storage.write_bytes(storage.join(plan.uri, CONFIG), to_yaml(plan.config).encode())
     record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
+    record |= {"objectives": plan.search.objectives} if plan.search.objectives else {}
     storage.write_bytes(uri, to_json({**record, "trials": plan.search.trials, "id": identity}))
     return {"id": identity, "folder": storage.redact(plan.uri)}
 
 
-def _require_same(plan: Plan, space: Space, earlier_metric: str, metric: str) -> None:
+def _require_same(plan: Plan, space: Space, earlier_metric: str, metric: str, objectives: object) -> None:
     differing = plan.space.differences(space)
+    if objectives != (plan.search.objectives or None):
+        differing.append(f"search.objectives was {objectives}, is now {plan.search.objectives}")
     if earlier_metric != metric:
         differing.append(f"the metric was {earlier_metric}, is now {metric}")
     varied = frozenset(plan.space.distributions)

@@ -6,23 +6,29 @@ so it goes on from its checkpoint by itself. That a trial is to stop is stored b
 measurement that is stored already is not judged again: after a kill between its storing and its judging, the
 trial goes on to its next measurement. Once a trial has measured `search.target` or less no more trials begin,
 and those that run go on to their end: so all states stay true, and the best may still get better.
+
+With several objectives (`search/objectives.py`) the intermediate values of a trial are still its distances.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from gan_dist.artifacts.objectives import Objectives, Point
 from gan_dist.config import SearchConfig
 from gan_dist.core import rng
 from gan_dist.core.errors import ResumeError
+from gan_dist.search import objectives as several
 from gan_dist.search.algorithms import make_pruner, make_sampler
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import Value
@@ -63,14 +69,16 @@ class SearchStudy:
         owner: Mapping[str, str] | None = None,
     ) -> None:
         self._storage, self._space, self._search, self._length = storage, space, search, length
-        self._study = _open(storage, name, space, make_pruner(search, grace, length), owner)
+        self._grace, self.objectives = grace, Objectives.parse(search.objectives)
+        pruner = make_pruner(search, grace, length)
+        self._study = _open(storage, name, space, pruner, owner, self.objectives)
         known = self._study.get_trials(deepcopy=False)
         begun = [trial for trial in known if trial.state != TrialState.WAITING]
         running = [trial for trial in begun if not trial.state.is_finished()]
         self._begun, self._waiting = len(begun), len(known) - len(begun)
         self._running = {trial.number: Trial(self._study, trial._trial_id) for trial in running}
         self._interrupted = list(self._running)
-        self._lowest = min(map(lowest_value, begun), default=math.inf)
+        self._lowest = min(map(self._lowest_loss, begun), default=math.inf)
         self._ended = [trial._trial_id for trial in begun if trial.state.is_finished()]
         tried = {frozenset({**trial.system_attrs.get(_FIXED, {}), **trial.params}.items()) for trial in known}
         points = {frozenset(point.items()): point for point in _given_points(space, search)}
@@ -89,6 +97,13 @@ class SearchStudy:
         self._space.suggest(trial)
         return trial
 
+    def measure(self, number: int, step: int, record: Mapping[str, Any]) -> None:
+        """Store what a trial has measured for several objectives, before the `report` of its distance."""
+        trial = self._running[number]
+        known = self._storage.get_trial(trial._trial_id).intermediate_values
+        if self.objectives is not None and step not in known:
+            several.store_point(trial, step, self.objectives.point(record))
+
     def report(self, number: int, step: int, value: float) -> bool:
         """Store a trial's measurement; return whether the trial is to stop for being worse than others.
 
@@ -98,22 +113,30 @@ class SearchStudy:
         stops = STOPPED in trial.user_attrs
         if step in self._storage.get_trial(trial._trial_id).intermediate_values:
             return stops
-        trial.report(value if math.isfinite(value) else math.nan, step)
-        self._lowest = min(self._lowest, value) if math.isfinite(value) else self._lowest
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # MedianPruner's, of such a trial
-            stops_now = not stops and step < self._length and trial.should_prune()
+        value = value if math.isfinite(value) else math.nan
+        if self.objectives is None:
+            trial.report(value, step)
+        else:  # which Optuna's `report` refuses
+            self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+        self._lowest = min(self._lowest, self._lowest_loss(self._storage.get_trial(trial._trial_id)))
+        stops_now = not stops and step < self._length and self._falls_behind(trial)
         if stops_now:
             trial.set_user_attr(STOPPED, step)
         return stops or stops_now
 
     def complete(self, number: int) -> None:
         """End a trial that has run to its end; its value is the best that it measured."""
-        best = lowest_value(self._storage.get_trial(self._running[number]._trial_id))
-        if math.isfinite(best):
-            self._end(number, TrialState.COMPLETE, best)
-        else:
+        trial = self._running[number]
+        frozen = self._storage.get_trial(trial._trial_id)
+        best = lowest_value(frozen)
+        if not math.isfinite(best):
             self.fail(number, "it ended without a finite measurement")
+        elif self.objectives is None:
+            self._end(number, TrialState.COMPLETE, [best])
+        elif values := several.final_values(self.objectives, trial, frozen):
+            self._end(number, TrialState.COMPLETE, values)
+        else:
+            self.fail(number, f"it ended without finite values of {', '.join(self.objectives.names)}")
 
     def prune(self, number: int) -> None:
         """End a trial that was stopped for being worse than others."""
@@ -137,6 +160,10 @@ class SearchStudy:
         """Return the trials that have ended, from index `start` on; new ones come last."""
         return [self._storage.get_trial(trial_id) for trial_id in self._ended[start:]]
 
+    def front(self) -> list[tuple[FrozenTrial, Point]]:
+        """Return the trials that are best in several objectives, the best in the first one first."""
+        return several.front(self.objectives, self.trials()) if self.objectives else []
+
     @property
     def unfinished(self) -> int:
         """Number of trials that are running or have not been given out."""
@@ -144,8 +171,11 @@ class SearchStudy:
 
     @property
     def target_reached(self) -> bool:
-        """Whether a trial has measured `search.target` or less."""
-        return self._search.target is not None and self._lowest <= self._search.target
+        """Whether a trial has measured `search.target` or better, within the constraints."""
+        target, objectives = self._search.target, self.objectives
+        if target is not None and objectives is not None:
+            target = objectives.loss(objectives.first, {objectives.first: target})
+        return target is not None and self._lowest <= target
 
     @property
     def _left(self) -> int:
@@ -164,8 +194,22 @@ class SearchStudy:
         self._running[trial.number] = trial
         return trial
 
-    def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
-        self._study.tell(number, value, state=state)
+    def _falls_behind(self, trial: Trial) -> bool:
+        if self.objectives is not None:
+            grace = self._grace if self._search.scheduler == "asha" else math.inf
+            return several.falls_behind(
+                self.objectives, self.trials(), trial.number, grace, self._search.reduction
+            )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # MedianPruner's, of such a trial
+            return trial.should_prune()
+
+    def _lowest_loss(self, trial: FrozenTrial) -> float:
+        """Return the lowest that a trial has measured of what `search.target` is for."""
+        return several.lowest_loss(self.objectives, trial) if self.objectives else lowest_value(trial)
+
+    def _end(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        self._study.tell(number, values, state=state)
         self._ended.append(self._running.pop(number)._trial_id)
 
 
@@ -186,18 +230,30 @@ def lowest_value(trial: FrozenTrial) -> float:
 
 
 def _open(
-    storage: BaseStorage, name: str, space: Space, pruner: BasePruner, owner: Mapping[str, str] | None
+    storage: BaseStorage,
+    name: str,
+    space: Space,
+    pruner: BasePruner,
+    owner: Mapping[str, str] | None,
+    objectives: Objectives | None,
 ) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    modes = objectives.modes.values() if objectives else ["min"]
+    directions = [several.DIRECTIONS[mode] for mode in modes]
     study = optuna.create_study(
-        storage=storage, study_name=name, direction="minimize", pruner=pruner, load_if_exists=True
+        storage=storage, study_name=name, directions=directions, pruner=pruner, load_if_exists=True
     )
     earlier = study.user_attrs.get(SPACE)
     if earlier is None and not study.get_trials(deepcopy=False):
+        if objectives is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names([*objectives.modes])
         study.set_user_attr(SPACE, space.to_json())
-    elif earlier is None or study.directions != [StudyDirection.MINIMIZE]:
+    elif earlier is None or study.directions != directions:
         raise ResumeError(
-            f"the study {name} was not made by a search", "give the search another name (name=...)"
+            f"the study {name} was not made by a search, or by one with other objectives",
+            "give the search another name (name=...)",
         )
     elif differing := space.differences(Space.from_json(earlier)):
         raise ResumeError(

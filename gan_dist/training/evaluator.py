@@ -13,9 +13,10 @@ from gan_dist.config import RunConfig
 from gan_dist.core.distributed import Process, broadcast_from_rank0
 from gan_dist.core.image_size import ImageSize
 from gan_dist.data.batches.loader import image_resolution
-from gan_dist.data.shards.manifest import ImageSet
+from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.digits import Digits
+from gan_dist.evaluation.extractors.features import Extractor
 from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.class_scores import DigitModes
 from gan_dist.evaluation.metrics.distances import bias_warning
@@ -37,6 +38,13 @@ class Measurement:
     """All values by name, the distance included: see `gan_dist.evaluation.scores`."""
 
 
+def counts_modes(extractor: Extractor, manifest: Manifest) -> bool:
+    """Return whether evaluations count the modes: the classes are digits, or stacks of them."""
+    channels = manifest.channels
+    digits = tuple(f"{number:0{channels}d}" for number in range(10**channels))
+    return manifest.classes == digits and isinstance(extractor, Digits)
+
+
 class Evaluator:
     """Measures a generator's images against the whole image set.
 
@@ -53,9 +61,8 @@ class Evaluator:
         require_possible(self._extractor, config.eval.metrics, fewest)
         self._resolution = image_resolution(config.data, images.manifest)
         channels = images.manifest.channels
-        digits = tuple(f"{number:0{channels}d}" for number in range(10**channels))
         self._modes: Callable[[], DigitModes] | None = None
-        if images.manifest.classes == digits and isinstance(self._extractor, Digits):
+        if isinstance(self._extractor, Digits) and counts_modes(self._extractor, images.manifest):
             self._modes = partial(DigitModes, self._extractor, channels, context.device)
         self._reals = RealImages(images, self._resolution, config.data.fit)
         self._stored = stored_features(config.eval.metrics, config.eval.samples)

@@ -30,7 +30,7 @@ from gan_dist.data.batches.loader import image_resolution, open_images
 from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.verify import Without, find_damage
 from gan_dist.evaluation.extractors import load_extractor
-from gan_dist.evaluation.scores import require_possible
+from gan_dist.evaluation.scores import require_possible, score_names
 from gan_dist.models import release, transfer
 from gan_dist.models.checks import check_networks
 from gan_dist.models.generator import ImageShape
@@ -38,6 +38,7 @@ from gan_dist.models.init import shapes_only
 from gan_dist.training import augment, losses
 from gan_dist.training import checkpoint as states
 from gan_dist.training.checks import check_augmentation, check_loss
+from gan_dist.training.evaluator import counts_modes
 from gan_dist.training.path_length import WithPathLengths
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.progress import RunResult
@@ -58,6 +59,8 @@ class RunSummary:
     images: int
     """Images of the whole run."""
     metric: str
+    scores: tuple[str, ...]
+    """Names of what an evaluation records."""
     init: transfer.Beginning
 
     @property
@@ -163,6 +166,7 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
         discriminator_parameters=discriminator,
         images=total_images(config.train, config.optim),
         metric=extractor.metric,
+        scores=score_names(extractor, config.eval.metrics, modes=counts_modes(extractor, manifest)),
         init=init,
     )
 

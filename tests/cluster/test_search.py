@@ -99,6 +99,7 @@ def test_a_search_that_is_told_to_end_leaves_its_trials_to_the_next_process(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     own = ["model.name=tests.own_networks:Perceptrons", "search.algorithm=grid"]
+    own.append("search.objectives={fd_digits: min, images_per_second: max, diversity: {above: 0}}")
     space = "search.space={model.settings.depth: [1, 2, 3]}"
     plan = plan_of(tmp_path, *own, "search.trials=3", "search.scheduler=none", space=space)
     begin(plan, "fd_digits")
@@ -122,6 +123,10 @@ def test_a_search_that_is_told_to_end_leaves_its_trials_to_the_next_process(
         assert trial.intermediate_values == curve(plan, trial.number)
         config = load_config(f"{plan.uri}/trials/{trial.number:05d}/config.yaml")
         assert config.model.settings == {"depth": trial.params["model.settings.depth"]}
+        speeds = curve(plan, trial.number, "images_per_second")
+        images = min((value, images) for images, value in trial.intermediate_values.items())[1]
+        assert trial.values == [trial.intermediate_values[images], speeds[images]]
+        assert trial.constraints["diversity"] < 0
 
 
 def test_trials_that_share_a_gpu_fail_or_die_by_themselves_and_the_studys_url_is_in_no_file(

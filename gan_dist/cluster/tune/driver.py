@@ -213,7 +213,8 @@ class _StudyTrials(TrialSource):
                 continue
             self._numbers[trial_id] = trial.number
             self._on_change()
-            return {"run": config.model_dump(mode="json"), "metric": self._metric}
+            names = [*(self._plan.search.objectives or ())]
+            return {"run": config.model_dump(mode="json"), "metric": self._metric, "names": names}
         return None
 
     def on_result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
@@ -221,9 +222,9 @@ class _StudyTrials(TrialSource):
             return True
         if "value" in result:
             self._measured.add(trial_id)
-        value = result.get("value")
-        if value is None:
+        if (value := result.get("value")) is None:
             return False
+        self._study.measure(self._numbers[trial_id], int(result["images"]), result.get("measured", {}))
         if self._study.report(self._numbers[trial_id], int(result["images"]), float(value)):
             self._stopped.add(trial_id)
         self._on_change()

@@ -7,7 +7,7 @@ import math
 import queue
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -31,15 +31,16 @@ END_S = 120.0
 """Seconds within which a trial that is asked to stop has written its checkpoint."""
 
 Result = dict[str, Any]
-"""A report to Tune: `images` and `value` of a measurement; or `done`, and if it failed with the `error`."""
+"""A report to Tune: `images` and `value` of a measurement, and what else was `measured`; or `done`, and if it
+failed with the `error`."""
 
 
 class Trial(tune.Trainable):
     """The actor; Tune uses it for one trial after another.
 
-    Its configuration is `run`, a run's configuration as JSON, and `metric`, the name of the metric that is
-    minimised. A step is a measurement. A run that was begun earlier goes on from its checkpoint, and its
-    earlier measurements are reported again.
+    Its configuration is `run`, a run's configuration as JSON, `metric`, the name of the metric that is
+    minimised, and perhaps `names` of other values that are reported. A step is a measurement. A run that was
+    begun earlier goes on from its checkpoint, and its earlier measurements are reported again.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -58,15 +59,16 @@ class Trial(tune.Trainable):
         self._run.end()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._run = _TrialRun(RunConfig.model_validate(config["run"]), config["metric"])
+        run, names = RunConfig.model_validate(config["run"]), config.get("names", ())
+        self._run = _TrialRun(run, config["metric"], names)
 
 
 class _TrialRun:
     """A run in a thread of its own, which waits after each measurement until the next result is asked for."""
 
-    def __init__(self, config: RunConfig, metric: str) -> None:
+    def __init__(self, config: RunConfig, metric: str, names: Sequence[str] = ()) -> None:
         self.stop = threading.Event()
-        self._config, self._metric = config, metric
+        self._config, self._metric, self._names = config, metric, names
         self._records = RecordReader(config.run_uri)
         self._reported = -1  # images of the last measurement
         self._results: queue.SimpleQueue[Result | BaseException] = queue.SimpleQueue()
@@ -103,7 +105,9 @@ class _TrialRun:
             return
         self._reported = images
         finite = value is not None and math.isfinite(value)
-        self._results.put({"images": images, "value": value if finite else None, "done": False})
+        measured = {name: record.get(name) for name in self._names}
+        result = {"images": images, "value": value if finite else None, "measured": measured}
+        self._results.put({**result, "done": False})
         self._proceed.acquire()
 
     def _main(self) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load
 from typer.testing import CliRunner
 
 import gan_dist
-from gan_dist.artifacts.best import find_best
+from gan_dist.artifacts.best import find_best, rank_runs
 from gan_dist.artifacts.publish import copy_release
 from gan_dist.artifacts.records import read_records
 from gan_dist.cli import app
@@ -212,3 +212,42 @@ def test_a_discriminator_that_was_never_written_cannot_be_copied(run_uri: str, t
         assert isinstance(done.exception, GanDistError)
         assert said in str(done.exception)
     assert not (tmp_path / "to").exists()
+
+
+def test_the_verb_prefers_what_it_is_told_among_the_front(run_uri: str, tmp_path: Path) -> None:
+    """A trial counts with what it measured where its distance was lowest, which is what its release is."""
+    search = str(tmp_path / "runs" / "trade")
+    own = {"kid_digits": "min", "modes": "max", "loss_d": {"below": 2}}
+    write_search(search, objectives=own)
+
+    def measured(images: int, fd: float, kid: float, modes: float, loss: float = 1.0) -> dict[str, object]:
+        return {**record(images, fd), "kid_digits": kid, "modes": modes, "loss_d": loss}
+
+    for number, records in enumerate(
+        [
+            [measured(64, 5.0, 0.1, 3), measured(128, 6.0, 0.01, 9)],  # the later one has no release
+            [measured(64, 4.0, 0.3, 7)],
+            [measured(64, 3.0, 0.4, 6)],  # dominated, of the lowest distance
+            [measured(64, 9.0, 0.01, 10, loss=2.5)],  # the constraint
+            [{**record(64, 2.0), "kid_digits": None, "modes": 9}],
+        ]
+    ):
+        write_run(trial_uri(search, number), records, records[0])
+    assert [one.trial for one in rank_runs(search).best] == [0, 1, 2, 3]
+    assert [one.trial for one in rank_runs(search, "modes").best][:2] == [1, 0]
+    found = find_best(search, "modes")
+    assert (found.metric, found.mode, found.value, found.trial) == ("modes", "max", 7, 1)
+    lines, _ = call(search, "--prefer", "modes", "--json")
+    assert lines[:2] == [
+        "modes 7 after 0.064 kimg, of trial 1 among 5",
+        "  all      kid_digits 0.3, modes 7, loss_d 1",
+    ]
+    assert json.loads(lines[-1])["values"] == {"kid_digits": 0.3, "modes": 7.0, "loss_d": 1.0}
+    for source, name, message in [
+        (search, "fd_digits", "the objectives are kid_digits, modes; give one of them"),
+        (run_uri, "modes", "there are no objectives; leave it out"),
+    ]:
+        with pytest.raises(GanDistError, match=message):
+            find_best(source, name)
+    write_search(search, objectives={**own, "loss_d": {"below": 0}})
+    assert "no trial has loss_d below 0; the nearest comes first" in find_best(search).warnings

@@ -31,7 +31,7 @@ from gan_dist.evaluation.extractors.digits import load_digits
 from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.class_scores import DigitModes
 from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_key
-from gan_dist.evaluation.scores import compute_scores, require_possible
+from gan_dist.evaluation.scores import compute_scores, require_possible, score_names
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
 from gan_dist.evaluation.tasks import Request, Task, run_here
 from gan_dist.models import release
@@ -493,6 +493,7 @@ def test_golden_numbers() -> None:
         halves.append(statistics)
     found = compute_scores(halves[1], Reference.of(halves[0]), extractor, ("kid", "is", "pr", "dc"))
     assert found == pytest.approx(GOLDEN, rel=1e-4)
+    assert {*found} == {*score_names(extractor, ("kid", "is", "pr", "dc"), modes=False)}
 
 
 GOLDEN = {
