@@ -21,6 +21,7 @@ from gan_dist.cli import (
     promote,
     report,
     sample,
+    serve,
     submit,
     train,
     tune,
@@ -69,6 +70,7 @@ app.command()(evaluate.evaluate)
 app.command()(best.best)
 app.command()(promote.promote)
 app.command()(report.report)
+app.command()(serve.serve)
 app.command()(audit.audit)
 app.command()(tune.tune)
 app.command(context_settings={"allow_interspersed_args": False})(submit.submit)

@@ -49,6 +49,11 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
 
 def write_png(uri: str, picture: Image.Image) -> None:
     """Write a picture as PNG."""
+    storage.write_bytes(uri, to_png(picture))
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """Return a picture as a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    storage.write_bytes(uri, buffer.getvalue())
+    return buffer.getvalue()

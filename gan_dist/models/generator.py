@@ -96,10 +96,15 @@ class Release:
             raise DataError(f"truncation {psi}: a finite number is needed", "use one from 0 to 1")
         if psi == 1 and self.truncation == 1:
             return self
-        generator = self.generator.generator if isinstance(self.generator, Truncated) else self.generator
+        generator = self.generator
+        means = generator.means if isinstance(generator, Truncated) else None
+        if isinstance(generator, Truncated):
+            generator = generator.generator
         if not isinstance(generator, StyledGenerator):
             raise self._no_w(f"truncation {psi:g}")
-        return replace(self, generator=Truncated(generator, psi) if psi != 1 else generator, truncation=psi)
+        return replace(
+            self, generator=Truncated(generator, psi, means) if psi != 1 else generator, truncation=psi
+        )
 
     @property
     def styles(self) -> int:

@@ -19,14 +19,18 @@ class Truncated(nn.Module):
 
     w' = mean + psi (w - mean). The mean is over `LATENTS` latents, always the same ones; a conditional
     generator has one for each class. With psi = 1 images are those of the generator but for rounding; with
-    psi = 0 there is one image (of each class), as the noise is then the same for all latents too.
+    psi = 0 there is one image (of each class), as the noise is then the same for all latents too. `means` of
+    another one of the same generator are not computed again.
     """
 
-    def __init__(self, generator: StyledGenerator, psi: float) -> None:
+    def __init__(
+        self, generator: StyledGenerator, psi: float, means: dict[int, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.generator, self.psi = generator, psi
         self.tanh, self.styles = generator.tanh, generator.styles
-        self._means: dict[int, Tensor] = {}
+        self.means: dict[int, Tensor] = {} if means is None else means
+        """By class, or 0 of an unconditional generator."""
 
     def forward(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return images float32 (B, C, H, W); latents and labels are the generator's."""
@@ -47,11 +51,11 @@ class Truncated(nn.Module):
     @torch.no_grad()
     def _mean(self, label: int) -> Tensor:
         """Return the mean w of a class, or of an unconditional generator, float32 (styles, w_dim)."""
-        if label not in self._means:
+        if label not in self.means:
             generator = self.generator
             device = next(generator.parameters()).device
             labels = torch.full((CHUNK,), label, device=device) if generator.classes else None
             numbers = rng.normal((LATENTS, generator.latent_dim), 0, "mean-w").to(device)
             sums = [generator.map(part, labels).double().sum(0) for part in numbers.split(CHUNK)]
-            self._means[label] = (torch.stack(sums).sum(0) / LATENTS).float()
-        return self._means[label]
+            self.means[label] = (torch.stack(sums).sum(0) / LATENTS).float()
+        return self.means[label]

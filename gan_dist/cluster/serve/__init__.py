@@ -1,0 +1,1 @@
+"""Images over HTTP, by Ray Serve: the only room that imports `ray.serve`."""
