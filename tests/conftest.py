@@ -28,6 +28,7 @@ LONGEST_FIRST = (
     "tests/unit/artifacts/test_export.py",
     "tests/unit/data/packing/test_sources_stores.py",
     "tests/unit/training/test_step.py",
+    "tests/e2e/test_serving.py",
     "tests/unit/core/test_storage_whole.py",
     "tests/unit/evaluation/test_evaluation.py",
     "tests/e2e/test_autoscaling.py",
@@ -41,7 +42,7 @@ LONGEST_FIRST = (
     "tests/chaos/test_hostile.py",
 )
 """Scopes by the seconds that they were measured to take: from 6 minutes down to 15 s."""
-WITHOUT_THE_HEAD = ("autoscaling", "hosts", "ray_up")
+WITHOUT_THE_HEAD = ("autoscaling", "hosts", "ray_up", "serving")
 
 
 class _LongestFirst(LoadScopeScheduling):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import typer
 
 from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute
-from gan_dist.core.errors import GanDistError
+from gan_dist.core import extras
 from gan_dist.core.interrupts import stop_requests
 
 
@@ -45,15 +45,12 @@ def serve(
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
-    """Serve a generator's images over HTTP until it is interrupted, by Ray Serve."""
+    """Answer over HTTP with a generator's images. Ctrl-C ends it."""
     if cpus_per_replica is not None and not math.isfinite(cpus_per_replica):
         raise typer.BadParameter(f"{cpus_per_replica} is not a finite number.")
-    try:
-        from gan_dist.cluster.serve import driver
-    except ImportError as error:
-        what = f"serve needs Ray Serve, which is not installed ({error})"
-        raise GanDistError(what, 'pip install "gan-dist[serve]"') from None
+    extras.require("serve", "serve")
     from gan_dist.cluster.connect import connect
+    from gan_dist.cluster.serve import driver
     from gan_dist.cluster.serve.served import find_place
     from gan_dist.models import release
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -15,6 +14,7 @@ from gan_dist.cluster.serve.driver import require_protected
 from gan_dist.cluster.serve.query import ImageQuery, parse_image, parse_images
 from gan_dist.cluster.serve.served import Served, find_place
 from gan_dist.core.errors import DataError, GanDistError, NonFiniteError
+from gan_dist.core.extras import MODULES
 from gan_dist.models.generator import ImageShape
 from tests.support.releases import untrained
 from tests.support.searches import as_trial, measured_run, write_search
@@ -138,12 +138,8 @@ def test_an_address_that_others_reach_needs_a_token(host: str, token: str | None
 
 
 def test_without_ray_serve_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("gan_dist.cluster.serve.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ray.serve", None)
-    monkeypatch.delattr("gan_dist.cluster.serve.driver", raising=False)
-    monkeypatch.delattr("ray.serve", raising=False)
-    with pytest.raises(GanDistError, match=r'pip install "gan-dist\[serve\]"'):
+    monkeypatch.setitem(MODULES, "serve", ("starlette", "nowhere"))
+    with pytest.raises(GanDistError, match=r'serve needs nowhere.*pip install "gan-dist\[serve\]"'):
         CliRunner().invoke(app, ["serve", "runs/digits"], catch_exceptions=False)
 
 
