@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,23 +129,37 @@ def run(
     Returns:
         The images that were trained with, and the best value.
     """
+    trained, best = 0, math.inf
+    for value, _ in steps(study, seed, concurrent):
+        trained += 0 if value is None else EVERY
+        best = min(best, math.inf if value is None or math.isnan(value) else value)
+        if until(best):
+            break
+    return trained, best
+
+
+def steps(study: SearchStudy, seed: int, concurrent: int) -> Iterator[tuple[float | None, float]]:
+    """Run a search's trials step by step; after the first ones have begun, and after each measurement.
+
+    Yields:
+        The value that was measured, None at first, and the images that running trials have trained with since
+        their last measurements.
+    """
     going: list[tuple[float, int, int, Curve]] = []
-    trained, best, clock = 0, math.inf, 0.0
+    clock, value = 0.0, None
     while True:
         while len(going) < concurrent and (trial := study.next()) is not None:
             one = curve(trial.params, noise(seed, trial.number))
             heapq.heappush(going, (clock + _pace(one), trial.number, EVERY, one))
-        if not going or until(best):
-            return trained, best
+        yield value, sum(EVERY * (1 - (end - clock) / _pace(one)) for end, _, _, one in going)
+        if not going:
+            return
         clock, number, images, one = heapq.heappop(going)
         value = one.at(images)
         study.measure(number, images, {"fd": value, "coverage": one.coverage_at(images)})
-        trained += EVERY
         if math.isnan(value):
             study.fail(number, "NonFiniteError")
-            continue
-        best = min(best, value)
-        if study.report(number, images, value):
+        elif study.report(number, images, value):
             study.prune(number)
         elif images >= LENGTH:
             study.complete(number)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,6 +21,8 @@ PROMOTED = 3
 """Trials in the printed command of `promote`, at most."""
 
 if TYPE_CHECKING:
+    from gan_dist.search.budget import Reached
+    from gan_dist.search.outlook import Outlook
     from gan_dist.search.plan import Plan
     from gan_dist.search.study import SearchStudy
     from gan_dist.training.preflight import RunSummary
@@ -67,10 +71,20 @@ def tune(
         plan = with_objectives(plan_search(settings), summary.metric, summary.scores)
         with folder_lock(plan.uri, LiveConsole().print):
             plan = pinned(plan)
-            study, interrupted = _run(plan, summary.metric, [config, *given])
-    _print_result(plan, study, summary.metric, [config, *given], interrupted=interrupted, as_json=as_json)
-    if interrupted:
+            outcome = _run(plan, summary.metric, [config, *given])
+    _print_result(plan, outcome, summary.metric, [config, *given], as_json=as_json)
+    if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+class Outcome(NamedTuple):
+    """What became of a search in this process."""
+
+    study: SearchStudy
+    outlook: Outlook
+    interrupted: bool
+    reached: Reached | None
+    """The limit of the budget that ended it."""
 
 
 def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, as_json: bool) -> None:
@@ -78,21 +92,41 @@ def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, 
     record = packing | {
         "search": plan.uri,
         "keys": list(plan.space.distributions),
-        "trials": search.trials,
+        "trials": None if search.most_trials == math.inf else search.trials,
         "scheduler": f"{search.scheduler}, from {plan.grace / 1000:g} kimg on",
         "each": sizes["length"],
         "metric": sizes["metric"],
         "placement": sizes["placement"],
+        "cost": _cost(plan, summary.images),
     }
     print_record(record, as_json=as_json)
 
 
-def _run(plan: Plan, metric: str, arguments: list[str]) -> tuple[SearchStudy, bool]:
-    """Run the rest of a search; return its study, and whether it was interrupted.
+def _cost(plan: Plan, length: int) -> str:
+    """Return what a search costs before any trial, in words; `length` is that of a whole trial in images."""
+    from gan_dist.search.forecast import mean_images
 
-    `arguments` are those of the command that continues it.
-    """
+    search = plan.search
+    mean, count = mean_images(search, plan.grace, length), search.most_trials
+    each = f"{length / 1000:g} kimg each"
+    if mean < length:
+        each += f", of which {search.scheduler} lets {mean / length:.0%} through"
+    limits = search.budget.limits if search.budget else {}
+    if "images" in limits:
+        count = min(count, int(limits["images"]) / mean)
+    about = f"about {count * mean / 1000:,.0f} kimg: {count:,.0f} trials of {each}"
+    return "; ".join([about if math.isfinite(count) else each, *_limits(limits)])
+
+
+def _limits(limits: Mapping[str, object]) -> list[str]:
+    return [f"search.budget.{key}={value}" for key, value in limits.items()]
+
+
+def _run(plan: Plan, metric: str, arguments: list[str]) -> Outcome:
+    """Run the rest of a search; `arguments` are those of the command that continues it."""
+    from gan_dist.search.budget import Ledger
     from gan_dist.search.display import SearchView
+    from gan_dist.search.outlook import Outlook
     from gan_dist.search.plan import begin, warm_start_points
     from gan_dist.search.study import SearchStudy
     from gan_dist.search.study_storage import study_storage
@@ -106,17 +140,33 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> tuple[SearchStudy, bo
     database = study_storage(plan.uri, plan.search.optuna_storage)
     length = total_images(plan.config.train, plan.config.optim)
     study = SearchStudy(database, plan.config.name, plan.space, search_config, plan.grace, length, owner)
+    ledger = Ledger(plan.uri, plan.search.budget, study.images)
+    outlook = Outlook(plan, study, ledger, length, metric)
     if not study.unfinished and not plan.search.replicates:
-        return study, False
+        return Outcome(study, outlook, interrupted=False, reached=None)
+    if reached := ledger.reached(study.images):
+        return Outcome(study, outlook, interrupted=False, reached=reached)
     from gan_dist.cluster.tune import driver
+    from gan_dist.cluster.tune.spending import Spending
 
-    with SearchView(study, plan.search.trials, length, metric) as view:
-        view.print(f"searching {', '.join(plan.space.distributions)}: {study.unfinished} trials to go")
+    scale = plan.config.scale
+    gpus = scale.workers * scale.gpus_per_worker
+    spending = Spending(ledger, lambda: study.images, gpus, plan.search.prices)
+    most = plan.search.most_trials
+    with SearchView(study, most, length, metric, outlook=outlook.text) as view:
+        left = (
+            f"{study.unfinished:g} trials to go"
+            if math.isfinite(most)
+            else "trials until the budget is spent"
+        )
+        view.print(
+            "; ".join([f"searching {', '.join(plan.space.distributions)}: {left}", _cost(plan, length)])
+        )
         if plan.search.scheduler != "none" and plan.grace >= length:
             first = f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
             view.print(f"no trial is stopped early: the first measurement is that at its end, {first}")
         try:
-            finished = driver.run(plan, study, metric, view.update)
+            finished = driver.run(plan, study, metric, view.update, spending)
         except KeyboardInterrupt:
             finished = False
         except GanDistError as error:
@@ -124,18 +174,20 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> tuple[SearchStudy, bo
             raise extended(
                 error, f"trials that have not ended are kept; continue it with\n  {again}"
             ) from None
-    return study, study.unfinished > 0 or not finished
+        finally:
+            ledger.close()
+    interrupted = not finished or (study.unfinished > 0 and spending.reached is None)
+    return Outcome(study, outlook, interrupted, spending.reached if finished else None)
 
 
-def _print_result(
-    plan: Plan, study: SearchStudy, metric: str, arguments: list[str], *, interrupted: bool, as_json: bool
-) -> None:
+def _print_result(plan: Plan, outcome: Outcome, metric: str, arguments: list[str], *, as_json: bool) -> None:
     from gan_dist.artifacts.objectives import format_point
     from gan_dist.core.storage import join
     from gan_dist.models.release import read_best
     from gan_dist.search.replicas import record_replicas
     from gan_dist.search.study import images_trained, lowest_value
 
+    study, interrupted, reached = outcome.study, outcome.interrupted, outcome.reached
     trials = study.trials()
     spent = sum(map(images_trained, trials))
     measured = [trial for trial in trials if trial.intermediate_values]
@@ -151,12 +203,22 @@ def _print_result(
         typer.echo(f"  front: trial {trial.number}, {format_point(point)}")
     if study.objectives and not front:
         typer.echo("  front: no trial so far meets the constraints of search.objectives")
-    for one in record_replicas(plan, study, metric) if not interrupted else []:
+    forecast = outcome.outlook.close(min(map(lowest_value, measured), default=math.inf))
+    if text := _forecast_and_came(forecast, metric):
+        typer.echo(f"  forecast    {text}")
+    for one in record_replicas(plan, study, metric) if not (interrupted or reached) else []:
         values = ", ".join(f"{value:.3f}" for value in one.values)
         typer.echo(f"  trial {one.trial} over seeds: {one.mean:.3f} +- {one.std:.3f} ({values})")
     typer.echo(f"  study       {_dashboard(plan)}")
     typer.echo(f"  report      {_report_command(plan)}")
-    if not interrupted and not study.unfinished:
+    if reached is not None:
+        typer.echo(
+            f"{reached.text}; trials that have not ended are kept, and a larger budget goes on with them"
+        )
+        key = f"search.budget.{reached.key}"
+        more = f"{2 * reached.limit:.15g}" if isinstance(reached.limit, int | float) else "..."
+        arguments = [*without(key, arguments), f"{key}={more}"]
+    elif not interrupted and not study.unfinished:
         if study.target_reached:
             typer.echo(f"no more trials: search.target={plan.search.target:g} is reached")
             arguments = [*without("search.target", arguments), "search.target=null"]
@@ -176,7 +238,19 @@ def _print_result(
         record["target_reached"] = study.target_reached
         if study.objectives:
             record["front"] = [{"trial": trial.number, "values": dict(point)} for trial, point in front]
+        record |= {"budget_reached": reached.key if reached else None, "forecast": forecast}
         typer.echo(json.dumps({**record, "images_trained": spent}))
+
+
+def _forecast_and_came(record: Mapping[str, Any], metric: str) -> str:
+    """Return the first forecast of a value, and what came, in words; empty where there was none."""
+    from gan_dist.search.outlook import format_forecast
+
+    came, first = record["came"], next((one for one in record["made"] if one["value"]), None)
+    if first is None or came["value"] is None:
+        return ""
+    said = f"after {first['trials']} trials, {format_forecast(first, metric)}"
+    return f"{said}; came {came['images'] / 1000:,.0f} kimg, {came['value']:.3f}"
 
 
 def _redact_argument(argument: str) -> str:

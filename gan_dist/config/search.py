@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from gan_dist.config.section import Positive, PositiveFloat, Section
+
+TIME = r"^(([01]\d|2[0-3]):[0-5]\d|\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)?)$"
+
+
+class BudgetConfig(Section):
+    """What a search may spend, in all its processes. It ends at the first of its limits that is reached."""
+
+    images: Positive | None = None
+    """Images that all trials train with."""
+    gpu_hours: PositiveFloat | None = None
+    """Hours of GPUs that trials reserve."""
+    dollars: PositiveFloat | None = None
+    """Price of all nodes of the cluster while the search runs, by `search.prices`."""
+    until: (
+        Annotated[
+            str,
+            Field(
+                pattern=TIME,
+                examples=["06:00, or 2026-12-24T06:00"],
+                json_schema_extra={"format": "a time of day or a full time"},
+            ),
+        ]
+        | None
+    ) = None
+    """A local time: `06:00` is the next one when the search begins, and stays that one when it is continued;
+    or a full time, `2026-12-24T06:00`."""
+
+    @property
+    def limits(self) -> dict[str, int | float | str]:
+        """The limits that are set, by key."""
+        return self.model_dump(exclude_none=True)
 
 
 class SearchConfig(Section):
@@ -16,13 +48,18 @@ class SearchConfig(Section):
     """What varies, by configuration key: `{log: [1e-5, 1e-3]}`, `{uniform: [0, 1]}`, `{int: [1, 8]}` or
     choices as a list; `when: {loss.name: wgan-gp}` limits a key to where it applies."""
     trials: Positive = 30
-    """Trials in all; failed ones count."""
+    """Trials in all; failed ones count. With a `budget` there is no limit where this is not set."""
     objectives: dict[str, Any] | None = None
     """What trials are compared by, where it is not the distance alone: names of recorded values, each with
     `min`, `max`, `{above: x}` or `{below: x}`, as in `{fid: min, coverage: max, precision: {above: 0.6}}`."""
     target: PositiveFloat | None = None
     """No more trials begin once one has measured this or less; those that run go on to their end. With
     `objectives` it is for the first one."""
+    budget: BudgetConfig | None = None
+    """What the search may spend; at its end running trials write checkpoints, and a larger one goes on."""
+    prices: str | None = None
+    """YAML file with the price of an hour in dollars by node type, such as `gpu-worker: 1.2`; `local` is a
+    node without a type."""
     concurrent: Positive | None = None
     """Trials at a time; as many as the cluster holds when absent."""
     algorithm: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"
@@ -51,3 +88,9 @@ class SearchConfig(Section):
     """URL of a database for the study, such as `postgresql://...`; it is written to no file. `env:NAME` takes
     it from a variable of the process that searches. When absent, the study is a file in the search's
     folder."""
+
+    @property
+    def most_trials(self) -> float:
+        """`trials`; infinite with a budget where it is not set."""
+        limited = self.budget is None or not self.budget.limits or "trials" in self.model_fields_set
+        return self.trials if limited else math.inf

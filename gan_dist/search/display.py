@@ -6,6 +6,7 @@ import math
 import time
 from bisect import insort
 from collections import Counter
+from collections.abc import Callable
 from typing import TextIO
 
 from optuna.trial import FrozenTrial, TrialState
@@ -28,16 +29,24 @@ class SearchView(LiveConsole):
 
     Args:
         study: The search's study.
-        trials: Trials in all.
+        trials: Trials in all; infinite without a limit.
         length: Images of a trial that is not stopped.
         metric: Name of the metric.
         stream: Standard error when None.
+        outlook: Returns a forecast in words.
     """
 
     def __init__(
-        self, study: SearchStudy, trials: int, length: int, metric: str, stream: TextIO | None = None
+        self,
+        study: SearchStudy,
+        trials: float,
+        length: int,
+        metric: str,
+        stream: TextIO | None = None,
+        outlook: Callable[[], str] = str,
     ) -> None:
         super().__init__(stream)
+        self._outlook = outlook
         self._study, self._trials, self._length, self._metric = study, trials, length, metric
         self._measured = study.objectives.names if study.objectives else (metric,)
         self._states: Counter[TrialState] = Counter()
@@ -84,7 +93,7 @@ class SearchView(LiveConsole):
     def _summary(self, running: list[FrozenTrial]) -> list[str]:
         states, ended = self._states, self._states.total()
         images = self._trained + sum(map(images_trained, running))
-        found = f"{ended}/{self._trials} trials"
+        found = f"{ended}/{self._trials} trials" if math.isfinite(self._trials) else f"{ended} trials"
         state = f"{len(running)} running, {states[TrialState.PRUNED]} stopped early, "
         state += f"{states[TrialState.FAIL]} failed"
         trained = f"{images / 1000:,.0f} kimg trained, {self._saved / 1000:,.0f} saved"
@@ -92,10 +101,10 @@ class SearchView(LiveConsole):
         if self._study.target_reached:
             state += "; search.target reached"
         ended_now, left = ended - self._ended_before, self._study.unfinished
-        if ended_now > 0 and left:
+        if ended_now > 0 and 0 < left < math.inf:
             seconds = (time.monotonic() - self._began) / ended_now * left
             trained += f"  {', '.join(time_left(seconds))}"
-        return [found, state, trained]
+        return [found, state, trained, *filter(None, [self._outlook()])]
 
     def _describe_best(self, running: list[FrozenTrial]) -> str:
         if self._study.objectives is not None:

@@ -32,6 +32,7 @@ from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.models.release import CONFIG, SEARCH
 from gan_dist.models.transfer import read_source
 from gan_dist.search.algorithms import unsuitable
+from gan_dist.search.budget import impossible, read_prices
 from gan_dist.search.space import Space
 from gan_dist.search.space.parse import parse
 from gan_dist.search.study import lowest_value
@@ -140,6 +141,10 @@ def plan_search(settings: ConfigBuilder) -> Plan:
         except ConfigError as error:
             problems += [_within("search.points", problem) for problem in error.problems]
     problems += unsuitable(search, space, round(1000 * config.eval.every_kimg))
+    scale = config.scale
+    problems += impossible(search, config.train.kimg, scale.workers * scale.gpus_per_worker)
+    if search.prices is not None:
+        read_prices(search.prices)
     if search.algorithm == "grid":
         space.grid()
     if problems:
@@ -224,7 +229,9 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
     storage.write_bytes(storage.join(plan.uri, CONFIG), to_yaml(plan.config).encode())
     record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
     record |= {"objectives": plan.search.objectives} if plan.search.objectives else {}
-    storage.write_bytes(uri, to_json({**record, "trials": plan.search.trials, "id": identity}))
+    most = plan.search.most_trials
+    trials = int(most) if math.isfinite(most) else None
+    storage.write_bytes(uri, to_json({**record, "trials": trials, "id": identity}))
     return {"id": identity, "folder": storage.redact(plan.uri)}
 
 

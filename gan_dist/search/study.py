@@ -80,6 +80,9 @@ class SearchStudy:
         self._interrupted = list(self._running)
         self._lowest = min(map(self._lowest_loss, begun), default=math.inf)
         self._ended = [trial._trial_id for trial in begun if trial.state.is_finished()]
+        self._images = {trial.number: images_trained(trial) for trial in begun}
+        self.images = sum(self._images.values())
+        """Images that all trials have trained with, each up to its last measurement."""
         tried = {frozenset({**trial.system_attrs.get(_FIXED, {}), **trial.params}.items()) for trial in known}
         points = {frozenset(point.items()): point for point in _given_points(space, search)}
         self._points = [point for values, point in points.items() if values not in tried]
@@ -118,6 +121,8 @@ class SearchStudy:
             trial.report(value, step)
         else:  # which Optuna's `report` refuses
             self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+        self.images += max(0, step - self._images.get(number, 0))
+        self._images[number] = max(step, self._images.get(number, 0))
         self._lowest = min(self._lowest, self._lowest_loss(self._storage.get_trial(trial._trial_id)))
         stops_now = not stops and step < self._length and self._falls_behind(trial)
         if stops_now:
@@ -165,8 +170,8 @@ class SearchStudy:
         return several.front(self.objectives, self.trials()) if self.objectives else []
 
     @property
-    def unfinished(self) -> int:
-        """Number of trials that are running or have not been given out."""
+    def unfinished(self) -> float:
+        """Number of trials that are running or have not been given out; infinite without a limit."""
         return len(self._running) + self._left
 
     @property
@@ -178,10 +183,10 @@ class SearchStudy:
         return target is not None and self._lowest <= target
 
     @property
-    def _left(self) -> int:
+    def _left(self) -> float:
         if self.target_reached:
             return 0
-        left = max(0, self._search.trials - self._begun)
+        left = max(0, self._search.most_trials - self._begun)
         return min(left, self._waiting + len(self._points)) if self._search.algorithm == "grid" else left
 
     def _begin(self) -> Trial:

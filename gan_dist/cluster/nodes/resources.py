@@ -15,6 +15,8 @@ from gan_dist.core.errors import CapacityError, Problem
 
 NODE_GROUP = "ray.io/node-group"
 """Ray's label of the node type."""
+INSTANCE_TYPE = "instance-type"
+"""Label of the instance type, for prices: `ray start --labels instance-type=g5.xlarge`."""
 PROCESS_BYTES = 0.7e9
 """Memory of a process that has imported Ray and torch, before it does anything."""
 
@@ -33,6 +35,8 @@ class Node:
     """Node type in the cluster's description; empty unless `ray up` or Kubernetes started the node."""
     id: str = ""
     address: str = ""
+    instance: str = ""
+    """Instance type; empty where no label says it."""
 
 
 def local_node() -> Node:
@@ -50,8 +54,9 @@ def cluster_nodes() -> list[Node]:
 def _node(record: dict[str, Any]) -> Node:
     names = ("CPU", "GPU", "memory", "object_store_memory")
     cpus, gpus, memory, object_store = (record["Resources"].get(name, 0.0) for name in names)
-    group, address = record["Labels"].get(NODE_GROUP, ""), record["NodeManagerAddress"]
-    return Node(cpus, gpus, memory + object_store, object_store, group, record["NodeID"], address)
+    labels, address = record["Labels"], record["NodeManagerAddress"]
+    group, instance = labels.get(NODE_GROUP, ""), labels.get(INSTANCE_TYPE, "")
+    return Node(cpus, gpus, memory + object_store, object_store, group, record["NodeID"], address, instance)
 
 
 def autoscales(nodes: list[Node]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from gan_dist.cluster.connect import connect_for
 from gan_dist.cluster.jobs.archive import keep_credentials_from_trials
 from gan_dist.cluster.nodes.node_checks import check_nodes
 from gan_dist.cluster.nodes.resources import cluster_nodes, concurrent_trials
+from gan_dist.cluster.tune.spending import Spending
 from gan_dist.cluster.tune.trial import Trial
 from gan_dist.config import RunConfig, ScaleConfig
 from gan_dist.core import storage
@@ -47,11 +49,18 @@ QUIET = {
 }
 
 
-def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], None]) -> bool:
+def run(
+    plan: Plan,
+    study: SearchStudy,
+    metric: str,
+    on_change: Callable[[], None],
+    spending: Spending | None = None,
+) -> bool:
     """Run a search's trials until all have ended, then repeat the best as `search.replicates` says.
 
     Returns False if the first signal to end (`core/interrupts.py`) has stopped it before. That leaves the
-    running trials to the next process; a second one does not wait for them to end.
+    running trials to the next process; a second one does not wait for them to end. The budget of `spending`
+    stops a search in the same way, and then the result is True.
 
     `metric` is the name of the metric that is minimised, in trials' records; `on_change` is called when the
     study has changed.
@@ -66,11 +75,14 @@ def run(plan: Plan, study: SearchStudy, metric: str, on_change: Callable[[], Non
     keep_credentials_from_trials()
     with connect_for(plan.config.scale, plan.search):
         check_nodes(plan.uri, plan.config.data.path)
+        if spending is not None and spending.check():
+            return True
         with stop_requests() as requested:
             if study.unfinished:
-                _run_trials(plan, _StudyTrials(plan, study, metric, on_change), study.unfinished, requested)
+                source = _StudyTrials(plan, study, metric, on_change)
+                _run_trials(plan, source, study.unfinished, requested, spending)
             if not requested.is_set() and not study.unfinished and (configs := replica_configs(plan, study)):
-                _run_trials(plan, _Replicas(configs, metric), len(configs), requested)
+                _run_trials(plan, _Replicas(configs, metric), len(configs), requested, spending)
             return not requested.is_set()
 
 
@@ -79,6 +91,11 @@ class TrialSource(ABC):
 
     error: GanDistError | None = None
     """Reason to end the whole search; once it is set no more runs are started, and the others end."""
+    running = 0
+    """Runs that Tune has been given and that have not ended."""
+    images = 0
+    """Images that they have trained with and that are not in the study."""
+    spending: Spending | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """Return nothing: Tune pickles its searcher and scheduler, and a study's storage has a password."""
@@ -99,6 +116,11 @@ class TrialSource(ABC):
             self.end_with(error)
             return None
 
+    def spent(self) -> bool:
+        """Charge what runs; return whether the budget is spent."""
+        spending = self.spending
+        return spending is not None and bool(self.guarded(lambda: spending.check(self.running, self.images)))
+
     @abstractmethod
     def next_run(self, trial_id: str) -> dict[str, Any] | None:
         """Return the actor's configuration for Tune's trial of that name, or None when none is left."""
@@ -113,10 +135,13 @@ class TrialSource(ABC):
 
 
 class _Stop(Stopper):
-    """Tune's question before each step: should all trials stop?"""
+    """Tune's question before each step: should all trials stop?
 
-    def __init__(self, requested: threading.Event) -> None:
-        self._requested = requested
+    Then they write checkpoints and do not end: the next process goes on with them.
+    """
+
+    def __init__(self, requested: threading.Event, source: TrialSource) -> None:
+        self._requested, self._source = requested, source
 
     def __getstate__(self) -> dict[str, object]:
         """Return nothing: Tune pickles its stopper, and needs it in this process only."""
@@ -126,11 +151,14 @@ class _Stop(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._requested.is_set()
+        return self._requested.is_set() or self._source.spent()
 
 
-def _run_trials(plan: Plan, source: TrialSource, count: int, stop: threading.Event) -> None:
-    """Let Tune run at most `count` runs of a source, until a stop is requested."""
+def _run_trials(
+    plan: Plan, source: TrialSource, count: float, stop: threading.Event, spending: Spending | None
+) -> None:
+    """Let Tune run at most `count` runs of a source, until a stop is requested or the budget is spent."""
+    source.spending = spending
     # Never more than can be placed: a trial that waits for its place may hold it after its end.
     concurrent = concurrent_trials(plan.config.scale, cluster_nodes(), plan.search.concurrent)
     with _scratch_folder() as folder:
@@ -139,7 +167,7 @@ def _run_trials(plan: Plan, source: TrialSource, count: int, stop: threading.Eve
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(source),
                 scheduler=_Scheduler(source),
-                num_samples=count,
+                num_samples=int(count) if math.isfinite(count) else -1,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -147,7 +175,7 @@ def _run_trials(plan: Plan, source: TrialSource, count: int, stop: threading.Eve
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=folder,
-                stop=_Stop(stop),
+                stop=_Stop(stop, source),
                 failure_config=tune.FailureConfig(max_failures=plan.search.retries),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
@@ -181,6 +209,7 @@ class _Replicas(TrialSource):
 
     def __init__(self, configs: Sequence[RunConfig], metric: str) -> None:
         self._configs, self._metric = list(configs), metric
+        self._images: dict[str, int] = {}
 
     def next_run(self, trial_id: str) -> dict[str, Any] | None:
         if self.error is not None or not self._configs:
@@ -188,6 +217,9 @@ class _Replicas(TrialSource):
         return {"run": self._configs.pop(0).model_dump(mode="json"), "metric": self._metric}
 
     def on_result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        if "images" in result:
+            self._images[trial_id] = int(result["images"])
+            self.images = sum(self._images.values())
         return self.error is not None
 
     def on_end(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
@@ -269,12 +301,16 @@ class _Searcher(Searcher):
         self._source = source
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        run = self._source.guarded(lambda: self._source.next_run(trial_id))
+        run = None
+        if not self._source.spent():
+            run = self._source.guarded(lambda: self._source.next_run(trial_id))
+        self._source.running += run is not None
         return run or cast(None, Searcher.FINISHED)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        self._source.running -= 1
         cause = (result or {}).get("error")
         if isinstance(cause, GanDistError) and cause.external:
             self._source.end_with(cause)

@@ -21,6 +21,8 @@ from gan_dist.core.errors import CheckpointError
 from gan_dist.core.image_size import ImageSize
 from gan_dist.models import release
 from gan_dist.report.run import _commands
+from gan_dist.search.budget import Ledger, Reached
+from gan_dist.search.outlook import Outlook
 from gan_dist.search.plan import begin, plan_search
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
@@ -113,9 +115,14 @@ def test_those_of_tune(
     begin(plan, "fd_digits")
     database = study_storage(plan.uri, None)
     study = SearchStudy(database, "search-digits", plan.space, plan.search, plan.grace)
-    tune._print_result(plan, study, "fd_digits", given, interrupted=True, as_json=False)
-    shown = capsys.readouterr().out
-    commands = dict(printed(shown))
+    outlook = Outlook(plan, study, Ledger(plan.uri, None, 0), 81_000, "fd_digits")
+    reached = Reached("images", 90_000, "search.budget.images=90000 is reached")
+    for outcome in (tune.Outcome(study, outlook, False, reached), tune.Outcome(study, outlook, True, None)):
+        tune._print_result(plan, outcome, "fd_digits", given, as_json=False)
+        shown = capsys.readouterr().out
+        commands = dict(printed(shown))
+        larger = "search.budget.images=180000" in commands["tune"]["overrides"]  # type: ignore[operator]
+        assert larger == (outcome.reached is not None)
     assert list(commands) == ["report", "tune", "best"]
     assert absolute(str(commands["report"]["source"])) == plan.uri
     assert absolute(str(commands["best"]["source"])) == plan.uri
