@@ -155,7 +155,7 @@ def _by_objectives(
     return [one._replace(value=point[name], point=point) for one, point in ordered], unmet
 
 
-def find_best(uri: str, prefer: str | None = None) -> BestRelease:
+def find_best(uri: str, prefer: str | None = None, ranking: Ranking | None = None) -> BestRelease:
     """Return the best measurement of a search's trials or of a run, in the order of `rank_runs`.
 
     A run has the release of its best measurement only: where that is missing, damaged or of another
@@ -165,7 +165,7 @@ def find_best(uri: str, prefer: str | None = None) -> BestRelease:
         CheckpointError: `rank_runs` raises it, or there is no complete release.
         StorageError: a file cannot be read.
     """
-    ranking = rank_runs(uri, prefer)
+    ranking = ranking or rank_runs(uri, prefer)
     passed_over: list[str] = []
     for measured in ranking.best:
         try:

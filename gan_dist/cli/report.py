@@ -13,12 +13,27 @@ from gan_dist.cli.paths import absolute, shorten
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.storage.redaction import split_query
 
+PORT = 8420
+
 
 def report(
     source: Annotated[
         str, typer.Argument(metavar="RUN_OR_SEARCH", help="The folder of a run or of a search.")
     ],
     out: Annotated[str, typer.Option(help="The HTML file to write.")] = "report.html",
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the page instead, which renews itself as the run goes on.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="With --serve: where it listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="With --serve: its port; 0 is any.", min=0, max=65535)] = PORT,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="GAN_DIST_TOKEN",
+            show_envvar=False,
+            help="With --serve: what a reader must have, also in GAN_DIST_TOKEN; needed beyond this machine.",
+        ),
+    ] = "",
     optuna_storage: Annotated[
         str | None, typer.Option(help="Where a search's study is, if in a database: a URL, or env:NAME.")
     ] = None,
@@ -26,6 +41,9 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML page of a run or search. It shows curves and pictures; no cluster is needed."""
+    if serve:
+        _serve(source, host, port, token, optuna_storage, as_json=as_json)
+        return
     check(out)
     from gan_dist.report.page import write_report
 
@@ -42,3 +60,24 @@ def check(out: str) -> None:
     suffix = PurePath(split_query(out)[0]).suffix
     if suffix.lower() not in (".html", ".htm"):
         raise GanDistError(f"--out {out}: what is written is an HTML page", "end the name in .html")
+
+
+def _serve(
+    source: str, host: str, port: int, token: str, optuna_storage: str | None, *, as_json: bool
+) -> None:
+    from urllib.parse import quote
+
+    from gan_dist.report.page import reader
+    from gan_dist.report.server import LivePage, listen, serve
+
+    with listen(host, port, token) as listener:
+        kind, read = reader(absolute(source), optuna_storage)
+        live = LivePage(read)
+        at = f"[{host}]" if ":" in host else host
+        url = f"http://{at}:{listener.getsockname()[1]}/"
+        address = f"{url}?token={quote(token, safe='')}" if token else url
+        if as_json:
+            typer.echo(json.dumps({"url": url, "kind": kind}))
+        else:
+            typer.echo(f"the {kind} {source} is at {address} (Ctrl-C ends it)")
+        serve(live, listener, token)

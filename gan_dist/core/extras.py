@@ -24,7 +24,6 @@ MODULES: Mapping[str, tuple[str, ...]] = {
             "jinja2",
             "optuna",
             "pathspec",
-            "plotly",
             "psutil",
         ),
         *("ray", "requests", "s3fs", "scipy", "sqlalchemy", "tensorboard", "torch_fidelity", "torchvision"),

@@ -1,1 +1,1 @@
-"""One HTML page of a run or a search, which opens offline."""
+"""One HTML page of a run or a search: a file that opens offline, or served and renewed."""

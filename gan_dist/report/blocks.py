@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -13,6 +13,17 @@ class Note:
 
     kind: ClassVar = "note"
     text: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The values that matter most, large; each has a name, and words about it."""
+
+    kind: ClassVar = "headline"
+    rows: Sequence[tuple[str, str, str]]
+    """Names, values, and words below the value."""
+    share: float | None = None
+    """What is done of the whole, 0 to 1, as a bar."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +47,44 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A plotly figure."""
+    """A chart that `page.js` draws with uPlot."""
 
     kind: ClassVar = "chart"
     title: str
     unit: str
     """Unit of the values; empty if an axis has it."""
     figure: str
-    """Data and layout as JSON without the character `<`, so that it cannot end the script element."""
+    """Series and axes as JSON without the character `<`, so that it cannot end the script element."""
     wide: bool = False
-    height: int = 260
+    height: int = 240
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A horizontal bar for each name, of 0 to 1."""
+
+    kind: ClassVar = "bars"
+    title: str
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG in the page."""
+    """A PNG or WebP picture in the page."""
 
-    source: str
-    """A data URI."""
+    content: bytes
     caption: str
+    at: float = 0
+    """Images seen."""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """Pictures of which one is shown at a time, the last one first, beside one to compare with."""
+
+    kind: ClassVar = "slider"
+    pictures: Sequence[Picture]
+    beside: Picture | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +93,6 @@ class Pictures:
 
     kind: ClassVar = "pictures"
     pictures: Sequence[Picture]
-    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +103,7 @@ class Commands:
     rows: Sequence[tuple[str, str]]
 
 
-Block: TypeAlias = Note | Facts | Table | Chart | Pictures | Commands
+Block: TypeAlias = Note | Headline | Facts | Table | Chart | Bars | Slider | Pictures | Commands
 
 
 @dataclass(frozen=True)
@@ -93,6 +122,8 @@ class Page:
     title: str
     subtitle: str
     sections: Sequence[Section]
+    ended: bool = False
+    """Whether nothing more will be recorded."""
 
 
 def number(value: float) -> str:

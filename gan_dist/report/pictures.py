@@ -1,66 +1,103 @@
-"""Sample grids of a run as PNGs in the page, few enough and small enough for a mail."""
+"""Sample grids of a run as pictures in the page, few enough and small enough for a mail."""
 
 from __future__ import annotations
 
-import base64
 import io
 import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from PIL import Image
 
 from gan_dist.core import storage
-from gan_dist.report.blocks import Block, Note, Picture, Pictures, kimg
+from gan_dist.core.errors import AbsentError
+from gan_dist.report.blocks import Block, Note, Picture, Slider, kimg
 
-EARLIER = 11
-"""Number of grids besides the newest."""
-LARGE, SMALL = 1200, 560
-"""Largest edges of pictures in pixels."""
+GRIDS = 24
+"""Grids at most."""
+LARGE, SMALL = 1024, 512
+"""Largest edges in pixels of the newest grid and of the reals, and of earlier grids."""
+BUDGET = 700_000
+"""Bytes of all pictures of a page, of which there are fewer if they are large."""
+FEWEST = 4
+"""Grids that are there at any rate."""
+PLAIN = 30_000
+"""Bytes of a PNG that is taken as it is."""
+QUALITY = 75
+"""Of WebP: 1024 x 1024 pixels of photographs have about 150 kB."""
 _GRID = re.compile(r"fakes_(\d+(?:\.\d+)?)\.png")
 
 T = TypeVar("T")
 
 
-def grids(run_uri: str) -> list[Block]:
-    """Return the newest sample grid of a run, large, and earlier ones, evenly spaced over the run."""
+def grids(run_uri: str, words: Mapping[float, str], version: str = "") -> list[Block]:
+    """Return the sample grids of a run, evenly spaced over the run, and its real images beside them.
+
+    Args:
+        run_uri: Folder of a run.
+        words: What is to be said of a grid by its kimg, such as the distance at that time.
+        version: A picture that was read with this text is not read again.
+    """
     folder = storage.join(run_uri, "samples")
     matches = map(_GRID.fullmatch, storage.list_names(folder))
     names = sorted((float(match[1]), match[0]) for match in matches if match)
     if not names:
         return [Note("No samples yet: the first come with the first evaluation.")]
     *earlier, newest = names
-    chosen = [*evenly(earlier, EARLIER), newest]
+    last = _read(storage.join(folder, newest[1]), LARGE, version)
+    reals = _read(storage.join(folder, "reals.png"), LARGE, version)
+    left = BUDGET - len(last or b"") - len(reals or b"")
+    size = max(1, len(_read(storage.join(folder, earlier[-1][1]), SMALL, version) or b"")) if earlier else 1
+    earlier = evenly(earlier, max(FEWEST, min(GRIDS, left // size)) - 1)
     pictures = []
-    for at, name in chosen:
-        content, edge = storage.read_bytes(storage.join(folder, name)), LARGE if name == newest[1] else SMALL
-        if picture := embed(content, f"after {kimg(1000 * at)}", edge):
-            pictures.append(picture)
-    blocks: list[Block] = [Pictures(pictures[-1:], large=True), Pictures(pictures[:-1])]
-    text = f"The same latents throughout; {len(chosen)} of {len(names)} grids, evenly spread over the run, "
-    text += f"are in this page, the newest reduced to {LARGE} pixels and the others to {SMALL} if larger."
-    if damaged := len(chosen) - len(pictures):
+    for at, name in (*earlier, newest):
+        content = last if name == newest[1] else _read(storage.join(folder, name), SMALL, version)
+        if content is not None:
+            said = f"Generated after {kimg(1000 * at)}" + (f": {words[at]}" if at in words else "")
+            pictures.append(Picture(content, said, 1000 * at))
+    text = (
+        f"The same latents throughout; {len(earlier) + 1} of {len(names)} grids, evenly spread over the run."
+    )
+    if damaged := len(earlier) + 1 - len(pictures):
         text += f" {damaged} of them cannot be read as pictures."
-    return [*blocks, Note(text)]
+    beside = Picture(reals, "Real images") if reals else None
+    return [*([Slider(pictures, beside)] if pictures else []), Note(text)]
 
 
-def evenly(items: list[T], count: int) -> list[T]:
+def evenly(items: Sequence[T], count: int) -> list[T]:
     """Return at most `count` items at even distances, the first and the last among them."""
     if len(items) <= count:
-        return items
+        return list(items)
     return [items[round(place * (len(items) - 1) / (count - 1))] for place in range(count)]
 
 
-def embed(content: bytes, caption: str, edge: int = LARGE) -> Picture | None:
-    """Return a PNG as a picture of the page, reduced to `edge` pixels; None if it cannot be read."""
+def reduce(content: bytes, edge: int = LARGE) -> bytes | None:
+    """Return a PNG reduced to `edge` pixels and, unless it is small, as WebP; None if it cannot be read."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
             picture.load()
-            if max(picture.size) > edge:
-                reduced = picture.convert("RGB")
-                reduced.thumbnail((edge, edge))
-                buffer = io.BytesIO()
-                reduced.save(buffer, format="PNG", optimize=True)
-                content = buffer.getvalue()
+            if max(picture.size) <= edge and len(content) <= PLAIN:
+                return content
+            reduced = picture.convert("RGB")
+            reduced.thumbnail((edge, edge))
+            buffer = io.BytesIO()
+            reduced.save(buffer, format="WEBP", quality=QUALITY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", caption)
+    return buffer.getvalue()
+
+
+def _read(uri: str, edge: int, version: str) -> bytes | None:
+    try:
+        return _read_once(uri, edge, version) if version else _read_once.__wrapped__(uri, edge, version)
+    except (AbsentError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _read_once(uri: str, edge: int, version: str) -> bytes:  # noqa: ARG001  # a key of the cache
+    content = reduce(storage.read_bytes(uri), edge)
+    if content is None:
+        raise ValueError(f"{uri} is no picture")
+    return content

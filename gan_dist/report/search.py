@@ -25,13 +25,23 @@ from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError
 from gan_dist.core.storage import lock
 from gan_dist.models.release import CONFIG, SEARCH
-from gan_dist.report.blocks import Block, Commands, Facts, Note, Page, Section, Table, kimg, number
-from gan_dist.report.charts import importances, learning, parallel, progress
-from gan_dist.report.pictures import grids
-from gan_dist.report.run import find_release, release_blocks, release_commands
+from gan_dist.report.blocks import (
+    Block,
+    Commands,
+    Facts,
+    Headline,
+    Note,
+    Page,
+    Section,
+    Table,
+    kimg,
+    number,
+)
+from gan_dist.report.charts import importances, learning, progress, slices
+from gan_dist.report.run import find_release, release_blocks, release_commands, run_grids
 from gan_dist.report.series import finite, read_sorted
 from gan_dist.report.settings import settings
-from gan_dist.report.trials import State, Trial, cost, folder_trials, full_length, study_trials
+from gan_dist.report.trials import ENDED, State, Trial, cost, folder_trials, full_length, study_trials
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import format_plain
 from gan_dist.search.study import SPACE
@@ -64,10 +74,14 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
     found, reason = find_release(uri)
     best = _best_number(found, trials)
     facts = [*_state(uri, info, trials, found, best), *cost(config.scale, trials, lengths)]
-    first: list[Block] = [Facts(facts)]
+    headline = Headline(list(_headline(info, trials, found, best)), _share(info, trials))
+    first: list[Block] = [headline]
     if study is None:
         first.append(Note(_WITHOUT_STUDY))
-    samples = [] if best is None else grids(trial_folder(uri, best))
+    samples: list[Block] = []
+    if best is not None:
+        folder = trial_folder(uri, best)
+        samples = run_grids(folder, read_sorted(folder)[0])
     commands = [("continue it", "# the `gan-dist tune` command that began it, again")]
     if found is not None:
         commands += release_commands(uri, config.name)
@@ -76,16 +90,18 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         commands.append(("train the best three further", promote))
     sections = [
         Section("Search", first),
-        Section("Space", [_space_table(space, trials, best)]),
-        Section("Curves", _charts(study, space, metric, trials, best)),
-        Section("The winner", [*release_blocks(found, reason), *samples]),
+        Section("Curves", _charts(metric, trials, best)),
+        Section("The winner", [*samples, *release_blocks(found, reason)]),
+        Section("Space", [_space_table(space, trials, best), *_keys(study, space, metric, trials, best)]),
         Section(f"All {len(trials)} trials", [_table(metric, keys, trials, best)]),
     ]
+    sections.append(Section("Facts", [Facts(facts)]))
     if replicas := _replicas(uri, metric):
         sections.append(Section("The best with other seeds", replicas))
     sections += settings(flatten(config), frozenset(keys))
     sections.append(Section("Go on", [Commands(commands)]))
-    return Page(title=config.name, subtitle="a search", sections=sections)
+    ended = bool(info.trials) and _share(info, trials) == 1 and lock.lock_holder(uri) is None
+    return Page(title=config.name, subtitle="a search", sections=sections, ended=ended)
 
 
 _WITHOUT_STUDY = (
@@ -122,15 +138,37 @@ def _state(
         yield "best", f"{info.metric} {value} of trial {best}, of which there is no whole release"
 
 
-def _charts(
-    study: Study | None, space: Space, metric: str, trials: Sequence[Trial], best: int | None
-) -> list[Block]:
+def _headline(
+    info: SearchInfo, trials: Sequence[Trial], found: BestRelease | None, best: int | None
+) -> Iterator[tuple[str, str, str]]:
+    winner = next((trial for trial in trials if trial.number == best), None)
+    if found is not None or winner is not None:
+        value = found.value if found else winner.best if winner else math.nan
+        yield f"best {info.metric}", f"{value:.4g}", f"trial {best}"
+    counts = Counter(trial.state for trial in trials)
+    ended = sum(counts[state] for state in ENDED)
+    yield "trials ended", f"{ended} of {info.trials}" if info.trials else f"{ended}", f"{len(trials)} begun"
+    yield "stopped early", f"{counts[State.PRUNED]}", f"{counts[State.FAILED]} failed"
+    yield "trained", kimg(sum(trial.images for trial in trials)), "by all trials"
+
+
+def _share(info: SearchInfo, trials: Sequence[Trial]) -> float | None:
+    """Return the share of a search's trials that have ended."""
+    return min(1.0, sum(trial.state in ENDED for trial in trials) / info.trials) if info.trials else None
+
+
+def _charts(metric: str, trials: Sequence[Trial], best: int | None) -> list[Block]:
     if not any(trial.curve for trial in trials):
         return [Note("Nothing was measured yet.")]
-    course, curves = progress(metric, trials), learning(metric, trials, best)
-    if study is None:
-        return [course, curves]
-    return [course, *importances(study), curves, parallel(space, metric, trials)]
+    return [learning(metric, trials, best), progress(metric, trials)]
+
+
+def _keys(
+    study: Study | None, space: Space, metric: str, trials: Sequence[Trial], best: int | None
+) -> list[Block]:
+    if study is None or not any(trial.curve for trial in trials):
+        return []
+    return [*importances(study), *slices(space, metric, trials, best)]
 
 
 def _space_table(space: Space, trials: Sequence[Trial], best: int | None) -> Block:

@@ -23,22 +23,25 @@ GROUPS = (
     ("Inception Score", "higher is better", rf"is{SUFFIX}"),
     ("Precision and recall", "share of images", rf"(precision|recall){SUFFIX}"),
     ("Density and coverage", "1 is as real images", rf"(density|coverage){SUFFIX}"),
-    ("Losses", "loss, mean over an interval", r"loss_\w+"),
-    ("Accuracy of the discriminator", "share judged rightly", r"(real|fake)_accuracy"),
-    ("Gradient norms", "L2 norm", r"grad_norm_\w+"),
-    ("Weight norms", "L2 norm", r"weight_norm_\w+"),
     ("Diversity", "distance apart, generated over real", r"diversity"),
     ("Modes", "classes made", r"modes"),
+    ("Copying of training images", "below -3 is copying", rf"copying_z{SUFFIX}"),
+    ("Losses", "loss, mean over an interval", r"loss_\w+"),
+    ("Accuracy of the discriminator", "share judged rightly", r"(real|fake)_accuracy"),
+    ("Speed", "images/s, evaluations left out", r"images_per_second"),
+    ("Gradient norms", "L2 norm", r"grad_norm_\w+"),
+    ("Weight norms", "L2 norm", r"weight_norm_\w+"),
     ("Augmentation", "probability p", r"augment_p"),
     ("Path length", "running mean", r"path_length"),
-    ("Speed", "images/s, evaluations left out", r"images_per_second"),
     ("Time", "s per kimg, evaluations left out", r"s_per_kimg"),
     ("Waiting for images", "share of the time", r"wait_share"),
     ("Memory", "GiB at the peak so far", r"peak_memory_gib"),
     ("Images left out as damaged", "images", r"quarantined"),
 )
 """Title and unit of a chart, and the pattern of the names of its series."""
-POINTS = 1000
+MAIN = 10
+"""The first groups, which matter most; what no group has is a score of the user's own, and matters too."""
+POINTS = 600
 """Points of a curve at most."""
 UNITS = {"_s": "seconds", "_bytes": "bytes", "_gb": "GB", "_kimg": "kimg"}
 
@@ -60,6 +63,8 @@ class Group:
     unit: str
     series: Mapping[str, Series]
     """By key."""
+    main: bool = True
+    """Whether it is among those that matter most."""
 
 
 def read_sorted(run_uri: str) -> tuple[list[Record], int]:
@@ -88,9 +93,9 @@ def groups(records: Sequence[Record]) -> list[Group]:
     metric = distance_name(records)
     if metric in left:
         found.append(Group("Distance", "lower is better", {metric: left.pop(metric)}))
-    for title, unit, pattern in GROUPS:
+    for place, (title, unit, pattern) in enumerate(GROUPS):
         if mine := {key: left.pop(key) for key in list(left) if re.fullmatch(pattern, key)}:
-            found.append(Group(title, unit, mine))
+            found.append(Group(title, unit, mine, main=place < MAIN))
     for key, one in left.items():
         unit = next((unit for suffix, unit in UNITS.items() if key.endswith(suffix)), "")
         found.append(Group(key, unit, {key: one}))

@@ -36,6 +36,8 @@ class State(StrEnum):
     """Without a study."""
 
 
+ENDED = (State.COMPLETE, State.PRUNED, State.FAILED)
+
 STATES = {"COMPLETE": State.COMPLETE, "PRUNED": State.PRUNED, "FAIL": State.FAILED}
 """By the name of Optuna's state."""
 

@@ -68,7 +68,7 @@ def call(bare: Path, code: str, *arguments: str, cwd: Path) -> str:
 USE = """
 import importlib.util, sys
 import gan_dist, gan_dist.cli
-absent = {"ray", "optuna", "plotly", "sqlalchemy", "torchvision", "tensorboard", "botocore", "scipy"}
+absent = {"ray", "optuna", "sqlalchemy", "torchvision", "tensorboard", "botocore", "scipy"}
 assert not [name for name in absent if importlib.util.find_spec(name)]
 commands = [("sample", "--out", "a.png"), ("export", "--to", "a.pt2"), ("best", "--to", "release")]
 for verb, option, to in commands:
