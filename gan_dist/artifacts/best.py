@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -165,15 +165,25 @@ def find_best(uri: str, prefer: str | None = None, ranking: Ranking | None = Non
         CheckpointError: `rank_runs` raises it, or there is no complete release.
         StorageError: a file cannot be read.
     """
-    ranking = ranking or rank_runs(uri, prefer)
     passed_over: list[str] = []
+    for found in find_releases(uri, ranking or rank_runs(uri, prefer), passed_over):
+        return found
+    more = f"; and {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
+    raise CheckpointError(
+        f"{storage.redact(uri)} has no release that is whole: {'; '.join(passed_over[:3])}{more}",
+        "restore its files, or use a checkpoint of the run, which can be sampled and loaded too",
+    )
+
+
+def find_releases(uri: str, ranking: Ranking, passed_over: list[str]) -> Iterator[BestRelease]:
+    """Yield the best whole release of each run, in order; a sentence for each other goes to `passed_over`."""
     for measured in ranking.best:
         try:
             contents, config = _read_release(measured, ranking.metric)
         except (CheckpointError, ConfigError) as error:
             passed_over.append(f"{measured.describe(ranking.metric)} is passed over: {error}")
             continue
-        return BestRelease(
+        yield BestRelease(
             source=uri,
             run=measured.run.uri,
             trial=measured.run.trial,
@@ -187,11 +197,6 @@ def find_best(uri: str, prefer: str | None = None, ranking: Ranking | None = Non
             warnings=(*ranking.warnings, *passed_over),
             point=measured.point,
         )
-    more = f"; and {len(passed_over) - 3} more" if len(passed_over) > 3 else ""
-    raise CheckpointError(
-        f"{storage.redact(uri)} has no release that is whole: {'; '.join(passed_over[:3])}{more}",
-        "restore its files, or use a checkpoint of the run, which can be sampled and loaded too",
-    )
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,10 @@ def directions(release: Release, count: int) -> Directions:
 
     Raises:
         DataError: `count` is below 1 or above the length of the latents, or the generator does not say which
-            weights take its latents (`latent_weight`).
+            weights take its latents (`latent_weight`), or it is a mixture.
         NonFiniteError: one of these weights is NaN or infinite.
     """
+    release.require_single("directions")
     generator = release.truncated(1).generator
     name = f"model.name={release.config.model.name}"
     weight = generator.latent_weight() if isinstance(generator, Generator) else None
@@ -69,7 +70,7 @@ def _deviations(release: Release, vectors: Tensor) -> Tensor:
     """Return the standard deviations of latents, or of w of all classes in turn, along directions."""
     if not has_styles(release):
         return torch.ones(len(vectors))
-    latents = rng.normal((LATENTS, release.config.model.latent_dim), 0, "deviations")
+    latents = rng.normal((LATENTS, release.latent_dim), 0, "deviations")
     w = w_of(release.truncated(1), latents, release.classes(LATENTS))
     places: Tensor = w @ vectors.T
     return places.std(0)

@@ -24,6 +24,7 @@ from gan_dist.core.host import own_version
 from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.core.storage.redaction import split_query
 from gan_dist.models.generator import Release
+from gan_dist.models.mixture import Mixture
 from gan_dist.models.release import load
 
 TRACED = 2
@@ -115,11 +116,12 @@ def file_type(to: str) -> str:
 
 def describe(release: Release) -> dict[str, Any]:
     """Return the description in an exported file: JSON in `gan-dist.json`, or ONNX's metadata_props."""
-    shape, config = release.shape, release.config
+    shape, config, generator = release.shape, release.config, release.generator
     return {
         "name": config.name,
         "architecture": config.model.name,
-        "latent_dim": config.model.latent_dim,
+        **({"mixture": generator.weights} if isinstance(generator, Mixture) else {}),
+        "latent_dim": release.latent_dim,
         "resolution": shape.resolution,
         "height": shape.size.height,
         "width": shape.size.width,
@@ -137,7 +139,7 @@ def usage(release: Release, to: str) -> str:
     """Return Python code that makes 16 images with an exported file, without gan-dist."""
     place = PurePath(split_query(to)[0]).name if "://" in to else to
     name = json.dumps(place, ensure_ascii=False)  # JSON's escapes of what is not ASCII are not Python's
-    latent_dim, classes = release.config.model.latent_dim, release.shape.classes
+    latent_dim, classes = release.latent_dim, release.shape.classes
     if file_type(to) == ".pt2":
         labels = f", torch.randint({classes}, (16,))" if classes else ""
         return (
@@ -186,7 +188,7 @@ def _test_cases(release: Release, source: str) -> list[tuple[tuple[Tensor, ...],
 
 def _inputs(release: Release, count: int) -> tuple[Tensor, ...]:
     """Return latents, and labels if it is conditional: the last classes, the likeliest to be missing."""
-    latents = rng.normal((count, release.config.model.latent_dim), 0, "export", count)
+    latents = rng.normal((count, release.latent_dim), 0, "export", count)
     classes = release.shape.classes
     return (latents, (classes - 1 - torch.arange(count)) % classes) if classes else (latents,)
 

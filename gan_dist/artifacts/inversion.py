@@ -128,7 +128,7 @@ def _starts(release: Release, target: Tensor, label: int | None, seed: int) -> t
     """Return the latents and classes, of those drawn, whose images are nearest to a target."""
     area, device = release.shape.size.area, target.device
     count = max(FEWEST_DRAWN, min(MOST_DRAWN, DRAWN_PIXELS // area)) // BLOCK * BLOCK
-    latents = rng.normal((count, release.config.model.latent_dim), seed, "inversion").to(device)
+    latents = rng.normal((count, release.latent_dim), seed, "inversion").to(device)
     classes = release.classes(count, None if label is None else [label] * count)
     classes = None if classes is None else classes.to(device)
     distances = []

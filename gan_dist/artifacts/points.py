@@ -15,6 +15,7 @@ from gan_dist.artifacts.sampling import images_of_seeds
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
 from gan_dist.models.generator import BLOCK, Release, to_pixels
+from gan_dist.models.mixture import Mixture
 from gan_dist.models.release import to_safetensors
 from gan_dist.models.styled import StyledGenerator
 from gan_dist.models.truncation import Truncated
@@ -68,6 +69,23 @@ def of_seeds(release: Release, seeds: Sequence[int], label: int | None = None) -
     return Points(latents, classes, torch.stack(list(images_of_seeds(release, seeds, label))))
 
 
+def within_member(release: Release, points: Points) -> tuple[Release, Points]:
+    """Return the member of a mixture that makes the image of the first point, and all points in it.
+
+    Points of other members get the images of their latents in this one. Other releases and their points are
+    returned as they are.
+    """
+    generator, member = release.generator, release.member_of(points.latents[0])
+    if not isinstance(generator, Mixture):
+        return release, points
+    picked = generator.picked(points.latents.to(release.device)).cpu()
+    latents = points.latents[:, : member.latent_dim]
+    images = images_of(member, latents, points.classes)
+    same = (picked == picked[0]).to(images.device)
+    images[same] = points.images.to(images)[same]
+    return member, Points(latents, points.classes, images)
+
+
 def image_of(release: Release, point: Points) -> Tensor:
     """Return the image of one point's latent or, if it has one, w: uint8 (C, H, W)."""
     if point.w is not None:
@@ -105,7 +123,7 @@ def _of_file(release: Release, uri: str) -> Points:
     except SafetensorError as error:
         remedy = "give a file that gan-dist sample --like has written"
         raise DataError(f"{shown} holds no latents ({error})", remedy) from None
-    sizes: dict[str, tuple[int, ...]] = {"latents": (1, release.config.model.latent_dim)}
+    sizes: dict[str, tuple[int, ...]] = {"latents": (1, release.latent_dim)}
     if shape.classes:
         sizes["labels"] = (1,)
     if isinstance(generator, StyledGenerator) and "w" in tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from gan_dist import models
@@ -24,7 +24,8 @@ from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.manifest import Manifest
 from gan_dist.models.generator import ImageShape
 from gan_dist.models.init import shapes_only
-from gan_dist.models.release import DISCRIMINATOR, SHAPE
+from gan_dist.models.mixture import MIXTURE
+from gan_dist.models.release import DISCRIMINATOR, SHAPE, WEIGHTS
 
 CARD = "README.md"
 CHANNELS = {1: "1 channel (grey)", 3: "3 channels (RGB)", 4: "4 channels (RGB and alpha)"}
@@ -63,7 +64,8 @@ images = release.sample(64, seed=0)  # uint8, (64, {channels}, {height}, {width}
 
 Or as a picture: `gan-dist sample {quoted}`. Measured anew: `gan-dist evaluate {quoted}`. As one file that
 runs without gan-dist: `gan-dist export {quoted} --to generator.onnx`.
-
+{more}"""
+TRAIN = """
 ## Train it again
 
 ```
@@ -74,6 +76,8 @@ The same command continues that run if it is stopped; `key=value` changes any se
 """
 
 Rows = Iterator[tuple[str, str]]
+_PARTS = (WEIGHTS, DISCRIMINATOR, MIXTURE)
+"""Files that one release has and another has not."""
 
 
 def copy_release(found: BestRelease, to: str, *, with_discriminator: bool = False) -> bool:
@@ -96,14 +100,21 @@ def copy_release(found: BestRelease, to: str, *, with_discriminator: bool = Fals
         )
     if not with_discriminator:
         contents.pop(DISCRIMINATOR, None)
-    _require_free(to)
+    return place_release(to, contents)
+
+
+def place_release(to: str, contents: Mapping[str, bytes]) -> bool:
+    """Write a release with its card into a folder, as `copy_release` says; raise its StorageError."""
+    require_free(to)
     written = replace_folder(to, "release", contents)
-    if not with_discriminator:
-        storage.delete_file(storage.join(to, DISCRIMINATOR))  # of an earlier copy
+    for name in storage.list_names(to):
+        if name not in contents and (name in _PARTS or name.startswith("member-")):
+            storage.delete_file(storage.join(to, name))  # of an earlier copy
     return written
 
 
-def _require_free(to: str) -> None:
+def require_free(to: str) -> None:
+    """Raise a StorageError if a folder is neither empty nor an earlier copy of a release."""
     names = storage.list_names(to)
     if not names:
         return
@@ -125,14 +136,10 @@ def _require_free(to: str) -> None:
 def model_card(found: BestRelease, folder: str) -> str:
     """Return the README.md of a release in `folder`: Markdown, with the front matter that model hubs read."""
     config, shape = found.config, parse_file(found.release, found.contents, SHAPE, ImageShape.from_json)
-    manifest = None
-    with suppress(GanDistError):  # the set may not be within reach from here
-        manifest = open_images(config.data.path).manifest
     kimg = f"{found.images / 1000:g} kimg (thousands of images seen)"
     rows = [
-        *_images(shape, manifest),
-        *_data(config.data.path, manifest),
-        ("generator", _generator(config.model, shape)),
+        *images_and_data(shape, config.data.path),
+        ("generator", describe_generator(config.model, shape)),
         ("weights", f"exponential moving average, half-life {_half_life(config.ema)}"),
         *_loss(config.loss),
         *_augmentation(config.data),
@@ -142,21 +149,37 @@ def model_card(found: BestRelease, folder: str) -> str:
         ("training", f"{kimg} in batches of {config.train.batch_size}, seed {config.seed}"),
         *_measured(found),
     ]
-    if (version := own_version()) != "unknown":
-        rows.append(("written by", f"gan-dist {version}"))
-    folder = as_argument(folder)
     name = override("name", f"{valid_name(found.name)}-best")
-    train = ["gan-dist", "train", f"{folder}/config.yaml", name, "storage=runs"]
+    train = ["gan-dist", "train", f"{as_argument(folder)}/config.yaml", name, "storage=runs"]
+    more = TRAIN.format(train=shlex.join([*train, f"train.kimg={config.train.kimg:g}"]))
+    title = found.name if found.trial is None else f"{found.name}, trial {found.trial}"
+    return page(title, rows, shape, folder, more)
+
+
+def page(title: str, rows: Iterable[tuple[str, str]], shape: ImageShape, folder: str, more: str = "") -> str:
+    """Return a model card with these rows, of a release of images of this shape in `folder`."""
+    version, folder = own_version(), as_argument(folder)
+    if version != "unknown":
+        rows = [*rows, ("written by", f"gan-dist {version}")]
     return PAGE.format(
-        title=found.name if found.trial is None else f"{found.name}, trial {found.trial}",
+        title=title,
         rows="\n".join(f"| {name} | {text} |" for name, text in rows),
         literal=json.dumps(folder, ensure_ascii=False),
         quoted=shlex.quote(folder),
         channels=shape.channels,
         height=shape.size.height,
         width=shape.size.width,
-        train=shlex.join([*train, f"train.kimg={config.train.kimg:g}"]),
+        more=more,
     )
+
+
+def images_and_data(shape: ImageShape, path: str) -> Rows:
+    """Yield the rows of what a release makes, and of the set at `path` that it was trained on."""
+    manifest = None
+    with suppress(GanDistError):  # the set may not be within reach from here
+        manifest = open_images(path).manifest
+    yield from _images(shape, manifest)
+    yield from _data(path, manifest)
 
 
 def _images(shape: ImageShape, manifest: Manifest | None) -> Rows:
@@ -177,7 +200,8 @@ def _data(path: str, manifest: Manifest | None) -> Rows:
         yield "attribution", manifest.attribution
 
 
-def _generator(model: ModelConfig, shape: ImageShape) -> str:
+def describe_generator(model: ModelConfig, shape: ImageShape) -> str:
+    """Return an architecture's name, with its numbers of parameters and of latents."""
     if is_import_path(model.name):  # whose code may not be imported here
         return f"`{model.name}`, code of its maker's own, latents of {model.latent_dim} numbers"
     with shapes_only():

@@ -62,7 +62,8 @@ def interpolate(
 ) -> Tensor:
     """Return rows of images that change from one image to the next, uint8 (rows, steps, C, H, W).
 
-    Row i goes from the latent of the seed's image i to that of image i + 1, along the great circle.
+    Row i goes from the latent of the seed's image i to that of image i + 1, along the great circle; of a
+    mixture, it stays within the member that makes image i.
 
     `labels` are the classes of the rows, for a conditional generator; all classes in turn when absent.
 
@@ -75,8 +76,10 @@ def interpolate(
     ends = release.latents(range(rows + 1), seed)
     images = []
     for row in range(rows):
-        walk = great_circle(ends[row], ends[row + 1], steps)
-        images.append(release.images(walk, None if classes is None else classes[row].expand(steps)))
+        member = release.member_of(ends[row])
+        start, end = ends[row : row + 2, : member.latent_dim]
+        walk = great_circle(start, end, steps)
+        images.append(member.images(walk, None if classes is None else classes[row].expand(steps)))
     return torch.stack(images)
 
 

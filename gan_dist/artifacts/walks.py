@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gan_dist.artifacts.points import Points, images_near, images_of_w
+from gan_dist.artifacts.points import Points, images_near, images_of_w, within_member
 from gan_dist.artifacts.sampling import great_circle
 from gan_dist.core.errors import DataError
 from gan_dist.models.generator import BLOCK, Release
@@ -19,7 +19,8 @@ def walk(release: Release, points: Points, frames: int) -> Iterator[Tensor]:
     Frame i * `frames` is the image of point i, to the bit. Those after it follow the great circle to the next
     point, and after the last point that to the first, so that the frame after the last one would be the
     first. A conditional generator keeps the class of a point until the next one, and so does one with noise
-    its noise, which would flicker otherwise. From one w to the next the way is straight.
+    its noise, which would flicker otherwise. From one w to the next the way is straight. A walk of a mixture
+    stays within one member (`within_member`).
 
     Raises:
         DataError: fewer than two points, or `frames` is below 1.
@@ -29,6 +30,7 @@ def walk(release: Release, points: Points, frames: int) -> Iterator[Tensor]:
         raise DataError(f"a walk through {len(points)} image leads nowhere", "name two or more")
     if frames < 1:
         raise DataError(f"{frames} frames from one image to the next: 1 or more are needed")
+    release, points = within_member(release, points)
     return (image for number in range(len(points)) for image in _stretch(release, points, number, frames))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gan_dist.cli.mixture import mix
 from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute, command, load_run, shorten
 from gan_dist.cli.train import train_run
@@ -40,12 +41,25 @@ def best(
     with_discriminator: Annotated[
         bool, typer.Option("--with-discriminator", help="Also copy what init.from needs to train on.")
     ] = False,
+    mixture: Annotated[
+        int | None,
+        typer.Option(
+            min=2, metavar="N", help="Of a search: a mixture of at most N of its trials' releases, as one."
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**32 - 1, help="--mixture: seed of the halves of the real images."),
+    ] = 0,
     trust: Trust = None,
     backend: Backend = "pyarrow",  # noqa: ARG001  # set by its callback
     as_json: AsJson = False,
 ) -> None:
     """Copy the best checkpoint of a search or run as a release. No cluster is needed."""
-    check(overrides, to, retrain=retrain, with_discriminator=with_discriminator)
+    check(overrides, to, mixture, retrain=retrain, with_discriminator=with_discriminator)
+    if mixture is not None and to is not None:
+        mix(source, to, mixture, prefer, seed, trust or [], as_json=as_json)
+        return
     from gan_dist.artifacts.best import find_best
     from gan_dist.artifacts.objectives import format_point
 
@@ -93,7 +107,12 @@ def best(
 
 
 def check(
-    overrides: Sequence[str] | None, to: str | None, *, retrain: bool, with_discriminator: bool
+    overrides: Sequence[str] | None,
+    to: str | None,
+    mixture: int | None = None,
+    *,
+    retrain: bool,
+    with_discriminator: bool,
 ) -> None:
     """Refuse arguments that do not go together, without a look at any file."""
     if overrides and not retrain:
@@ -102,6 +121,16 @@ def check(
         raise GanDistError("--retrain needs --to DIR, where the configuration that it trains is kept")
     if with_discriminator and to is None:
         raise GanDistError("--with-discriminator needs --to DIR, where the copy goes")
+    if mixture is None:
+        return
+    for option, wanted in (("--retrain", retrain), ("--with-discriminator", with_discriminator)):
+        if wanted:
+            raise GanDistError(
+                f"--mixture {mixture} and {option} do not go together: a mixture is of several generators",
+                f"leave --mixture or {option} out",
+            )
+    if to is None:
+        raise GanDistError(f"--mixture {mixture} needs --to DIR, where the release goes")
 
 
 def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:

@@ -6,12 +6,11 @@ import json
 import math
 import os
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend, Trust
+from gan_dist.cli.options import AsJson, Backend, Trust, with_backend
 from gan_dist.cli.paths import NO_FID, absolute, require_png, shorten
 from gan_dist.core.errors import DataError
 from gan_dist.core.interrupts import INTERRUPTED
@@ -86,9 +85,6 @@ def evaluate(
     if not extractor:
         require_trust({"eval.extractor": config.eval.extractor}, trust or (), source)
     weights = inception_weights or config.eval.inception_weights
-    options, chosen_backend = config.storage.options, storage.options().backend
-    if chosen_backend != storage.StorageOptions().backend:
-        options = replace(options, backend=chosen_backend)
     request = Request(
         source=source,
         data=absolute(data or config.data.path),
@@ -98,7 +94,7 @@ def evaluate(
         extractor=_extractor(extractor or config.eval.extractor, absolute(data or config.data.path), weights),
         inception_weights=weights and absolute(weights),
         seed=seed,
-        storage=options,
+        storage=with_backend(config.storage.options),
         trust=tuple(trust or ()),
     )
     scale = ScaleConfig(workers=workers, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker)

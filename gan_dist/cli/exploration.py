@@ -115,9 +115,11 @@ class Exploration:
 
     def _write_directions(self, release: Release, points: Points, target: str) -> str:
         from gan_dist.artifacts.directions import along, directions
+        from gan_dist.artifacts.points import within_member
         from gan_dist.core.images import image_grid, write_png
         from gan_dist.models.release import to_safetensors
 
+        release, points = within_member(release, points)
         found = directions(release, self.directions or 1)
         rows = along(release, points, found, self.reach or REACH)
         tensors = {"directions": found.vectors}

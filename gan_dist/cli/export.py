@@ -48,7 +48,7 @@ def check(to: str) -> None:
 
 
 def _print(exported: Exported, source: str, written: str) -> None:
-    shape, latent_dim = exported.release.shape, exported.release.config.model.latent_dim
+    shape, latent_dim = exported.release.shape, exported.release.latent_dim
     parameters = sum(weights.numel() for weights in exported.release.generator.parameters())
     size = f"{exported.bytes / 1024**2:.1f} MiB"
     typer.echo(f"the generator of {source} is in {written}: {parameters:,} parameters, {size}")

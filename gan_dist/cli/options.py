@@ -11,7 +11,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from gan_dist.core.storage import BACKENDS, configure, options
+from gan_dist.core.storage import BACKENDS, StorageOptions, configure, options
 
 
 def _set_backend(backend: str) -> str:
@@ -19,6 +19,12 @@ def _set_backend(backend: str) -> str:
         raise typer.BadParameter(f"{backend!r} is neither {' nor '.join(get_args(BACKENDS))}.")
     configure(replace(options(), backend=backend))  # type: ignore[arg-type]  # checked above
     return backend
+
+
+def with_backend(chosen: StorageOptions) -> StorageOptions:
+    """Return a configuration's options with the backend that `--backend` has set."""
+    backend = options().backend
+    return chosen if backend == StorageOptions().backend else replace(chosen, backend=backend)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]

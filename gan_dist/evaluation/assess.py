@@ -17,7 +17,7 @@ from gan_dist.core.rng import permutation
 from gan_dist.evaluation.images import BLOCK, RealImages
 from gan_dist.evaluation.metrics.distances import bias_warning, extrapolate, frechet_distance
 from gan_dist.evaluation.metrics.memorisation import NearestNeighbours, copying_test
-from gan_dist.evaluation.reference import Reference, ReferenceCache, alpha_setting, statistics_key
+from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_key
 from gan_dist.evaluation.scores import compute_scores, require_possible
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
 from gan_dist.evaluation.tasks import (
@@ -93,12 +93,7 @@ def _assess(request: Request, run_tasks: TaskRunner, progress: Callable[[int, in
         picture = image_grid(pairs, columns=8)
     figures |= {
         "metric": local.extractor.metric,
-        "extractor": local.extractor.name,
-        "extractor_sha256": local.extractor.hash,
-        "resize": local.extractor.resize,
-        "resolution": resolution,
-        **alpha_setting(local.release.shape.channels),
-        "samples": request.samples,
+        **local.settings,
         "repeats": request.repeats,
         "seed": request.seed,
         "reference": request.data,

@@ -21,6 +21,7 @@ from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.features import Extractor
 from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.memorisation import NearestNeighbours
+from gan_dist.evaluation.reference import alpha_setting
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features, to_cpu
 from gan_dist.models import release
 from gan_dist.models.generator import Release
@@ -83,6 +84,19 @@ class EvaluationWorker:
         return release.load(self.request.source, self.device, trust=self.request.trust)
 
     @property
+    def settings(self) -> dict[str, object]:
+        """What distances depend on, besides the set."""
+        shape = self.release.shape
+        return {
+            "extractor": self.extractor.name,
+            "extractor_sha256": self.extractor.hash,
+            "resize": self.extractor.resize,
+            "resolution": shape.resolution,
+            **alpha_setting(shape.channels),
+            "samples": self.request.samples,
+        }
+
+    @property
     def trained_on(self) -> str:
         """The set that the generator was trained on."""
         return self.release.config.data.path
@@ -105,7 +119,7 @@ class EvaluationWorker:
 
     def generated_images(self, draw: int, frequencies: Tensor) -> GeneratedImages:
         """Return the generator's images of one set of latents, with classes as frequent as in the set."""
-        shape, latent_dim = self.release.shape, self.release.config.model.latent_dim
+        shape, latent_dim = self.release.shape, self.release.latent_dim
         classes, seed = frequencies if shape.classes else None, self.request.seed
         return GeneratedImages(self.release.generator, latent_dim, shape.resolution, classes, seed, draw)
 

@@ -16,6 +16,7 @@ from gan_dist.config import RunConfig
 from gan_dist.core import rng
 from gan_dist.core.errors import DataError, NonFiniteError, closest
 from gan_dist.core.image_size import ImageSize, WrittenSize
+from gan_dist.models.mixture import Mixture
 from gan_dist.models.sizes import LARGEST
 from gan_dist.models.styled import StyledGenerator
 from gan_dist.models.truncation import Truncated
@@ -97,22 +98,56 @@ class Release:
         if psi == 1 and self.truncation == 1:
             return self
         generator = self.generator
+        if isinstance(generator, Mixture):
+            members = [self._truncated(member, psi) for member in generator.members]
+            mixture = Mixture(members, generator.weights, generator.latent_dims)
+            return replace(self, generator=mixture.to(self.device), truncation=psi)
+        return replace(self, generator=self._truncated(generator, psi), truncation=psi)
+
+    def _truncated(self, generator: nn.Module, psi: float) -> nn.Module:
         means = generator.means if isinstance(generator, Truncated) else None
         if isinstance(generator, Truncated):
             generator = generator.generator
         if not isinstance(generator, StyledGenerator):
             raise self._no_w(f"truncation {psi:g}")
-        return replace(
-            self, generator=Truncated(generator, psi, means) if psi != 1 else generator, truncation=psi
-        )
+        return Truncated(generator, psi, means) if psi != 1 else generator
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers of a latent; a mixture takes one more than its members (`Mixture`)."""
+        return int(getattr(self.generator, "latent_dim", self.config.model.latent_dim))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator is."""
+        return next(self.generator.parameters()).device
+
+    def member_of(self, latent: Tensor) -> Release:
+        """Return the member of a mixture that makes the image of a latent (latent_dim,); else this itself.
+
+        Its latents are the first numbers of the mixture's.
+        """
+        if not isinstance(self.generator, Mixture):
+            return self
+        number = int(self.generator.picked(latent[None].to(self.device)))
+        return replace(self, generator=self.generator.members[number])
+
+    def require_single(self, what: str) -> None:
+        """Raise a DataError if this is a mixture; `what` needs one generator."""
+        if isinstance(self.generator, Mixture):
+            raise DataError(
+                f"{what} needs one generator, and this release is a mixture of {len(self.generator.members)}",
+                "use a release of one: gan-dist best SEARCH --to DIR",
+            )
 
     @property
     def styles(self) -> int:
         """Number of styles of an image; latents of `images` may be (n, styles, latent_dim) then.
 
         Raises:
-            DataError: the generator has no w.
+            DataError: the generator has no w, or this is a mixture.
         """
+        self.require_single("mixing of styles")
         if not isinstance(self.generator, StyledGenerator | Truncated):
             raise self._no_w("mixing of styles")
         return self.generator.styles
@@ -166,7 +201,7 @@ class Release:
 
     def latents(self, numbers: Iterable[int], seed: int = 0) -> Tensor:
         """Return the latents of a seed's images by their numbers, float32 (len(numbers), latent_dim)."""
-        size = (self.config.model.latent_dim,)
+        size = (self.latent_dim,)
         return torch.stack([rng.normal(size, seed, "sample", number) for number in numbers])
 
     def classes(self, n: int, labels: Sequence[int | str] | None = None) -> Tensor | None:
@@ -199,9 +234,8 @@ class Release:
         Raises:
             NonFiniteError: a pixel is NaN or infinite.
         """
-        device = next(self.generator.parameters()).device
-        classes = None if classes is None else classes.to(device)
-        return generate(self.generator, latents.to(device), classes, self.shape.size.area)
+        classes = None if classes is None else classes.to(self.device)
+        return generate(self.generator, latents.to(self.device), classes, self.shape.size.area)
 
 
 def generate(

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from gan_dist import models
-from gan_dist.config import load_config
+from gan_dist.config import ModelConfig, load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, StorageError
 from gan_dist.core.import_path import require_trust
@@ -35,6 +35,7 @@ from gan_dist.core.storage.hashed_folder import (
 )
 from gan_dist.models.generator import ImageShape, Release
 from gan_dist.models.init import shapes_only
+from gan_dist.models.mixture import MIXTURE, Mixture, MixtureFile, member_files
 
 BEST = "best.json"
 CONFIG = "config.yaml"
@@ -174,17 +175,43 @@ def load(
     config = load_config(storage.join(uri, CONFIG))
     require_trust({"model.name": config.model.name}, trust, storage.redact(uri))
     shape = parse_file(uri, contents, SHAPE, ImageShape.from_json)
-    weights = WEIGHTS if kind == "release" else "average.safetensors"
-    tensors = parse_file(uri, contents, weights, load_tensors)
-    try:
-        with shapes_only():  # which needs no memory, whatever the configuration says
-            models.build_generator(config.model, shape).load_state_dict(tensors, assign=True)
-        generator = models.build_generator(config.model, shape)
-        generator.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{uri} holds another network than its {CONFIG} says: {error}") from None
+    generator: nn.Module
+    if MIXTURE in contents:
+        generator = _mixture(uri, contents, shape, trust)
+    else:
+        weights = WEIGHTS if kind == "release" else "average.safetensors"
+        generator = _network(uri, contents, (weights, CONFIG), config.model, shape)
     record = parse_file(uri, {MEASURED: b"{}", **contents}, MEASURED, parse_object)
     return Release(generator.eval().requires_grad_(False).to(device), config, shape, record)
+
+
+def _network(
+    uri: str, contents: Mapping[str, bytes], files: tuple[str, str], model: ModelConfig, shape: ImageShape
+) -> nn.Module:
+    """Return a generator of some weights; `files` are the names of these and of the configuration."""
+    tensors = parse_file(uri, contents, files[0], load_tensors)
+    try:
+        with shapes_only():  # which needs no memory, whatever the configuration says
+            models.build_generator(model, shape).load_state_dict(tensors, assign=True)
+        generator = models.build_generator(model, shape)
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{uri} holds another network than its {files[1]} says: {error}") from None
+    return generator
+
+
+def _mixture(
+    uri: str, contents: Mapping[str, bytes], shape: ImageShape, trust: str | Collection[str]
+) -> Mixture:
+    described = parse_file(uri, contents, MIXTURE, MixtureFile.model_validate_json)
+    members, latent_dims = [], []
+    for number in range(len(described.members)):
+        files = member_files(number)
+        model = load_config(storage.join(uri, files[1])).model
+        require_trust({"model.name": model.name}, trust, storage.redact(uri))
+        members.append(_network(uri, contents, files, model, shape))
+        latent_dims.append(model.latent_dim)
+    return Mixture(members, [member.weight for member in described.members], latent_dims)
 
 
 def read_generator_folder(uri: str) -> tuple[str, str, dict[str, bytes]]:

@@ -25,6 +25,7 @@ from gan_dist.core.storage.hashed_folder import (
 )
 from gan_dist.models import Discriminator, Generator
 from gan_dist.models.fit import SHOWN, Fit, compare
+from gan_dist.models.mixture import MIXTURE
 from gan_dist.models.release import CONFIG, read_generator_folder
 
 FOLDER = "init"
@@ -52,8 +53,8 @@ def read_source(init: InitConfig) -> Source:
     """Return the weights that `init.from` names and `init.networks` asks for.
 
     Raises:
-        CheckpointError: there are none, or they are damaged, or without a network that is asked for, or
-            others than `init.sha256` says.
+        CheckpointError: there are none, or they are damaged, or of a mixture, or without a network that is
+            asked for, or others than `init.sha256` says.
         StorageError: the source's store cannot be read.
     """
     given = str(init.source)
@@ -64,6 +65,12 @@ def read_source(init: InitConfig) -> Source:
         raise type(error)(
             [replace(one, where="init.from", keys=("init.from",)) for one in error.problems]
         ) from None
+    if MIXTURE in contents:
+        raise CheckpointError(
+            f"init.from={storage.redact(given)} is a mixture of generators, and a run begins with one",
+            f"give one of the releases that its {MIXTURE} names as `source`, or a run",
+            keys=("init.from",),
+        )
     files = {role: contents[_file(role)] for role in ROLES if _file(role) in contents}
     digests = (f"{hashlib.sha256(content).hexdigest()}  {_file(role)}\n" for role, content in files.items())
     sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()

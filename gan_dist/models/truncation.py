@@ -28,7 +28,7 @@ class Truncated(nn.Module):
     ) -> None:
         super().__init__()
         self.generator, self.psi = generator, psi
-        self.tanh, self.styles = generator.tanh, generator.styles
+        self.tanh, self.styles, self.latent_dim = generator.tanh, generator.styles, generator.latent_dim
         self.means: dict[int, Tensor] = {} if means is None else means
         """By class, or 0 of an unconditional generator."""
 

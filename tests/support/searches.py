@@ -54,9 +54,9 @@ def flip_bit(release: Path) -> None:
     weights.write_bytes(content)
 
 
-def measured_run(folder: Path) -> str:
+def measured_run(folder: Path, *overrides: str, seed: int = 0) -> str:
     """Write a run of an untrained generator, with a record and a release that are real; return its folder."""
-    uri = untrained(folder)
+    uri = untrained(folder, *overrides, seed=seed)
     told = json.loads(Path(uri, "best_000000000000", "metrics.json").read_text())
     storage.write_bytes(storage.join(uri, METRICS), (json.dumps(told) + "\n").encode())
     return uri

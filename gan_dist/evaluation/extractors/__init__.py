@@ -11,7 +11,6 @@ and `layer` and `resize`, which are recorded. A PyTorch module is switched to ev
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from typing import Any
@@ -20,12 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from gan_dist.core.errors import ConfigError, Problem, closest
+from gan_dist.core.import_path import load_object
 from gan_dist.evaluation.extractors.digits import load_digits
 from gan_dist.evaluation.extractors.features import BUILT_IN, Extractor, Features, exact
 from gan_dist.evaluation.extractors.inception import load_inception
 from gan_dist.evaluation.extractors.random_features import RandomFeatures
-
-_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def load_extractor(name: str, device: torch.device, *, inception_weights: str | None = None) -> Extractor:
@@ -107,18 +105,11 @@ class CustomExtractor:
 
 def _load_custom(path: str, device: torch.device) -> CustomExtractor:
     """Return the extractor of a user's class. Errors of the user's own code are not caught."""
-    if not _IMPORT_PATH.fullmatch(path):
-        raise _error(f"eval.extractor={path} is no import path", "write it as package.module:Class")
-    module, _, name = path.partition(":")
-    try:
-        kind = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise _error(
-            f"eval.extractor={path}: importing {module} failed ({error})",
-            "install it on every machine, or put its folder into PYTHONPATH there",
-        ) from error
+    kind, name = load_object("eval.extractor", path), path.partition(":")[2]
     if not callable(kind):
-        raise _error(f"eval.extractor={path}: {module} has no class {name}", "correct the name")
+        raise _error(
+            f"eval.extractor={path}: {name} is no class, but {type(kind).__name__}", "correct the name"
+        )
     try:
         inspect.signature(kind).bind(device)
     except (TypeError, ValueError) as error:  # ValueError: a built-in class may have no signature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -46,6 +47,27 @@ class Moments:
         moments = cls.empty(features.shape[1], features.device)
         moments.update(features)
         return moments
+
+    @classmethod
+    def mixed(cls, parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
+        """Return the moments of a mixture: of rows of which each part has a share.
+
+        mean = sum w_i mean_i, covariance = sum w_i (C_i + (mean_i - mean)(mean_i - mean)^T). The count is
+        that of all rows, so that with weights in proportion to the counts it is what `merge` returns.
+
+        Args:
+            parts: Moments of one row or more each, of equally many features.
+            weights: Share of each part; they add up to 1.
+        """
+        count = sum(part.count for part in parts)
+        mixed = cls.empty(len(parts[0].mean), parts[0].mean.device)
+        for part, weight in zip(parts, weights, strict=True):
+            mixed.mean += weight * part.mean
+        for part, weight in zip(parts, weights, strict=True):
+            delta = part.mean - mixed.mean
+            mixed.m2 += count * weight * (part.m2 / part.count + torch.outer(delta, delta))
+        mixed.count = count
+        return mixed
 
     def update(self, features: Tensor) -> None:
         """Add the rows of `features`, any floating type (B, d), in place. B may be 0.

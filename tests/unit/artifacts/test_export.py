@@ -31,6 +31,7 @@ from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, NonFiniteError
 from gan_dist.models import release
 from gan_dist.models.generator import ImageShape, Release
+from tests.support.releases import mixture_of
 
 LATENT_DIM, CLASSES, RESOLUTION = 6, 3, 16
 VARIANTS = {
@@ -286,3 +287,15 @@ def test_from_a_bucket_and_into_it(bucket: str, tmp_path: Path) -> None:
     module = torch.export.load(io.BytesIO(storage.read_bytes(to))).module()
     given = inputs(3, conditional=False)
     assert torch.equal(module(*given), gan_dist.load(source).generator(*given))
+
+
+@every_format
+def test_a_file_of_a_mixture_has_all_its_members(suffix: str, tmp_path: Path) -> None:
+    runs = [released(tmp_path / variant, variant) for variant in ("resnet", "dcgan")]
+    source, to = mixture_of(runs, (0.7, 0.3), tmp_path / "mixture"), tmp_path / f"generator{suffix}"
+    told = export.export(source, str(to))
+    latents = torch.randn(40, LATENT_DIM + 1, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        images = told.release.generator(latents)
+    assert torch.allclose(run_file(to, (latents,)), images, atol=1e-4)
+    assert export.describe(told.release)["mixture"] == (0.7, 0.3)

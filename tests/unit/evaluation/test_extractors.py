@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,9 +41,12 @@ def test_a_module_with_logits_and_a_name() -> None:
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("no_such.module:Class", "importing no_such.module failed (No module named 'no_such'); install it"),
+        (
+            "no_such.module:Class",
+            "failed (No module named 'no_such'); install no_such on every machine",
+        ),
         ("tests.extractors:Absent", "tests.extractors has no class Absent; correct the name"),
-        ("tests.extractors:NUMBER", "tests.extractors has no class NUMBER"),
+        ("tests.extractors:NUMBER", "NUMBER is no class, but int; correct the name"),
         ("tests.extractors:Greedy", "Greedy cannot be called with the device alone (missing a required arg"),
         (":Means", "is no import path; write it as package.module:Class"),
         ("tests.extractors:", "is no import path"),
@@ -53,6 +58,13 @@ def test_what_cannot_be_made_is_refused(path: str, problem: str) -> None:
         load_extractor(path, CPU)
     assert f"eval.extractor={path}" in str(caught.value)
     assert problem in str(caught.value)
+
+
+def test_a_module_that_ends_the_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where modules are looked for too
+    (tmp_path / "ends_the_process.py").write_text("raise SystemExit(3)")
+    with pytest.raises(ConfigError, match=r"importing ends_the_process failed \(SystemExit: 3"):
+        load_extractor("ends_the_process:Class", CPU)
 
 
 def test_all_that_it_lacks_is_said_at_once() -> None:
