@@ -92,7 +92,7 @@ def read_search(uri: str) -> SearchInfo:
         found = parse_object(storage.read_bytes(file))
         version, mode = found["format"], found.get("mode", "min")
         identity = str(found.get("id", ""))
-        objectives = Objectives.parse(found.get("objectives"))
+        objectives = Objectives.parse(dict(found.get("objectives", ())))
         info = SearchInfo(
             str(found["metric"]), mode, found.get("space", {}), found.get("trials"), identity, objectives
         )

@@ -8,7 +8,8 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gan_dist.report.blocks import Bars, Block, Chart, Note
+from gan_dist.artifacts.objectives import Objectives
+from gan_dist.report.blocks import Bars, Block, Chart, Note, Table
 from gan_dist.report.series import Series, finite
 from gan_dist.report.trials import State, Trial
 
@@ -140,7 +141,8 @@ def importances(study: Study) -> list[Block]:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            found = get_param_importances(study)
+            several = len(study.directions) > 1
+            found = get_param_importances(study, target=(lambda one: one.values[0]) if several else None)
         except (ValueError, RuntimeError) as error:
             return [Note(f"{unknown}: {error}")]
     if not found:
@@ -173,6 +175,36 @@ def slices(space: Space, metric: str, trials: Sequence[Trial], best: int | None)
         axes: dict[str, Any] = {"x": key, "log_x": log_x, "log_y": log_y, "ticks": ticks, "scatter": True}
         charts.append(chart(key, data, unit=f"{metric} at its best", **axes))
     return charts
+
+
+def fronts(objectives: Objectives, trials: Sequence[Trial]) -> list[Block]:
+    """Return charts of all trials over the first and each other objective, and a table of the front."""
+    known = [(trial, trial.point) for trial in trials if trial.point is not None]
+    front, others = objectives.order([point for _, point in known])
+    meet = [at for at in others if objectives.violation(known[at][1]) == 0]
+    groups = {
+        "beyond a constraint": ([at for at in others if at not in meet], COLOURS[4], 6),
+        "dominated": (meet, GREY, 6),
+        "the front": (front, COLOURS[1], 10),
+    }
+    charts: list[Block] = []
+    first, *rest = objectives.modes
+    for name in rest:
+        data = []
+        for group, (places, color, size) in groups.items():
+            points = [known[at][1] for at in places]
+            xy = {"x": [point[first] for point in points], "y": [point[name] for point in points]}
+            words = [f"trial {known[at][0].number}" for at in places]
+            data.append({"name": group, **xy, "words": words, "color": color, "points": size, "line": False})
+        axes: dict[str, Any] = {"x": f"{first} ({objectives.modes[first]})", "scatter": True}
+        unit = f"{name} ({objectives.modes[name]})"
+        charts.append(chart(f"{name} over {first}", data, unit=unit, wide=True, height=340, **axes))
+    if not front:
+        return [Note(f"No trial so far has {objectives.describe_bounds()}."), *charts]
+    rows = [
+        [str(known[at][0].number), *(f"{known[at][1][one]:.6g}" for one in objectives.names)] for at in front
+    ]
+    return [*charts, Table(["trial", *objectives.names], rows)]
 
 
 def values_of(trials: Iterable[Trial]) -> list[float]:

@@ -37,7 +37,7 @@ from gan_dist.report.blocks import (
     kimg,
     number,
 )
-from gan_dist.report.charts import importances, learning, progress, slices
+from gan_dist.report.charts import fronts, importances, learning, progress, slices
 from gan_dist.report.run import find_release, release_blocks, release_commands, run_grids
 from gan_dist.report.series import finite, read_sorted
 from gan_dist.report.settings import settings
@@ -69,7 +69,11 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
             f"{storage.redact(file)} is damaged ({error})", "restore a copy of it"
         ) from None
     keys = list(space.distributions)
-    trials = folder_trials(uri, metric, keys) if study is None else study_trials(study, uri, metric)
+    goals = info.objectives
+    if study is None:
+        trials = folder_trials(uri, metric, keys, goals)
+    else:
+        trials = study_trials(study, uri, metric, goals)
     lengths = {trial.number: full_length(config.train, config.optim, trial.values) for trial in trials}
     found, reason = find_release(uri)
     best = _best_number(found, trials)
@@ -95,6 +99,8 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         Section("Space", [_space_table(space, trials, best), *_keys(study, space, metric, trials, best)]),
         Section(f"All {len(trials)} trials", [_table(metric, keys, trials, best)]),
     ]
+    if goals is not None and any(trial.point for trial in trials):
+        sections.insert(1, Section("The front", fronts(goals, trials)))
     sections.append(Section("Facts", [Facts(facts)]))
     if replicas := _replicas(uri, metric):
         sections.append(Section("The best with other seeds", replicas))
@@ -121,7 +127,11 @@ def _state(
     uri: str, info: SearchInfo, trials: Sequence[Trial], found: BestRelease | None, best: int | None
 ) -> Iterator[tuple[str, str]]:
     yield "folder", storage.redact(uri)
-    yield "minimised", info.metric
+    if info.objectives is not None:
+        goals = [*info.objectives.modes.items(), *filter(None, [("", info.objectives.describe_bounds())])]
+        yield "objectives", "; ".join(f"{name} {goal}".strip() for name, goal in goals)
+    else:
+        yield "minimised", info.metric
     counts = Counter(trial.state for trial in trials)
     sums = " + ".join(f"{counts[state]} {state}" for state in State if counts[state])
     of_all = f"{len(trials)} of {info.trials} begun" if info.trials else f"{len(trials)} begun"
@@ -132,7 +142,7 @@ def _state(
         yield "process", "none: trials that are running in the study were interrupted"
     winner = next((trial for trial in trials if trial.number == best), None)
     if found is not None:
-        yield "best", f"{info.metric} {number(found.value)} of trial {best} after {kimg(found.images)}"
+        yield "best", f"{found.metric} {number(found.value)} of trial {best} after {kimg(found.images)}"
     elif winner is not None:
         value = number(winner.best)
         yield "best", f"{info.metric} {value} of trial {best}, of which there is no whole release"
@@ -144,7 +154,7 @@ def _headline(
     winner = next((trial for trial in trials if trial.number == best), None)
     if found is not None or winner is not None:
         value = found.value if found else winner.best if winner else math.nan
-        yield f"best {info.metric}", f"{value:.4g}", f"trial {best}"
+        yield f"best {found.metric if found else info.metric}", f"{value:.4g}", f"trial {best}"
     counts = Counter(trial.state for trial in trials)
     ended = sum(counts[state] for state in ENDED)
     yield "trials ended", f"{ended} of {info.trials}" if info.trials else f"{ended}", f"{len(trials)} begun"

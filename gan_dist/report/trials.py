@@ -6,11 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from gan_dist.artifacts.objectives import Objectives, Point
 from gan_dist.artifacts.search_folder import READERS, trial_folder, trial_folders
 from gan_dist.config import OptimConfig, ScaleConfig, TrainConfig, flatten, load_config
 from gan_dist.core import storage
@@ -59,6 +60,8 @@ class Trial:
     rate: float | None
     """Images per second in its last record; None if there is none."""
     ended: datetime | None = None
+    point: Point | None = None
+    """Values of a search's objectives where the distance was lowest."""
 
     @property
     def best(self) -> float:
@@ -66,7 +69,7 @@ class Trial:
         return min(self.curve.values(), default=math.inf)
 
 
-def study_trials(study: Study, uri: str, metric: str) -> list[Trial]:
+def study_trials(study: Study, uri: str, metric: str, objectives: Objectives | None = None) -> list[Trial]:
     """Return the trials of a study that have begun, in order.
 
     Of trials that have not ended, the search's folder may have later measurements than the study, from the
@@ -74,10 +77,13 @@ def study_trials(study: Study, uri: str, metric: str) -> list[Trial]:
     """
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name != "WAITING"]
     folders = [trial_folder(uri, trial.number) for trial in begun]
-    return [_study_trial(metric, *one) for one in zip(begun, _read_all(folders), strict=True)]
+    read = zip(begun, _read_all(folders), strict=True)
+    return [_with_point(objectives, _study_trial(metric, *one), one[1]) for one in read]
 
 
-def folder_trials(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
+def folder_trials(
+    uri: str, metric: str, keys: Sequence[str], objectives: Objectives | None = None
+) -> list[Trial]:
     """Return the trials of a search that have a folder, in order; their states are unknown."""
     folders = trial_folders(uri)
     trials = []
@@ -87,7 +93,8 @@ def folder_trials(uri: str, metric: str, keys: Sequence[str]) -> list[Trial]:
         values = {key: config[key] for key in keys if key in config}
         images = records[-1]["images"] if records else 0
         curve = _curve(records, metric)
-        trials.append(Trial(number, State.UNKNOWN, "", values, curve, images, speed(records)))
+        trial = Trial(number, State.UNKNOWN, "", values, curve, images, speed(records))
+        trials.append(_with_point(objectives, trial, records))
     return trials
 
 
@@ -106,6 +113,14 @@ def _study_trial(metric: str, trial: FrozenTrial, records: Sequence[Record]) -> 
         rate=speed(records),
         ended=trial.datetime_complete,
     )
+
+
+def _with_point(objectives: Objectives | None, trial: Trial, records: Sequence[Record]) -> Trial:
+    if objectives is None or not trial.curve:
+        return trial
+    images = min(trial.curve, key=lambda images: (trial.curve[images], images))
+    found = (objectives.point(record) for record in records if record["images"] == images)
+    return replace(trial, point=next(filter(None, found), None))
 
 
 def _read_all(folders: Sequence[str]) -> list[list[Record]]:

@@ -218,7 +218,7 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
         try:
             earlier = parse_object(storage.read_bytes(uri))
             space, earlier_metric = Space.from_json(earlier["space"]), earlier["metric"]
-            objectives = earlier.get("objectives")
+            objectives = dict(earlier.get("objectives", ()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{storage.redact(uri)} is damaged ({error!r})"
             raise ResumeError(what, f"restore it, or {_OTHER_NAME}") from None
@@ -228,16 +228,19 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
         raise ResumeError(f"{plan.uri} is a run, not a search", _OTHER_NAME, keys=("name",))
     storage.write_bytes(storage.join(plan.uri, CONFIG), to_yaml(plan.config).encode())
     record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
-    record |= {"objectives": plan.search.objectives} if plan.search.objectives else {}
+    if plan.search.objectives:
+        record["objectives"] = [*plan.search.objectives.items()]  # in their order, which a JSON object loses
     most = plan.search.most_trials
     trials = int(most) if math.isfinite(most) else None
     storage.write_bytes(uri, to_json({**record, "trials": trials, "id": identity}))
     return {"id": identity, "folder": storage.redact(plan.uri)}
 
 
-def _require_same(plan: Plan, space: Space, earlier_metric: str, metric: str, objectives: object) -> None:
+def _require_same(
+    plan: Plan, space: Space, earlier_metric: str, metric: str, objectives: dict[str, Any]
+) -> None:
     differing = plan.space.differences(space)
-    if objectives != (plan.search.objectives or None):
+    if [*objectives.items()] != [*(plan.search.objectives or {}).items()]:
         differing.append(f"search.objectives was {objectives}, is now {plan.search.objectives}")
     if earlier_metric != metric:
         differing.append(f"the metric was {earlier_metric}, is now {metric}")

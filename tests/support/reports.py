@@ -71,15 +71,17 @@ def search_with(plan: Plan, reason: str = "NonFiniteError: the loss", trials: in
     for number, (state, curve) in islice(CURVES.items(), trials):
         trial = study.next()
         assert trial is not None
-        for images, value in curve.items():
-            study.report(number, images, value)
+        own = {"images_per_second": 100.0, "diversity": number / 10}
+        records = [{**record(images, value), **own} for images, value in curve.items()]
+        for one in records:
+            study.measure(number, one["images"], one)
+            study.report(number, one["images"], one["fd_digits"])
         if state == "complete":
             study.complete(number)
         elif state == "pruned":
             study.prune(number)
         elif state == "failed":
             study.fail(number, reason)
-        records = [{**record(images, value), "images_per_second": 100.0} for images, value in curve.items()]
         best = min(records, key=lambda one: one["fd_digits"])
         run = trial_uri(plan.uri, number)
         write_run(run, records, *([best] if state == "complete" else []))

@@ -256,7 +256,8 @@ class _StudyTrials(TrialSource):
             self._measured.add(trial_id)
         if (value := result.get("value")) is None:
             return False
-        self._study.measure(self._numbers[trial_id], int(result["images"]), result.get("measured", {}))
+        measured = zip(self._plan.search.objectives or (), result.get("measured", ()), strict=False)
+        self._study.measure(self._numbers[trial_id], int(result["images"]), dict(measured))
         if self._study.report(self._numbers[trial_id], int(result["images"]), float(value)):
             self._stopped.add(trial_id)
         self._on_change()

@@ -105,7 +105,7 @@ class _TrialRun:
             return
         self._reported = images
         finite = value is not None and math.isfinite(value)
-        measured = {name: record.get(name) for name in self._names}
+        measured = [record.get(name) for name in self._names]  # Tune flattens mappings
         result = {"images": images, "value": value if finite else None, "measured": measured}
         self._results.put({**result, "done": False})
         self._proceed.acquire()

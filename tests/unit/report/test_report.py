@@ -359,6 +359,24 @@ def test_curves_and_values_of_all_trials_are_drawn(tmp_path: Path) -> None:
     assert space["loss.gp"] == "{log: [1.0, 30.0]} when loss.name is wgan-gp"
 
 
+def test_the_front_of_several_objectives_is_drawn_and_listed(tmp_path: Path) -> None:
+    goals = "search.objectives={fd_digits: min, diversity: max, loss_d: {below: 2}}"
+    uri = search_with(plan_of(tmp_path, goals))
+    for study in (True, False):
+        seen = page(uri, tmp_path)
+        (drawn,) = [figure for figure in seen.figures if figure["x"] == "fd_digits (min)"]
+        words = {one["name"]: one["words"] for one in drawn["data"]}
+        assert words["the front"] == ["trial 3", "trial 6"]
+        assert sorted(words["dominated"]) == [f"trial {number}" for number in (0, 1, 2, 4, 5)]
+        assert words["beyond a constraint"] == []
+        (rows,) = [table[1:] for table in seen.tables if table[0][:2] == ["trial", "fd_digits"]]
+        assert rows == [["3", "3.5", "0.3", "1"], ["6", "5.5", "0.6", "1"]]
+        assert seen.facts["objectives"] == "fd_digits min; diversity max; loss_d below 2"
+        if study:
+            assert "What matters" in seen.shown or "cannot be said" in seen.shown
+            Path(uri, JOURNAL).unlink()
+
+
 def test_a_search_without_a_whole_release_still_has_its_best(tmp_path: Path) -> None:
     uri = search_with(plan_of(tmp_path))
     for release in Path(uri, "trials").glob("*/best_*/manifest.json"):

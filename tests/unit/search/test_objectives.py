@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,12 +17,17 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from typer.testing import CliRunner
 
 from benchmarks import simulated
 from gan_dist.artifacts.objectives import Objectives, Point
+from gan_dist.cli import app
 from gan_dist.core.errors import ConfigError, ResumeError
+from gan_dist.search.display import SearchView
 from gan_dist.search.plan import begin, make_plan, with_objectives
 from gan_dist.search.study import SearchStudy
+from gan_dist.search.study_storage import study_storage
+from tests.support.searches import trial_uri, write_run
 from tests.unit.search.test_study import interrupt
 
 BOTH: dict[str, Any] = {"fd": "min", "coverage": "max"}
@@ -240,6 +247,37 @@ def _reported() -> tuple[str, tuple[str, ...]]:
     return "fd_digits", ("fd_digits", "diversity", "modes", "kid_digits")
 
 
+def test_a_search_that_has_ended_prints_its_front(tmp_path: Path) -> None:
+    arguments = [f"storage={tmp_path}", "search.trials=3", "eval.metrics=[kid]", "name=search"]
+    arguments.append("search.objectives={fd_digits: min, modes: max, kid_digits: {below: 1}}")
+    plan = make_plan("search-digits", arguments)
+    owner = begin(plan, "fd_digits")
+    study = SearchStudy(
+        study_storage(plan.uri, None), "search", plan.space, plan.search, plan.grace, 81_000, owner
+    )
+    screen = io.StringIO()
+    with SearchView(study, 3, 81_000, "fd_digits", screen) as view:
+        for number, (fd, modes, kid) in enumerate([(4.0, 9, 0.5), (5.0, 8, 0.5), (6.0, 10, 0.5)]):
+            study.next()
+            record = {"images": 81_000, "fd_digits": fd, "modes": modes, "kid_digits": kid}
+            study.measure(number, 81_000, record)
+            study.report(number, 81_000, fd)
+            study.complete(number)
+            write_run(trial_uri(plan.uri, number), [record], record)
+            view.update()
+    assert "3/3 trials  front of 2, at best fd_digits 4.000, modes 10.000" in screen.getvalue()
+    result = CliRunner().invoke(app, ["tune", "search-digits", *arguments, "--json"], catch_exceptions=False)
+    lines = result.stdout.splitlines()
+    assert lines[2:4] == [
+        "  front: trial 0, fd_digits 4, modes 9, kid_digits 0.5",
+        "  front: trial 2, fd_digits 6, modes 10, kid_digits 0.5",
+    ]
+    assert json.loads(lines[-1])["front"] == [
+        {"trial": 0, "values": {"fd_digits": 4.0, "modes": 9.0, "kid_digits": 0.5}},
+        {"trial": 2, "values": {"fd_digits": 6.0, "modes": 10.0, "kid_digits": 0.5}},
+    ]
+
+
 def test_the_objectives_of_a_search_stay_and_the_distance_alone_is_none(tmp_path: Path) -> None:
     def plan(objectives: str) -> Any:
         given = [f"storage={tmp_path}", f"search.objectives={objectives}"]
@@ -248,6 +286,6 @@ def test_the_objectives_of_a_search_stay_and_the_distance_alone_is_none(tmp_path
     assert plan("{fd_digits: min}").search.objectives is None
     begin(plan("{fd_digits: min, modes: max}"), "fd_digits")
     begin(plan("{fd_digits: min, modes: max}"), "fd_digits")
-    for other in ("{fd_digits: min, diversity: max}", "{fd_digits: min}"):
+    for other in ("{fd_digits: min, diversity: max}", "{fd_digits: min}", "{modes: max, fd_digits: min}"):
         with pytest.raises(ResumeError, match=r"search\.objectives was .*'modes': 'max'}, is now"):
             begin(plan(other), "fd_digits")
