@@ -2,7 +2,7 @@
 
 For each seed, random search without stopping trains all its trials to their end; then the search, TPE and
 ASHA, is run until it has found a value as good, and the images that both have trained with are compared.
-`outlooks.py` measures forecasts and budgets. With `--real` images are compared of real runs on the
+`forecasts.py` measures forecasts and budgets. With `--real` images are compared of real runs on the
 handwritten digits instead, and nothing else.
 """
 
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from benchmarks import outlooks, simulated
+from benchmarks import forecasts, simulated
 from gan_dist.config import SearchConfig
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
@@ -39,8 +39,7 @@ def run(*, quick: bool = False, real: bool = False) -> dict[str, object]:
         "images_vs_random_range": (min(ratios), max(ratios)),
         "seeds": seeds,
         **growth,
-        **outlooks.forecasts(quick=quick),
-        **outlooks.overshoot(quick=quick),
+        **forecasts.run(quick=quick),
         **ray_search.seconds_per_trial(quick=quick),
     }
 

@@ -22,12 +22,17 @@ from gan_dist.cluster.connect import find_machine
 from gan_dist.cluster.nodes.head_probe import node_resources, require_reachable
 from gan_dist.cluster.nodes.resources import cluster_nodes, worker_capacity
 from gan_dist.cluster.tune import driver
+from gan_dist.cluster.tune.spending import Spending
 from gan_dist.config import load_config
+from gan_dist.config.search import BudgetConfig
 from gan_dist.core.errors import ClusterError
+from gan_dist.core.storage.hashed_folder import checkpoint_names
+from gan_dist.search.budget import Ledger
 from gan_dist.search.display import SearchView
 from gan_dist.search.plan import Plan, begin, make_plan
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
+from gan_dist.training.checkpoint import images_of
 from tests.cluster.conftest import AddNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -88,8 +93,22 @@ def test_the_study_tells_what_the_trials_recorded(tmp_path: Path, capsys: pytest
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("trial ")]
     assert len(lines) == 6
     assert "6/6 trials" in lines[-1]
-    # The same again does nothing, and more trials go on from there.
-    more = run(plan_of(tmp_path, "search.trials=7"))
+    # More trials go on from there; a budget stops the seventh at its first measurement, with a checkpoint.
+    seven = plan_of(tmp_path, "search.trials=7")
+    study = SearchStudy(study_storage(plan.uri, None), "search", plan.space, seven.search, plan.grace)
+    limit = study.images + 64
+    ledger = Ledger(plan.uri, BudgetConfig(images=limit), study.images)
+    spending = Spending(ledger, lambda: study.images, 0.0, None)
+    assert driver.run(seven, study, "fd_digits", lambda: None, spending)
+    assert spending.reached is not None
+    assert study.images == limit
+    assert study.trials()[6].state == TrialState.RUNNING
+    newest = checkpoint_names(f"{plan.uri}/trials/00006")[0]
+    assert 64 <= images_of(newest) < 128
+    # The same again goes on with it.
+    more = run(seven)
+    assert more[6].state in {TrialState.COMPLETE, TrialState.PRUNED}
+    assert more[6].intermediate_values == curve(plan, 6)
     assert [trial.params for trial in more[:6]] == [trial.params for trial in trials]
     assert len(more) == 7
 

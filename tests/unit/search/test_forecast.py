@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-from benchmarks import outlooks, simulated
+from benchmarks import forecasts, simulated
 from gan_dist.config.search import BudgetConfig
 from gan_dist.search.budget import Ledger
 from gan_dist.search.forecast import Curve, forecast, mean_images
@@ -29,7 +29,7 @@ def test_intervals_hold_about_as_often_as_they_say() -> None:
     """Eight searches, three moments each, of which 21.6 hold on average."""
     held = []
     for seed in range(8):
-        made, value, _ = outlooks.forecasts_of(seed)
+        made, value, _ = forecasts.forecasts_of(seed)
         held += [
             one.value.low <= value * (1 + 1e-9) and value <= one.value.high * (1 + 1e-9)
             for one in made.values()

@@ -1,6 +1,6 @@
 """How well forecasts of a search hold, and how far it goes beyond its budget.
 
-A part of `python -m benchmarks search`. Searches differ in their sampler, scheduler, number of trials and of
+Searches differ in their sampler, scheduler, number of trials and of
 trials at a time. The forecasts' constants were chosen on curves of other shapes: here they are judged.
 """
 
@@ -26,7 +26,12 @@ MOMENTS = (0.25, 0.5, 0.75)
 """Shares of the trials that have ended when a forecast is made."""
 
 
-def forecasts(*, quick: bool) -> dict[str, object]:
+def run(*, quick: bool = False) -> dict[str, object]:
+    """Return the figures; with `quick` of few searches."""
+    return {**intervals(quick=quick), **overshoot(quick=quick)}
+
+
+def intervals(*, quick: bool) -> dict[str, object]:
     """Return in how many searches a forecast's intervals have held, by the moment at which it was made."""
     held: dict[float, list[bool]] = {moment: [] for moment in MOMENTS}
     images: list[bool] = []
