@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from gan_dist.artifacts.best import BestRelease, find_releases, rank_runs
-from gan_dist.artifacts.publish import CARD, describe_generator, images_and_data, page, place_release
+from gan_dist.artifacts.model_card import (
+    CARD,
+    describe_generator,
+    find_set,
+    front_matter,
+    images_and_data,
+    page,
+)
+from gan_dist.artifacts.publish import place_release
 from gan_dist.artifacts.search_folder import is_search
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError
@@ -121,7 +129,9 @@ def _card(
 ) -> str:
     """Return the README.md of a mixture in `folder`."""
     made_by = f"a mixture of {len(members)}: the last of a latent's {mixed.latent_dim} numbers picks the one"
-    rows = [*images_and_data(mixed.shape, mixed.config.data.path), ("generators", made_by)]
+    path = mixed.config.data.path
+    manifest = find_set(path)
+    rows = [*images_and_data(mixed.shape, path, manifest), ("generators", made_by)]
     for number, (found, one) in enumerate(zip(members, described.members, strict=True)):
         parts = [
             f"{one.weight:.0%} of the images",
@@ -137,4 +147,5 @@ def _card(
     )
     rows.append((str(measured["metric"]), text))
     rows.append(("extractor", f"{measured['extractor']}, SHA-256 `{measured['extractor_sha256']}`"))
-    return page(f"{members[0].name}, a mixture", rows, mixed.shape, folder)
+    front = front_matter(measured, path, manifest)
+    return page(f"{members[0].name}, a mixture", rows, mixed.shape, folder, front)

@@ -19,6 +19,7 @@ from gan_dist.cli import (
     export,
     pack,
     promote,
+    publish,
     report,
     sample,
     serve,
@@ -69,6 +70,7 @@ app.command()(pack.pack)
 app.command()(evaluate.evaluate)
 app.command()(best.best)
 app.command()(promote.promote)
+app.command()(publish.publish)
 app.command()(report.report)
 app.command()(serve.serve)
 app.command()(audit.audit)

@@ -75,12 +75,13 @@ def evaluate(
     from gan_dist.core import storage
     from gan_dist.core.images import write_png
     from gan_dist.core.import_path import require_trust
+    from gan_dist.core.storage import hub
     from gan_dist.evaluation.tasks import Request
     from gan_dist.models import release
 
     if "memorisation" in chosen:
         storage.require_writable(absolute(out))
-    source = absolute(source)
+    source = hub.pinned(absolute(source))  # workers would find what is newest
     config = release.load(source, trust=trust or ()).config
     if not extractor:
         require_trust({"eval.extractor": config.eval.extractor}, trust or (), source)

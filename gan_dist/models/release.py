@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from shlex import quote
 from typing import Any
 
@@ -23,6 +23,7 @@ from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, StorageError
 from gan_dist.core.import_path import require_trust
 from gan_dist.core.json_text import Clock, parse_object
+from gan_dist.core.storage import hub
 from gan_dist.core.storage.hashed_folder import (
     MANIFEST,
     FileName,
@@ -45,6 +46,8 @@ WEIGHTS = "generator.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 MEASURED = "metrics.json"
 SAMPLES = "samples.png"
+KINDS = ("release", "checkpoint")
+"""Folders that hold a generator."""
 
 
 def to_safetensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -160,7 +163,8 @@ def load(
     is unpickled, and every file's hash is checked.
 
     Args:
-        uri: Its folder, a local path or a URI.
+        uri: Its folder, a local path or a URI; or a model repository, `hf://user/name` or
+            `hf://user/name@revision`.
         device: Device of the generator and of the images that `sample` returns.
         trust: Import paths, `package.module:Class`, of networks of a user's own that may be imported. A
             release never chooses code: one of such networks is refused unless its `model.name` is here.
@@ -170,6 +174,7 @@ def load(
             is not in `trust`.
         ConfigError: a network of a user's own cannot be imported, or built for these images.
         StorageError: its store cannot be read, or its bucket does not exist.
+        MissingPackageError: it is in a bucket or a model repository, whose extra is not installed.
     """
     uri, kind, contents = read_generator_folder(os.fspath(uri))
     config = load_config(storage.join(uri, CONFIG))
@@ -217,8 +222,14 @@ def _mixture(
 def read_generator_folder(uri: str) -> tuple[str, str, dict[str, bytes]]:
     """Return the folder from which `load` would read, its kind (`release` or `checkpoint`) and its files.
 
-    Raises what `load` does.
+    Of a model repository it is a local folder. Raises what `load` does.
     """
+    if hub.is_hub(uri):
+        folder = hub.download(uri, KINDS)
+        try:
+            return folder, *read_folder(folder, KINDS)
+        except CheckpointError as error:
+            raise type(error)([replace(one, where=uri) for one in error.problems]) from None
     return _read_best_of(uri) if storage.exists(storage.join(uri, BEST)) else _read(uri)
 
 
@@ -255,7 +266,7 @@ def _read(uri: str) -> tuple[str, str, dict[str, bytes]]:
     errors = []
     for place in places:
         try:
-            return place, *read_folder(place, ["release", "checkpoint"])
+            return place, *read_folder(place, KINDS)
         except CheckpointError as error:
             errors.append(error)
     raise errors[0]  # of several, that of the newest

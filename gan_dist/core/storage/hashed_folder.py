@@ -71,8 +71,17 @@ def write_folder(
         write(name, content)
     if last is not None:
         write(*last(hashes))
-    manifest = {"format": FORMAT, "kind": kind, "files": hashes, "sizes": sizes}
-    storage.write_bytes(storage.join(uri, MANIFEST), to_json(manifest))
+    storage.write_bytes(storage.join(uri, MANIFEST), _to_manifest(kind, hashes, sizes))
+
+
+def format_manifest(kind: str, contents: Mapping[str, bytes]) -> bytes:
+    """Return the manifest that `write_folder` writes behind files."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return _to_manifest(kind, hashes, {name: len(content) for name, content in contents.items()})
+
+
+def _to_manifest(kind: str, hashes: Hashes, sizes: Mapping[str, int]) -> bytes:
+    return to_json({"format": FORMAT, "kind": kind, "files": hashes, "sizes": sizes})
 
 
 def replace_folder(uri: str, kind: str, contents: Mapping[str, bytes]) -> bool:

@@ -12,7 +12,8 @@ import yaml
 
 import gan_dist
 from gan_dist.artifacts.best import BestRelease, find_best
-from gan_dist.artifacts.publish import copy_release, model_card
+from gan_dist.artifacts.model_card import model_card
+from gan_dist.artifacts.publish import copy_release
 from gan_dist.config import load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, StorageError

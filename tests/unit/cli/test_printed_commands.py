@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from gan_dist.artifacts.best import find_best
-from gan_dist.artifacts.publish import model_card
+from gan_dist.artifacts.model_card import model_card
 from gan_dist.cli import app, pack, tune
 from gan_dist.cli import train as train_verb
 from gan_dist.cli.paths import absolute, load_run, read_run

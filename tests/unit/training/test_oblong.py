@@ -12,7 +12,7 @@ from PIL import Image
 import gan_dist
 from gan_dist.artifacts.best import find_best
 from gan_dist.artifacts.export import describe
-from gan_dist.artifacts.publish import model_card
+from gan_dist.artifacts.model_card import model_card
 from gan_dist.artifacts.records import read_records
 from gan_dist.artifacts.sampling import write_images
 from gan_dist.config import RunConfig, load_config
