@@ -22,9 +22,9 @@ class InitConfig(Section):
     model_config = ConfigDict(serialize_by_alias=True, validate_by_alias=True, validate_by_name=True)
 
     source: Annotated[str | None, Field(alias="from", min_length=1)] = None
-    """Run, checkpoint or release, a folder or URI, whose weights are taken where names and shapes are the
-    same; of a run its best release or, before its first measurement, its newest checkpoint. Random weights
-    when absent. The run's folder keeps a copy, so the source is read once only."""
+    """Run, checkpoint or release, a folder, URI or `hf://user/name`, whose weights are taken where names and
+    shapes are the same; of a run its best release or, before its first measurement, its newest checkpoint.
+    Random weights when absent. The run's folder keeps a copy, so the source is read once only."""
     networks: Annotated[tuple[Role, ...], Field(min_length=1)] | None = None
     """Which networks are taken; all that the source has when absent. A release's generator is both the
     generator and the average; an average that is not taken begins as the generator."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_the_card_is_one_that_the_hub_reads(hub: Hub, run_uri: str) -> None:
     config = load_config(storage.join(found.release, "config.yaml"), ["init.from=hf://bob/faces@v2"])
     publish(replace(found, config=config), TO)
     card = ModelCard(newest(hub)["README.md"].decode())
-    data = card.data
+    data: Any = card.data
     assert (data.license, data.library_name, data.pipeline_tag, data.datasets, data.base_model) == (
         *("cc-by-4.0", "gan-dist", "unconditional-image-generation", ["digits"], "bob/faces"),
     )
@@ -134,8 +135,8 @@ def test_the_card_is_one_that_the_hub_reads(hub: Hub, run_uri: str) -> None:
 )
 def test_a_licence_is_as_the_hub_writes_it(given: str, front: dict[str, str], hub: Hub, run_uri: str) -> None:
     publish(find_best(run_uri), TO, license_name=given, private=True)
-    data = ModelCard(newest(hub)["README.md"].decode()).data.to_dict()
-    assert {key: data[key] for key in front} == front
+    data: Any = ModelCard(newest(hub)["README.md"].decode()).data
+    assert {key: getattr(data, key) for key in front} == front
     assert hub.private == {"ann/digits"}
 
 
