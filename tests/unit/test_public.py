@@ -71,7 +71,7 @@ def test_what_is_not_needed_is_not_imported(run_uri: str, tmp_path: Path) -> Non
 def test_help_names_arguments_as_the_readme_does_and_cuts_no_sentence() -> None:
     shown = CliRunner().invoke(app, ["--help"], terminal_width=80).stdout
     verbs = shown.partition("Commands:")[2].strip().splitlines()
-    assert len(verbs) == 13
+    assert len(verbs) == 14
     assert [line for line in verbs if line.endswith("...")] == []
     for line in verbs:
         usage = CliRunner().invoke(app, [line.split()[0], "--help"], terminal_width=80).stdout.splitlines()[0]
