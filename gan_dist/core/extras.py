@@ -15,18 +15,8 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "serve": ("fastapi", "starlette", "uvicorn"),
     "train": (
-        *(
-            "aiohttp",
-            "boto3",
-            "botocore",
-            "cmaes",
-            "grpc",
-            "jinja2",
-            "optuna",
-            "pathspec",
-            "psutil",
-        ),
-        *("ray", "requests", "s3fs", "scipy", "sqlalchemy", "tensorboard", "torch_fidelity", "torchvision"),
+        *("aiohttp", "boto3", "botocore", "cmaes", "grpc", "optuna", "pathspec", "psutil", "ray", "requests"),
+        *("s3fs", "scipy", "sqlalchemy", "tensorboard", "torch_fidelity", "torchvision"),
     ),
     "wandb": ("wandb",),
 }

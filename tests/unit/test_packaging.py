@@ -65,12 +65,20 @@ def call(bare: Path, code: str, *arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
+def configured(run_uri: str, copy: Path) -> Path:
+    """Copy a run, with the configuration that runs have in their folders."""
+    shutil.copytree(run_uri, copy)
+    shutil.copy(next(copy.glob("best_*/config.yaml")), copy)
+    return copy
+
+
 USE = """
 import importlib.util, sys
 import gan_dist, gan_dist.cli
 absent = {"ray", "optuna", "sqlalchemy", "torchvision", "tensorboard", "botocore", "scipy"}
 assert not [name for name in absent if importlib.util.find_spec(name)]
 commands = [("sample", "--out", "a.png"), ("export", "--to", "a.pt2"), ("best", "--to", "release")]
+commands += [("report", "--out", "a.html")]
 for verb, option, to in commands:
     gan_dist.cli.app([verb, sys.argv[1], option, to], standalone_mode=False)
 print(*gan_dist.load("release").sample(2).flatten().tolist())
@@ -79,10 +87,11 @@ print(*gan_dist.load("release").sample(2).flatten().tolist())
 
 @pytest.mark.slow
 def test_the_wheel_alone_loads_samples_and_exports(bare: Path, run_uri: str, tmp_path: Path) -> None:
-    pixels = call(bare, USE, run_uri, cwd=tmp_path).splitlines()[-1].split()
+    run = configured(run_uri, tmp_path.with_suffix(".run"))
+    pixels = call(bare, USE, str(run), cwd=tmp_path).splitlines()[-1].split()
     expected = gan_dist.load(run_uri).sample(2).flatten()
     assert torch.equal(torch.tensor([int(one) for one in pixels], dtype=torch.uint8), expected)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.pt2", "release"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.pt2", "a.html", "release"}
 
 
 FAIL = """
@@ -104,7 +113,6 @@ def test_a_command_without_its_extra_says_what_to_install(bare: Path, run_uri: s
         "train digits": "train",
         "tune search-digits": "train",
         "evaluate RUN": "train",
-        "report RUN": "train",
         "pack photos shards --resolution 64": "train",
         "doctor": "train",
         "submit train digits": "train",
@@ -116,8 +124,9 @@ def test_a_command_without_its_extra_says_what_to_install(bare: Path, run_uri: s
         "serve RUN": "serve",
     }
     (tmp_path / "photos").mkdir()
-    shutil.copy(next(Path(run_uri).glob("best_*/samples.png")), tmp_path / "photos")
-    typed = [[run_uri if word == "RUN" else word for word in command.split()] for command in commands]
+    run = configured(run_uri, tmp_path.with_suffix(".run"))
+    shutil.copy(next(run.glob("best_*/samples.png")), tmp_path / "photos")
+    typed = [[str(run) if word == "RUN" else word for word in command.split()] for command in commands]
     told = map(json.loads, call(bare, FAIL, json.dumps(typed), cwd=tmp_path).splitlines())
     for (arguments, code, said), extra in zip(told, commands.values(), strict=True):
         assert (code, "gan-dist: " in said, "Traceback" in said) == (2, True, False), arguments

@@ -250,7 +250,8 @@ def test_verbs_take_a_repository_where_they_take_a_release(
         call("publish", run_uri, "--to", "releases/a")
 
 
-def test_code_that_a_repository_names_is_not_run(hub: Hub, run_uri: str) -> None:
+@pytest.mark.usefixtures("hub")
+def test_code_that_a_repository_names_is_not_run(run_uri: str) -> None:
     found = find_best(run_uri)
     config = found.contents["config.yaml"].replace(b"name: resnet", b"name: own_networks:Small")
     assert config != found.contents["config.yaml"]
