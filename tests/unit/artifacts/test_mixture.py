@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 import gan_dist
 from gan_dist.artifacts import directions, points, walks
 from gan_dist.artifacts.inversion import invert, psnr
+from gan_dist.artifacts.model_card import model_card
+from gan_dist.artifacts.publish import find_release
 from gan_dist.artifacts.sampling import images_of_seeds, interpolate
 from gan_dist.cli import app
 from gan_dist.config.init import InitConfig
@@ -70,6 +72,20 @@ def mixed(search: str, tmp_path_factory: pytest.TempPathFactory) -> Release:
     runs = [f"{search}/trials/{number:05d}" for number in range(len(TRIALS))]
     to = tmp_path_factory.mktemp("releases") / "thirds"
     return gan_dist.load(mixture_of(runs, (1 / 2, 1 / 3, 1 / 6), to))
+
+
+def test_the_card_of_a_mixture_says_the_same_at_another_place(written: Path) -> None:
+    found, name = find_release(str(written)), "hf://ann/mixed"
+    before, after = ((written / "README.md").read_text(), model_card(found, name))
+    assert (
+        before.replace('"mixture"', f'"{name}"')
+        .replace("sample mixture", f"sample {name}")
+        .replace("evaluate mixture", f"evaluate {name}")
+        .replace("export mixture", f"export {name}")
+        == after
+    )
+    assert "pipeline_tag: unconditional-image-generation\n" in after
+    assert found.metric == "fd_digits"
 
 
 def features(count: int, seed: int) -> Tensor:
