@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gan_dist.artifacts.objectives import Objectives
-from gan_dist.report.blocks import Bars, Block, Chart, Note, Table
+from gan_dist.report.blocks import Bars, Block, Chart, Note, Table, number
 from gan_dist.report.series import Series, finite
 from gan_dist.report.trials import State, Trial
 
@@ -33,8 +33,8 @@ WINNER = {"color": COLOURS[1], "width": 3}
 STAR = {"color": COLOURS[1], "points": 11, "line": False}
 MARKED = 100
 """Points of a curve, at most, that are marked."""
-DECADE = 10
-"""Ratio of the largest and the least distance from which their axis is logarithmic."""
+RATIO = 3
+"""Of the largest to the least value, from which their axis is logarithmic."""
 SLICES = 12
 """Keys of a search, at most, that have a chart of their own."""
 
@@ -80,11 +80,12 @@ def curves(
     data: list[dict[str, Any]] = []
     for name, one in series.items():
         points = 5 if len(one.values) <= MARKED else 0
-        entry: dict[str, Any] = {"name": name, "x": list(one.kimg), "y": list(one.values), "points": points}
+        y = [None if value is None else float(number(value)) for value in one.values]
+        entry: dict[str, Any] = {"name": name, "x": list(one.kimg), "y": y, "points": points}
         if spread is not None and math.isfinite(spread):
             for edge, sign in (("low", -2), ("high", 2)):
                 factor = max(0.0, 1 + sign * spread)
-                entry[edge] = [None if value is None else value * factor for value in one.values]
+                entry[edge] = [None if value is None else value * factor for value in y]
         data.append(entry)
     values = [value for one in series.values() for value in one.values if value is not None]
     if best is not None:
@@ -97,7 +98,7 @@ def curves(
                 {"name": "two halves of the reals", "x": [min(at), max(at)], "y": [floor] * 2, **line}
             )
     wide = best is not None
-    log = wide and _is_log(values, DECADE)
+    log = wide and _is_log(values)
     return chart(title, data, unit=unit, wide=wide, x="kimg", log_y=log, height=340 if wide else 240)
 
 
@@ -170,7 +171,7 @@ def slices(space: Space, metric: str, trials: Sequence[Trial], best: int | None)
                 data.append(_points(str(state), drawn, at, line["color"], 7))
         if drawn := [one for one in having if one.number == best]:
             data.append(_points(f"the winner, trial {best}", drawn, at, COLOURS[1], 12))
-        log_x = not ticks and bool(getattr(distribution, "log", False)) and all(x > 0 for x in at.values())
+        log_x = not ticks and bool(getattr(distribution, "log", False)) and _is_log(at.values())
         log_y = _is_log(trial.best for trial in measured)
         axes: dict[str, Any] = {"x": key, "log_x": log_x, "log_y": log_y, "ticks": ticks, "scatter": True}
         charts.append(chart(key, data, unit=f"{metric} at its best", **axes))
@@ -225,7 +226,7 @@ def _points(
     return {"name": name, "x": x, "y": y, "words": words, "color": color, "points": size, "line": False}
 
 
-def _is_log(values: Iterable[float], ratio: float = 1) -> bool:
+def _is_log(values: Iterable[float]) -> bool:
     # Distances fall by orders of magnitude; but zero and negative values have no logarithm.
     values = list(values)
-    return bool(values) and min(values) > 0 and max(values) >= ratio * min(values)
+    return bool(values) and min(values) > 0 and max(values) >= RATIO * min(values)

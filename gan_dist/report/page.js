@@ -85,21 +85,33 @@ function tip(plot, figure, owner, words, box) {
   box.style.top = `${Math.max(0, Math.min(top, plot.over.clientHeight - box.clientHeight))}px`;
 }
 
+// Return the places of marks on a logarithmic axis: fewer of each decade, the more decades there are.
+function decades(_, axis, low, high) {
+  const ratio = high / low, found = [];
+  const steps = ratio > 1e4 ? [1] : ratio > 20 ? [1, 2, 5] : ratio > 6 ? [1, 2, 3, 5, 7] : [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9];
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) {
+    found.push(...steps.map(step => Number(`${step}e${power}`)).filter(one => one >= low && one <= high));
+  }
+  return found;
+}
+
 function axes(figure) {
   const look = {stroke: colour("--soft"), font: "12px system-ui, sans-serif"};
   const grid = {stroke: colour("--line"), width: 1}, ticks = {show: false};
   const values = (_, splits) => splits.map(shown);
   const words = figure.ticks && figure.ticks.length ? figure.ticks : null;
   const x = {...look, grid, ticks, values, size: 26};
-  // The title of a chart of a key is the axis's label too.
+  // The title of a chart of a key is its axis's label too.
   if (!figure.ticks) Object.assign(x, {label: figure.x, labelSize: 18, labelFont: look.font});
   if (words) {
     x.splits = () => words.map((_, at) => at);
     x.values = () => words;
     x.grid = {show: false};
   }
+  const log = {splits: decades, filter: (_, splits) => splits};
   const size = (_, texts) => 14 + 7 * Math.max(3, ...(texts || []).map(text => (text || "").length));
-  return [x, {...look, grid, ticks, values, size}];
+  if (figure.log_x) Object.assign(x, log);
+  return [x, {...look, grid, ticks, values, size, ...(figure.log_y ? log : {})}];
 }
 
 function ranges(figure) {
@@ -146,7 +158,7 @@ function draw(box) {
 function legend(box, key, figure, plot, owner) {
   const groups = new Map();
   owner.forEach((at, series) => {
-    if (at < 0) return;
+    if (at < 0 || !figure.data[at].x.length) return;
     const name = figure.data[at].group || figure.data[at].name;
     groups.set(name, [...(groups.get(name) || []), series]);
   });

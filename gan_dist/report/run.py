@@ -183,8 +183,8 @@ def _headline(
         yield f"last {metric}", f"{last[metric]:.4g}", f"after {kimg(last['images'])}"
     yield state, f"{min(1, images / total):.0%}", f"{kimg(images)} of {kimg(total)}"
     if rate := speed(records):
-        left = (total - images) / rate / 60
-        words = f"{left:,.0f} minutes to the last image, evaluations left out" if left >= 1 else ""
+        left = (total - images) / rate / 3600
+        words = f"{left:,.2g} hours to the last image, evaluations left out" if left > 0 else ""
         yield "speed", f"{rate:,.0f} images/s", words
 
 

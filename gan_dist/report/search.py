@@ -22,7 +22,8 @@ from gan_dist.artifacts.search_folder import (
 )
 from gan_dist.config import flatten, load_config
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError
+from gan_dist.core.errors import AbsentError, CheckpointError
+from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage import lock
 from gan_dist.models.release import CONFIG, SEARCH
 from gan_dist.report.blocks import (
@@ -38,10 +39,12 @@ from gan_dist.report.blocks import (
     number,
 )
 from gan_dist.report.charts import fronts, importances, learning, progress, slices
+from gan_dist.report.forecasts import forecasts
 from gan_dist.report.run import find_release, release_blocks, release_commands, run_grids
 from gan_dist.report.series import finite, read_sorted
 from gan_dist.report.settings import settings
 from gan_dist.report.trials import ENDED, State, Trial, cost, folder_trials, full_length, study_trials
+from gan_dist.search.outlook import FORECAST
 from gan_dist.search.space import Space
 from gan_dist.search.space.distributions import format_plain
 from gan_dist.search.study import SPACE
@@ -92,9 +95,12 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         longer = f"train.kimg={10 * config.train.kimg:g}"
         promote = shlex.join(["gan-dist", "promote", storage.redact(uri), longer])
         commands.append(("train the best three further", promote))
+    forecast = _read_forecast(uri)
+    outlook = [Section("Forecast", blocks)] if (blocks := forecasts(forecast)) else []
     sections = [
         Section("Search", first),
         Section("Curves", _charts(metric, trials, best)),
+        *outlook,
         Section("The winner", [*samples, *release_blocks(found, reason)]),
         Section("Space", [_space_table(space, trials, best), *_keys(study, space, metric, trials, best)]),
         Section(f"All {len(trials)} trials", [_table(metric, keys, trials, best)]),
@@ -106,7 +112,8 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         sections.append(Section("The best with other seeds", replicas))
     sections += settings(flatten(config), frozenset(keys))
     sections.append(Section("Go on", [Commands(commands)]))
-    ended = bool(info.trials) and _share(info, trials) == 1 and lock.lock_holder(uri) is None
+    all_done = _share(info, trials) == 1 or bool(forecast.get("came"))
+    ended = all_done and lock.lock_holder(uri) is None
     return Page(title=config.name, subtitle="a search", sections=sections, ended=ended)
 
 
@@ -179,6 +186,14 @@ def _keys(
     if study is None or not any(trial.curve for trial in trials):
         return []
     return [*importances(study), *slices(space, metric, trials, best)]
+
+
+def _read_forecast(uri: str) -> Mapping[str, Any]:
+    """Return the forecasts of a search; none where it has none, or its file is damaged."""
+    try:
+        return parse_object(storage.read_bytes(storage.join(uri, FORECAST)))
+    except (AbsentError, ValueError):
+        return {}
 
 
 def _space_table(space: Space, trials: Sequence[Trial], best: int | None) -> Block:

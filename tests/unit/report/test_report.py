@@ -163,7 +163,7 @@ def test_the_page_of_a_run_has_all_that_it_recorded(trained: str, tmp_path: Path
     assert {"fd_digits", "kid_digits", "recall_digits", "loss_d", "augment_p", "weight_norm_g"} <= measured
     assert {"wait_share", "s_per_kimg", "peak_memory_gib"} <= measured
     for key in measured:
-        points = [(one["kimg"], one[key]) for one in records if key in one]
+        points = [(one["kimg"], float(f"{one[key]:.6g}")) for one in records if key in one]
         assert list(zip(seen.traces[key]["x"], seen.traces[key]["y"], strict=True)) == points
         assert len(points) == (8 if key.startswith(("loss_", "grad_norm_")) else len(points))
     assert (seen.traces["best"]["x"], seen.traces["best"]["y"]) == ([best["kimg"]], [best["fd_digits"]])
@@ -375,6 +375,20 @@ def test_the_front_of_several_objectives_is_drawn_and_listed(tmp_path: Path) -> 
         if study:
             assert "What matters" in seen.shown or "cannot be said" in seen.shown
             Path(uri, JOURNAL).unlink()
+
+
+def test_forecasts_are_drawn_beside_what_came(tmp_path: Path) -> None:
+    uri = search_with(plan_of(tmp_path))
+    made = [{"trials": 4, "images": [800, 900, 1000], "value": None}]
+    made += [{"trials": 6, "images": [850, 900, 950], "value": [2.0, 3.0, 3.5]}]
+    record = {"metric": "fd_digits", "made": made, "came": {"trials": 9, "images": 910, "value": 3.25}}
+    storage.write_bytes(storage.join(uri, "forecast.json"), to_json(record))
+    seen = page(uri, tmp_path)
+    value, images = [one["data"] for one in seen.figures if one["data"][0]["name"] == "forecast"]
+    assert [value[0][key] for key in ("x", "low", "y", "high")] == [[6], [2.0], [3.0], [3.5]]
+    assert (images[0]["y"], value[1]["y"], images[1]["y"]) == ([0.9, 0.9], [3.25] * 2, [0.91] * 2)
+    Path(uri, "forecast.json").write_text("[")
+    assert not [one for one in page(uri, tmp_path).figures if one["data"][0]["name"] == "forecast"]
 
 
 def test_a_search_without_a_whole_release_still_has_its_best(tmp_path: Path) -> None:
