@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from gan_dist.artifacts.points import Points, has_styles, image_of
 from gan_dist.core import rng, storage
@@ -169,17 +170,31 @@ def _descend(
 
     The vectors do not influence one another.
     """
-    mean, square = torch.zeros_like(vectors), torch.zeros_like(vectors)
+    mean, square, count = torch.zeros_like(vectors), torch.zeros_like(vectors), torch.zeros(())
+    vectors = vectors.clone()
     progress(0)
     for step in range(1, steps + 1):
-        vectors = vectors.detach().requires_grad_()
+        vectors.requires_grad_()
         distances = _distances(make(vectors), target)
         (gradient,) = torch.autograd.grad(distances.sum(), vectors)
-        mean.lerp_(gradient, 1 - BETAS[0])
-        square.lerp_(gradient.square(), 1 - BETAS[1])
-        rate = RATE * scale * min(1.0, 2 * (1 - step / (steps + 1)))
-        size = (square / (1 - BETAS[1] ** step)).sqrt() + EPSILON
-        vectors = vectors.detach() - rate * mean / (1 - BETAS[0] ** step) / size
+        vectors.detach_()
+        # The function: an object of torch.optim.Adam imports PyTorch's compiler, 4 s of a CPU.
+        adam(
+            params=[vectors],
+            grads=[gradient],
+            exp_avgs=[mean],
+            exp_avg_sqs=[square],
+            max_exp_avg_sqs=[],
+            state_steps=[count],
+            foreach=False,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=RATE * scale * min(1.0, 2 * (1 - step / (steps + 1))),
+            weight_decay=0,
+            eps=EPSILON,
+            maximize=False,
+        )
         progress(step)
     with torch.no_grad():
         return vectors, _distances(make(vectors), target)
