@@ -27,13 +27,12 @@ def report(
     host: Annotated[str, typer.Option(help="With --serve: where it listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="With --serve: its port; 0 is any.", min=0, max=65535)] = PORT,
     token: Annotated[
-        str,
+        str | None,
         typer.Option(
             envvar="GAN_DIST_TOKEN",
-            show_envvar=False,
-            help="With --serve: what a reader must have, also in GAN_DIST_TOKEN; needed beyond this machine.",
+            help="With --serve: what readers must have; the variable is not in a list of processes.",
         ),
-    ] = "",
+    ] = None,
     optuna_storage: Annotated[
         str | None, typer.Option(help="Where a search's study is, if in a database: a URL, or env:NAME.")
     ] = None,
@@ -63,8 +62,9 @@ def check(out: str) -> None:
 
 
 def _serve(
-    source: str, host: str, port: int, token: str, optuna_storage: str | None, *, as_json: bool
+    source: str, host: str, port: int, token: str | None, optuna_storage: str | None, *, as_json: bool
 ) -> None:
+    import socket
     from urllib.parse import quote
 
     from gan_dist.report.page import reader
@@ -73,7 +73,8 @@ def _serve(
     with listen(host, port, token) as listener:
         kind, read = reader(absolute(source), optuna_storage)
         live = LivePage(read)
-        at = f"[{host}]" if ":" in host else host
+        reached = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        at = f"[{reached}]" if ":" in reached else reached
         url = f"http://{at}:{listener.getsockname()[1]}/"
         address = f"{url}?token={quote(token, safe='')}" if token else url
         if as_json:

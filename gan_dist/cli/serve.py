@@ -11,6 +11,7 @@ import typer
 from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute
 from gan_dist.core import extras
+from gan_dist.core.access import require_protected
 from gan_dist.core.interrupts import stop_requests
 
 
@@ -54,7 +55,7 @@ def serve(
     from gan_dist.cluster.serve.served import find_place
     from gan_dist.models import release
 
-    driver.require_protected(host, token)
+    require_protected(host, token)
     uri = absolute(source)
     # What is wrong with it is told before anything is started.
     release.load(find_place(uri)[0], trust=trust or ())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import ipaddress
 import json
 import socket
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gan_dist.core.access import require_protected
 from gan_dist.core.errors import GanDistError
 from gan_dist.report.blocks import Page, Picture
 from gan_dist.report.page import anchor, fragments, head, media_type, render, shell
@@ -88,7 +88,7 @@ class LivePage:
         }
 
 
-def application(live: LivePage, token: str = "") -> web.Application:
+def application(live: LivePage, token: str | None = None) -> web.Application:
     """Return the server of a page.
 
     With a token, each request has it: as `Authorization: Bearer`, as the parameter `token` of the address, or
@@ -113,7 +113,7 @@ def application(live: LivePage, token: str = "") -> web.Application:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not token:
+        if token is None:
             name = request.url.host
             if name not in NEAREST:
                 raise web.HTTPForbidden(
@@ -145,17 +145,13 @@ def application(live: LivePage, token: str = "") -> web.Application:
     return server
 
 
-def listen(host: str, port: int, token: str = "") -> socket.socket:
+def listen(host: str, port: int, token: str | None = None) -> socket.socket:
     """Return a listening socket; port 0 is any that is free.
 
     Raises:
-        GanDistError: beyond loopback without a token, or a port that cannot be had.
+        GanDistError: `require_protected` raises it, or the port cannot be had.
     """
-    if not token and not _is_loopback(host):
-        raise GanDistError(
-            f"--host {host}: others could read the page, and there is no token",
-            "set one in GAN_DIST_TOKEN, or leave --host out and reach this machine by `ssh -L`",
-        )
+    require_protected(host, token)
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
@@ -165,7 +161,7 @@ def listen(host: str, port: int, token: str = "") -> socket.socket:
         ) from None
 
 
-def serve(live: LivePage, listener: socket.socket, token: str = "") -> None:
+def serve(live: LivePage, listener: socket.socket, token: str | None = None) -> None:
     """Answer until SIGINT or SIGTERM."""
     web.run_app(application(live, token), sock=listener, print=None, access_log=None, shutdown_timeout=1)
 
@@ -176,11 +172,4 @@ def _utf8(text: str, kind: str) -> web.Response:
 
 
 def _same(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(errors="replace"), token.encode())
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), token.encode(errors="surrogateescape"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import time
@@ -20,11 +19,11 @@ from ray.serve.exceptions import RayServeException
 from gan_dist.cluster.connect import require_alive, started_here
 from gan_dist.cluster.serve.replica import deployment, hash_token
 from gan_dist.core import host, storage
-from gan_dist.core.errors import ClusterError, GanDistError, WorkerError
+from gan_dist.core.access import require_protected
+from gan_dist.core.errors import ClusterError, WorkerError
 from gan_dist.core.storage.redaction import reason
 
 APP = "gan-dist"
-SHORTEST_TOKEN = 16
 
 
 @dataclass(frozen=True)
@@ -39,28 +38,6 @@ class Address:
     def url(self) -> str:
         shown = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{shown}:{self.port}/"
-
-
-def require_protected(host: str, token: str | None) -> None:
-    """Refuse an address that others can reach without a token, and a token that can be guessed.
-
-    Raises:
-        GanDistError: it is one of these.
-    """
-    make = 'export GAN_DIST_TOKEN=$(python -c "import secrets; print(secrets.token_hex())")'
-    if token is None:
-        if not _is_loopback(host):
-            what = f"--host {host} can be reached from other machines, and there is no token"
-            raise GanDistError(what, f"{make}, or leave --host out")
-    elif len(token) < SHORTEST_TOKEN:
-        what = f"a token of {len(token)} characters can be guessed: {SHORTEST_TOKEN} are needed"
-        raise GanDistError(what, make)
-
-
-def _is_loopback(name: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(name).is_loopback
-    return name == "localhost"
 
 
 @contextmanager

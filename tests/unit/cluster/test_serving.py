@@ -10,9 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
-from gan_dist.cluster.serve.driver import require_protected
 from gan_dist.cluster.serve.query import ImageQuery, parse_image, parse_images
 from gan_dist.cluster.serve.served import Served, find_place
+from gan_dist.core.access import require_protected
 from gan_dist.core.errors import DataError, GanDistError, NonFiniteError
 from gan_dist.core.extras import MODULES
 from gan_dist.models.generator import ImageShape

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from gan_dist.artifacts.records import METRICS
 from gan_dist.cli import app
+from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError
 from gan_dist.report.page import UPLOT, reader
 from gan_dist.report.server import LivePage, application, listen
@@ -33,7 +34,7 @@ QUICK_S = 0.05
 
 
 @asynccontextmanager
-async def served(source: str, token: str = "") -> AsyncIterator[str]:
+async def served(source: str, token: str | None = None) -> AsyncIterator[str]:
     """Serve the page of a run or search that is read at every request; the address is that of the page."""
     live = LivePage(reader(source)[1], QUICK_S)
     runner = web.AppRunner(application(live, token))
@@ -117,6 +118,20 @@ def test_pictures_are_served_once_and_kept(trained: str) -> None:
     asyncio.run(look())
 
 
+def test_a_run_in_a_bucket_is_served(bucket: str, trained: str, tmp_path: Path) -> None:
+    few = Growing(trained, tmp_path / "few").folder
+    storage.copy_tree(str(few), f"{bucket}/runs/live")
+    names = storage.list_names(f"{bucket}/runs/live")
+
+    async def look() -> None:
+        async with served(f"{bucket}/runs/live") as url:
+            status, page = await get(url)
+            assert (status, "0.128 kimg of 0.256 kimg" in page, page.count("pictures/")) == (200, True, 3)
+
+    asyncio.run(look())
+    assert storage.list_names(f"{bucket}/runs/live") == names
+
+
 def test_a_token_opens_the_page_and_goes_from_its_address(trained: str) -> None:
     async def knock() -> None:
         async with served(trained, "s3cret") as url, ClientSession() as session:
@@ -150,8 +165,9 @@ def test_without_a_token_no_other_name_leads_to_the_page(trained: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["RUN", "--host", "0.0.0.0"], "others could read the page, and there is no token"),
-        (["RUN", "--host", "nowhere.invalid", "--token", "t"], "cannot be listened at"),
+        (["RUN", "--host", "0.0.0.0"], "can be reached from other machines, and there is no token"),
+        (["RUN", "--host", "nowhere.invalid", "--token", "0123456789abcdef"], "cannot be listened at"),
+        (["RUN", "--host", "0.0.0.0", "--token", "guess"], "a token of 5 characters can be guessed"),
         (["RUN", "--port", "TAKEN"], "cannot be listened at"),
         (["RUN", "--port", "0", "--optuna-storage", "env:STUDY_URL"], "is a run, which has no study"),
         (["/absent/run", "--port", "0"], "is neither a search nor a run"),
