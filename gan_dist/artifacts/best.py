@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from gan_dist.artifacts.objectives import Mode, Objectives, Point, require_objective
 from gan_dist.artifacts.records import METRICS, distance_name, format_lines, is_score, read_valid_records
 from gan_dist.artifacts.search_folder import (
+    ORIGIN,
     READERS,
     is_search,
     read_replicated,
@@ -22,7 +23,7 @@ from gan_dist.artifacts.search_folder import (
 )
 from gan_dist.config import RunConfig, load_config
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError, ConfigError
+from gan_dist.core.errors import AbsentError, CheckpointError, ConfigError
 from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import MANIFEST, parse_file, read_folder
 from gan_dist.core.storage.redaction import split_query
@@ -128,13 +129,17 @@ def rank_runs(uri: str, prefer: str | None = None) -> Ranking:
     if metric is None or not measured:
         raise _nothing_measured(uri, runs, metric)
     ranks = {one.trial: rank for rank, one in enumerate(read_replicated(uri))}
-    measured.sort(key=lambda one: (ranks.get(one.trial, len(ranks)), one))
+    measured.sort(key=lambda one: (ranks.get(one.trial, len(ranks)), one[:3], one.run.uri))
+    # Of a member of a population, which has a run for each of its branches, the best one.
+    leading = {one.trial: one for one in reversed(measured)}
+    measured = [one for one in measured if leading[one.trial] is one]
     warnings = tuple(run.warning for run in runs if run.warning)
+    count = len({run.trial for run in runs})
     if objectives is None:
-        return Ranking(metric, mode, len(runs), measured, warnings)
+        return Ranking(metric, mode, count, measured, warnings)
     name = prefer or objectives.first
     measured, unmet = _by_objectives(measured, objectives, name)
-    return Ranking(name, objectives.modes[name], len(runs), measured, (*warnings, *unmet))
+    return Ranking(name, objectives.modes[name], count, measured, (*warnings, *unmet))
 
 
 def _by_objectives(
@@ -245,6 +250,10 @@ def _read_run(uri: str, trial: int | None) -> RecordedRun:
         with suppress(CheckpointError):
             best = read_best(uri)
             records = [*records, {"images": best["images"], best["metric"]: best["value"]}]
+    if trial is not None and ORIGIN in names:  # what a member of a population has copied is another's
+        with suppress(AbsentError, ValueError, TypeError, KeyError):
+            copied = int(parse_object(storage.read_bytes(storage.join(uri, ORIGIN)))["images"])
+            records = [record for record in records if record["images"] > copied]
     return RecordedRun(uri, trial, records, warning, best)
 
 

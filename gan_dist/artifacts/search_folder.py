@@ -27,6 +27,8 @@ TRIALS, REPLICATES = "trials", "replicates"
 """Folders of a search's trials, and of its best trials run again: in each a run's folder for each run."""
 REPLICATED = "replicates.json"
 """Values of the trials that were run again with other seeds, the best mean first."""
+ORIGIN = "promoted.json"
+"""In the folder of a run that goes on from a trial's checkpoint: what it goes on from."""
 FORMAT = 1
 READERS = 32
 """Trials that are read at the same time: a bucket answers each request in tens of milliseconds."""
@@ -57,10 +59,13 @@ def trial_folder(uri: str, number: int) -> str:
 
 
 def trial_folders(uri: str) -> list[tuple[str, int]]:
-    """Return the folders of a search's trials, with the trials' numbers."""
+    """Return the folders of a search's trials, with the trials' numbers.
+
+    A member of a population has one for each of its branches, such as `00003` and `00003-1`.
+    """
     folder = storage.join(uri, TRIALS)
-    trials = [name for name in storage.list_names(folder) if re.fullmatch(r"\d{5,}", name)]
-    return [(storage.join(folder, name), int(name)) for name in trials]
+    trials = [name for name in storage.list_names(folder) if re.fullmatch(r"\d{5,}(-\d+)?", name)]
+    return [(storage.join(folder, name), int(name.partition("-")[0])) for name in trials]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ PROMOTED = 3
 """Trials in the printed command of `promote`, at most."""
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from gan_dist.search.budget import Reached
     from gan_dist.search.outlook import Outlook
     from gan_dist.search.plan import Plan
@@ -89,11 +91,15 @@ class Outcome(NamedTuple):
 
 def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, as_json: bool) -> None:
     search, sizes = plan.search, format_summary(plan.config, summary)
+    scheduler = f"{search.scheduler}, from {plan.grace / 1000:g} kimg on"
+    if plan.evolves:
+        step = "in lock step" if search.synch else "each when it gets there"
+        scheduler = f"{search.scheduler}, every {plan.ends[0] / 1000:g} kimg, {step}"
     record = packing | {
         "search": plan.uri,
         "keys": list(plan.space.distributions),
         "trials": None if search.most_trials == math.inf else search.trials,
-        "scheduler": f"{search.scheduler}, from {plan.grace / 1000:g} kimg on",
+        "scheduler": scheduler,
         "each": sizes["length"],
         "metric": sizes["metric"],
         "placement": sizes["placement"],
@@ -222,9 +228,10 @@ def _print_result(plan: Plan, outcome: Outcome, metric: str, arguments: list[str
         if study.target_reached:
             typer.echo(f"no more trials: search.target={plan.search.target:g} is reached")
             arguments = [*without("search.target", arguments), "search.target=null"]
-        elif plan.search.algorithm != "grid":
+        elif plan.search.algorithm != "grid" and not plan.evolves:
             arguments = [*without("search.trials", arguments), f"search.trials={2 * plan.search.trials}"]
     typer.echo(f"continue it with\n  {command('tune', *map(_redact_argument, arguments))}")
+    lineage = _print_lineage(plan, trials) if plan.evolves and best is not None else {}
     typer.echo(f"take the best with\n  {command('best', shorten(plan.uri), '--to', 'best')}")
     if best is not None:
         typer.echo(f"train the best further with\n  {_promote_command(plan, len(measured))}")
@@ -233,7 +240,7 @@ def _print_result(plan: Plan, outcome: Outcome, metric: str, arguments: list[str
         if best is not None:
             run = plan.trial(best.number, best.params).run_uri
             result = {"value": lowest_value(best), "trial": best.number, "config": best.params}
-            result["checkpoint"] = join(run, str(read_best(run)["release"]))
+            result |= lineage or {"checkpoint": join(run, str(read_best(run)["release"]))}
         record = {"search": plan.uri, "metric": metric, "trials": len(trials), "best": result}
         record["target_reached"] = study.target_reached
         if study.objectives:
@@ -251,6 +258,20 @@ def _forecast_and_came(record: Mapping[str, Any], metric: str) -> str:
         return ""
     said = f"after {first['trials']} trials, {format_forecast(first, metric)}"
     return f"{said}; came {came['images'] / 1000:,.0f} kimg, {came['value']:.3f}"
+
+
+def _print_lineage(plan: Plan, trials: list[FrozenTrial]) -> dict[str, object]:
+    """Write the configuration that repeats the best member, and print where it comes from."""
+    from gan_dist.artifacts.best import split_uri
+    from gan_dist.search.lineage import format_ancestry, lineage_values, write_lineage
+
+    uri, best = write_lineage(plan)
+    branch = split_uri(best.run)[1]
+    for line in format_ancestry(trials, branch):
+        typer.echo(f"    {line}")
+    typer.echo(f"repeat its whole training with\n  {command('train', shorten(uri))}")
+    values = lineage_values(trials, branch)
+    return {"config": values, "checkpoint": best.release, "lineage": uri}
 
 
 def _redact_argument(argument: str) -> str:

@@ -80,6 +80,11 @@ def written(points: Points) -> dict[float, float]:
     return {int(kimg) if kimg.is_integer() else kimg: value for kimg, value in points}
 
 
+def whole_rounds(kimg: float, round_images: int) -> int:
+    """Return kimg in images, rounded up to whole rounds of so many."""
+    return -(-images_of(kimg) // round_images) * round_images
+
+
 def images_of(kimg: float) -> int:
     """Return kimg in images."""
     return round(1000 * kimg)

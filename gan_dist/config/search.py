@@ -66,12 +66,22 @@ class SearchConfig(Section):
     """Optuna's sampler of the values: `tpe` learns from earlier trials, `gp` (a Gaussian process) and `cmaes`
     (for numbers only) from complete ones, `qmc` (a Sobol sequence) and `random` from none; `grid` tries all
     combinations."""
-    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
+    scheduler: Literal["asha", "hyperband", "median", "pbt", "pb2", "none"] = "asha"
     """What stops trials, one of Optuna's pruners: `asha` lets the best of each `reduction` go on at rungs,
     `grace_kimg` times powers of `reduction`; `hyperband` has several such ladders, which begin at different
-    rungs; `median` stops a trial that is worse than the median of the complete ones."""
+    rungs; `median` stops a trial that is worse than the median of the complete ones. `pbt` (population-based
+    training) and `pb2` stop none: every `perturb_kimg` the worst of `trials` members go on from copies of the
+    best, with values that are perturbed, or chosen by a Gaussian process (`pb2`)."""
     grace_kimg: PositiveFloat | None = None
     """Thousands of images before which no trial is stopped; `eval.every_kimg` when absent."""
+    perturb_kimg: PositiveFloat | None = None
+    """`pbt` and `pb2`: thousands of images between two comparisons of the members, a multiple of
+    `eval.every_kimg`, which it is when absent."""
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """`pbt` and `pb2`: share of the members that copy, and share of those that are copied; one at least."""
+    synch: bool = True
+    """`pbt` and `pb2`: all members are compared after the same images, and the same search makes the same
+    decisions; with `false` each is compared, when it gets there, with what the others have measured last."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """`asha` and `hyperband`: of how many trials one goes on."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

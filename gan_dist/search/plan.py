@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from gan_dist.config import (
     to_yaml,
 )
 from gan_dist.config.load import ConfigBuilder, read_settings
+from gan_dist.config.schedules import whole_rounds
 from gan_dist.core import storage
 from gan_dist.core.errors import ConfigError, Problem, ResumeError
 from gan_dist.core.import_path import is_import_path
@@ -31,8 +32,9 @@ from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.models.release import CONFIG, SEARCH
 from gan_dist.models.transfer import read_source
-from gan_dist.search.algorithms import unsuitable
+from gan_dist.search.algorithms import POPULATIONS, unsuitable, unsuitable_population
 from gan_dist.search.budget import impossible, read_prices
+from gan_dist.search.population import changed_settings, settings_of
 from gan_dist.search.space import Space
 from gan_dist.search.space.parse import parse
 from gan_dist.search.study import lowest_value
@@ -63,6 +65,11 @@ class Plan:
         return self.config.run_uri
 
     @property
+    def evolves(self) -> bool:
+        """Whether the trials are members of a population."""
+        return self.search.scheduler in POPULATIONS
+
+    @property
     def grace(self) -> int:
         """Images before which no trial is stopped."""
         return round(1000 * (self.search.grace_kimg or self.config.eval.every_kimg))
@@ -76,6 +83,20 @@ class Plan:
         config = self.settings.with_values(values).config()
         folder = config.storage.model_copy(update={"path": storage.join(self.uri, TRIALS)})
         return config.model_copy(update={"name": f"{number:05d}", "storage": folder, "search": None})
+
+    @property
+    def ends(self) -> list[int]:
+        """Images at the ends of a population's intervals; the last one is that of a member's run."""
+        config = self.config
+        every = self.search.perturb_kimg or config.eval.every_kimg
+        count, update = math.ceil(config.train.kimg / every), config.train.batch_size * config.optim.d_steps
+        kimgs = [*(every * number for number in range(1, count)), config.train.kimg]
+        return sorted({whole_rounds(kimg, update) for kimg in kimgs})
+
+    def branch(self, name: str, values: Mapping[str, object], end: int) -> RunConfig:
+        """Return the configuration of a member's branch up to `end` images, with values by kimg."""
+        config = self.trial(0, {**values, "train.kimg": end / 1000})
+        return config.model_copy(update={"name": name})
 
     def replica(self, number: int, values: Mapping[str, object], index: int) -> RunConfig:
         """Return the configuration of a trial's repetition with another seed; `index` counts from 1."""
@@ -141,6 +162,8 @@ def plan_search(settings: ConfigBuilder) -> Plan:
         except ConfigError as error:
             problems += [_within("search.points", problem) for problem in error.problems]
     problems += unsuitable(search, space, round(1000 * config.eval.every_kimg))
+    if plan.evolves:
+        problems += unsuitable_population(search, space, config.train, config.eval)
     scale = config.scale
     problems += impossible(search, config.train.kimg, scale.workers * scale.gpus_per_worker)
     if search.prices is not None:
@@ -222,7 +245,12 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{storage.redact(uri)} is damaged ({error!r})"
             raise ResumeError(what, f"restore it, or {_OTHER_NAME}") from None
-        _require_same(plan, space, earlier_metric, metric, objectives)
+        others = [
+            ([*objectives.items()], [*(plan.search.objectives or {}).items()], "search.objectives"),
+            (earlier_metric, metric, "the metric"),
+            *changed_settings(plan.search, earlier.get("population")),
+        ]
+        _require_same(plan, space, others)
         identity = str(earlier.get("id", identity))
     elif storage.exists(storage.join(plan.uri, CONFIG)):
         raise ResumeError(f"{plan.uri} is a run, not a search", _OTHER_NAME, keys=("name",))
@@ -230,20 +258,17 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
     record = {"format": FORMAT, "metric": metric, "mode": "min", "space": plan.space.to_json()}
     if plan.search.objectives:
         record["objectives"] = [*plan.search.objectives.items()]  # in their order, which a JSON object loses
+    record |= {"population": settings_of(plan.search)} if plan.evolves else {}
     most = plan.search.most_trials
     trials = int(most) if math.isfinite(most) else None
     storage.write_bytes(uri, to_json({**record, "trials": trials, "id": identity}))
     return {"id": identity, "folder": storage.redact(plan.uri)}
 
 
-def _require_same(
-    plan: Plan, space: Space, earlier_metric: str, metric: str, objectives: dict[str, Any]
-) -> None:
+def _require_same(plan: Plan, space: Space, others: Iterable[tuple[object, object, str]]) -> None:
+    """Refuse another space or configuration, or `others`: what was, is now, and its name."""
     differing = plan.space.differences(space)
-    if [*objectives.items()] != [*(plan.search.objectives or {}).items()]:
-        differing.append(f"search.objectives was {objectives}, is now {plan.search.objectives}")
-    if earlier_metric != metric:
-        differing.append(f"the metric was {earlier_metric}, is now {metric}")
+    differing += [f"{name} was {was}, is now {now}" for was, now, name in others if was != now]
     varied = frozenset(plan.space.distributions)
     before = load_config(storage.join(plan.uri, CONFIG))
     # Trials continue only at their own length: values at different lengths are not comparable. A study keeps

@@ -152,6 +152,10 @@ class SearchStudy:
         self._running[number].set_user_attr(REASON, reason)
         self._end(number, TrialState.FAIL)
 
+    def note(self, number: int, name: str, value: object) -> None:
+        """Store an attribute of a trial that has not ended."""
+        self._running[number].set_user_attr(name, value)
+
     def trials(self) -> list[FrozenTrial]:
         """Return all trials that were begun, in order."""
         every = self._study.get_trials(deepcopy=False)

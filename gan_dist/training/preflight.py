@@ -21,6 +21,7 @@ from gan_dist.config import (
     load_config,
 )
 from gan_dist.config.augment import augment_name
+from gan_dist.config.schedules import whole_rounds
 from gan_dist.core import storage
 from gan_dist.core.distributed import Process
 from gan_dist.core.errors import ConfigError, DamagedDataError, ResumeError
@@ -71,8 +72,7 @@ class RunSummary:
 
 def total_images(train: TrainConfig, optim: OptimConfig) -> int:
     """Return the length of a run in images: `train.kimg`, rounded up to whole generator updates."""
-    update = train.batch_size * optim.d_steps
-    return -(-round(train.kimg * 1000) // update) * update
+    return whole_rounds(train.kimg, train.batch_size * optim.d_steps)
 
 
 def require_same_run(config: RunConfig, uri: str, *free: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gan_dist.artifacts.audit_log import LOG
 from gan_dist.artifacts.best import BestMeasurement
 from gan_dist.artifacts.records import METRICS, read_valid_records
+from gan_dist.artifacts.search_folder import ORIGIN
 from gan_dist.config import RunConfig, to_yaml
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, Problem, ResumeError
@@ -25,7 +27,6 @@ from gan_dist.models.release import BEST, CONFIG, SEARCH, read_best
 from gan_dist.training import checkpoint as states
 from gan_dist.training.preflight import total_images
 
-ORIGIN = "promoted.json"
 RATES = 5
 """Records at the end of a trial whose median rate of images counts."""
 _OTHER_NAME = "give the runs another name (name=...) or folder (storage=...)"
@@ -61,6 +62,8 @@ class Promotion:
     """Configuration of the run."""
     changes: Sequence[tuple[str, str, str]]
     """Keys that differ from the trial's, with its value and the run's; name and folder are left out."""
+    until: float = math.inf
+    """Images beyond which the trial's checkpoints and releases do not count."""
 
     @property
     def trial(self) -> int:
@@ -157,7 +160,8 @@ class Promotion:
 
     def _copy_checkpoint(self, warn: Callable[[str], None]) -> Origin:
         damaged = ""
-        for name in checkpoint_names(self.trial_uri):
+        names = checkpoint_names(self.trial_uri)
+        for name in (name for name in names if states.images_of(name) <= self.until):
             origin = Origin(
                 search=self._search,
                 folder=storage.redact(self.search_uri),
@@ -207,8 +211,11 @@ class Promotion:
             except CheckpointError as error:
                 warn(f"{error}; {self.config.name} has no copy of the weights that the trial began with")
         with suppress(AbsentError):
+            best = read_best(self.trial_uri)
+            if int(best["images"]) > self.until:
+                return
             try:
-                self._copy_folder(str(read_best(self.trial_uri)["release"]), "release")
+                self._copy_folder(str(best["release"]), "release")
             except CheckpointError as error:
                 warn(f"{error}; {self.config.name} has no release until it measures a better value")
                 return

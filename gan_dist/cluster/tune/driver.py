@@ -7,10 +7,9 @@ import math
 import os
 import tempfile
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
@@ -24,6 +23,8 @@ from gan_dist.cluster.connect import connect_for
 from gan_dist.cluster.jobs.archive import keep_credentials_from_trials
 from gan_dist.cluster.nodes.node_checks import check_nodes
 from gan_dist.cluster.nodes.resources import cluster_nodes, concurrent_trials
+from gan_dist.cluster.tune.population import PopulationTrials, require_places
+from gan_dist.cluster.tune.source import WAIT, TrialSource
 from gan_dist.cluster.tune.spending import Spending
 from gan_dist.cluster.tune.trial import Trial
 from gan_dist.config import RunConfig, ScaleConfig
@@ -33,10 +34,8 @@ from gan_dist.core.interrupts import stop_requests
 from gan_dist.search.plan import Plan
 from gan_dist.search.replicas import replica_configs
 from gan_dist.search.study import SearchStudy
-from gan_dist.search.study_storage import plain_study_errors
 
 LOG = logging.getLogger("gan_dist")
-T = TypeVar("T")
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -78,60 +77,17 @@ def run(
         if spending is not None and spending.check():
             return True
         with stop_requests() as requested:
-            if study.unfinished:
+            if study.unfinished and plan.evolves:
+                members = PopulationTrials(plan, study, metric, on_change)
+                # One more each than intervals, so that Tune asks again when the last has ended.
+                count = study.unfinished * (len(plan.ends) + 1)
+                _run_trials(plan, members, count, requested, spending)
+            elif study.unfinished:
                 source = _StudyTrials(plan, study, metric, on_change)
                 _run_trials(plan, source, study.unfinished, requested, spending)
             if not requested.is_set() and not study.unfinished and (configs := replica_configs(plan, study)):
                 _run_trials(plan, _Replicas(configs, metric), len(configs), requested, spending)
             return not requested.is_set()
-
-
-class TrialSource(ABC):
-    """The runs that Tune gets, and the decisions about them."""
-
-    error: GanDistError | None = None
-    """Reason to end the whole search; once it is set no more runs are started, and the others end."""
-    running = 0
-    """Runs that Tune has been given and that have not ended."""
-    images = 0
-    """Images that they have trained with and that are not in the study."""
-    spending: Spending | None = None
-
-    def __getstate__(self) -> dict[str, object]:
-        """Return nothing: Tune pickles its searcher and scheduler, and a study's storage has a password."""
-        return {}
-
-    def end_with(self, error: GanDistError) -> None:
-        """End the search for a reason that is in its surroundings; the first one counts."""
-        if self.error is None:
-            self.error = error
-            LOG.warning("the search ends: the trials that run write checkpoints, and no more begin")
-
-    def guarded(self, call: Callable[[], T]) -> T | None:
-        """Return the result of a call, or None where an error ends the search: Tune cannot handle any."""
-        try:
-            with plain_study_errors():
-                return call()
-        except GanDistError as error:
-            self.end_with(error)
-            return None
-
-    def spent(self) -> bool:
-        """Charge what runs; return whether the budget is spent."""
-        spending = self.spending
-        return spending is not None and bool(self.guarded(lambda: spending.check(self.running, self.images)))
-
-    @abstractmethod
-    def next_run(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the actor's configuration for Tune's trial of that name, or None when none is left."""
-
-    @abstractmethod
-    def on_result(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Store a measurement; return whether the run is to stop."""
-
-    @abstractmethod
-    def on_end(self, trial_id: str, result: Mapping[str, Any] | None, *, died: bool) -> None:
-        """Store the end of a run."""
 
 
 class _Stop(Stopper):
@@ -161,6 +117,7 @@ def _run_trials(
     source.spending = spending
     # Never more than can be placed: a trial that waits for its place may hold it after its end.
     concurrent = concurrent_trials(plan.config.scale, cluster_nodes(), plan.search.concurrent)
+    require_places(plan, concurrent)
     with _scratch_folder() as folder:
         tuner = tune.Tuner(
             tune.with_resources(Trial, _resources(plan.config.scale)),
@@ -305,8 +262,10 @@ class _Searcher(Searcher):
         run = None
         if not self._source.spent():
             run = self._source.guarded(lambda: self._source.next_run(trial_id))
+        if run is WAIT:
+            return None
         self._source.running += run is not None
-        return run or cast(None, Searcher.FINISHED)
+        return cast(dict[str, Any] | None, run or Searcher.FINISHED)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

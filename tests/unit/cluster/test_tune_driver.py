@@ -22,7 +22,8 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from gan_dist.cluster.tune import driver
-from gan_dist.cluster.tune.driver import TrialSource, _Replicas, _Scheduler, _Searcher, _StudyTrials
+from gan_dist.cluster.tune.driver import _Replicas, _Scheduler, _Searcher, _StudyTrials
+from gan_dist.cluster.tune.source import TrialSource
 from gan_dist.cluster.tune.trial import _TrialRun
 from gan_dist.config import RunConfig
 from gan_dist.core.errors import ClusterError, DamagedDataError, NonFiniteError, StorageError
