@@ -18,7 +18,14 @@ NAMES = (
 )
 
 
-def run(name: str, *, quick: bool = False, everything: bool = False, real: bool = False) -> dict[str, object]:
+def run(
+    name: str,
+    *,
+    quick: bool = False,
+    everything: bool = False,
+    real: bool = False,
+    population: bool = False,
+) -> dict[str, object]:
     """Run one benchmark and return its figures.
 
     Args:
@@ -26,17 +33,20 @@ def run(name: str, *, quick: bool = False, everything: bool = False, real: bool 
         quick: Take sizes that show that it runs, not how fast.
         everything: Also measure what takes long; `modes` has such a part.
         real: Measure real runs in place of simulated ones; `search` has both.
+        population: Compare a population with ASHA on real runs; `search` has that.
 
     Raises:
         GanDistError: there is no such benchmark, or it has no such part.
     """
     if name not in NAMES:
         raise GanDistError(f"there is no benchmark {name}; there are {', '.join(NAMES)}")
-    for option, wanted, of in (("--all", everything, "modes"), ("--real", real, "search")):
+    options = (("--all", everything, "modes"), ("--real", real, "search"))
+    for option, wanted, of in (*options, ("--population", population, "search")):
         if wanted and name != of:
             raise GanDistError(f"{option} is a part of {of}, which {name} has not; leave it out")
     benchmark = importlib.import_module(f"benchmarks.{name}")
-    more = {part: True for part, wanted in {"everything": everything, "real": real}.items() if wanted}
+    parts = {"everything": everything, "real": real, "population": population}
+    more = {part: True for part, wanted in parts.items() if wanted}
     figures: Mapping[str, object] = benchmark.run(quick=quick, **more)
     return {"name": name, **figures}
 
@@ -50,12 +60,15 @@ def bench(
     real: Annotated[
         bool, typer.Option("--real", help="search: real runs on the digits, not simulated ones (20 minutes).")
     ] = False,
+    population: Annotated[
+        bool, typer.Option("--population", help="search: a population and ASHA on the digits (10 minutes).")
+    ] = False,
     out: Annotated[str | None, typer.Option(help="Folder in which to add a line to NAME.jsonl.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
     """Run one benchmark: ratios to references that are measured in the same run."""
     try:
-        figures = run(name, quick=quick, everything=everything, real=real)
+        figures = run(name, quick=quick, everything=everything, real=real, population=population)
     except GanDistError as error:
         typer.echo(f"benchmarks: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

@@ -2,8 +2,9 @@
 
 For each seed, random search without stopping trains all its trials to their end; then the search, TPE and
 ASHA, is run until it has found a value as good, and the images that both have trained with are compared.
-`forecasts.py` measures forecasts and budgets. With `--real` images are compared of real runs on the
-handwritten digits instead, and nothing else.
+`forecasts.py` measures forecasts and budgets, `simulated_population.py` populations that follow an optimum
+that moves, against the best constant value. With `--real` images are compared of real runs on the handwritten
+digits instead, and nothing else; with `--population` a population of four is compared with ASHA there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from benchmarks import forecasts, simulated
+from benchmarks import forecasts, simulated, simulated_population
 from gan_dist.config import SearchConfig
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
@@ -25,10 +26,12 @@ MANY, ENDS = 500, 100
 """Trials of a study whose cost is measured, and how many of the first and of the last."""
 
 
-def run(*, quick: bool = False, real: bool = False) -> dict[str, object]:
-    """Return the figures; with `quick` of few trials, with `real` of real runs."""
-    from benchmarks import ray_search
+def run(*, quick: bool = False, real: bool = False, population: bool = False) -> dict[str, object]:
+    """Return the figures; with `quick` of few trials, with `real` or `population` of real runs."""
+    from benchmarks import digits_population, ray_search
 
+    if population:
+        return digits_population.run(quick=quick)
     if real:
         return ray_search.images_vs_random(quick=quick)
     seeds, trials, many, ends = (2, 20, 60, 20) if quick else (SEEDS, TRIALS, MANY, ENDS)
@@ -38,6 +41,8 @@ def run(*, quick: bool = False, real: bool = False) -> dict[str, object]:
         "images_vs_random": median(ratios),
         "images_vs_random_range": (min(ratios), max(ratios)),
         "seeds": seeds,
+        **simulated_population.figures(seeds, "pbt"),
+        **simulated_population.figures(seeds, "pb2"),
         **growth,
         **forecasts.run(quick=quick),
         **ray_search.seconds_per_trial(quick=quick),

@@ -203,8 +203,8 @@ def _print_result(plan: Plan, outcome: Outcome, metric: str, arguments: list[str
     state = "stopped with" if interrupted else "finished:"
     typer.echo(f"{plan.config.name} {state} {len(trials)} trials, {spent / 1000:,.0f} kimg trained")
     if best is not None:
-        values = shlex.join(plan.space.overrides(best.params))
-        typer.echo(f"  {metric} {lowest_value(best):.3f} at its best, by trial {best.number}: {values}")
+        values = "" if plan.evolves else f": {shlex.join(plan.space.overrides(best.params))}"
+        typer.echo(f"  {metric} {lowest_value(best):.3f} at its best, by trial {best.number}{values}")
     for trial, point in front:
         typer.echo(f"  front: trial {trial.number}, {format_point(point)}")
     if study.objectives and not front:

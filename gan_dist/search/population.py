@@ -185,16 +185,20 @@ class Population:
             begun += [found] if found else []
         return begun
 
+    def complete(self, busy: Collection[int] = ()) -> None:
+        """End the trials of members that have trained to the end."""
+        for member in self.members():
+            ended = member.at(self._ends) >= self._ends[-1] and self._ends[-1] not in member.lost
+            if ended and member.number not in busy:
+                self._study.complete(member.number)
+
     def next(self, busy: Collection[int] = ()) -> Task | None:
         """Return what to train next, or None if there is nothing now, and without `busy` members never.
 
-        Who has not decided at the end of its interval waits. Members that have trained to the end are
-        complete; those that have failed, with no other to copy, end as failed.
+        Who has not decided at the end of its interval waits. Members that have failed, with no other to copy,
+        end as failed.
         """
-        idle = [member for member in self.members() if member.number not in busy]
-        for member in idle:
-            if member.at(self._ends) >= self._ends[-1] and self._ends[-1] not in member.lost:
-                self._study.complete(member.number)
+        self.complete(busy)
         members = self.members()
         at = {member.number: member.at(self._ends) for member in members}
         target = self._study.target_reached

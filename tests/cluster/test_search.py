@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from optuna.trial import FrozenTrial, TrialState
 from ray._private.state import actors
 from ray.util import placement_group_table
 from typer.testing import CliRunner
 
+from gan_dist.artifacts.best import find_best
 from gan_dist.artifacts.records import read_records
 from gan_dist.cli import app
 from gan_dist.cluster.connect import find_machine
@@ -25,14 +27,18 @@ from gan_dist.cluster.tune import driver
 from gan_dist.cluster.tune.spending import Spending
 from gan_dist.config import load_config
 from gan_dist.config.search import BudgetConfig
-from gan_dist.core.errors import ClusterError
+from gan_dist.core.errors import CapacityError, ClusterError
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.search.budget import Ledger
 from gan_dist.search.display import SearchView
+from gan_dist.search.lineage import write_lineage
 from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.population import Member
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.checkpoint import images_of
+from gan_dist.training.context import LocalContext
+from gan_dist.training.loop import train
 from tests.cluster.conftest import AddNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -111,6 +117,25 @@ def test_the_study_tells_what_the_trials_recorded(tmp_path: Path, capsys: pytest
     assert more[6].intermediate_values == curve(plan, 6)
     assert [trial.params for trial in more[:6]] == [trial.params for trial in trials]
     assert len(more) == 7
+
+
+def test_the_winner_of_a_population_is_repeated_by_its_lineage(tmp_path: Path) -> None:
+    settings = ["search.scheduler=pbt", "search.trials=3", "search.perturb_kimg=0.128", "train.kimg=0.384"]
+    space = "search.space={optim.g.lr: {log: [1e-4, 1e-2]}, optim.d.lr: {log: [1e-4, 1e-2]}}"
+    with pytest.raises(CapacityError, match=r"search\.trials=3 members .* room for 2 times: 3 > 2"):
+        run(plan_of(tmp_path, *settings, space=space))
+    plan = plan_of(tmp_path, *settings, "search.concurrent=2", space=space)
+    trials = run(plan)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert all([*sorted(trial.intermediate_values)] == [64 * n for n in range(1, 7)] for trial in trials)
+    assert any(branch.parent for trial in trials for branch in Member.of(trial).branches)
+    uri, best = write_lineage(plan)
+    config = load_config(uri)
+    torch.set_num_threads(config.scale.threads)
+    train(config, LocalContext(config.run_uri))
+    repeated = find_best(config.run_uri)
+    assert (repeated.value, repeated.images) == (best.value, best.images)
+    assert repeated.contents["generator.safetensors"] == best.contents["generator.safetensors"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM])

@@ -78,6 +78,7 @@ class PopulationTrials(TrialSource):
             reason = f"it ended without a measurement of {self._metric}"
         if reason:
             self._study.note(number, f"{LOST} {task.end}", reason)
+        self._population.complete({one.branch.member for one in self._tasks.values()})
         self._on_change()
 
     def _uri(self, name: str) -> str:
