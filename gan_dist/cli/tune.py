@@ -21,8 +21,6 @@ PROMOTED = 3
 """Trials in the printed command of `promote`, at most."""
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from gan_dist.search.budget import Reached
     from gan_dist.search.outlook import Outlook
     from gan_dist.search.plan import Plan
@@ -231,7 +229,7 @@ def _print_result(plan: Plan, outcome: Outcome, metric: str, arguments: list[str
         elif plan.search.algorithm != "grid" and not plan.evolves:
             arguments = [*without("search.trials", arguments), f"search.trials={2 * plan.search.trials}"]
     typer.echo(f"continue it with\n  {command('tune', *map(_redact_argument, arguments))}")
-    lineage = _print_lineage(plan, trials) if plan.evolves and best is not None else {}
+    lineage = _print_lineage(plan, study) if plan.evolves and best is not None else {}
     typer.echo(f"take the best with\n  {command('best', shorten(plan.uri), '--to', 'best')}")
     if best is not None:
         typer.echo(f"train the best further with\n  {_promote_command(plan, len(measured))}")
@@ -260,18 +258,14 @@ def _forecast_and_came(record: Mapping[str, Any], metric: str) -> str:
     return f"{said}; came {came['images'] / 1000:,.0f} kimg, {came['value']:.3f}"
 
 
-def _print_lineage(plan: Plan, trials: list[FrozenTrial]) -> dict[str, object]:
+def _print_lineage(plan: Plan, study: SearchStudy) -> dict[str, object]:
     """Write the configuration that repeats the best member, and print where it comes from."""
-    from gan_dist.artifacts.best import split_uri
-    from gan_dist.search.lineage import format_ancestry, lineage_values, write_lineage
+    from gan_dist.search.lineage import winner
 
-    uri, best = write_lineage(plan)
-    branch = split_uri(best.run)[1]
-    for line in format_ancestry(trials, branch):
-        typer.echo(f"    {line}")
-    typer.echo(f"repeat its whole training with\n  {command('train', shorten(uri))}")
-    values = lineage_values(trials, branch)
-    return {"config": values, "checkpoint": best.release, "lineage": uri}
+    lines, found = winner(plan, study.trials())
+    typer.echo("\n".join(f"    {line}" for line in lines))
+    typer.echo(f"repeat its whole training with\n  {command('train', shorten(str(found['lineage'])))}")
+    return found
 
 
 def _redact_argument(argument: str) -> str:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from gan_dist.config import SearchConfig
 from gan_dist.core import rng
+from gan_dist.search.algorithms import POPULATIONS
 
 DRAWS = 400
 MASS = 0.9
@@ -83,7 +84,7 @@ def mean_images(search: SearchConfig, grace: int, length: int) -> float:
     on if it is among the best i / `search.reduction` there, or the best. `hyperband` has several ladders,
     which begin at different rungs; `median` stops half of the trials, most of them soon.
     """
-    if search.scheduler == "none" or grace >= length:
+    if search.scheduler in ("none", *POPULATIONS) or grace >= length:
         return length
     if search.scheduler == "median":
         return (length + grace) / 2

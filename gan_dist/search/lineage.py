@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from gan_dist.artifacts.best import BestRelease, find_best
+from gan_dist.artifacts.best import BestRelease, find_best, split_uri
 from gan_dist.config import to_yaml
 from gan_dist.core import storage
 from gan_dist.search.plan import Plan
@@ -69,11 +69,17 @@ def ancestry(trials: Sequence[FrozenTrial], name: str) -> list[Branch]:
     return chain
 
 
-def format_ancestry(trials: Sequence[FrozenTrial], name: str) -> Iterator[str]:
-    """Yield a line for a branch and for each before it: from when on it trained, with what values."""
+def winner(plan: Plan, trials: Sequence[FrozenTrial]) -> tuple[list[str], dict[str, object]]:
+    """Write the winner's configuration (see `write_lineage`); return its lineage in lines, and its record.
+
+    The record has its values (`config`), its release (`checkpoint`) and the configuration (`lineage`).
+    """
+    uri, best = write_lineage(plan)
+    name, lines = split_uri(best.run)[1], []
     for branch in ancestry(trials, name):
         values = "  ".join(f"{key}={_short(value)}" for key, value in branch.values.items())
-        yield f"from {branch.images / 1000:g} kimg member {branch.member}: {values}"
+        lines.append(f"from {branch.images / 1000:g} kimg member {branch.member}: {values}")
+    return lines, {"config": lineage_values(trials, name), "checkpoint": best.release, "lineage": uri}
 
 
 def _short(value: Value) -> str:
