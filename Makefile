@@ -9,6 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 SWIFT_VERSION := 2.38.3
+GCS_VERSION := 2026.7.19
 BIN := .venv/bin
 ARGS ?=
 
@@ -60,6 +61,15 @@ swift: .venv-swift/.installed  ## OpenStack Swift, a second object store for tes
 	@.venv-swift/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
+AZURITE_VERSION := 3.35.0
+clouds: .venv-clouds/.installed  ## emulators of Google's and Azure's stores for tests, which are skipped without them; needs npm
+
+.venv-clouds/.installed: tests/support/clouds-requirements.txt
+	@$(PYTHON) -m venv --clear .venv-clouds
+	@.venv-clouds/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@npm install --silent --no-audit --no-fund --prefix .venv-clouds azurite@$(AZURITE_VERSION)
+	@touch $@
+
 SEED ?= $(shell date +%s)
 chaos: setup  ## thousands of faults at random places, by a SEED; figures to benchmarks/chaos.md (four hours)
 	@$(BIN)/pytest tests/chaos --chaos $(SEED) -m "" --timeout 7200 $(ARGS)
@@ -97,8 +107,9 @@ lock: setup  ## renew requirements*.lock from pyproject.toml
 	@$(COMPILE) --extra train --group build pyproject.toml -o requirements-cpu.lock \
 	    --excludes <(grep -E '^(cuda|nvidia|triton)' requirements.lock | $(NAMES)) --no-emit-package torch --no-emit-package torchvision
 	@echo "swift==$(SWIFT_VERSION)" | $(COMPILE) --no-annotate - -o tests/support/swift-requirements.txt
+	@echo "gcp-storage-emulator==$(GCS_VERSION)" | $(COMPILE) --no-annotate - -o tests/support/clouds-requirements.txt
 
 clean:  ## remove .venv and caches, not runs/
 	@rm -rf site .venv .venv-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install setup demo docs test swift soak chaos quick floor check lock clean
+.PHONY: help install setup demo docs test swift clouds soak chaos quick floor check lock clean

@@ -13,7 +13,10 @@ from gan_dist.core.errors import GanDistError, Problem
 from gan_dist.core.storage.redaction import reason
 from gan_dist.core.threads import abandon
 
-SECRETS = ("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRETS = (
+    *("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "GAN_DIST_TOKEN"),
+)
 """Environment variables whose values no finding contains."""
 
 

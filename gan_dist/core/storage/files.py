@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gan_dist.core.errors import StorageError
+from gan_dist.core.storage import clouds
 from gan_dist.core.storage.durable import append_to_file, require_file, resolve, write_file
 from gan_dist.core.storage.filesystems import expand_home, open_uri
 from gan_dist.core.storage.redaction import redact, split_query
@@ -106,6 +109,9 @@ def read_bytes(uri: str, start: int = 0) -> bytes:
 
     if filesystem.type_name == "local":
         return retrying(uri, read_local)
+    if filesystem.type_name == "gcs":
+        size = retrying(uri, lambda: filesystem.get_file_info(path).size) or 0
+        return retrying(uri, lambda: clouds.read_object(filesystem, path, start), size)
 
     def open_file() -> Any:
         return filesystem.open_input_file(path)
@@ -119,7 +125,7 @@ def read_bytes(uri: str, start: int = 0) -> bytes:
         content: bytes = opened.read_at(size, min(start, opened.size()))
         if len(content) != size:
             raise OSError(f"{len(content)} of {size} bytes arrived")
-        if filesystem.type_name == "s3":
+        if filesystem.type_name in ("s3", "abfs"):
             # pyarrow asks for the size before the content. An object that is overwritten in between would be
             # returned in part; s3fs refuses to read it.
             file = open_file()
@@ -145,10 +151,14 @@ def write_bytes(uri: str, content: bytes) -> None:
     mode, and devices and pipes are not replaced.
     """
     filesystem, path = open_uri(uri)
+    beside = f"{path}.{secrets.token_hex(4)}.partial"
 
     def write() -> None:
         if filesystem.type_name == "local":
             write_file(path, content)
+            return
+        if filesystem.type_name == "abfs":
+            clouds.write_blob(filesystem, path, content, beside)
             return
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)
@@ -157,7 +167,7 @@ def write_bytes(uri: str, content: bytes) -> None:
 
 
 def require_writable(uri: str) -> None:
-    """Raise a StorageError if a file cannot be written, on a local disk or in S3; leave nothing behind."""
+    """Raise a StorageError if a file cannot be written; leave nothing behind."""
     filesystem, path = open_uri(uri)
 
     def create() -> None:
@@ -178,6 +188,8 @@ def require_writable(uri: str) -> None:
         if "/" not in path:
             raise StorageError(f"{redact(uri)} is a bucket, where there should be a file in one")
         retrying(uri, lambda: check_upload(uri))
+    elif clouds.is_cloud(uri):
+        retrying(uri, lambda: clouds.try_upload(filesystem, f"{path}.{secrets.token_hex(4)}.partial"))
 
 
 @contextmanager
@@ -248,6 +260,8 @@ def delete_file(uri: str) -> None:
     if uri.startswith("s3://"):
         # pyarrow would leave an empty object in place of a folder that has no files any more.
         retrying(uri, lambda: delete_object(uri))
+    elif clouds.is_cloud(uri):
+        retrying(uri, lambda: clouds.delete_blob(filesystem, path))
     elif exists(uri):
         retrying(uri, lambda: filesystem.delete_file(path))
 
@@ -263,13 +277,21 @@ def delete_empty_folder(uri: str) -> None:
 def delete_tree(uri: str) -> None:
     """Delete a folder and its contents; an absent one is no error.
 
-    In S3 stores objects are deleted one by one: not all stores have a request that deletes several.
+    In stores objects are deleted one by one: not all stores have a request that deletes several.
     """
     filesystem, path = open_uri(uri)
     if uri.startswith("s3://"):
-        keys = retrying(uri, lambda: keys_below(uri))
-        delete = deleter(uri)
-        with ThreadPoolExecutor(DELETERS) as pool:
-            list(pool.map(lambda key: retrying(uri, lambda: delete(key)), keys))
-    elif exists(uri):
+        keys, delete = retrying(uri, lambda: keys_below(uri)), deleter(uri)
+    elif clouds.is_cloud(uri):
+        keys, delete = (
+            retrying(uri, lambda: clouds.objects_below(filesystem, path)),
+            partial(clouds.delete_blob, filesystem),
+        )
+    else:
+        if exists(uri):
+            retrying(uri, lambda: filesystem.delete_dir(path))
+        return
+    with ThreadPoolExecutor(DELETERS) as pool:
+        list(pool.map(lambda key: retrying(uri, lambda: delete(key)), keys))
+    if filesystem.type_name == "abfs" and exists(uri):  # empty blobs that stand for folders
         retrying(uri, lambda: filesystem.delete_dir(path))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from gan_dist.core.errors import StorageError
 from gan_dist.core.storage.aws_settings import addressing, endpoint_and_region, needs_s3fs
+from gan_dist.core.storage.clouds import SCHEMES, open_cloud
 from gan_dist.core.storage.redaction import holds_secret, redact
 
 PART_BYTES = 8 * 2**20
@@ -56,7 +57,7 @@ def open_uri(uri: str) -> tuple[Any, str]:
     """Return the pyarrow filesystem of a local path or URI, and the path inside it.
 
     `s3://bucket/prefix` may have `?endpoint_override=host:port&scheme=http&region=...`, which win over the
-    AWS environment and configuration files.
+    AWS environment and configuration files. `open_cloud` says what `gs://` and `abfs://` may have.
 
     Raises:
         StorageError: the URI's scheme or form is not understood, or it holds a password.
@@ -80,6 +81,8 @@ def open_uri(uri: str) -> tuple[Any, str]:
             if "//" in path.rstrip("/"):
                 raise ValueError("it has two slashes in a row")
             return _s3(_current, query, _settings(), os.getpid()), path.rstrip("/")
+        if scheme in SCHEMES:
+            return open_cloud(scheme, rest)
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         what = f"{redact(uri)} cannot be opened ({str(error).replace(uri, redact(uri))})"

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from gan_dist.core.errors import AbsentError, GanDistError, OutageError, StorageError
 from gan_dist.core.host import proxy_remedy
 from gan_dist.core.storage.aws_settings import store_url
-from gan_dist.core.storage.filesystems import options
+from gan_dist.core.storage.clouds import is_cloud
+from gan_dist.core.storage.filesystems import open_uri, options
 from gan_dist.core.storage.redaction import reason, redact
 from gan_dist.core.storage.s3 import refusal_code
 from gan_dist.core.threads import abandon
@@ -37,12 +39,13 @@ class _Cause(NamedTuple):
 
 
 _NO_BUCKET = _Cause(
-    r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist",
+    r"NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist|ContainerNotFound",
     "the bucket does not exist",
     "create it, or correct its name",
 )
 _REFUSED = _Cause(
-    r"ACCESS_DENIED|AccessDenied|Access Denied|Forbidden|HTTP status 403|\(403\)",
+    r"ACCESS_DENIED|AccessDenied|Access Denied|Forbidden|HTTP status 403|\(403\)|"
+    r"PERMISSION_DENIED|AuthorizationPermissionMismatch|InsufficientAccountPermissions",
     "the store refuses access",
     "give these credentials the right to it, or use others",
 )
@@ -65,6 +68,21 @@ _PERMANENT = (
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     ),
     _Cause(
+        r"Could not create a OAuth2 access token|Your default credentials were not found",
+        "there are no credentials",
+        "set GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
+    ),
+    _Cause(
+        r"DefaultAzureCredential|ChainedTokenCredential",
+        "there are no credentials",
+        "set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, or give the machine an identity",
+    ),
+    _Cause(
+        r"AuthenticationFailed|AuthorizationFailure|Server failed to authenticate|UNAUTHENTICATED",
+        "the store does not accept the credentials",
+        "correct AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, or GOOGLE_APPLICATION_CREDENTIALS",
+    ),
+    _Cause(
         r"RequestTimeTooSkewed|REQUEST_TIME_TOO_SKEWED", "this machine's clock is not the store's", "set it"
     ),
     _Cause(
@@ -81,7 +99,7 @@ _PERMANENT = (
 )
 _UNREACHABLE = (
     r"curlCode: [67]\b|EndpointConnectionError|Could not connect to the endpoint|Connection refused|"
-    r"ProxyConnectionError|connect to proxy"
+    r"ProxyConnectionError|connect to proxy|CURL error \[[67]\]|Fail to get a new connection"
 )
 
 _OUTAGES = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN}
@@ -126,7 +144,8 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
             if unreachable and bucket not in _answered and tries >= TRIES_AT_UNKNOWN:
                 raise OutageError(
                     f"{redact(uri)}: nobody answers at the store's address in {tries} tries: {reason(error)}",
-                    "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI"
+                    f"check the endpoint: {'' if is_cloud(uri) else 'AWS_ENDPOINT_URL, AWS_PROFILE, or '}"
+                    "endpoint_override in the URI"
                     + (proxy_remedy(store_url(uri)) if uri.startswith("s3://") else ""),
                 ) from None
             if not unreachable and not isinstance(error, TimeoutError):
@@ -144,8 +163,13 @@ def retrying(uri: str, action: Callable[[], T], size: int = 0) -> T:
 
 
 def require_bucket(uri: str) -> None:
-    """Raise a StorageError if the bucket of an S3 URI does not exist."""
-    if uri.startswith("s3://") and _cause(refusal_code(uri)) is _NO_BUCKET:
+    """Raise a StorageError if the bucket of a URI does not exist."""
+    absent = uri.startswith("s3://") and _cause(refusal_code(uri)) is _NO_BUCKET
+    if is_cloud(uri):
+        filesystem, bucket = open_uri(bucket_of(uri))
+        with suppress(OSError, TimeoutError):  # whether it exists may not be for these credentials to know
+            absent = _call(lambda: filesystem.get_file_info(bucket).type.name, 10) == "NotFound"
+    if absent:
         raise StorageError(f"{redact(uri)}: {_NO_BUCKET.what}", _NO_BUCKET.remedy) from None
 
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.support.heads import BIN, ROOT
 
 FOLDER = ROOT / "jobs" / "cluster"
 START = FOLDER / "start.sh"
-LAUNCHERS = [ROOT / "cluster.yaml", FOLDER / "on-premise.yaml"]
+LAUNCHERS = [ROOT / "cluster.yaml", *(FOLDER / f"{name}.yaml" for name in ("on-premise", "gcp", "azure"))]
 MANIFESTS = [FOLDER / "raycluster.yaml", FOLDER / "rayjob.yaml"]
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
 EACH = pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.name)
@@ -73,7 +74,7 @@ def copied_by(path: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "copied",
-    [copied_by(LAUNCHERS[0]), copied_by(LAUNCHERS[1]), copied_by_the_image()],
+    [*map(copied_by, LAUNCHERS[:2]), copied_by_the_image()],
     ids=["cluster.yaml", "on-premise.yaml", "Dockerfile"],
 )
 def test_what_is_copied_is_enough_to_install_the_package(copied: list[str], tmp_path: Path) -> None:
@@ -136,6 +137,29 @@ def test_every_node_installs_as_make_does_and_starts_by_the_script_alone(path: P
 
 
 @EACH
+def test_rays_own_schema_holds(path: Path) -> None:
+    validate_config(prepare_config(load(path)))
+
+
+def test_launchers_of_clouds_copy_the_same_files_and_call_the_same_commands() -> None:
+    amazon = load(LAUNCHERS[0])
+    for path in LAUNCHERS[2:]:
+        config = load(path)
+        for key in ("file_mounts", "setup_commands", "head_start_ray_commands"):
+            assert config[key] == amazon[key], (path, key)
+        assert config["worker_start_ray_commands"] == amazon["worker_start_ray_commands"][:2]
+
+
+def test_skypilots_task_starts_one_ray_on_all_machines() -> None:
+    task = load(FOLDER / "sky.yaml")
+    assert task.keys() == {"name", "num_nodes", "resources", "workdir", "envs", "secrets", "setup", "run"}
+    assert (task["secrets"], task["envs"]["STORAGE"]) == ({"RAY_AUTH_TOKEN": None}, None)
+    assert "RAY_AUTH_MODE=token" in task["run"]
+    done = subprocess.run(["bash", "-n"], input=task["run"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@EACH
 def test_every_command_is_one_that_bash_can_read(path: Path) -> None:
     for command in (command for many in commands(load(path)).values() for command in many):
         done = subprocess.run(
@@ -186,11 +210,11 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
 SECRET = re.compile(r"(token|passw|secret|credential|access_?key|private_?key)", re.IGNORECASE)
 # Names and places of secrets, not secrets.
 ALLOWED = {
-    "token", "required", "False", "gan-dist-token", "~/.ray/auth_token", "~/.ssh/id_ed25519",
+    "token", "required", "False", "None", "gan-dist-token", "~/.ray/auth_token", "~/.ssh/id_ed25519",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", [*LAUNCHERS, *MANIFESTS], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*LAUNCHERS, *MANIFESTS, FOLDER / "sky.yaml"], ids=lambda path: path.name)
 def test_no_file_holds_a_secret(path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         held = {value for key, value in leaves(document) if SECRET.search(key)}
