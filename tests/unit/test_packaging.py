@@ -226,4 +226,7 @@ def test_the_pages_say_what_each_extra_costs() -> None:
     rows = re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert named == project().keys() - {""}
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    pages = (ROOT / "docs" / "install.md").read_text() + (ROOT / "README.md").read_text()
+    assert set(re.findall(r"gan_dist-([0-9.]+)-py3", pages)) == {version}
     assert all(f"[{extra}]" in (ROOT / "README.md").read_text() for extra in named)

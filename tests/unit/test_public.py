@@ -44,6 +44,9 @@ def require_without(*names):
 import gan_dist
 gan_dist.load(sys.argv[1])
 assert "torch" in sys.modules
+# What comes with an extra, by gan_dist/core/extras.py, and is in this environment.
+from gan_dist.core.extras import MODULES
+require_without(*(name for modules in MODULES.values() for name in modules))
 import torch
 from gan_dist.models.init import shapes_only
 with shapes_only():

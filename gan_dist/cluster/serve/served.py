@@ -15,6 +15,7 @@ from gan_dist.cluster.serve.query import ImageQuery
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError, NonFiniteError
 from gan_dist.core.images import to_picture, to_png
+from gan_dist.core.storage import hub
 from gan_dist.core.storage.hashed_folder import MANIFEST, checkpoint_names
 from gan_dist.models.generator import BLOCK, Release
 from gan_dist.models.release import BEST, SEARCH, load, read_best
@@ -25,12 +26,15 @@ def find_place(uri: str) -> tuple[str, str]:
     """Return the folder of the generator to use, and a hash that changes when that becomes another one.
 
     It is the best release of a search or of a run, a run's newest checkpoint before its first measurement,
-    or `uri` itself.
+    the newest commit of a model repository, or `uri` itself.
 
     Raises:
         CheckpointError: a search has no measurement yet, or its or a run's files are damaged.
         StorageError: a file cannot be read.
     """
+    if hub.is_hub(uri):
+        place = hub.pinned(uri)
+        return place, hashlib.sha256(place.encode()).hexdigest()
     names = storage.list_names(uri)
     place = uri
     if SEARCH in names:

@@ -18,6 +18,7 @@ import gan_dist
 from gan_dist.artifacts.best import find_best
 from gan_dist.artifacts.publish import copy_release, find_release, publish
 from gan_dist.cli import app
+from gan_dist.cluster.serve.served import find_place
 from gan_dist.config import load_config
 from gan_dist.config.init import InitConfig
 from gan_dist.core import storage
@@ -88,6 +89,7 @@ def test_a_revision_stays_what_it_was_and_no_other_file_is_downloaded(hub: Hub, 
     publish(replace(found, contents={**found.contents, "samples.png": b"others"}), TO)
     hub.put("ann/digits", {**newest(hub), "model.py": b"raise SystemExit", "README.md": b"edited there"})
     assert pinned(TO) != first
+    assert find_place(first)[1] != find_place(TO)[1] == find_place(pinned(TO))[1]  # what a server looks at
     for uri in (first, TO):
         assert torch.equal(gan_dist.load(uri).sample(1), gan_dist.load(run_uri).sample(1))
     assert {"model.py", "README.md"} & {*hub.read} == set()
