@@ -129,8 +129,22 @@ class LogConfig(Section):
     every_kimg: Annotated[float, Field(ge=0.001)] = 1.0
     """Thousands of images between records in `metrics.jsonl`, each of which has means over these images;
     evaluations add records of their own between them."""
+    to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where the records and samples go beside the run's folder: `tensorboard` (files in it), `mlflow` (the
+    server at MLFLOW_TRACKING_URI), `wandb` (Weights & Biases). One that does not answer stops no run."""
+    project: Annotated[str, Field(min_length=1)] | None = None
+    """MLflow's experiment and W&B's project; when absent, what MLFLOW_EXPERIMENT_NAME and WANDB_PROJECT name,
+    or `gan-dist`."""
     every_s: PositiveFloat = 10.0
     """Seconds between progress lines where standard output is not a terminal."""
+
+
+class ProfileConfig(Section):
+    """Measurement of where the time of training steps goes."""
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Steps (rounds of both networks' updates) that are measured after the first three of a command, and as
+    many in which arithmetic is counted; their trace and table are in the run's folder `profile/`. 0: none."""
 
 
 class RunConfig(Section):
@@ -162,6 +176,8 @@ class RunConfig(Section):
     """Resources of the run: workers, CPUs and GPUs."""
     log: LogConfig = LogConfig()
     """Records of the run, and its progress on the terminal."""
+    profile: ProfileConfig = ProfileConfig()
+    """Measurement of where the time of training steps goes."""
     search: SearchConfig | None = None
     """What `gan-dist tune` varies; `gan-dist train` ignores it."""
     schedules: dict[str, Points] = Field(default={})
@@ -236,6 +252,9 @@ FREE_ON_RESUME = frozenset(
         "scale.gpus_per_worker",
         "log.every_kimg",
         "log.every_s",
+        "log.project",
+        "log.to",
+        "profile.steps",
     }
 )
 """Keys that may change when a run continues: they say how far and where it runs, not what it computes."""

@@ -17,6 +17,7 @@ from gan_dist.training.augment import DiscriminatorInput
 from gan_dist.training.lecam import LogitMeans, lecam
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
+from gan_dist.training.profile import phase
 from gan_dist.training.schedule import lecam_due, penalty_factor
 from gan_dist.training.state import TrainingState
 
@@ -95,7 +96,8 @@ class DiscriminatorObjective:
         if gamma_fake:
             loss = loss + gamma_fake / 2 * fake.grad_norm_sq
         if self._weight and (self.loss.gp or self.loss.dragan):
-            penalty = self._unit_norm_penalties(real.inputs, fake.inputs, labels, micro_batch)
+            with phase("penalties"):
+                penalty = self._unit_norm_penalties(real.inputs, fake.inputs, labels, micro_batch)
             loss = loss + self._weight * penalty
         if self.loss.lecam:
             self._logit_means.add(real.logits, fake.logits)
@@ -147,7 +149,8 @@ class DiscriminatorObjective:
                 logits, error = [of_reals, self.discriminator(inputs[1], labels)], errors.mean()
             else:
                 logits, error = [self.discriminator(part, labels) for part in inputs], None
-        norms_sq = [_grad_norms_sq(*pair) for pair in zip(logits, images, strict=True)]
+        with phase("penalties"):
+            norms_sq = [_grad_norms_sq(*pair) for pair in zip(logits, images, strict=True)]
         of_both = (
             [half for tensor in tensors for half in tensor.chunk(2 // len(tensors))]
             for tensors in (inputs, logits, norms_sq)

@@ -15,6 +15,7 @@ from gan_dist.training.augment import DiscriminatorInput
 from gan_dist.training.noise import StepNoise, latents
 from gan_dist.training.path_length import PathLengthPenalty
 from gan_dist.training.precision import PrecisionPolicy
+from gan_dist.training.profile import phase
 from gan_dist.training.schedule import top_k_share
 from gan_dist.training.state import TrainingState
 
@@ -86,7 +87,8 @@ class GeneratorObjective:
             loss = best.loss(self._adversarial.generator, fake_logits)
         length = torch.zeros((), device=loss.device)
         if lengths is not None:
-            loss, length = loss + self.path_length.penalty(lengths), lengths.detach().mean()
+            with phase("penalties"):
+                loss, length = loss + self.path_length.penalty(lengths), lengths.detach().mean()
         scalars = {"loss_g": loss.detach()}
         return loss, scalars | {"path_length": length} if self.loss.path_length else scalars
 

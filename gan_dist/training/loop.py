@@ -28,6 +28,7 @@ from gan_dist.training.preflight import (
     total_images,
     without_damage,
 )
+from gan_dist.training.profile import phase
 from gan_dist.training.progress import RunResult
 from gan_dist.training.recorder import Recorder
 from gan_dist.training.state import TrainingState, new_state
@@ -97,8 +98,12 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
     every = round(config.eval.every_kimg * 1000)
     stop = False
     fingerprint = images.manifest.fingerprint()
-    with Recorder(config, state, context, evaluator, fingerprint, total, quarantined, loaded) as recorder:
+    with (
+        Recorder(config, state, context, evaluator, fingerprint, total, quarantined, loaded) as recorder,
+        step.profile(config.profile.steps, run_uri, context) as profile,
+    ):
         while state.images < total and not stop and not ended_by:
+            profile.round()
             before, waited_s = state.images, 0.0
             step.begin_round()
             with explain_out_of_memory(
@@ -106,22 +111,29 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
             ):
                 for _ in range(config.optim.d_steps):
                     asked = time.perf_counter()
-                    batch = next(rank_batches)
+                    with phase("data"):
+                        batch = next(rank_batches)
                     waited_s += time.perf_counter() - asked
                     recorder.batch(batch.images)
-                    scalars = step.discriminator_phase(batch)
-                scalars |= step.generator_phase(batch)
+                    with phase("D"):
+                        scalars = step.discriminator_phase(batch)
+                with phase("G"):
+                    scalars |= step.generator_phase(batch)
             reached = stop_at is not None and state.images >= stop_at
             asked_to_stop = context.rank == 0 and (reached or context.stop_requested())
-            means, stop = step.average_over_ranks(scalars, stop=asked_to_stop)
-            step.update_average()
+            with phase("reduce"):
+                means, stop = step.average_over_ranks(scalars, stop=asked_to_stop)
+            with phase("EMA"):
+                step.update_average()
             due = state.images // every > before // every
             measured = due or state.images >= total
-            recorder.step(means, waited_s, measured=measured)
+            with phase("records"):
+                recorder.step(means, waited_s, measured=measured)
 
             # Evaluate and write a checkpoint; neither changes the training.
             if measured:
-                recorder.measured(_measure(state, evaluator, config.eval.patience, due=due))
+                with phase("evaluation"):
+                    recorder.measured(_measure(state, evaluator, config.eval.patience, due=due))
                 ended_by = state.measured.ended_by(config.eval, config.ema)
                 # A search may have answered the report by a request to stop.
                 stop = stop or broadcast_from_rank0(context, context.stop_requested())

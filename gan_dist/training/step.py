@@ -18,12 +18,14 @@ from gan_dist.data.batches.loader import Batch
 from gan_dist.models.layers import changing_buffers
 from gan_dist.training import eager
 from gan_dist.training.augment import DiscriminatorInput, ada
+from gan_dist.training.context import Context
 from gan_dist.training.ddp import distributed
 from gan_dist.training.discriminator_loss import DiscriminatorObjective, Scalars
 from gan_dist.training.generator_loss import GeneratorObjective
 from gan_dist.training.noise import StepNoise, latents
 from gan_dist.training.path_length import PathLengthPenalty, WithPathLengths
 from gan_dist.training.precision import PrecisionPolicy
+from gan_dist.training.profile import StepProfile, count_sent, reduction
 from gan_dist.training.schedule import augment_p, betas, ema_decay, half_life, rate_factor
 from gan_dist.training.state import AugmentStrength, TrainingState
 
@@ -92,6 +94,14 @@ class Step:
             self._path_length.loss = config.loss
             self._discriminator_objective.use(config.loss)
             self._generator_objective.use(config.loss)
+
+    def profile(self, steps: int, run_uri: str, context: Context) -> StepProfile:
+        """Return what measures so many rounds of this process; see `StepProfile`."""
+        images = self._config.train.batch_size * self._config.optim.d_steps // context.world_size
+        precision = self._precision
+        return StepProfile(
+            steps, run_uri, context, images=images, bf16=precision.bf16, compiled=precision.compiled
+        )
 
     def discriminator_phase(self, batch: Batch) -> Scalars:
         """Update the discriminator on reals and as many fakes; the clock advances by the global batch.
@@ -183,6 +193,7 @@ class Step:
         if self._process.world_size > 1:
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             dist.all_reduce(flat)
+            count_sent(flat.numel())
             flat /= self._process.world_size
             sizes = [tensor.numel() for tensor in tensors]
             for tensor, part in zip(tensors, flat.split(sizes), strict=True):
@@ -233,7 +244,7 @@ class Step:
         """Return the context of a micro-batch's passes; only the last one all-reduces gradients."""
         if micro_batch < self._config.train.accumulate - 1 and isinstance(network, DistributedDataParallel):
             return network.no_sync()
-        return nullcontext()
+        return reduction(network) if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def _latents(self, name: str, micro_batch: int) -> Tensor:
         return latents(self._noise, name, self._state.generator, micro_batch)

@@ -1,0 +1,70 @@
+"""Arithmetic of a training step, and the most that the hardware can do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+PEAKS = (
+    ("B200", 2250.0, 1100.0),
+    ("H200", 989.0, 494.0),
+    ("H100 PCIe", 756.0, 378.0),
+    ("H100", 989.0, 494.0),
+    ("A100", 312.0, 156.0),
+    ("A10G", 70.0, 35.0),
+    ("A10", 125.0, 62.5),
+    ("L40S", 362.0, 183.0),
+    ("L4", 121.0, 60.0),
+    ("RTX 4090", 165.2, 82.6),
+    ("V100", 15.7, 15.7),
+    ("T4", 8.1, 8.1),
+)
+"""GPUs, and their dense TFLOP/s in bfloat16 and TF32, or float32 before these: NVIDIA's data sheets."""
+EDGE, PRODUCTS = 1024, 5
+"""Edge of the matrices whose products measure a CPU, and their number."""
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts products and convolutions, forward and backward, by PyTorch's table of formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total, self.entered, self.pauses = 0, False, False
+
+    def enter(self) -> None:
+        self.__enter__()  # type: ignore[no-untyped-call]
+        self.entered = True
+
+    def exit(self) -> None:
+        if self.entered:
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.entered = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.pauses and (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def peak_flops(device: torch.device, *, bf16: bool) -> tuple[float | None, str]:
+    """Return the most operations a second that a device can do, and what says so; None for an unknown GPU."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = next((row for row in PEAKS if row[0] in name), None)
+        if known is None:
+            return None, f"{name} is not in the table"
+        return 1e12 * (
+            known[1] if bf16 else known[2]
+        ), f"data sheet of {known[0]}, {'bfloat16' if bf16 else 'TF32'}"
+    matrix = torch.ones(EDGE, EDGE, dtype=torch.bfloat16 if bf16 else torch.float32)
+    times = []
+    for _ in range(PRODUCTS):
+        began = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - began)
+    return 2 * EDGE**3 / min(times), f"the best of {PRODUCTS} products of {EDGE}x{EDGE} matrices here"
