@@ -10,6 +10,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 SWIFT_VERSION := 2.38.3
 GCS_VERSION := 2026.7.19
+MLFLOW_VERSION := 3.17.2
 BIN := .venv/bin
 ARGS ?=
 
@@ -70,6 +71,13 @@ clouds: .venv-clouds/.installed  ## emulators of Google's and Azure's stores for
 	@npm install --silent --no-audit --no-fund --prefix .venv-clouds azurite@$(AZURITE_VERSION)
 	@touch $@
 
+mlflow: .venv-mlflow/.installed  ## MLflow's server, for tests of trackers, which are skipped without it
+
+.venv-mlflow/.installed: tests/support/mlflow-requirements.txt
+	@$(PYTHON) -m venv --clear .venv-mlflow
+	@.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 SEED ?= $(shell date +%s)
 chaos: setup  ## thousands of faults at random places, by a SEED; figures to benchmarks/chaos.md (four hours)
 	@$(BIN)/pytest tests/chaos --chaos $(SEED) -m "" --timeout 7200 $(ARGS)
@@ -108,8 +116,9 @@ lock: setup  ## renew requirements*.lock from pyproject.toml
 	    --excludes <(grep -E '^(cuda|nvidia|triton)' requirements.lock | $(NAMES)) --no-emit-package torch --no-emit-package torchvision
 	@echo "swift==$(SWIFT_VERSION)" | $(COMPILE) --no-annotate - -o tests/support/swift-requirements.txt
 	@echo "gcp-storage-emulator==$(GCS_VERSION)" | $(COMPILE) --no-annotate - -o tests/support/clouds-requirements.txt
+	@echo "mlflow==$(MLFLOW_VERSION)" | $(COMPILE) --no-annotate - -o tests/support/mlflow-requirements.txt
 
 clean:  ## remove .venv and caches, not runs/
 	@rm -rf site .venv .venv-floor .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help install setup demo docs test swift clouds soak chaos quick floor check lock clean
+.PHONY: help install setup demo docs test swift mlflow clouds soak chaos quick floor check lock clean

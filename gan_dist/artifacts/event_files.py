@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from gan_dist.artifacts.trackers import numbers
 from gan_dist.core import storage
 from gan_dist.core.errors import StorageError
 
@@ -76,11 +77,10 @@ class EventFiles:
     def add(self, record: Mapping[str, Any]) -> None:
         """Add the numbers of a record, which has the keys `images` and `time`."""
         at = datetime.fromisoformat(record["time"]).timestamp() if "time" in record else None
-        for key, value in record.items():
-            if (isinstance(value, float) and key != "kimg") or key == "images":
-                tag = tag_of(key)
-                if (step := self._next_step(tag, record["images"])) is not None:
-                    self._try(partial(self._writer.add_scalar, tag, value, step, walltime=at))
+        for key, value in numbers(record).items():
+            tag = tag_of(key)
+            if (step := self._next_step(tag, record["images"])) is not None:
+                self._try(partial(self._writer.add_scalar, tag, value, step, walltime=at))
 
     def add_picture(self, name: str, picture: Image.Image, images: int) -> None:
         """Add a grid of samples."""

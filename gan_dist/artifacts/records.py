@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, StorageError
 from gan_dist.core.json_text import is_clock, parse_object
+
+if TYPE_CHECKING:
+    from gan_dist.artifacts.event_files import EventFiles
 
 METRICS = "metrics.jsonl"
 LOCAL_S, REMOTE_S = 5.0, 30.0
@@ -34,10 +37,9 @@ class RecordWriter:
     steps are the images seen divided by `images_per_step`.
     """
 
-    def __init__(self, run_uri: str, images: int, images_per_step: int = 1) -> None:
-        # It imports TensorBoard, a second of which other ranks and readers are spared.
-        from gan_dist.artifacts.event_files import EventFiles
-
+    def __init__(
+        self, run_uri: str, images: int, images_per_step: int = 1, *, tensorboard: bool = True
+    ) -> None:
         self._uri = storage.join(run_uri, METRICS)
         kept: list[dict[str, Any]] = []
         if storage.exists(self._uri):
@@ -47,18 +49,25 @@ class RecordWriter:
         self._written = "".join(map(_line, kept)) if self._remote else ""
         self._bytes = sum(len(_line(record).encode()) for record in kept)
         self._added = ""
-        self._events = EventFiles(run_uri, kept, images_per_step)
+        self._events: EventFiles | None = None
+        if tensorboard:
+            # It imports TensorBoard, a second of which other ranks and readers are spared.
+            from gan_dist.artifacts.event_files import EventFiles
+
+            self._events = EventFiles(run_uri, kept, images_per_step)
         self._due_at = time.monotonic()
 
     def add(self, record: Mapping[str, object]) -> None:
         """Add a record, which has the key `images`; its numbers become TensorBoard scalars."""
         record = {**record, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         self._added += _line(record)
-        self._events.add(record)
+        if self._events is not None:
+            self._events.add(record)
 
     def add_picture(self, name: str, picture: Image, images: int) -> None:
         """Add a grid of samples to the TensorBoard events."""
-        self._events.add_picture(name, picture, images)
+        if self._events is not None:
+            self._events.add_picture(name, picture, images)
 
     def is_due(self) -> bool:
         """Return whether records wait that should be written."""
@@ -71,7 +80,7 @@ class RecordWriter:
         """
         added, self._added = self._added, ""
         self._due_at = time.monotonic() + (REMOTE_S if self._remote else LOCAL_S)
-        copy_events = self._events.upload()
+        copy_events = self._events.upload() if self._events is not None else lambda: None
         if self._remote:
             self._written += added
 
@@ -87,7 +96,8 @@ class RecordWriter:
 
     def close(self) -> None:
         """Delete the local copy of the TensorBoard events."""
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def finite(record: Mapping[str, object]) -> dict[str, object]:
@@ -122,13 +132,14 @@ def read_valid_records(run_uri: str) -> tuple[list[dict[str, Any]], list[int]]:
 class RecordReader:
     """Reads the records of a run while it goes on; each call reads only what was appended."""
 
-    def __init__(self, run_uri: str) -> None:
+    def __init__(self, run_uri: str, images: int = -1) -> None:
+        """Read the records of a run after so many images."""
         self._run_uri = run_uri
         self._uri = storage.join(run_uri, METRICS)
         self._end = 0  # bytes of whole lines that were read
         self._lines = 0
         self._last_line = b""
-        self._images = -1  # of the last record that was returned
+        self._images = images  # of the last record that was returned
 
     def read_new(self) -> list[dict[str, Any]]:
         """Return the records that were written since the last call; none while there is no file.

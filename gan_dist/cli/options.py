@@ -65,6 +65,11 @@ def complete_key(incomplete: str) -> list[str]:
     return [f"{key}=" for key in leaves() if key.startswith(incomplete)]
 
 
+def print_warning(sentence: str) -> None:
+    """Print a warning to standard error."""
+    typer.echo(f"warning: {sentence}", err=True)
+
+
 def print_record(record: Mapping[str, object], *, as_json: bool, prefix: str = "") -> None:
     """Print a line for each entry, and with --json the whole as JSON."""
     for key, value in record.items():

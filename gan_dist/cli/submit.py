@@ -65,6 +65,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a verb as a job on a cluster. It has the files of this folder; options come before the verb."""
+    from gan_dist.artifacts.trackers.checks import SECRETS, VARIABLES
     from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, secrets_here, write_zip
     from gan_dist.cluster.jobs.client import ADDRESSES, JobClient, parse_resources
     from gan_dist.cluster.shadows import require_no_shadows
@@ -72,7 +73,8 @@ def submit(
     given = arguments or []
     known = secrets_here()
     named = [(f"argument {number} of {verb}", text) for number, text in enumerate(given, 1)]
-    require_no_secrets([*named, ("--address", address or "")], known)
+    trackers = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    require_no_secrets([*named, ("--address", address or ""), *trackers.items()], known)
     given, wanted, values = _check_arguments(getattr(context.find_root().command, "commands"), verb, given)  # noqa: B009
     require_no_secrets(values, known)
     resubmit = ["gan-dist", "submit"]
@@ -88,11 +90,17 @@ def submit(
         return
     if address and (winning := next((name for name in ADDRESSES if os.environ.get(name)), None)):
         typer.echo(f"note: {winning} is set and wins over --address, as for all of Ray's clients", err=True)
+    if trackers and (here := [name for name in SECRETS if name in os.environ]):
+        typer.echo(
+            f"note: the job does not get {', '.join(here)}, which all who may list jobs would see; to log to "
+            "a tracker, the nodes need it before `ray start`",
+            err=True,
+        )
     client = JobClient(address)
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "working_dir.zip")
         write_zip(upload, archive, known)
-        variables = {CALLED_AS: shlex.join(resubmit)}
+        variables = {CALLED_AS: shlex.join(resubmit), **trackers}
         on_retry = partial(typer.echo, err=True)
         job = client.submit(command, archive, variables, entrypoint_num_cpus, resources, on_retry)
     _print_job(client, job, upload, [*resubmit, verb, *given])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_dist.cli.images import CONFIG_HELP, packed, read_given
-from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record
+from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record, print_warning
 from gan_dist.cli.paths import command, shorten
 from gan_dist.core.errors import GanDistError, WorkerError, extended
 from gan_dist.core.image_size import ImageSize
@@ -63,11 +63,14 @@ def train(
     config, overrides = with_aliases(config, overrides or [], data, outdir)
     config = require_configuration(config)
     arguments = [config, *overrides]
+    from gan_dist.artifacts.trackers.checks import require_trackers
+
     given = read_given(config, overrides, repack=repack)
     run = given.settings.config()
     if run.search is not None:
         typer.echo("note: this trains one run; its section search is what gan-dist tune goes by", err=True)
         run = run.model_copy(update={"search": None})
+    require_trackers(run.log.to, print_warning, ask=given.needs_packing and not dry_run)
     if dry_run:
         from gan_dist.config import to_yaml
         from gan_dist.training.preflight import summarise
@@ -142,9 +145,13 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
 
     The paths in `config` are absolute; `arguments` are those of `gan-dist train` that continue the run.
     """
+    from gan_dist.artifacts.trackers import Trackers
+    from gan_dist.artifacts.trackers.checks import require_trackers
+    from gan_dist.config import flatten
     from gan_dist.training.preflight import prepare
     from gan_dist.training.progress import ProgressLine
 
+    require_trackers(config.log.to, print_warning)
     started = False
     try:
         with ProgressLine(config.log.every_s) as line:
@@ -157,7 +164,16 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
                 line.status("starting workers")
                 with folder_lock(config.run_uri, line.print):
                     started = True
-                    result = driver.run(config, _status_printer(line))
+                    with Trackers(
+                        config.log.to,
+                        config.run_uri,
+                        config.name,
+                        config.log.project,
+                        line.warn,
+                    ) as trackers:
+                        trackers.update("", "running", uri=config.run_uri, settings=flatten(config))
+                        result = driver.run(config, _status_printer(line))
+                        trackers.update("", "finished" if result.finished else "interrupted")
     except GanDistError as error:
         if not started or not (error.external or isinstance(error, WorkerError)):
             raise
@@ -170,6 +186,8 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
         _write_report(config.run_uri)
     record = _record(config.run_uri, result)
     _print_result(config.name, result, record)
+    if config.profile.steps:
+        _print_profile(config.run_uri)
     if result.ended_by is not None:
         typer.echo(f"ended early: {_END_REASONS[result.ended_by].format(config.eval)}")
         if result.ended_by == "eval.target" and _is_halves(config.data.path, config.eval):
@@ -201,6 +219,14 @@ def _status_printer(line: ProgressLine) -> Callable[[RunStatus], None]:
             line.update(status.progress)
 
     return show
+
+
+def _print_profile(run_uri: str) -> None:
+    from gan_dist.core import storage
+    from gan_dist.training.profile import FOLDER, TABLE
+
+    if storage.exists(table := storage.join(run_uri, FOLDER, TABLE)):
+        typer.echo(f"  profile     {shorten(storage.join(run_uri, FOLDER))}\n{storage.read_text(table)}")
 
 
 def without(key: str, arguments: list[str]) -> list[str]:
@@ -265,8 +291,9 @@ def _print_result(name: str, result: RunResult, record: dict[str, object]) -> No
         typer.echo(f"  best        {shorten(best['release'])}")
     if storage.exists(storage.join(run_uri, "samples")):
         typer.echo(f"  samples     {run}/samples")
+    with_events = storage.exists(storage.join(run_uri, "tensorboard"))
     board = shlex.join(["tensorboard", "--logdir", f"{run}/tensorboard"])
-    typer.echo(f"  metrics     {run}/metrics.jsonl, or: {board}")
+    typer.echo(f"  metrics     {run}/metrics.jsonl{', or: ' + board if with_events else ''}")
     page = record["report"]
     typer.echo(f"  report      {shorten(str(page)) if page else command('report', run)}")
     if record["checkpoint"]:

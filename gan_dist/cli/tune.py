@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from gan_dist.cli.images import CONFIG_HELP, packed, read_given
-from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record
+from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record, print_warning
 from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.cli.train import format_summary, without
 from gan_dist.core.errors import GanDistError, extended
@@ -51,11 +51,14 @@ def tune(
     """Search for better settings; the same command again continues it."""
     given = overrides or []
     images = read_given(config, given)
+    from gan_dist.artifacts.trackers.checks import require_trackers
+
     # It brings torch, and a typo need not wait for that.
     from gan_dist.search.plan import beginnings, pinned, plan_search, with_objectives
     from gan_dist.training.preflight import require_sources, summarise
 
     plan = plan_search(images.settings)
+    require_trackers(plan.config.log.to, print_warning, ask=not dry_run)
     summary = summarise(plan.config, images.manifest)
     plan = with_objectives(plan, summary.metric, summary.scores)
     for trial in plan.with_own_code():
@@ -134,6 +137,7 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> Outcome:
     from gan_dist.search.plan import begin, warm_start_points
     from gan_dist.search.study import SearchStudy
     from gan_dist.search.study_storage import study_storage
+    from gan_dist.search.tracking import SearchTracking
     from gan_dist.training.preflight import total_images
 
     owner = begin(plan, metric)
@@ -157,7 +161,15 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> Outcome:
     gpus = scale.workers * scale.gpus_per_worker
     spending = Spending(ledger, lambda: study.images, gpus, plan.search.prices)
     most = plan.search.most_trials
-    with SearchView(study, most, length, metric, outlook=outlook.text) as view:
+    with (
+        SearchView(study, most, length, metric, outlook=outlook.text) as view,
+        SearchTracking(plan, study, view.warn) as tracking,
+    ):
+
+        def on_change() -> None:
+            view.update()
+            tracking.update()
+
         left = (
             f"{study.unfinished:g} trials to go"
             if math.isfinite(most)
@@ -170,7 +182,8 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> Outcome:
             first = f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
             view.print(f"no trial is stopped early: the first measurement is that at its end, {first}")
         try:
-            finished = driver.run(plan, study, metric, view.update, spending)
+            finished = driver.run(plan, study, metric, on_change, spending)
+            tracking.end(finished=finished)
         except KeyboardInterrupt:
             finished = False
         except GanDistError as error:

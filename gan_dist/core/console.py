@@ -54,6 +54,10 @@ class LiveConsole:
         """Print a message."""
         self._console.print(text)
 
+    def warn(self, sentence: str) -> None:
+        """Print a warning; any thread may call it."""
+        self.print(f"warning: {sentence}")
+
 
 class Rate:
     """Images per second over the last half minute."""

@@ -72,7 +72,12 @@ class Recorder:
             self._names = storage.list_names(self._run_uri)
             storage.write_bytes(storage.join(self._run_uri, release.CONFIG), self._config_yaml.encode())
             in_kimg = min(self.config.log.every_kimg, self.config.eval.every_kimg) >= 1
-            self._records = records.RecordWriter(self._run_uri, self.state.images, 1000 if in_kimg else 1)
+            self._records = records.RecordWriter(
+                self._run_uri,
+                self.state.images,
+                1000 if in_kimg else 1,
+                tensorboard="tensorboard" in self.config.log.to,
+            )
             self._audit_log = AuditLog(
                 self._run_uri,
                 self.loaded.uri,
