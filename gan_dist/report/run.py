@@ -196,6 +196,9 @@ def _measured(records: Sequence[Record], best: Record | None) -> Rows:
         yield "speed", f"{last:,.0f} images/s, evaluations left out"
 
 
+_NOISE = "of what another set of latents changes, which the run has measured."
+
+
 def _charts(
     records: Sequence[Record], best: Record | None, spread: float | None, floor: float | None
 ) -> tuple[list[Block], list[Block]]:
@@ -210,13 +213,10 @@ def _charts(
         title, unit, series = group.title, group.unit, group.series
         if metric in series:
             main.append(curves(title, unit, series, best=mark, spread=spread, floor=floor))
+            if spread is not None and math.isfinite(spread):
+                main.append(Note(f"The band is two standard deviations, {2 * spread:.1%}, {_NOISE}"))
         else:
             (main if group.main else rest).append(curves(title, unit, series))
-    if spread is not None and math.isfinite(spread):
-        text = f"The band around the distance is two standard deviations of its noise, {2 * spread:.1%} "
-        main.append(
-            Note(text + "to either side: the spread over sets of latents, which the run has measured.")
-        )
     return main, rest
 
 

@@ -27,6 +27,8 @@ from gan_dist.config import load_config, to_yaml
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
 from gan_dist.core.storage.hashed_folder import to_json
+from gan_dist.report.charts import curves
+from gan_dist.report.series import Series
 from gan_dist.report.trials import full_length
 from gan_dist.search.plan import begin
 from gan_dist.search.study_storage import JOURNAL
@@ -167,6 +169,17 @@ def test_the_page_of_a_run_has_all_that_it_recorded(trained: str, tmp_path: Path
         assert list(zip(seen.traces[key]["x"], seen.traces[key]["y"], strict=True)) == points
         assert len(points) == (8 if key.startswith(("loss_", "grad_norm_")) else len(points))
     assert (seen.traces["best"]["x"], seen.traces["best"]["y"]) == ([best["kimg"]], [best["fd_digits"]])
+
+
+def test_the_distance_has_a_band_of_its_noise_and_the_floor_of_two_halves() -> None:
+    series = {"fd_digits": Series([1.0, 2.0, 3.0], [40.0, None, 10.0])}
+    figure = json.loads(curves("", "", series, best=(3.0, 10.0), spread=0.05, floor=5.8).figure)
+    distance, best, floor = figure["data"]
+    assert (distance["low"], distance["high"]) == ([36.0, None, 9.0], [44.0, None, 11.0])
+    assert (best["x"], floor["x"], floor["y"], figure["log_y"]) == ([3.0], [1.0, 3.0], [5.8, 5.8], True)
+    plain = json.loads(curves("", "", series, best=(3.0, 10.0)).figure)
+    assert [one["name"] for one in plain["data"]] == ["fd_digits", "best"]
+    assert "low" not in plain["data"][0]
 
 
 def test_it_shows_what_fixed_latents_became_and_what_was_set(trained: str, tmp_path: Path) -> None:
