@@ -99,7 +99,7 @@ def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, 
     record = packing | {
         "search": plan.uri,
         "keys": list(plan.space.distributions),
-        "trials": None if search.most_trials == math.inf else search.trials,
+        "trials": "until the budget is spent" if search.most_trials == math.inf else search.trials,
         "scheduler": scheduler,
         "each": sizes["length"],
         "metric": sizes["metric"],
@@ -112,6 +112,8 @@ def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, 
 def _cost(plan: Plan, length: int) -> str:
     """Return what a search costs before any trial, in words; `length` is that of a whole trial in images."""
     from gan_dist.search.forecast import mean_images
+    from gan_dist.search.outlook import format_kimg
+    from gan_dist.search.replicas import TOP
 
     search = plan.search
     mean, count = mean_images(search, plan.grace, length), search.most_trials
@@ -121,12 +123,10 @@ def _cost(plan: Plan, length: int) -> str:
     limits = search.budget.limits if search.budget else {}
     if "images" in limits:
         count = min(count, int(limits["images"]) / mean)
-    about = f"about {count * mean / 1000:,.0f} kimg: {count:,.0f} trials of {each}"
-    return "; ".join([about if math.isfinite(count) else each, *_limits(limits)])
-
-
-def _limits(limits: Mapping[str, object]) -> list[str]:
-    return [f"search.budget.{key}={value}" for key, value in limits.items()]
+    about = f"about {format_kimg(count * mean)}: {count:,.0f} trials of {each}" if count < math.inf else each
+    again = search.replicates * TOP
+    more = [f"{again} repetitions of {format_kimg(again * length)} in all"] if again else []
+    return "; ".join([about, *more, *(f"search.budget.{key}={value}" for key, value in limits.items())])
 
 
 def _run(plan: Plan, metric: str, arguments: list[str]) -> Outcome:
@@ -161,6 +161,7 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> Outcome:
     gpus = scale.workers * scale.gpus_per_worker
     spending = Spending(ledger, lambda: study.images, gpus, plan.search.prices)
     most = plan.search.most_trials
+    cost = outlook.text() if study.trials() else _cost(plan, length)
     with (
         SearchView(study, most, length, metric, outlook=outlook.text) as view,
         SearchTracking(plan, study, view.warn) as tracking,
@@ -176,7 +177,7 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> Outcome:
             else "trials until the budget is spent"
         )
         view.print(
-            "; ".join([f"searching {', '.join(plan.space.distributions)}: {left}", _cost(plan, length)])
+            "; ".join([f"searching {', '.join(plan.space.distributions)}: {left}", *filter(None, [cost])])
         )
         if plan.search.scheduler != "none" and plan.grace >= length:
             first = f"{length / 1000:g} kimg (eval.every_kimg={plan.config.eval.every_kimg:g})"
@@ -262,13 +263,13 @@ def _print_result(plan: Plan, outcome: Outcome, metric: str, arguments: list[str
 
 def _forecast_and_came(record: Mapping[str, Any], metric: str) -> str:
     """Return the first forecast of a value, and what came, in words; empty where there was none."""
-    from gan_dist.search.outlook import format_forecast
+    from gan_dist.search.outlook import format_forecast, format_kimg
 
     came, first = record["came"], next((one for one in record["made"] if one["value"]), None)
     if first is None or came["value"] is None:
         return ""
     said = f"after {first['trials']} trials, {format_forecast(first, metric)}"
-    return f"{said}; came {came['images'] / 1000:,.0f} kimg, {came['value']:.3f}"
+    return f"{said}; came {format_kimg(came['images'])}, {came['value']:.3f}"
 
 
 def _print_lineage(plan: Plan, study: SearchStudy) -> dict[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -23,6 +24,8 @@ from gan_dist.search.replicas import TOP
 from gan_dist.search.study import SearchStudy, images_trained
 
 FORECAST = "forecast.json"
+REFRESH_S = 5.0
+"""Seconds between forecasts while no trial ends."""
 LEARNING = ("tpe", "gp", "cmaes")
 """Samplers that learn from earlier trials."""
 
@@ -49,7 +52,7 @@ class Outlook:
         self._file = storage.join(plan.uri, FORECAST)
         self._made = _read(self._file)
         self._ended: list[Curve] = []
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[float, int] | None = None  # time and ended trials of the last forecast
         self._found = self._forecast()
 
     def text(self) -> str:
@@ -93,10 +96,10 @@ class Outlook:
     def _forecast(self) -> Forecast:
         plan, study, search = self._plan, self._study, self._plan.search
         self._ended += map(curve_of, study.ended(len(self._ended)))
-        seen = (len(self._ended), study.images)
-        if seen == self._seen:
+        now, ended = time.monotonic(), len(self._ended)
+        if self._seen is not None and ended == self._seen[1] and now - self._seen[0] < REFRESH_S:
             return self._found
-        self._seen = seen
+        self._seen = (now, ended)
         running = [curve_of(trial) for trial in study.running()]
         return forecast(
             self._ended,
@@ -119,7 +122,7 @@ def format_forecast(record: dict[str, Any], metric: str) -> str:
     """Return a forecast in words; empty where nothing is known."""
     parts = []
     if record["images"] is not None:
-        parts.append(f"{record['images'][1] / 1000:,.0f} kimg")
+        parts.append(format_kimg(record["images"][1]))
     if "seconds" in record:
         parts.append(f"{record['seconds'] / 3600:.2g} h")
     if "dollars" in record:
@@ -128,6 +131,11 @@ def format_forecast(record: dict[str, Any], metric: str) -> str:
         low, middle, high = record["value"]
         parts.append(f"{metric} {middle:.3f} (90 %: {low:.3f} to {high:.3f})")
     return f"at its end {', '.join(parts)}" if parts else ""
+
+
+def format_kimg(images: float) -> str:
+    """Return images in words, such as `1,830 kimg` or `1.5 kimg`."""
+    return f"{images / 1000:,.0f} kimg" if images >= 100_000 else f"{images / 1000:.3g} kimg"
 
 
 def curve_of(trial: FrozenTrial) -> Curve:
