@@ -101,6 +101,6 @@ class SearchConfig(Section):
 
     @property
     def most_trials(self) -> float:
-        """`trials`; infinite with a budget where it is not set."""
-        limited = self.budget is None or not self.budget.limits or "trials" in self.model_fields_set
-        return self.trials if limited else math.inf
+        """`trials`; infinite with a budget where it is not set, but for the size of a population."""
+        free = self.budget is not None and self.budget.limits and "trials" not in self.model_fields_set
+        return math.inf if free and self.scheduler not in ("pbt", "pb2") else self.trials

@@ -172,4 +172,5 @@ def test_trials_have_no_limit_with_a_budget_unless_they_are_set() -> None:
     assert simulated.config(budget=BudgetConfig(images=9)).most_trials == math.inf
     assert simulated.config(budget=BudgetConfig(images=9), trials=30).most_trials == 30
     assert simulated.config(budget=BudgetConfig()).most_trials == 30
+    assert simulated.config(budget=BudgetConfig(images=9), scheduler="pbt").most_trials == 30
     assert simulated.config().most_trials == 30
