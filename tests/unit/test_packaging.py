@@ -221,6 +221,28 @@ def test_the_locks_agree_and_running_needs_no_tool_of_developers() -> None:
     assert wanted - {"ray"} <= developing.keys()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "locks", "of_torch"),
+    [
+        (["install"], ["requirements.lock"], 0),
+        (["demo"], ["requirements.lock"], 0),
+        (["setup"], ["requirements.lock", "requirements-dev.lock"], 0),
+        (["quick"], ["requirements.lock", "requirements-dev.lock"], 0),
+        (["setup", "CPU=1"], ["requirements-cpu.lock", "requirements-dev.lock"], 1),
+    ],
+)
+def test_a_target_installs_what_it_needs(
+    arguments: list[str], locks: list[str], of_torch: int, tmp_path: Path
+) -> None:
+    for name in ("Makefile", "pyproject.toml", *locks):
+        shutil.copy(ROOT / name, tmp_path)
+    shown = subprocess.run(
+        ["make", "--dry-run", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.findall(r"--require-hashes -r (\S+)", shown) == locks
+    assert shown.count("--torch-backend cpu") == of_torch
+
+
 def test_the_pages_say_what_each_extra_costs() -> None:
     page = (ROOT / "docs" / "install.md").read_text().partition("| extra | for | adds |")[2]
     rows = re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)
