@@ -16,6 +16,7 @@ from rich.text import Text
 
 from gan_dist.core.console import LiveConsole, time_left
 from gan_dist.search.objectives import front, released_point
+from gan_dist.search.population import Member
 from gan_dist.search.study import REASON, SearchStudy, images_trained, lowest_value
 
 ROWS = 11
@@ -132,9 +133,8 @@ class SearchView(LiveConsole):
 
 def _cells(trial: FrozenTrial) -> list[str]:
     lowest = lowest_value(trial)
-    values = (
-        f"{key}={at:.3g}" if isinstance(at, float) else f"{key}={at}" for key, at in trial.params.items()
-    )
+    now = Member.of(trial).branch().values  # a member of a population changes them
+    values = (f"{key}={at:.3g}" if isinstance(at, float) else f"{key}={at}" for key, at in now.items())
     state = _STATES.get(trial.state, "running")
     measured = f"{lowest:.3f}" if math.isfinite(lowest) else "-"
     return [str(trial.number), state, f"{images_trained(trial) / 1000:g}", measured, "  ".join(values)]

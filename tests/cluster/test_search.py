@@ -100,7 +100,7 @@ def test_the_study_tells_what_the_trials_recorded(tmp_path: Path, capsys: pytest
     assert len(lines) == 6
     assert "6/6 trials" in lines[-1]
     # More trials go on from there; a budget stops the seventh at its first measurement, with a checkpoint.
-    seven = plan_of(tmp_path, "search.trials=7")
+    seven = plan_of(tmp_path, "search.trials=7", "search.scheduler=none")
     study = SearchStudy(study_storage(plan.uri, None), "search", plan.space, seven.search, plan.grace)
     limit = study.images + 64
     ledger = Ledger(plan.uri, BudgetConfig(images=limit), study.images)

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from benchmarks.simulated_population import ENDS, EVERY, KEY, Simulation, best_constant, config
 from gan_dist.core.errors import ConfigError
 from gan_dist.search import explore
+from gan_dist.search.display import _cells
 from gan_dist.search.lineage import ancestry, lineage_values, lineages
 from gan_dist.search.plan import make_plan
 from gan_dist.search.population import LOST, Branch, Member
@@ -184,6 +185,8 @@ def test_a_lineage_has_the_values_of_every_branch_from_its_moment_on() -> None:
     expected = {one.images / 1000: one.values[KEY] for one in chain}
     assert lineage_values(trials, best.name) == {KEY: expected}
     assert len(expected) > 3
+    # The table shows the values with which a member trains now.
+    assert _cells(trials[best.member])[4] == f"{KEY}={float(str(best.values[KEY])):.3g}"
     # The tree has every branch once, and every measurement once.
     nodes = lineages(trials)
     found: list[Branch] = []
