@@ -42,7 +42,7 @@ def run(*, quick: bool = False, real: bool = False, population: bool = False) ->
         "images_vs_random_range": (min(ratios), max(ratios)),
         "seeds": seeds,
         **simulated_population.figures(seeds, "pbt"),
-        **simulated_population.figures(seeds, "pb2"),
+        **simulated_population.figures(max(2, seeds // 4), "pb2"),
         **growth,
         **forecasts.run(quick=quick),
         **ray_search.seconds_per_trial(quick=quick),
