@@ -8,17 +8,19 @@ al. 2021, https://arxiv.org/abs/2106.12639. All that a decision rests on is stor
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from gan_dist.artifacts.objectives import Objectives, Point
+from gan_dist.artifacts.objectives import Objectives, Point, Standing
 
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 _POINT = "point:"
@@ -107,8 +109,9 @@ def _rungs(grace: float, reduction: int, end: int) -> Iterator[float]:
 class RankedSampler(BaseSampler):
     """A sampler of one objective that sees each trial's place among all as its value.
 
-    Trials that came to their end are first, then stopped ones by their length; among those of one length the
-    order is that of the rungs. So Optuna's TPE orders trials of one objective too.
+    Trials that meet the constraints are first; of these and of the others those that came to their end, then
+    stopped ones by their length; among those of one length the order is that of the rungs. So Optuna's TPE
+    orders trials of one objective too.
     """
 
     def __init__(self, sampler: BaseSampler, objectives: Objectives) -> None:
@@ -134,30 +137,46 @@ class RankedSampler(BaseSampler):
         return self._seen, self._seen.get_trials(deepcopy=False)[trial.number]
 
 
+class _Places(InMemoryStorage):
+    """Shows a study the trials that it is given, and stores nothing of them."""
+
+    def __init__(self, trials: list[FrozenTrial]) -> None:
+        super().__init__()
+        self._shown = trials
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._shown if states is None or trial.state in states]
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: object) -> None:
+        """Nothing: what a sampler stores of a trial that runs is known once its values are."""
+
+
 def _with_places(objectives: Objectives, trials: Sequence[FrozenTrial]) -> Study:
-    """Return a study in memory of the same trials, those that have measured something with their places."""
-    groups: dict[tuple[bool, int], list[tuple[int, Point | None]]] = {}
+    """Return a study of the same trials, in which the value of one that has ended is its place among all."""
+    groups: dict[tuple[bool, int], dict[int, Point | None]] = {}
     for trial in trials:
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             whole, found = trial.state == TrialState.COMPLETE, points(trial)
             last = max(found, default=0)
-            point = released_point(trial) if whole else found.get(last)
-            groups.setdefault((not whole, 0 if whole else -last), []).append((trial.number, point))
-    order: list[int] = []
-    for _, group in sorted(groups.items()):
-        finite = {number: point for number, point in group if point is not None}
+            group = groups.setdefault((not whole, 0 if whole else -last), {})
+            group[trial.number] = released_point(trial) if whole else found.get(last)
+    keys: list[tuple[bool, tuple[bool, int], Standing, int]] = []
+    for name, group in groups.items():
+        finite = {number: point for number, point in group.items() if point is not None}
         standings = dict(zip(finite, objectives.standings([*finite.values()]), strict=True))
-        worst = (math.inf, 0, 0.0)
-        order += sorted((number for number, _ in group), key=lambda one: (standings.get(one, worst), one))
-    places = {number: place for place, number in enumerate(order)}
-    seen = optuna.create_study(direction="minimize")
-    seen.add_trials(_placed(trial, places.get(trial.number)) for trial in trials)
-    return seen
+        for number in group:
+            standing = standings.get(number, (math.inf, 0, 0.0))
+            keys.append((standing[0] > 0, name, standing, number))
+    places = {number: place for place, (*_, number) in enumerate(sorted(keys))}
+    shown = [_placed(trial, places.get(trial.number)) for trial in trials]
+    return optuna.create_study(direction="minimize", storage=_Places(shown))
 
 
 def _placed(trial: FrozenTrial, place: int | None) -> FrozenTrial:
-    kept: Mapping[str, Any] = {"params": trial.params, "distributions": trial.distributions}
     if place is None:
-        waits = trial.state == TrialState.WAITING
-        return create_trial(state=trial.state if not waits else TrialState.RUNNING, **kept)
-    return create_trial(state=TrialState.COMPLETE, value=float(place), **kept)
+        return trial
+    shown = copy.copy(trial)
+    shown.state, shown.values, shown.system_attrs = TrialState.COMPLETE, [float(place)], {}
+    return shown
