@@ -2,9 +2,10 @@
 
 For each seed, random search without stopping trains all its trials to their end; then the search, TPE and
 ASHA, is run until it has found a value as good, and the images that both have trained with are compared.
-`forecasts.py` measures forecasts and budgets, `simulated_population.py` populations that follow an optimum
-that moves, against the best constant value. With `--real` images are compared of real runs on the handwritten
-digits instead, and nothing else; with `--population` a population of four is compared with ASHA there.
+`forecasts.py` measures forecasts and budgets, `fronts.py` searches with two objectives,
+`simulated_population.py` populations that follow an optimum that moves, against the best constant value. With
+`--real` images are compared of real runs on the handwritten digits instead, and nothing else; with
+`--population` a population of four is compared with ASHA there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from optuna.storages import BaseStorage, InMemoryStorage
 
-from benchmarks import forecasts, simulated, simulated_population
+from benchmarks import forecasts, fronts, simulated, simulated_population
 from gan_dist.config import SearchConfig
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
@@ -45,6 +46,7 @@ def run(*, quick: bool = False, real: bool = False, population: bool = False) ->
         **simulated_population.figures(max(2, seeds // 4), "pb2"),
         **growth,
         **forecasts.run(quick=quick),
+        **fronts.run(quick=quick),
         **ray_search.seconds_per_trial(quick=quick),
     }
 

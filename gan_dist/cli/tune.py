@@ -105,6 +105,7 @@ def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, 
         "metric": sizes["metric"],
         "placement": sizes["placement"],
         "cost": _cost(plan, summary.images),
+        **({"objectives": search.objectives} if search.objectives else {}),
     }
     print_record(record, as_json=as_json)
 
