@@ -287,5 +287,5 @@ def test_the_objectives_of_a_search_stay_and_the_distance_alone_is_none(tmp_path
     begin(plan("{fd_digits: min, modes: max}"), "fd_digits")
     begin(plan("{fd_digits: min, modes: max}"), "fd_digits")
     for other in ("{fd_digits: min, diversity: max}", "{fd_digits: min}", "{modes: max, fd_digits: min}"):
-        with pytest.raises(ResumeError, match=r"search\.objectives was .*'modes': 'max'}, is now"):
+        with pytest.raises(ResumeError, match=r"search\.objectives was .*modes.*, is now"):
             begin(plan(other), "fd_digits")
