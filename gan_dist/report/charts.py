@@ -98,7 +98,7 @@ def curves(
                 {"name": "two halves of the reals", "x": [min(at), max(at)], "y": [floor] * 2, **line}
             )
     wide = best is not None
-    log = wide and _is_log(values)
+    log = wide and is_log(values)
     return chart(title, data, unit=unit, wide=wide, x="kimg", log_y=log, height=340 if wide else 240)
 
 
@@ -119,7 +119,7 @@ def progress(metric: str, trials: Sequence[Trial]) -> Block:
     title = "Best so far, trials in the order in which they ended"
     data = [{"name": "best so far", "x": x, "y": y, "points": 5, "stepped": True}]
     named = {"unit": metric, "x": "kimg trained by all trials"}
-    return chart(title, data, **named, log_y=_is_log(values_of(trials)), wide=True, height=300)
+    return chart(title, data, **named, log_y=is_log(values_of(trials)), wide=True, height=300)
 
 
 def learning(metric: str, trials: Sequence[Trial], best: int | None) -> Block:
@@ -130,7 +130,7 @@ def learning(metric: str, trials: Sequence[Trial], best: int | None) -> Block:
         data += [_line(trial, f"{state} ({len(drawn)})", line) for trial in drawn]
     winner = [trial for trial in trials if trial.number == best and trial.curve]
     data += [_line(trial, f"the winner, trial {best}", WINNER) for trial in winner]
-    log = _is_log(values_of(trials))
+    log = is_log(values_of(trials))
     return chart("Learning curves", data, unit=metric, wide=True, height=380, x="kimg", log_y=log)
 
 
@@ -171,8 +171,8 @@ def slices(space: Space, metric: str, trials: Sequence[Trial], best: int | None)
                 data.append(_points(str(state), drawn, at, line["color"], 7))
         if drawn := [one for one in having if one.number == best]:
             data.append(_points(f"the winner, trial {best}", drawn, at, COLOURS[1], 12))
-        log_x = not ticks and bool(getattr(distribution, "log", False)) and _is_log(at.values())
-        log_y = _is_log(trial.best for trial in measured)
+        log_x = not ticks and bool(getattr(distribution, "log", False)) and is_log(at.values())
+        log_y = is_log(trial.best for trial in measured)
         axes: dict[str, Any] = {"x": key, "log_x": log_x, "log_y": log_y, "ticks": ticks, "scatter": True}
         charts.append(chart(key, data, unit=f"{metric} at its best", **axes))
     return charts
@@ -226,7 +226,8 @@ def _points(
     return {"name": name, "x": x, "y": y, "words": words, "color": color, "points": size, "line": False}
 
 
-def _is_log(values: Iterable[float]) -> bool:
+def is_log(values: Iterable[float]) -> bool:
+    """Return whether the axis of values is to be logarithmic."""
     # Distances fall by orders of magnitude; but zero and negative values have no logarithm.
     values = list(values)
     return bool(values) and min(values) > 0 and max(values) >= RATIO * min(values)

@@ -11,7 +11,7 @@ from typing import Any
 
 from optuna.study import Study
 
-from gan_dist.artifacts.best import BestRelease
+from gan_dist.artifacts.best import BestRelease, split_uri
 from gan_dist.artifacts.search_folder import (
     REPLICATES,
     TRIALS,
@@ -40,6 +40,7 @@ from gan_dist.report.blocks import (
 )
 from gan_dist.report.charts import fronts, importances, learning, progress, slices
 from gan_dist.report.forecasts import forecasts
+from gan_dist.report.lineage_charts import lineage_blocks
 from gan_dist.report.run import find_release, release_blocks, release_commands, run_grids
 from gan_dist.report.series import finite, read_sorted
 from gan_dist.report.settings import settings
@@ -87,7 +88,7 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         first.append(Note(_WITHOUT_STUDY))
     samples: list[Block] = []
     if best is not None:
-        folder = trial_folder(uri, best)
+        folder = trial_folder(uri, best) if found is None else found.run
         samples = run_grids(folder, read_sorted(folder)[0])
     commands = [("continue it", "# the `gan-dist tune` command that began it, again")]
     if found is not None:
@@ -97,9 +98,13 @@ def search_page(uri: str, optuna_storage: str | None = None) -> Page:
         commands.append(("train the best three further", promote))
     forecast = _read_forecast(uri)
     outlook = [Section("Forecast", blocks)] if (blocks := forecasts(forecast)) else []
+    branch = None if found is None else split_uri(found.run)[1]
+    tree = [] if study is None else lineage_blocks(study.get_trials(deepcopy=False), metric, branch)
+    descent = [Section("Lineages", tree)] if tree else []
     sections = [
         Section("Search", first),
         Section("Curves", _charts(metric, trials, best)),
+        *descent,
         *outlook,
         Section("The winner", [*samples, *release_blocks(found, reason)]),
         Section("Space", [_space_table(space, trials, best), *_keys(study, space, metric, trials, best)]),

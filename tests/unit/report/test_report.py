@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 import torch
+from optuna import create_study
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -27,7 +30,9 @@ from gan_dist.config import load_config, to_yaml
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
 from gan_dist.core.storage.hashed_folder import to_json
+from gan_dist.report.blocks import Chart, Table
 from gan_dist.report.charts import curves
+from gan_dist.report.lineage_charts import lineage_blocks
 from gan_dist.report.series import Series
 from gan_dist.report.trials import full_length
 from gan_dist.search.plan import begin
@@ -402,6 +407,30 @@ def test_forecasts_are_drawn_beside_what_came(tmp_path: Path) -> None:
     assert (images[0]["y"], value[1]["y"], images[1]["y"]) == ([0.9, 0.9], [3.25] * 2, [0.91] * 2)
     Path(uri, "forecast.json").write_text("[")
     assert not [one for one in page(uri, tmp_path).figures if one["data"][0]["name"] == "forecast"]
+
+
+def test_branches_of_a_population_begin_where_they_were_copied() -> None:
+    study = create_study()
+    rates = {"optim.g.lr": FloatDistribution(1e-5, 1e-1, log=True)}
+    copy = {"name": "00001-1", "member": 1, "values": {"optim.g.lr": 0.002}, "parent": "00000", "images": 128}
+    for rate, curve, copied in (
+        (0.001, {64: 9.0, 128: 5.0, 192: 4.0}, {}),
+        (0.01, {64: 9.5, 128: 30.0, 192: 3.0}, {"decision 128": copy}),
+    ):
+        given: dict[str, Any] = {"params": {"optim.g.lr": rate}, "distributions": rates, "user_attrs": copied}
+        study.add_trial(create_trial(value=1.0, intermediate_values=curve, **given))
+    trials = study.get_trials()
+    drawn, table = lineage_blocks(trials, "fd_digits", "00001-1")
+    assert isinstance(drawn, Chart)
+    assert isinstance(table, Table)
+    lines = {one["name"]: (one["group"], one["x"], one["y"]) for one in json.loads(drawn.figure)["data"]}
+    assert lines == {
+        "00000": ("the winner's lineage", [0.064, 0.128, 0.192], [9.0, 5.0, 4.0]),
+        "00001": ("other branches", [0.064, 0.128], [9.5, 30.0]),
+        "00001-1, copied from 00000": ("the winner's lineage", [0.128, 0.192], [5.0, 3.0]),
+    }
+    assert table.rows == [["00000", "0", "0.001"], ["00001-1", "0.128", "0.002"]]
+    assert lineage_blocks(trials[:1], "fd_digits", "00000") == []
 
 
 def test_a_search_without_a_whole_release_still_has_its_best(tmp_path: Path) -> None:
