@@ -6,6 +6,7 @@ import base64
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from gan_dist.config import load_config
@@ -13,10 +14,14 @@ from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, OutageError, StorageError
 from gan_dist.core.storage import StorageOptions
 from gan_dist.core.storage.hashed_folder import delete_folder, read_folder, write_folder
+from gan_dist.data.shards.shard_set import ShardSet
+from gan_dist.data.shards.verify import verify_set
 from tests.support.clouds import ABSENT, ACCOUNT, INSTALLED, KEY, Cloud, cloud
 from tests.support.faults import proxy
+from tests.support.heads import ROOT
 from tests.support.ports import free_port
 
+DIGITS = ROOT / "gan_dist" / "assets" / "digits"
 needs_emulators = pytest.mark.skipif(not INSTALLED.exists(), reason=ABSENT)
 
 
@@ -60,6 +65,15 @@ def test_files_come_back_and_go(store: Cloud) -> None:
     assert storage.list_names(root) == []
     assert not storage.exists(root)
     assert storage.file_sizes(other)["a.bin"] == len(content)
+
+
+@needs_emulators
+def test_a_packed_set_is_read_from_there(store: Cloud) -> None:
+    uri = storage.join(store.uri("first"), "digits")
+    storage.copy_tree(str(DIGITS), uri)
+    assert verify_set(uri) == verify_set(str(DIGITS))
+    packed, here = ShardSet(uri), ShardSet(str(DIGITS))
+    assert np.array_equal(packed.read_group(0).pixels, here.read_group(0).pixels)
 
 
 @needs_emulators
