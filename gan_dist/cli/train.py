@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -164,13 +164,8 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
                 line.status("starting workers")
                 with folder_lock(config.run_uri, line.print):
                     started = True
-                    with Trackers(
-                        config.log.to,
-                        config.run_uri,
-                        config.name,
-                        config.log.project,
-                        line.warn,
-                    ) as trackers:
+                    to, project = config.log.to, config.log.project
+                    with Trackers(to, config.run_uri, config.name, project, line.warn) as trackers:
                         trackers.update("", "running", uri=config.run_uri, settings=flatten(config))
                         result = driver.run(config, _status_printer(line))
                         trackers.update("", "finished" if result.finished else "interrupted")
@@ -185,7 +180,7 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
     if result.finished:
         _write_report(config.run_uri)
     record = _record(config.run_uri, result)
-    _print_result(config.name, result, record)
+    _print_result(config.name, result, record, config.log.to)
     if config.profile.steps:
         _print_profile(config.run_uri)
     if result.ended_by is not None:
@@ -276,7 +271,9 @@ def _record(run_uri: str, result: RunResult) -> dict[str, object]:
     }
 
 
-def _print_result(name: str, result: RunResult, record: dict[str, object]) -> None:
+def _print_result(
+    name: str, result: RunResult, record: dict[str, object], trackers: Sequence[str] = ("tensorboard",)
+) -> None:
     from gan_dist.core import storage
 
     run_uri = str(record["run"])
@@ -291,9 +288,8 @@ def _print_result(name: str, result: RunResult, record: dict[str, object]) -> No
         typer.echo(f"  best        {shorten(best['release'])}")
     if storage.exists(storage.join(run_uri, "samples")):
         typer.echo(f"  samples     {run}/samples")
-    with_events = storage.exists(storage.join(run_uri, "tensorboard"))
-    board = shlex.join(["tensorboard", "--logdir", f"{run}/tensorboard"])
-    typer.echo(f"  metrics     {run}/metrics.jsonl{', or: ' + board if with_events else ''}")
+    board = ", or: " + shlex.join(["tensorboard", "--logdir", f"{run}/tensorboard"])
+    typer.echo(f"  metrics     {run}/metrics.jsonl{board if 'tensorboard' in trackers else ''}")
     page = record["report"]
     typer.echo(f"  report      {shorten(str(page)) if page else command('report', run)}")
     if record["checkpoint"]:
