@@ -245,11 +245,11 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{storage.redact(uri)} is damaged ({error!r})"
             raise ResumeError(what, f"restore it, or {_OTHER_NAME}") from None
-        others = [
-            ([*objectives.items()], [*(plan.search.objectives or {}).items()], "search.objectives"),
-            (earlier_metric, metric, "the metric"),
-            *changed_settings(plan.search, earlier.get("population")),
-        ]
+        others = changed_settings(plan.search, earlier.get("population"))
+        if [*objectives.items()] != [*(plan.search.objectives or {}).items()]:  # also in their order
+            others.append((objectives, plan.search.objectives, "search.objectives"))
+        if earlier_metric != metric:
+            others.append((earlier_metric, metric, "the metric"))
         _require_same(plan, space, others)
         identity = str(earlier.get("id", identity))
     elif storage.exists(storage.join(plan.uri, CONFIG)):
@@ -266,9 +266,9 @@ def begin(plan: Plan, metric: str) -> dict[str, str]:
 
 
 def _require_same(plan: Plan, space: Space, others: Iterable[tuple[object, object, str]]) -> None:
-    """Refuse another space or configuration, or `others`: what was, is now, and its name."""
+    """Refuse another space or configuration, or `others`: what was, is now, and the name of what differs."""
     differing = plan.space.differences(space)
-    differing += [f"{name} was {was}, is now {now}" for was, now, name in others if was != now]
+    differing += [f"{name} was {was}, is now {now}" for was, now, name in others]
     varied = frozenset(plan.space.distributions)
     before = load_config(storage.join(plan.uri, CONFIG))
     # Trials continue only at their own length: values at different lengths are not comparable. A study keeps
