@@ -22,7 +22,7 @@ from gan_dist.training.loop import train
 
 METRIC = "fd_digits"
 SETTINGS = [
-    *("train.kimg=12", "eval.every_kimg=2", "model.width=16", "model.max_width=32", "loss.name=rpgan"),
+    *("train.kimg=12", "eval.every_kimg=1", "model.width=16", "model.max_width=32", "loss.name=rpgan"),
     *("loss.r2=0.3", "scale.workers=1", "train.checkpoint_every_s=null", "eval.samples=1000"),
     "search.space={optim.g.lr: {log: [1e-4, 1e-2]}, optim.d.lr: {log: [1e-4, 1e-2]}, "
     "loss.r1: {log: [0.03, 3]}}",
