@@ -14,7 +14,7 @@ from gan_dist.core.errors import GanDistError
 
 NAMES = (
     *("stream", "pack", "step", "modes", "metrics", "search", "checkpoint", "halves", "audit", "transfer"),
-    *("networks", "inversion", "mixture", "serve", "forecasts", "fronts", "trackers"),
+    *("networks", "inversion", "mixture", "serve", "forecasts", "fronts", "trackers", "presets"),
 )
 
 

@@ -45,7 +45,7 @@ def check(values: Mapping[str, object]) -> tuple[RunConfig | None, list[Problem]
         _, others = check({key: value for key, value in values.items() if key not in read})
         return None, [*wrong, *(one for one in others if read.keys().isdisjoint(one.keys))]
     schedules = {key: points for key, points in read.items() if not isinstance(points, Problem)}
-    begin: RunConfig | None = None
+    begin = None
     found: dict[tuple[str, ...], Problem] = {}
     for kimg in sorted({0.0, *(kimg for points in schedules.values() for kimg, _ in points)}):
         now = {key: value_at(points, images_of(kimg)) for key, points in schedules.items()}
