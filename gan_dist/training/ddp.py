@@ -6,6 +6,7 @@ import inspect
 import warnings
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,4 +32,21 @@ def distributed(network: nn.Module, process: Process, *, synchronised: bool = Tr
     # `average_over_ranks` averages buffers; a broadcast between two forward passes would break the backward.
     options: dict[str, Any] = {SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
     with eager.ddp_defaults():
-        return DistributedDataParallel(network, **options)
+        wrapped = DistributedDataParallel(network, **options)
+    _settle_buckets(wrapped)
+    return wrapped
+
+
+def _settle_buckets(network: DistributedDataParallel) -> None:
+    """Let DDP arrange its buckets before the first round, by a backward pass that adds nothing.
+
+    It does so once, after its first backward pass, and from three ranks on the order in which an all-reduce
+    adds numbers depends on their places in a bucket. So the first round of a process would have other bits
+    than the same round in a process that began earlier, and a continued run others than an undisturbed one.
+    """
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    network.reducer.prepare_for_backward([])
+    torch.autograd.backward([weight.view_as(weight) for weight in weights], [*map(torch.zeros_like, weights)])
+    network.reducer._rebuild_buckets()
+    for weight in weights:
+        weight.grad = None
