@@ -43,4 +43,6 @@ def test_every_cell_of_a_notebook_works(
             )
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = str([cell.get("outputs") for cell in notebook.cells])
-    assert {"first_run": "(16, 1, 8, 8)", "a_search": "gan-dist best runs/search-"}[name] in printed, printed
+    assert {"first_run": "torch.Size([16, 1, 8, 8])", "a_search": "gan-dist best runs/search-"}[
+        name
+    ] in printed, printed

@@ -154,7 +154,8 @@ def test_a_search_in_a_bucket_is_killed_and_continued_and_its_best_taken_from_th
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in trials:
         assert trial.intermediate_values == curve(folder, trial.number)
-    assert storage.list_names(folder) == ["config.yaml", "search.json", "study.journal", "trials"]
+    names = ["config.yaml", "forecast.json", "search.json", "spent.json", "study.journal", "trials"]
+    assert storage.list_names(folder) == names
     assert storage.list_names(storage.join(folder, "trials")) == [f"{n:05d}" for n in range(count)]
     best = ["best", folder, "--to", "best", "--json"]
     code, out, err = gan_dist_here(*best, cwd=tmp_path, capsys=capsys, monkeypatch=monkeypatch)

@@ -87,28 +87,32 @@ def test_what_the_store_refuses_is_said_in_a_line(
     swift: Swift,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # pyarrow corrects its clock by the answer to a write, and works from then on; deletions are botocore's.
+    works = 3 if (value, backend) == (AHEAD, "pyarrow") else 0
     storage.write_bytes(f"{folder}/a", b"old")
     with monkeypatch.context() as patch:
         patch.setenv(name, swift.url_ahead if value == AHEAD else value)
-        for action in ACTIONS:
+        for action in ACTIONS[:works]:
+            action(folder)
+        for action in ACTIONS[works:]:
             forget(backend)
             with pytest.raises(StorageError, match=rf"^s3://\S+: {said}; [^\n]+$") as caught:
                 action(folder)
             assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
     forget(backend)
-    assert storage.read_bytes(f"{folder}/a") == b"old"
+    assert storage.read_bytes(f"{folder}/a") == (b"new" if works else b"old")
 
 
 @pytest.mark.parametrize("backend", ["pyarrow"])
 def test_a_command_that_the_store_refuses_ends_at_once(
     folder: str,
-    swift: Swift,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", swift.url_ahead)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another secret")
     given = ["best", folder, "--to", str(tmp_path / "best")]
     code, out, err = gan_dist_here(*given, cwd=tmp_path, capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "this machine's clock is not the store's" in err
+    assert (code, out) == (2, "")
+    assert "the secret key does not belong to the access key" in err
+    assert err.splitlines()[1:] == ["docs/troubleshooting.md#storageerror"]
