@@ -47,7 +47,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that `page.js` draws with uPlot."""
+    """A chart that `chart.js` draws."""
 
     kind: ClassVar = "chart"
     title: str

@@ -1,4 +1,4 @@
-"""Charts of runs and searches: series as JSON in the page, which `page.js` draws with uPlot."""
+"""Charts of runs and searches: series as JSON in the page, which `chart.js` draws."""
 
 from __future__ import annotations
 

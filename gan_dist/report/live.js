@@ -8,7 +8,7 @@ function say(text, state) {
   live.className = state;
 }
 
-function element(html) {
+function parsed(html) {
   const template = document.createElement("template");
   template.innerHTML = html;
   return template.content.firstElementChild;
@@ -30,7 +30,6 @@ function replace(old, fresh) {
   });
   old.querySelectorAll(".chart").forEach(one => {
     resized.unobserve(one);
-    charts.get(one)?.destroy();
     charts.delete(one);
   });
   const focused = before && document.activeElement === before;
@@ -51,7 +50,7 @@ function update(state) {
   let place = main.firstElementChild;
   for (const section of state.sections) {
     const known = document.getElementById(section.id);
-    const shell = known || element(section.shell);
+    const shell = known || parsed(section.shell);
     if (shell !== place) main.insertBefore(shell, place);
     place = shell.nextElementSibling;
     shell.querySelector("h2, summary").textContent = section.title;
@@ -59,7 +58,7 @@ function update(state) {
     const blocks = new Map([...body.children].map(one => [one.dataset.key, one]));
     let spot = body.firstElementChild;
     for (const one of section.blocks) {
-      const old = blocks.get(one.key), fresh = one.html ? element(one.html) : old;
+      const old = blocks.get(one.key), fresh = one.html ? parsed(one.html) : old;
       blocks.delete(one.key);
       if (old && fresh !== old) {
         if (old === spot) spot = fresh;

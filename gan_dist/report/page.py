@@ -17,7 +17,6 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import gan_dist
 from gan_dist.artifacts.search_folder import is_search
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError
@@ -26,7 +25,6 @@ from gan_dist.report.blocks import Chart, Page, Picture, Section, kimg
 from gan_dist.report.run import run_page
 
 HERE = Path(__file__).parent
-UPLOT = Path(gan_dist.__file__).parent / "assets" / "uplot"
 
 Kind = Literal["run", "search"]
 
@@ -120,11 +118,11 @@ def render(
     With `every`, it asks its server for changes every so many seconds.
     """
     scripts = [
-        (UPLOT / "uPlot.iife.min.js").read_text(),
+        (HERE / "chart.js").read_text(),
         (HERE / "page.js").read_text(),
         *([(HERE / "live.js").read_text()] if every else []),
     ]
-    styles = (UPLOT / "uPlot.min.css").read_text() + (HERE / "page.css").read_text()
+    styles = (HERE / "page.css").read_text()
     sections = [
         shell(section, "\n".join(one.html for one in fragments(section, source))) for section in page.sections
     ]
