@@ -3,7 +3,7 @@
 // A chart as SVG: lines with bands, or points, over linear or logarithmic axes, with what is under the pointer in
 // words. `charts.py` says what a figure has.
 
-const FEW = 6, NEAR = 40, EDGE = 8, MARKS = 22, LABEL = 18;
+const FEW = 6, NEAR = 40, TOP = 8, RIGHT = 16, DOT = 7, MARKS = 22, LABEL = 18;
 
 const shown = value => {
   if (value == null) return "";
@@ -78,32 +78,32 @@ class Chart {
     const words = figure.ticks && figure.ticks.length ? figure.ticks : null;
     const bottom = height - MARKS - (figure.ticks ? 0 : LABEL);
     const [left, right] = this.across(words), [low, high] = this.along(left, right);
-    this.y = scale(low, high, bottom, EDGE, figure.log_y);
-    const rows = marks(this.y, (bottom - EDGE) / 45);
+    this.y = scale(low, high, bottom, TOP, figure.log_y);
+    const rows = marks(this.y, (bottom - TOP) / 45);
     this.left = 14 + 7 * Math.max(3, ...rows.map(one => shown(one).length));
-    this.x = scale(left, right, this.left, width - EDGE, figure.log_x);
+    this.x = scale(left, right, this.left, width - RIGHT, figure.log_x);
     const columns = words ? words.map((_, at) => at) : marks(this.x, (width - this.left) / 80);
     const grid = element("g", {class: "grid"}), text = element("g", {class: "marks"});
     for (const one of rows) {
       const at = this.y.place(one);
-      grid.append(element("path", {d: `M${this.left} ${at}H${width - EDGE}`}));
+      grid.append(element("path", {d: `M${this.left} ${at}H${width - RIGHT}`}));
       text.append(element("text", {x: this.left - 6, y: at + 4, "text-anchor": "end"}, shown(one)));
     }
     for (const one of columns) {
       const at = this.x.place(one);
-      if (!words) grid.append(element("path", {d: `M${at} ${EDGE}V${bottom}`}));
+      if (!words) grid.append(element("path", {d: `M${at} ${TOP}V${bottom}`}));
       text.append(element("text", {x: at, y: bottom + 16, "text-anchor": "middle"}, words ? words[one] : shown(one)));
     }
     if (!figure.ticks && figure.x) {
-      const middle = (this.left + width - EDGE) / 2;
+      const middle = (this.left + width - RIGHT) / 2;
       text.append(element("text", {x: middle, y: height - 4, "text-anchor": "middle"}, figure.x));
     }
-    const area = {x: this.left, y: 0, width: Math.max(0, width - EDGE - this.left), height: bottom};
-    // A viewport of its own cuts off what is outside the range.
-    const inside = element("svg", {...area, viewBox: `${area.x} 0 ${area.width} ${area.height}`});
+    // A viewport of its own cuts off what is outside the range, but for the other half of a dot on its edge.
+    const area = {x: this.left - DOT, y: 0, width: Math.max(0, width - RIGHT - this.left + 2 * DOT), height: bottom};
+    const inside = element("svg", {...area, viewBox: `${area.x} 0 ${area.width} ${area.height}`, preserveAspectRatio: "none"});
     this.series = figure.data.map((one, at) => this.hidden.has(at) ? element("g", {}) : this.drawn(one));
     this.near = element("g", {});
-    this.drag = element("rect", {class: "drag", y: EDGE, height: bottom - EDGE, width: 0});
+    this.drag = element("rect", {class: "drag", y: TOP, height: bottom - TOP, width: 0});
     inside.append(...this.series, this.near, this.drag);
     const svg = element("svg", {width, height, role: "img"}, grid, text, inside);
     this.listen(svg);
@@ -219,7 +219,7 @@ class Chart {
       const {left, top} = svg.getBoundingClientRect();
       return [event.clientX - left, event.clientY - top];
     };
-    const within = left => Math.max(this.left, Math.min(left, this.width - EDGE));
+    const within = left => Math.max(this.left, Math.min(left, this.width - RIGHT));
     const take = range => {
       this.zoomed(range);
       this.zoom(range);
