@@ -137,7 +137,7 @@ def require_objective(prefer: str | None, objectives: Objectives | None) -> None
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _ranked(losses: NDArray[np.float64]) -> list[tuple[int, float]]:

@@ -123,11 +123,13 @@ def require_configuration(config: str | None) -> str:
 
 def format_summary(config: RunConfig, summary: RunSummary) -> dict[str, object]:
     """Return the sizes of a run as a dry run shows them."""
+    from gan_dist.core.storage import redact
+
     scale = config.scale
     fewest, workers = scale.fewest, scale.workers
     height, width, channels = summary.image_shape
     return {
-        "run": config.run_uri,
+        "run": redact(config.run_uri),
         "images": f"{summary.image_count} of {ImageSize(height, width)}x{channels}, read at {summary.size}",
         "generator_parameters": summary.generator_parameters,
         "discriminator_parameters": summary.discriminator_parameters,

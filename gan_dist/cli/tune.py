@@ -91,13 +91,15 @@ class Outcome(NamedTuple):
 
 
 def _print_plan(plan: Plan, summary: RunSummary, packing: dict[str, object], *, as_json: bool) -> None:
+    from gan_dist.core.storage import redact
+
     search, sizes = plan.search, format_summary(plan.config, summary)
     scheduler = f"{search.scheduler}, from {plan.grace / 1000:g} kimg on"
     if plan.evolves:
         step = "in lock step" if search.synch else "each when it gets there"
         scheduler = f"{search.scheduler}, every {plan.ends[0] / 1000:g} kimg, {step}"
     record = packing | {
-        "search": plan.uri,
+        "search": redact(plan.uri),
         "keys": list(plan.space.distributions),
         "trials": "until the budget is spent" if search.most_trials == math.inf else search.trials,
         "scheduler": scheduler,

@@ -51,7 +51,9 @@ def read_points(key: str, written: Mapping[object, object]) -> Points | Problem:
         if points and kimg <= points[-1][0]:
             what = f"{key}: {kimg:g} kimg comes after {points[-1][0]:g} kimg"
             return Problem(what, "give them in order, each once", (key,))
-        points.append((kimg, value if isinstance(value, float) else float(min(value, 10**300))))
+        points.append(
+            (kimg, float(max(-(10**300), min(value, 10**300))) if isinstance(value, int) else value)
+        )
     if not points:
         return Problem(f"{key} is an empty mapping", example, (key,))
     if key in ON_OR_OFF and len({value > 0 for _, value in points}) > 1:
@@ -91,5 +93,8 @@ def images_of(kimg: float) -> int:
 
 
 def _kimg(at: object) -> float | None:
-    kimg = float(str(at)) if is_number(str(at)) and str(at).isascii() else -1.0
+    try:
+        kimg = float(str(at)) if is_number(str(at)) and str(at).isascii() else -1.0
+    except ValueError:  # a number of YAML's alone, such as .nan or 0x10
+        return None
     return kimg if 0 <= kimg < 1e12 else None

@@ -15,7 +15,7 @@ TIME = r"^(([01]\d|2[0-3]):[0-5]\d|\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:
 class BudgetConfig(Section):
     """What a search may spend, in all its processes. It ends at the first of its limits that is reached."""
 
-    images: Positive | None = None
+    images: Annotated[int, Field(gt=0, le=10**15)] | None = None
     """Images that all trials train with."""
     gpu_hours: PositiveFloat | None = None
     """Hours of GPUs that trials reserve."""
@@ -74,7 +74,7 @@ class SearchConfig(Section):
     best, with values that are perturbed, or chosen by a Gaussian process (`pb2`)."""
     grace_kimg: PositiveFloat | None = None
     """Thousands of images before which no trial is stopped; `eval.every_kimg` when absent."""
-    perturb_kimg: PositiveFloat | None = None
+    perturb_kimg: Annotated[float, Field(ge=0.001)] | None = None
     """`pbt` and `pb2`: thousands of images between two comparisons of the members, a multiple of
     `eval.every_kimg`, which it is when absent."""
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25

@@ -18,7 +18,7 @@ def require_protected(host: str, token: str | None) -> None:
     """
     make = 'export GAN_DIST_TOKEN=$(python -c "import secrets; print(secrets.token_hex())")'
     if token is None:
-        if not _is_loopback(host):
+        if not is_loopback(host):
             what = f"--host {host} can be reached from other machines, and there is no token"
             raise GanDistError(what, f"{make}, or leave --host out")
     elif len(token) < SHORTEST_TOKEN:
@@ -26,7 +26,8 @@ def require_protected(host: str, token: str | None) -> None:
         raise GanDistError(what, make)
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Return whether a name or an address is one of this machine alone."""
     with suppress(ValueError):
         return ipaddress.ip_address(name).is_loopback
     return name == "localhost"

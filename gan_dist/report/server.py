@@ -113,8 +113,11 @@ def application(live: LivePage, token: str | None = None) -> web.Application:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token is None:
+        try:
             name = request.url.host
+        except ValueError:
+            raise web.HTTPBadRequest(text="the header Host has no valid port") from None
+        if token is None:
             if name not in NEAREST:
                 raise web.HTTPForbidden(
                     text=f"{name} is not a name of this machine: without a token it is needed"
@@ -155,9 +158,9 @@ def listen(host: str, port: int, token: str | None = None) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise GanDistError(
-            f"--host {host} --port {port} cannot be listened at: {error}", "take another port, or 0 for any"
+            f"--host {host} --port {port} cannot be listened at: {error}", "take another host, or port 0"
         ) from None
 
 

@@ -92,7 +92,7 @@ def read_prices(source: str) -> dict[str, float]:
         raise ConfigError(f"{where} has no prices by node type", remedy, keys=keys)
     for name, price in found.items():
         number = isinstance(price, int | float) and not isinstance(price, bool)
-        if not number or not 0 <= price < math.inf:
+        if not number or not 0 <= price < 1e12:
             raise ConfigError(f"{where}: the price of {name} is {price!r}", remedy, keys=keys)
     return {str(name): float(price) for name, price in found.items()}
 

@@ -14,6 +14,8 @@ VARIABLES = ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TO
 """Environment variables that a filesystem follows here; the clouds' own libraries follow others."""
 RETRY_S = 2
 """For how long Google's client itself repeats a request; `retrying` does so for both clouds."""
+AZURES = ("core.windows.net", "core.usgovcloudapi.net", "core.chinacloudapi.cn")
+"""Domains of Azure's own stores: no other host is sent a token."""
 MOST_COPIED = 256 * 2**20
 """Bytes of the largest blob that Azure copies in one request."""
 
@@ -29,10 +31,12 @@ def open_cloud(scheme: str, rest: str) -> tuple[Any, str]:
     `gs://bucket/prefix`, with the credentials of GOOGLE_APPLICATION_CREDENTIALS or of the machine.
     `abfs://container@account.dfs.core.windows.net/prefix`, or `abfs://container/prefix` of the account in
     AZURE_STORAGE_ACCOUNT; with AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN, or the machine's identity. Either
-    may have `?endpoint_override=host:port&scheme=http`; an emulator of Google's gets no credentials.
+    may have `?endpoint_override=host:port&scheme=http`. A URI may come from a stranger's release, so a host
+    that it names is sent no token: of Google's store it is asked without credentials, of Azure's with
+    requests that AZURE_STORAGE_KEY signs.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or a host of its own would be sent a token.
     """
     path, _, query = rest.partition("?")
     settings = dict(parse_qsl(query))
@@ -62,8 +66,8 @@ def _google(endpoint: tuple[str, str], environment: tuple[str, ...], _process: i
     if emulator and not override:
         scheme, _, override = emulator.rstrip("/").rpartition("://")
     return fs.GcsFileSystem(
-        anonymous=bool(override)
-        and scheme != "https",  # an emulator: credentials would cross the net in clear
+        # Over HTTP credentials would cross the net in clear.
+        anonymous=bool(endpoint[0]) or (bool(emulator) and scheme != "https"),
         scheme=scheme or "http",
         endpoint_override=override or None,
         retry_time_limit=timedelta(seconds=RETRY_S),
@@ -79,6 +83,8 @@ def _azure(host: str, endpoint: tuple[str, str], environment: tuple[str, ...], _
     if not (account := named or account):
         raise ValueError("it names no account, as abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX does")
     override, scheme = endpoint
+    if not key and (override or (domain and domain.partition(".")[2] not in AZURES)):
+        raise ValueError("it names a host that is not Azure's, which is sent no token: set AZURE_STORAGE_KEY")
     blob, dfs = f".{domain.replace('dfs.', 'blob.', 1)}", f".{domain.replace('blob.', 'dfs.', 1)}"
     return fs.AzureFileSystem(
         account,

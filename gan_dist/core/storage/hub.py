@@ -20,7 +20,9 @@ from gan_dist.core.storage.hashed_folder import MANIFEST, read_manifest
 from gan_dist.core.storage.redaction import reason, redact
 
 SCHEME = "hf://"
-_URI = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?/?")
+_NAME = r"(?!\w*\.git\b)[A-Za-z0-9](?:(?!--|\.\.)[A-Za-z0-9_.-]){0,94}(?<![.-])"
+_PART = r"(?!\.)[\w.-]+"
+_URI = re.compile(rf"hf://({_NAME}/{_NAME})(?:@({_PART}(?:/{_PART})*))?/?", re.ASCII)
 _OF_THE_HUB = ".gitattributes"
 """File that the Hub puts into every new repository."""
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to one that may"

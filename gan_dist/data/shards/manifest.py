@@ -136,7 +136,7 @@ def read_manifest(uri: str, key: str = "data.path") -> Manifest:
     except StorageError as error:
         remedy = "`gan-dist pack SOURCE DEST --resolution 64` makes one of images, in DEST"
         raise DamagedDataError(
-            f"{key}={uri} holds no image set: {error}" if key else f"{uri} holds no image set: {error}",
+            f"{f'{key}=' if key else ''}{storage.redact(uri)} holds no image set: {error}",
             remedy if isinstance(error, AbsentError) else "",
             keys=(key,) if key else (),
         ) from None

@@ -153,6 +153,10 @@ def test_a_licence_is_as_the_hub_writes_it(given: str, front: dict[str, str], hu
         ("hf_writes", None, f"{TO}@v1", "names a revision, and a new commit is written; leave @v1 out"),
         ("hf_writes", None, "hf://digits", "is not the name of a model repository; write hf://user/name"),
         ("hf_writes", None, "hf://ann/../x", "is not the name of a model repository"),
+        ("hf_writes", None, "hf://ann/a--b", "is not the name of a model repository"),
+        ("hf_writes", None, "hf://ann/digits.git", "is not the name of a model repository"),
+        ("hf_writes", None, "hf://ann/digits.", "is not the name of a model repository"),
+        ("hf_writes", None, f"{TO}@../../x", "is not the name of a model repository"),
         ("hf_writes", None, "hf://datasets/ann/digits", "is not the name of a model repository"),
     ],
 )  # fmt: skip

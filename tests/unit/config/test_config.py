@@ -116,6 +116,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         [
             *("optim.g.beta1={-3: 0.5}", "optim.g.beta2={0: x}", "loss.r1={0: 0.3, 20: 0}"),
             *("train.batch_size={0: 64, 40: 128}", "data.mirror={0: true}", "optim.clip_norm={a: 1}"),
+            *("loss.gp={0: 1, .nan: 2}", "loss.lecam={0: 1, 0x10: 2}"),
         ],
     ),
     "changes out of range": (GOOD, ["optim.g.lr={0: 1e-3, 40: -1}", "optim.d.beta1={0: 1, 40: 0}"]),

@@ -42,6 +42,18 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             yield running
 
 
+@pytest.mark.parametrize(
+    "where", ["c@acct/x?endpoint_override=127.0.0.1:1&scheme=http", "c@acct.evil.example/x"]
+)
+def test_a_host_that_a_uri_names_is_sent_no_token(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_KEY")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=2022-11-02&sig=SECRET")
+    with pytest.raises(StorageError, match="which is sent no token: set AZURE_STORAGE_KEY") as caught:
+        storage.open_uri(f"abfs://{where}")
+    assert "SECRET" not in str(caught.value)
+    storage.open_uri("abfs://c@acct.dfs.core.windows.net/x")
+
+
 @needs_emulators
 def test_files_come_back_and_go(store: Cloud) -> None:
     root = storage.join(store.uri("first"), "runs", "one")

@@ -157,6 +157,7 @@ def test_without_a_token_no_other_name_leads_to_the_page(trained: str) -> None:
             port = url.rpartition(":")[2].strip("/")
             assert (await get(url, headers={"Host": f"evil.example:{port}"}))[0] == 403
             assert (await get(url, headers={"Host": f"localhost:{port}"}))[0] == 200
+            assert (await get(url, headers={"Host": "localhost:99999"}))[0] == 400
 
     asyncio.run(knock())
 
