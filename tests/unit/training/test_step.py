@@ -581,6 +581,7 @@ def test_on_gpus_batches_are_normalised_together_but_where_slopes_are_penalised(
     penalty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gan_dist.training.ddp.DistributedDataParallel", lambda network, **_: network)
+    monkeypatch.setattr("gan_dist.training.ddp._settle_buckets", lambda _: None)
     config = settings(*PENALTIES[penalty])
     state = fresh(config)
     state.generator.train()
