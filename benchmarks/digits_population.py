@@ -14,7 +14,8 @@ import torch
 from gan_dist.artifacts.records import read_records
 from gan_dist.cluster.tune.population import PopulationTrials
 from gan_dist.config import RunConfig
-from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.plan import Plan, make_plan
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy, images_trained, lowest_value
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.context import LocalContext

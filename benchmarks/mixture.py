@@ -22,7 +22,8 @@ from gan_dist.core.host import cores
 from gan_dist.core.storage import StorageOptions
 from gan_dist.evaluation.mixture import find_mixture
 from gan_dist.evaluation.tasks import Request
-from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.plan import Plan, make_plan
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.context import LocalContext

@@ -14,7 +14,8 @@ from optuna.trial import Trial
 from gan_dist.cluster.connect import connect
 from gan_dist.cluster.tune import driver
 from gan_dist.search.display import SearchView
-from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.plan import Plan, make_plan
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.context import LocalContext

@@ -70,6 +70,7 @@ def complete(settings: ConfigBuilder, timeout_s: float = math.inf) -> ConfigBuil
     recorded = {**settings.recorded, **_recorded(settings, timeout_s)}
     settings = replace(settings, machine=cache(find_machine), recorded=recorded)
     config = settings.config()
+    warm_start = config.search and config.search.warm_start
     return settings.with_values(
         {
             "storage.path": absolute(config.storage.path),
@@ -77,6 +78,7 @@ def complete(settings: ConfigBuilder, timeout_s: float = math.inf) -> ConfigBuil
             "data.disk_cache_dir": _on_node(config.data.disk_cache_dir),
             "eval.inception_weights": _inception_weights(config.eval),
             **({"init.from": absolute(config.init.source)} if config.init.source else {}),
+            **({"search.warm_start": absolute(warm_start)} if warm_start else {}),
         }
     )
 

@@ -12,7 +12,7 @@ import typer
 
 from gan_dist.cli.images import CONFIG_HELP, packed, read_given
 from gan_dist.cli.options import AsJson, complete_config, complete_key, print_record, print_warning
-from gan_dist.cli.paths import absolute, command, shorten
+from gan_dist.cli.paths import command, shorten
 from gan_dist.cli.train import format_summary, without
 from gan_dist.core.errors import GanDistError, extended
 from gan_dist.core.interrupts import INTERRUPTED
@@ -55,6 +55,7 @@ def tune(
 
     # It brings torch, and a typo need not wait for that.
     from gan_dist.search.plan import beginnings, pinned, plan_search, with_objectives
+    from gan_dist.search.start import prepared
     from gan_dist.training.preflight import require_sources, summarise
 
     plan = plan_search(images.settings)
@@ -64,6 +65,7 @@ def tune(
     for trial in plan.with_own_code():
         summarise(trial, images.manifest)
     require_sources(beginnings(plan), plan.config.data, images.manifest)
+    prepared(pinned(plan), summary.metric)
     if dry_run:
         _print_plan(plan, summary, images.summary(), as_json=as_json)
         return
@@ -73,7 +75,7 @@ def tune(
     with packed(images) as settings:
         plan = with_objectives(plan_search(settings), summary.metric, summary.scores)
         with folder_lock(plan.uri, LiveConsole().print):
-            plan = pinned(plan)
+            plan = prepared(pinned(plan), summary.metric)
             outcome = _run(plan, summary.metric, [config, *given])
     _print_result(plan, outcome, summary.metric, [config, *given], as_json=as_json)
     if outcome.interrupted:
@@ -137,20 +139,16 @@ def _run(plan: Plan, metric: str, arguments: list[str]) -> Outcome:
     from gan_dist.search.budget import Ledger
     from gan_dist.search.display import SearchView
     from gan_dist.search.outlook import Outlook
-    from gan_dist.search.plan import begin, warm_start_points
+    from gan_dist.search.start import begin
     from gan_dist.search.study import SearchStudy
     from gan_dist.search.study_storage import study_storage
     from gan_dist.search.tracking import SearchTracking
     from gan_dist.training.preflight import total_images
 
     owner = begin(plan, metric)
-    search_config = plan.search
-    if search_config.warm_start:
-        points = (*search_config.points, *warm_start_points(absolute(search_config.warm_start), plan.space))
-        search_config = search_config.model_copy(update={"points": points})
     database = study_storage(plan.uri, plan.search.optuna_storage)
     length = total_images(plan.config.train, plan.config.optim)
-    study = SearchStudy(database, plan.config.name, plan.space, search_config, plan.grace, length, owner)
+    study = SearchStudy(database, plan.config.name, plan.space, plan.search, plan.grace, length, owner)
     ledger = Ledger(plan.uri, plan.search.budget, study.images)
     outlook = Outlook(plan, study, ledger, length, metric)
     if not study.unfinished and not plan.search.replicates:

@@ -10,6 +10,7 @@ from gan_dist.config.section import (
     Beta,
     ConflictError,
     ImportPath,
+    Kimg,
     NotNegative,
     Positive,
     PositiveFloat,
@@ -76,7 +77,7 @@ class LossConfig(Section):
     judged once more, before the first portion is learnt from."""
     top_k_decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     """Factor by which that share falls, from 1 on, every `top_k_every_kimg`, down to `top_k`."""
-    top_k_every_kimg: PositiveFloat = 50.0
+    top_k_every_kimg: Kimg = 50.0
     """Thousands of images between two such falls (for the paper's epochs)."""
 
     @property

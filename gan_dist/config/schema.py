@@ -18,6 +18,8 @@ from gan_dist.config.schedules import Points, images_of, merged, value_at
 from gan_dist.config.search import SearchConfig
 from gan_dist.config.section import (
     ConflictError,
+    Every,
+    Kimg,
     NotNegative,
     Positive,
     PositiveFloat,
@@ -76,7 +78,7 @@ class TrainConfig(Section):
 
     batch_size: Positive = 64
     """Images in one batch over all workers together."""
-    kimg: PositiveFloat = 1000.0
+    kimg: Kimg = 1000.0
     """Length of the run in thousands of images seen by the discriminator."""
     accumulate: Positive = 1
     """Portions in which a worker computes its part of a batch, to save memory; the mean is the same, but for
@@ -99,7 +101,7 @@ class TrainConfig(Section):
 class EvalConfig(Section):
     """Evaluation of the averaged generator; every evaluation also writes a checkpoint."""
 
-    every_kimg: Annotated[float, Field(ge=0.001)] = 50.0
+    every_kimg: Every = 50.0
     """Thousands of images between evaluations, at least one image; the last one is at the end of the run."""
     samples: Annotated[int, Field(ge=2)] = 10000
     """Generated images per evaluation. Distances are comparable at equal numbers only."""
@@ -126,7 +128,7 @@ class EvalConfig(Section):
 class LogConfig(Section):
     """Records of the run, and its progress on the terminal."""
 
-    every_kimg: Annotated[float, Field(ge=0.001)] = 1.0
+    every_kimg: Every = 1.0
     """Thousands of images between records in `metrics.jsonl`, each of which has means over these images;
     evaluations add records of their own between them."""
     to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)

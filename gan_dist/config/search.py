@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gan_dist.config.section import Positive, PositiveFloat, Section
+from gan_dist.config.section import Every, Kimg, PositiveFloat, Section
 
+MOST = 10**9
+Count = Annotated[int, Field(gt=0, le=MOST)]
 TIME = r"^(([01]\d|2[0-3]):[0-5]\d|\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)?)$"
 
 
@@ -47,7 +49,7 @@ class SearchConfig(Section):
     space: dict[str, Any]
     """What varies, by configuration key: `{log: [1e-5, 1e-3]}`, `{uniform: [0, 1]}`, `{int: [1, 8]}` or
     choices as a list; `when: {loss.name: wgan-gp}` limits a key to where it applies."""
-    trials: Positive = 30
+    trials: Count = 30
     """Trials in all; failed ones count. With a `budget` there is no limit where this is not set."""
     objectives: dict[str, Any] | None = None
     """What trials are compared by, where it is not the distance alone: names of recorded values, each with
@@ -60,7 +62,7 @@ class SearchConfig(Section):
     prices: str | None = None
     """YAML file with the price of an hour in dollars by node type, such as `gpu-worker: 1.2`; `local` is a
     node without a type."""
-    concurrent: Positive | None = None
+    concurrent: Count | None = None
     """Trials at a time; as many as the cluster holds when absent."""
     algorithm: Literal["tpe", "gp", "cmaes", "qmc", "random", "grid"] = "tpe"
     """Optuna's sampler of the values: `tpe` learns from earlier trials, `gp` (a Gaussian process) and `cmaes`
@@ -72,9 +74,10 @@ class SearchConfig(Section):
     rungs; `median` stops a trial that is worse than the median of the complete ones. `pbt` (population-based
     training) and `pb2` stop none: every `perturb_kimg` the worst of `trials` members go on from copies of the
     best, with values that are perturbed, or chosen by a Gaussian process (`pb2`)."""
-    grace_kimg: PositiveFloat | None = None
-    """Thousands of images before which no trial is stopped; `eval.every_kimg` when absent."""
-    perturb_kimg: Annotated[float, Field(ge=0.001)] | None = None
+    grace_kimg: Kimg | None = None
+    """Thousands of images before which no trial is stopped, and of a population only members that have failed
+    copy others; `eval.every_kimg` when absent."""
+    perturb_kimg: Every | None = None
     """`pbt` and `pb2`: thousands of images between two comparisons of the members, a multiple of
     `eval.every_kimg`, which it is when absent."""
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
@@ -82,13 +85,13 @@ class SearchConfig(Section):
     synch: bool = True
     """`pbt` and `pb2`: all members are compared after the same images, and the same search makes the same
     decisions; with `false` each is compared, when it gets there, with what the others have measured last."""
-    reduction: Annotated[int, Field(ge=2)] = 3
+    reduction: Annotated[int, Field(ge=2, le=MOST)] = 3
     """`asha` and `hyperband`: of how many trials one goes on."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the sampler; `seed` is that of every trial."""
-    retries: Annotated[int, Field(ge=0)] = 2
+    retries: Annotated[int, Field(ge=0, le=MOST)] = 2
     """Times that a trial whose process died is started again, from its checkpoint."""
-    replicates: Annotated[int, Field(ge=0)] = 0
+    replicates: Annotated[int, Field(ge=0, le=1000)] = 0
     """Times that each of the three best trials is run again, with another seed, before a winner is named."""
     points: tuple[dict[str, Any], ...] = ()
     """Values to try first."""

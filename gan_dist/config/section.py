@@ -11,6 +11,11 @@ from gan_dist.core.errors import Problem
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+MOST_KIMG = 1e12
+"""Thousands of images: their number has an exact float."""
+Kimg = Annotated[float, Field(gt=0, le=MOST_KIMG)]
+Every = Annotated[float, Field(ge=0.001, le=MOST_KIMG)]
+"""Thousands of images from one event to the next, at least one image."""
 NotNegative = Annotated[float, Field(ge=0)]
 Setting: TypeAlias = bool | int | float | str | list[bool | int | float | str] | None
 """A value of a key that a class names, such as `model.settings.depth`; the class says what it may be."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
-from gan_dist.config.search import BudgetConfig, SearchConfig
+from gan_dist.config.fields import format_value
+from gan_dist.config.search import BudgetConfig
 from gan_dist.config.source import read_text
 from gan_dist.config.yaml12 import UnreadableYaml, compose, plain_value
 from gan_dist.core import storage
@@ -28,37 +29,6 @@ AHEAD_S = 10.0
 LOCAL = "local"
 """Node type, in a file of prices, of nodes without one."""
 _BUDGET = "search.budget"
-
-
-def impossible(search: SearchConfig, kimg: float, gpus: float) -> Iterator[Problem]:
-    """Yield what is wrong with a budget before anything starts: of trials of `kimg` with `gpus` GPUs."""
-    budget, length = search.budget or BudgetConfig(), round(1000 * kimg)
-    if budget.images is not None and budget.images < length:
-        yield Problem(
-            f"{_BUDGET}.images={budget.images} is less than one whole trial: train.kimg={kimg:g} is "
-            f"{length} images",
-            f"give at least {length}, or lower train.kimg",
-            (f"{_BUDGET}.images", "train.kimg"),
-        )
-    if budget.gpu_hours is not None and not gpus:
-        yield Problem(
-            f"{_BUDGET}.gpu_hours={budget.gpu_hours:g}: trials reserve no GPU (scale.gpus_per_worker=0), so "
-            "that it would never be reached",
-            "use images, dollars or until",
-            (f"{_BUDGET}.gpu_hours", "scale.gpus_per_worker"),
-        )
-    if budget.dollars is not None and search.prices is None:
-        yield Problem(
-            f"{_BUDGET}.dollars={budget.dollars:g} needs the price of an hour of each node type",
-            "set search.prices to a YAML file with lines such as gpu-worker: 1.2",
-            (f"{_BUDGET}.dollars", "search.prices"),
-        )
-    if budget.until is not None:
-        try:
-            end_of(budget.until, datetime.now().astimezone())
-        except ValueError as error:
-            what = f"{_BUDGET}.until={budget.until} is no time ({error})"
-            yield Problem(what, "give one such as 06:00 or 2026-12-24T06:00", (f"{_BUDGET}.until",))
 
 
 def end_of(until: str, now: datetime) -> datetime:
@@ -75,25 +45,46 @@ def end_of(until: str, now: datetime) -> datetime:
     return at if at > now else (today + timedelta(days=1)).astimezone()
 
 
+def require_time_left(uri: str, budget: BudgetConfig | None) -> None:
+    """Refuse a new search whose `search.budget.until` has passed; one that goes on ends by it.
+
+    Raises:
+        CheckpointError: the record of what the search has spent is damaged.
+        ConfigError: it has passed.
+    """
+    until, now = budget and budget.until, datetime.now().astimezone()
+    if read_spent(uri) is None and until and end_of(until, now) <= now:
+        what = f"{_BUDGET}.until={until} has passed; it is {now:%Y-%m-%dT%H:%M%z}"
+        raise ConfigError(what, "give a later time", keys=(f"{_BUDGET}.until",))
+
+
 def read_prices(source: str) -> dict[str, float]:
     """Return dollars an hour by node type from a YAML file or a URI.
 
     Raises:
         ConfigError: it cannot be read, or is no mapping of names to prices.
     """
-    where, keys = f"search.prices={source}", ("search.prices",)
-    remedy = "write a line for each node type, such as gpu-worker: 1.2"
+    where, remedy = f"search.prices={source}", "write a line for each node type, such as gpu-worker: 1.2"
     try:
         node = compose(read_text(source, where))
         found = {} if node is None else plain_value(node)
     except UnreadableYaml as error:
-        raise ConfigError(f"{where}: line {error.line} is {error}", remedy, keys=keys) from None
+        what = f"{where}, line {error.line}: {error}"
+        raise ConfigError(what, error.remedy or remedy, keys=("search.prices",)) from None
     if not isinstance(found, dict) or not found:
-        raise ConfigError(f"{where} has no prices by node type", remedy, keys=keys)
-    for name, price in found.items():
-        number = isinstance(price, int | float) and not isinstance(price, bool)
-        if not number or not 0 <= price < 1e12:
-            raise ConfigError(f"{where}: the price of {name} is {price!r}", remedy, keys=keys)
+        what = f"{where} holds {format_value(found)}, and not prices by node type"
+        raise ConfigError(what, remedy, keys=("search.prices",))
+    wrong = [
+        Problem(
+            f"{where}: the price of {name} is {format_value(price)}",
+            "give the dollars of an hour, a number from 0 to 1e12",
+            ("search.prices",),
+        )
+        for name, price in found.items()
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price <= 1e12
+    ]
+    if wrong:
+        raise ConfigError(wrong)
     return {str(name): float(price) for name, price in found.items()}
 
 
@@ -186,7 +177,6 @@ class Ledger:
 
     Raises:
         CheckpointError: the record of an earlier process is damaged.
-        ConfigError: a new search's budget ends in the past.
     """
 
     def __init__(
@@ -204,9 +194,6 @@ class Ledger:
         if until != self.spent.until:
             at = end_of(until, now()) if until else None
             self.spent = self.spent.model_copy(update={"until": until, "until_at": at})
-            if at is not None and at <= now() and earlier is None:
-                what = f"{_BUDGET}.until={until} has passed; it is {now():%Y-%m-%dT%H:%M%z}"
-                raise ConfigError(what, "give a later time", keys=(f"{_BUDGET}.until",))
         self._rates, self._since = (0.0, 0.0), clock()
         self._charged_to = -math.inf
 

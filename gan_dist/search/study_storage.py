@@ -6,11 +6,11 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 import optuna
@@ -26,6 +26,7 @@ from gan_dist.core.errors import GanDistError, StorageError
 from gan_dist.core.json_text import is_clock
 from gan_dist.core.storage.redaction import reason, redact
 
+T = TypeVar("T")
 JOURNAL = "study.journal"
 ENV = "env:"
 PART_BYTES = 256 * 1024
@@ -257,15 +258,34 @@ def _resolve(url: str) -> str:
     return url
 
 
-def _database(url: str, *, existing: bool = False) -> BaseStorage:
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+def require_database(url: str) -> None:
+    """Refuse what is not the URL of a database, or `env:NAME` of one; it is not connected to.
 
-    what, remedy = f"the database {redact(url)} (search.optuna_storage)", ""
-    try:
+    Raises:
+        StorageError: the URL, its kind or its variable is wrong, or the driver is not installed.
+    """
+    from sqlalchemy import create_engine
+
+    _connected(_resolve(url), lambda url: create_engine(url).dispose())
+
+
+def _database(url: str, *, existing: bool = False) -> BaseStorage:
+    def connect(url: str) -> BaseStorage:
         if existing:
             _require_studies(url)
         # Connections that were dropped while trials ran are noticed and made anew.
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+    return _connected(url, connect)
+
+
+def _connected(url: str, connect: Callable[[str], T]) -> T:
+    """Return what a call makes of a database; raise a StorageError without the URL where it fails."""
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+    what, remedy = f"the database {redact(url)} (search.optuna_storage)", ""
+    try:
+        return connect(url)
     except NoSuchModuleError:
         what, remedy = f"{what} is of a kind that is not known", f"write a URL like {_SCHEMES}"
     except ArgumentError:

@@ -32,8 +32,9 @@ from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.search.budget import Ledger
 from gan_dist.search.display import SearchView
 from gan_dist.search.lineage import write_lineage
-from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.plan import Plan, make_plan
 from gan_dist.search.population import Member
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.checkpoint import images_of

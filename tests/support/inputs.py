@@ -36,7 +36,8 @@ from gan_dist.data.shards.shard_set import ShardSet
 from gan_dist.data.shards.verify import verify_set
 from gan_dist.models.generator import ImageShape
 from gan_dist.report.page import write_report
-from gan_dist.search.plan import begin, make_plan
+from gan_dist.search.plan import make_plan
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training import checkpoint

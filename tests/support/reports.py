@@ -11,7 +11,8 @@ import torch
 
 from gan_dist.config import load_config, to_yaml
 from gan_dist.core import storage
-from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.plan import Plan, make_plan
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.context import LocalContext

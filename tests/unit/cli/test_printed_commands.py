@@ -23,7 +23,8 @@ from gan_dist.models import release
 from gan_dist.report.run import _commands
 from gan_dist.search.budget import Ledger, Reached
 from gan_dist.search.outlook import Outlook
-from gan_dist.search.plan import begin, plan_search
+from gan_dist.search.plan import plan_search
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.progress import RunResult

@@ -26,8 +26,8 @@ from gan_dist.core.interrupts import INTERRUPTED
 from gan_dist.core.storage import lock
 from gan_dist.core.storage.hashed_folder import write_folder
 from gan_dist.models import transfer
-from gan_dist.search.plan import begin
 from gan_dist.search.plan import make_plan as plan_search
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.audit import audit_run

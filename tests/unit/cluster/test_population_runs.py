@@ -22,8 +22,9 @@ from gan_dist.core import storage
 from gan_dist.core.errors import CapacityError, ResumeError
 from gan_dist.models.release import read_best
 from gan_dist.search.lineage import write_lineage
-from gan_dist.search.plan import Plan, begin, make_plan
+from gan_dist.search.plan import Plan, make_plan
 from gan_dist.search.population import Member
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.context import LocalContext

@@ -550,6 +550,7 @@ def test_a_resolved_file_stays_as_it_is_whatever_its_loss() -> None:
 
 positive = st.integers(1, 2**40)
 real = st.floats(min_value=0, exclude_min=True, allow_infinity=False, allow_nan=False)
+kimg = st.floats(0.001, 1e12)
 beta = st.floats(min_value=0, max_value=1, exclude_max=True)
 rates = st.builds(RateConfig, lr=real, beta1=beta, beta2=beta)
 text = st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(
@@ -604,10 +605,8 @@ def configs(draw: st.DrawFn) -> RunConfig:
             d_steps=draw(positive),
         ),
         ema=EmaConfig(half_life_kimg=draw(real), ramp_up=draw(real)),
-        train=TrainConfig(batch_size=workers * draw(st.integers(1, 99)), kimg=draw(real)),
-        eval=EvalConfig(
-            every_kimg=draw(real.filter(lambda kimg: kimg >= 0.001)), samples=draw(st.integers(2, 2**40))
-        ),
+        train=TrainConfig(batch_size=workers * draw(st.integers(1, 99)), kimg=draw(kimg)),
+        eval=EvalConfig(every_kimg=draw(kimg), samples=draw(st.integers(2, 2**40))),
         scale=ScaleConfig(
             workers=workers, cpus_per_worker=draw(real), gpus_per_worker=draw(real | st.just(0.0))
         ),

@@ -35,7 +35,7 @@ from gan_dist.report.charts import curves
 from gan_dist.report.lineage_charts import lineage_blocks
 from gan_dist.report.series import Series
 from gan_dist.report.trials import full_length
-from gan_dist.search.plan import begin
+from gan_dist.search.start import begin
 from gan_dist.search.study_storage import JOURNAL
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train

@@ -24,7 +24,8 @@ from gan_dist.artifacts.objectives import Objectives, Point
 from gan_dist.cli import app
 from gan_dist.core.errors import ConfigError, ResumeError
 from gan_dist.search.display import SearchView
-from gan_dist.search.plan import begin, make_plan, with_objectives
+from gan_dist.search.plan import make_plan, with_objectives
+from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
 from tests.support.searches import trial_uri, write_run

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from gan_dist.cli import app
 from gan_dist.config import load_config
-from gan_dist.core.errors import CheckpointError, ConfigError, ResumeError
+from gan_dist.core.errors import CheckpointError, ConfigError, GanDistError, ResumeError
 from gan_dist.models.transfer import read_source
 from gan_dist.search.display import SearchView
-from gan_dist.search.plan import Plan, begin, beginnings, make_plan, pinned, warm_start_points
+from gan_dist.search.plan import Plan, beginnings, make_plan, pinned
 from gan_dist.search.replicas import record_replicas, replica_configs
 from gan_dist.search.space.parse import parse
+from gan_dist.search.start import begin, warm_start_points
 from gan_dist.search.study import SearchStudy, images_trained
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.preflight import total_images
@@ -79,6 +80,20 @@ def test_a_trial_is_the_run_that_its_values_describe(tmp_path: Path) -> None:
             ["search.space={train.batch_size: [50, 64]}", "search.scheduler=median"],
             "with train.batch_size=64 none is measured after exactly eval.every_kimg=3",
         ),
+        (
+            ["search.perturb_kimg=6"],
+            "search.perturb_kimg=6.0 is for pbt, pb2; search.scheduler=asha ignores it",
+        ),
+        (["search.quantile=0.5"], "search.quantile=0.5 is for pbt, pb2"),
+        (["search.synch=false"], "search.synch=false is for pbt, pb2"),
+        (["search.scheduler=median", "search.reduction=2"], "search.reduction=2 is for asha, hyperband"),
+        (["search.scheduler=none", "search.grace_kimg=9"], "search.grace_kimg=9.0 is for asha, hyperband"),
+        (["optim.g.lr={0: 1e-3, 40: 1e-4}"], "optim.g.lr has values by kimg, and search.space gives each"),
+        *((f"search.{key}=1e300".split(), "of at most") for key in ("trials", "retries", "replicates")),
+        *(
+            (f"{key}=1e300".split(), "of at most")
+            for key in ("train.kimg", "eval.every_kimg", "log.every_kimg")
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_said_at_once(tmp_path: Path, overrides: list[str], message: str) -> None:
@@ -86,6 +101,34 @@ def test_what_cannot_be_searched_is_said_at_once(tmp_path: Path, overrides: list
         plan_of(tmp_path, *overrides)
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["search.budget.until=2020-01-01T00:00"],
+            "search.budget.until=2020-01-01T00:00 has passed; it is 20",
+        ),
+        (["search.warm_start=nope"], "nope: there is no search with a study.journal"),
+        (["search.optuna_storage=nope"], "search.optuna_storage is not the URL of a database"),
+        (["search.optuna_storage=env:NOPE"], "names a variable that is not set"),
+        (["search.optuna_storage=nope://host/base"], "is of a kind that is not known"),
+        (["search.space={optim.g.lr: [1e-3, 1e-4]}"], "search belongs to another search: loss.name"),
+        (["search.objectives={fd_digits: min, diversity: max}"], "search.objectives was {}, is now"),
+    ],
+)
+def test_a_dry_run_finds_what_keeps_a_search_from_its_start(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    if "budget" not in overrides[0]:
+        begin(plan_of(tmp_path), "fd_digits")
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["search-digits", f"storage={tmp_path}", "name=search", SPACE, *overrides, "--dry-run"]
+    result = CliRunner().invoke(app, ["tune", *arguments])
+    assert isinstance(result.exception, GanDistError)
+    assert message in str(result.exception)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_folder_belongs_to_one_search(tmp_path: Path) -> None:

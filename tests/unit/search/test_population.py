@@ -227,6 +227,11 @@ RATES = "search.space={optim.g.lr: {log: [1e-4, 1e-3]}}"
             ["search.space={optim.g.lr: [1e-3, 1e-4]}", "search.algorithm=grid"],
             "search.algorithm=grid tries all combinations",
         ),
+        ([RATES, "search.algorithm=cmaes"], "cmaes learns from measurements, and search.scheduler=pbt draws"),
+        ([RATES, "search.reduction=2"], "search.reduction=2 is for asha, hyperband; search.scheduler=pbt"),
+        ([RATES, "search.grace_kimg=81"], "after train.kimg=81, so that search.scheduler=pbt lets none copy"),
+        ([RATES, "optim.g.lr={0: 1e-3, 9: 1e-4}"], "optim.g.lr has values by kimg"),
+        ([RATES, "eval.every_kimg=0.001"], "train.kimg=81 / 0.001 = 8.1e+04 comparisons of the members"),
         (["search.space={loss.r1: {uniform: [0, 1]}}"], "loss.r1 may come to be 0"),
         (
             ["search.space={loss.gp: [1, 2], loss.r1: {log: [1, 2], when: {loss.gp: 1}}}"],

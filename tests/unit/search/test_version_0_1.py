@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from gan_dist.search.plan import begin, make_plan, warm_start_points
+from gan_dist.search.plan import make_plan
+from gan_dist.search.start import begin, warm_start_points
 from gan_dist.search.study import SearchStudy, images_trained
 from gan_dist.search.study_storage import study_storage
 from gan_dist.training.preflight import total_images

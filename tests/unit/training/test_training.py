@@ -49,7 +49,8 @@ from gan_dist.data.batches.readers import InMemoryReader
 from gan_dist.data.builtin import DIGITS
 from gan_dist.evaluation.extractors.digits import HALVES
 from gan_dist.models.generator import ImageShape
-from gan_dist.search.plan import begin, make_plan
+from gan_dist.search.plan import make_plan
+from gan_dist.search.start import begin
 from gan_dist.training import checkpoint as states
 from gan_dist.training import loop, recorder
 from gan_dist.training.context import LocalContext
