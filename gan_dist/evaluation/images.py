@@ -84,7 +84,6 @@ class RealImages:
 
 
 def block_slices(start: int, stop: int) -> Iterator[tuple[int, slice]]:
-    """Yield the blocks with images `start` to `stop` - 1, and the slice of each block with these images."""
+    """Yield the blocks with images `start`, the first of a block, to `stop` - 1, and the slice of these."""
     for index in range(start // BLOCK, -(-stop // BLOCK)):
-        first = BLOCK * index
-        yield index, slice(max(start - first, 0), min(stop - first, BLOCK))
+        yield index, slice(min(stop - BLOCK * index, BLOCK))

@@ -175,7 +175,7 @@ class MeasureGenerated:
         generated = worker.generated_images(self.draw, self.frequencies)
         for index, part in block_slices(self.start, self.stop):
             images = generated.block(index, worker.device)[part]
-            statistics.add(worker.extractor, BLOCK * index + part.start, images, None, "generated")
+            statistics.add(worker.extractor, BLOCK * index, images, None, "generated")
         return to_cpu(statistics)
 
 

@@ -89,7 +89,7 @@ def test_a_job_that_is_warned_goes_on_from_the_queue_to_the_same_bits(tmp_path: 
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o755)
     whole = load_config("digits", [f"storage={tmp_path}/whole", "name=run", *SETTINGS])
-    run_gloo(run_on_ranks, 3, whole, timeout_s=200)
+    run_gloo(run_on_ranks, 3, whole)
     with (
         tempfile.TemporaryDirectory(prefix="gd-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         hosts(folder, "alpha", "beta", "gamma") as nodes,

@@ -22,7 +22,7 @@ PRELOADED += ["torch.utils.tensorboard", "scipy.linalg"]
 _GRACE_S = 1.0  # how long a failure waits for the other ranks': the first to speak is often not the cause
 
 
-def run_gloo(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 60.0) -> list[Any]:
+def run_gloo(fn: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 300.0) -> list[Any]:
     """Call `fn(*args)` on `world_size` ranks with torch.distributed initialised; the results by rank.
 
     `fn` is importable (module level), and arguments and results are picklable and travel by value. Each rank

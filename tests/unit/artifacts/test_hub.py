@@ -31,6 +31,7 @@ from gan_dist.core.errors import (
     StorageError,
     UntrustedCodeError,
 )
+from gan_dist.core.storage import hub as hub_files
 from gan_dist.core.storage.hub import pinned
 from gan_dist.evaluation.assess import Assessment
 from gan_dist.evaluation.tasks import Request
@@ -195,6 +196,24 @@ def test_replace_puts_a_release_in_place_of_what_is_there(hub: Hub, run_uri: str
     hub.put("ann/digits", {**newest(hub), "notes.txt": b"mine"})
     publish(find_best(run_uri), TO, replace=True)
     assert newest(hub)["notes.txt"] == b"mine"
+
+
+def test_a_commit_of_somebody_else_in_between_is_not_written_over(
+    hub: Hub, run_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(find_best(run_uri), TO)
+    theirs = {**newest(hub), "notes.txt": b"theirs"}
+
+    replaced = hub_files._replaced
+
+    def slow(uri: str, there: set[str], *, replace: bool) -> set[str]:
+        hub.put("ann/digits", theirs)
+        return replaced(uri, there, replace=replace)
+
+    monkeypatch.setattr(hub_files, "_replaced", slow)
+    with pytest.raises(StorageError, match="somebody has written it meanwhile: look at it, and try again"):
+        publish(find_best(run_uri), TO)
+    assert newest(hub) == theirs
 
 
 def damaged(files: dict[str, bytes]) -> dict[str, bytes]:

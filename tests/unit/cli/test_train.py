@@ -57,9 +57,11 @@ def test_a_search_that_was_stopped_has_an_exit_code_of_its_own(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gan_dist.cluster.tune.driver.run", stopped)
+    url = f"sqlite:///{tmp_path}/secret.db"
     command = ["tune", "search-digits", f"storage={tmp_path}", "scale.workers=1", "--json"]
-    done = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(app, [*command, f"search.optuna_storage={url}"])
     assert done.exit_code == 130
+    assert "secret" not in done.output
     assert "search-digits stopped with 0 trials" in done.stdout
     assert json.loads(done.stdout.splitlines()[-1])["trials"] == 0
 

@@ -24,11 +24,13 @@ from ray.tune.search import Searcher
 from gan_dist.cluster.tune import driver
 from gan_dist.cluster.tune.driver import _Replicas, _Scheduler, _Searcher, _StudyTrials
 from gan_dist.cluster.tune.source import TrialSource
+from gan_dist.cluster.tune.spending import Spending
 from gan_dist.cluster.tune.trial import _TrialRun
 from gan_dist.config import RunConfig
 from gan_dist.core.errors import ClusterError, DamagedDataError, NonFiniteError, StorageError
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import write_set
+from gan_dist.search.budget import Ledger
 from gan_dist.search.display import SearchView
 from gan_dist.search.plan import Plan, make_plan
 from gan_dist.search.study import SearchStudy
@@ -48,6 +50,15 @@ def started(folder: Path, trials: int, **values: object) -> tuple[Plan, SearchSt
     later = {key.replace("__", "."): value for key, value in values.items()}
     plan = replace(plan, settings=plan.settings.with_values(later))
     return plan, SearchStudy(InMemoryStorage(), "search", plan.space, plan.search, plan.grace)
+
+
+def test_the_gpus_of_all_trials_that_run_are_charged(tmp_path: Path) -> None:
+    seconds = [0.0]
+    ledger = Ledger(str(tmp_path), None, 0, clock=lambda: seconds[0])
+    assert not Spending(ledger, lambda: 0, 2.0, None).check(3)
+    seconds[0] = 10.0
+    ledger.close()
+    assert ledger.spent.gpu_seconds == 60
 
 
 @pytest.mark.parametrize("trials", [1, 3])

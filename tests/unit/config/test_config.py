@@ -27,6 +27,7 @@ from gan_dist.config import (
     RateConfig,
     RunConfig,
     ScaleConfig,
+    SearchConfig,
     Section,
     StorageConfig,
     TrainConfig,
@@ -45,6 +46,7 @@ from gan_dist.core import storage
 from gan_dist.core.errors import ConfigError, StorageError
 
 GOLDEN = Path(__file__).parent / "golden" / "config_errors.txt"
+DEFAULTS = GOLDEN.with_name("defaults.yaml")
 GOOD = "data:\n  path: builtin://digits\n"
 BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "unknown key": (GOOD + "optim:\n  g:\n    lrr: 1\n", []),
@@ -178,6 +180,13 @@ def test_bad_input_is_explained(case: str) -> None:
     content, overrides = BAD[case]
     Path("my.yaml").write_bytes(content.encode() if isinstance(content, str) else content)
     assert problems("my.yaml", overrides) == golden()[case]
+
+
+def test_defaults_are_those_that_users_know() -> None:
+    """A run that sets little is trained with them: one that changes is for the changelog."""
+    search = SearchConfig(space={})
+    config = RunConfig(name="x", data=DataConfig(path="builtin://digits"), search=search)
+    assert to_yaml(config) == DEFAULTS.read_text()
 
 
 def test_every_golden_text_has_a_case() -> None:

@@ -83,8 +83,8 @@ def test_a_run_that_loses_a_worker_goes_on_as_if_it_had_never_had_it(tmp_path: P
         config(tmp_path / "fewer", *network, f"scale.workers={workers}", f"train.kimg={kimg}")
         for workers, kimg in ((2, 0.16), (1, 0.32))
     ]
-    run_gloo(run_on_ranks, 2, fewer[0], timeout_s=300)
-    run_gloo(run_on_ranks, 1, alone, fewer[1], timeout_s=300)
+    run_gloo(run_on_ranks, 2, fewer[0])
+    run_gloo(run_on_ranks, 1, alone, fewer[1])
     ended = tensors(alone), tensors(fewer[-1])
     begun = new_state(
         alone.model,

@@ -156,6 +156,7 @@ def test_other_uris_are_shown_as_they_are(uri: str) -> None:
             "GET https://b/k?X-Amz-Signature=s3cr3t&x=1 failed",
             "GET https://b/k?X-Amz-Signature=...&x=... failed",
         ),
+        ("AWS4-HMAC Credential=s3cr3t/eu, Signature=s3cr3t", "AWS4-HMAC Credential=... Signature=..."),
         ("", "OSError"),
     ],
 )

@@ -293,6 +293,7 @@ def test_windows_come_once_each_and_by_their_first_slot(plan: Plan, span: tuple[
     for window in windows:
         slots = {window.stream + order.streams * at for at in range(window.start, window.stop)}
         assert slots & set(range(start, stop)), "a window that nobody needs"
+        assert len(window) * order.streams <= 2 * order.window_slots + order.streams
         assert all(slot // plan.count == window.epoch for slot in slots)
         assert not slots & covered
         covered |= slots

@@ -117,6 +117,13 @@ def test_a_small_shm_says_what_docker_needs(monkeypatch: pytest.MonkeyPatch) -> 
     assert "0.06 GB" in found.what
 
 
+def test_little_free_memory_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "memory_bytes", lambda: 64e9)
+    for free, level in ((3.9e9, "warning"), (4e9, "ok")):
+        monkeypatch.setattr(host, "free_memory_bytes", lambda free=free: free)
+        assert only(checks.memory()).level == level
+
+
 def test_rights_leave_nothing_behind(tmp_path: Path) -> None:
     assert only(checks.storage_access(f"{tmp_path}/a/b")).level == "ok"
     assert list(tmp_path.iterdir()) == []

@@ -78,9 +78,9 @@ class Sparse(nn.Module):
 def test_an_image_does_not_depend_on_how_many_are_asked_for() -> None:
     fakes = GeneratedImages(Sparse(), 4, 8, None, seed=3)
     whole = torch.cat([fakes.block(index, CPU)[part] for index, part in block_slices(0, 1000)])
-    some = torch.cat([fakes.block(index, CPU)[part] for index, part in block_slices(200, 700)])
+    some = torch.cat([fakes.block(index, CPU)[part] for index, part in block_slices(BLOCK, 700)])
     assert whole.shape == (1000, 1, 8, 8)
-    assert torch.equal(some, whole[200:700])
+    assert torch.equal(some, whole[BLOCK:700])
     assert not torch.equal(whole[:BLOCK], replace(fakes, draw=1).block(0, CPU))
     assert not torch.equal(whole[:BLOCK], replace(fakes, seed=4).block(0, CPU))
 

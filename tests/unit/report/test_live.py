@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from gan_dist.artifacts.records import METRICS
 from gan_dist.cli import app
 from gan_dist.core import storage
 from gan_dist.core.errors import GanDistError
+from gan_dist.report import server
+from gan_dist.report.blocks import Page
 from gan_dist.report.page import reader
 from gan_dist.report.server import LivePage, application, listen
 from tests.support.chromium import DESKTOP, PHONE, Tab, browser_tab, needs_chromium
@@ -101,6 +104,22 @@ def test_only_what_has_changed_is_sent_until_the_run_has_ended(trained: str, tmp
             await changed(lambda state: state["ended"])
 
     asyncio.run(follow())
+
+
+def test_a_folder_that_is_slow_to_read_is_read_a_fifth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, reads = [0.0], []
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+
+    def read() -> Page:
+        seconds[0] += 8
+        reads.append(seconds[0])
+        return Page("a search", "", [])
+
+    live = LivePage(read)
+    for at in (12.9, 13.0, 52.9, 53.0):
+        seconds[0] = at
+        asyncio.run(live.renew())
+    assert reads == [8, 21, 61]
 
 
 def test_pictures_are_served_once_and_kept(trained: str) -> None:

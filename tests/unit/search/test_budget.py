@@ -84,7 +84,7 @@ def test_each_limit_is_reached_by_what_it_counts_and_the_first_one_ends(tmp_path
 
     def ledger(**limits: object) -> Ledger:
         budget = BudgetConfig.model_validate(limits)
-        return Ledger(str(tmp_path), budget, 0, lambda: clock[0], lambda: now + timedelta(seconds=clock[0]))
+        return Ledger(str(tmp_path), budget, 500, lambda: clock[0], lambda: now + timedelta(seconds=clock[0]))
 
     one = ledger(gpu_hours=1, dollars=2.0, until="06:00", images=5000)
     one.charge(2.0, 3.0)
@@ -98,9 +98,9 @@ def test_each_limit_is_reached_by_what_it_counts_and_the_first_one_ends(tmp_path
     ]
     one.close()
     richer = ledger(gpu_hours=2, dollars=2.0, until="06:00")
-    # 1000 images took 1800 s, so that the other GPU-hour is 1000 images; dollars are for 333 more.
-    assert richer.reached(1000) is None
-    assert richer.images_left(1000) == pytest.approx(1000 / 3)
+    # 1000 images after the first 500 took 1800 s: the other GPU-hour is 1000, the dollars are 333 more.
+    assert richer.reached(1500) is None
+    assert richer.images_left(1500) == pytest.approx(1000 / 3)
     # The time is that of the first process, in a later one too.
     clock[0] = 7 * 3600.0
     late = ledger(until="06:00")

@@ -74,6 +74,13 @@ def test_a_forecast_is_the_best_so_far_where_nothing_is_to_come_and_lower_the_mo
     assert lows == sorted(lows, reverse=True)
     assert lows[-1] < 4.0
     assert all(one.value and one.value.high <= 5.0 + 1e-9 for one in seen)
+    # A sampler that learns finds more, and a trial that has measured nothing yet may find something.
+    guessed = forecast(ended, [], 5, every=EVERY, length=3 * EVERY, mean=2 * EVERY, learns=False)
+    begun = forecast(ended, [Curve((), (), 0)], 0, every=EVERY, length=3 * EVERY, mean=2 * EVERY)
+    assert guessed.value is not None
+    assert begun.value is not None
+    assert lows[2] < guessed.value.low < lows[0]
+    assert begun.value.low < lows[0]
     # The same curves give the same numbers.
     assert forecast(ended, [], 50, every=EVERY, length=3 * EVERY, mean=2 * EVERY) == seen[-1]
     # A budget lets fewer trials through.

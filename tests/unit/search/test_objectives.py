@@ -112,6 +112,8 @@ def test_a_trial_goes_on_if_it_is_among_the_best_of_its_rung_by_rank() -> None:
         (5.5, 0.55, 1.0, True),  # on the front between two others, where one of five goes on
         (4.0, 0.7, 1.0, False),  # dominates all
         (math.nan, 0.9, 1.0, True),
+        (4.5, 0.65, 1.0, False),  # second of eight, of which two go on
+        (4.6, 0.64, 1.0, False),  # third of nine, of which three do: one without a value counts
     ]
     stopped = [report(study, at, 3000, fd, cover, quality=q) for at, (fd, cover, q, _) in enumerate(told)]
     assert stopped == [stops for *_, stops in told]

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,6 +174,13 @@ def test_a_gaussian_process_finds_where_the_gains_are_now() -> None:
     ]
     chosen = [float(str(explore.choose(space, tried, [], 10.0, seed, 1, 1)[KEY])) for seed in range(5)]
     assert all(10**-4.5 < rate < 10**-3.5 for rate in chosen)
+    # Where little is known, members go to different places; by the paper's kernel what is old counts less.
+    little = [(float(time), {KEY: 10**-3.5}, gain) for time, gain in ((0, 0.1), (1, 0.2))]
+    one = explore.choose(space, little, [], 2.0, 0, 1, 1)
+    other = explore.choose(space, little, [one], 2.0, 0, 1, 1)
+    assert abs(explore.to_unit(space[KEY], one[KEY]) - explore.to_unit(space[KEY], other[KEY])) > 0.1
+    kernel = explore._kernel(np.array([[1.0, 0.2, 0.5]]), np.array([[4.0, 0.5, 0.1]]), 0.4, 0.2)
+    assert kernel[0, 0] == pytest.approx(math.exp(-(0.3**2 + 0.4**2) / (2 * 0.4**2)) * 0.8**1.5)
 
 
 def test_a_lineage_has_the_values_of_every_branch_from_its_moment_on() -> None:

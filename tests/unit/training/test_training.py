@@ -357,13 +357,16 @@ def test_records_tell_of_both_networks(whole: RunConfig) -> None:
 
 def test_records_between_evaluations_have_the_means_since_the_last_multiple(tmp_path: Path) -> None:
     by_round, sparse = (config(tmp_path / every, f"log.every_kimg={every}") for every in ("0.001", "0.128"))
-    run(by_round)
+    outcome = run(by_round)
     run(sparse)
     rounds = {record["images"]: record for record in read_records(by_round.run_uri)}
     records = read_records(sparse.run_uri)
     assert list(rounds) == [*range(32, 641, 32)]
     assert [record["images"] for record in records] == [128, 256, 320, 384, 512, 640]
     assert [record["images"] for record in records if "fd_digits" in record] == [320, 640]
+    # The intervals' times are those of the whole.
+    seconds = sum(32 / record["images_per_second"] for record in rounds.values())
+    assert 640 / seconds == pytest.approx(outcome.images_per_second)
     for record in records:
         since = (record["images"] - 1) // 128 * 128
         for key in ("loss_d", "loss_g", "real_accuracy", "grad_norm_d", "grad_norm_g"):

@@ -63,16 +63,26 @@ def test_a_group_is_fetched_once(images: ShardSet, tmp_path: Path) -> None:
         assert_same(again.read_group(group), expected[group])
 
 
-def test_the_limit_is_never_exceeded_and_what_was_used_last_stays(images: ShardSet, tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
+def test_the_limit_is_never_exceeded_and_what_was_used_last_stays(
+    images: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, fetched = tmp_path / "cache", []
     limit = 4 * (GROUP_BYTES + 4096)
+    expected = [images.read_group(group) for group in range(8)]
+
+    def fetch(group: int) -> Rows:
+        fetched.append(group)
+        return expected[group]
+
+    monkeypatch.setattr(images, "read_group", fetch)
     cached = DiskCached(images, str(folder), limit)
-    for turn, group in enumerate([0, 1, 2, 0, 3, 4, 0, 5, 6, 7, 0]):
-        assert_same(cached.read_group(group), images.read_group(group))
+    for group in (0, 1, 2, 0, 3, 4, 0, 5, 6, 7, 0):
+        assert_same(cached.read_group(group), expected[group])
         assert held(folder) <= limit
-        for file in folder.glob(f"*-{group:08d}.rows"):
-            os.utime(file, (turn, turn))
-    assert any(folder.glob("*-00000000.rows"))
+        for file in folder.glob("*.rows"):  # a minute goes by
+            at = file.stat().st_mtime - 60
+            os.utime(file, (at, at))
+    assert fetched == [*range(8)]
     assert not any(folder.glob("*-00000001.rows"))
 
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,13 +21,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gan_dist.core import storage
 from gan_dist.core.errors import DataError, GanDistError
 from gan_dist.data.batches.readers import read_all, read_slices
 from gan_dist.data.order import GroupSlice
 from gan_dist.data.shards import row_group
 from gan_dist.data.shards.manifest import MANIFEST
+from gan_dist.data.shards.row_group import StoreFile
 from gan_dist.data.shards.rows import Rows, rows_table, table_rows
-from gan_dist.data.shards.shard_set import ShardSet, encode_shard, write_set
+from gan_dist.data.shards.shard_set import FETCHES, ShardSet, encode_shard, write_set
 from gan_dist.data.shards.verify import verify_set
 
 GROUP = 24
@@ -310,6 +313,21 @@ def test_a_restored_file_is_read_again(packed: Path) -> None:
     (packed / "restored").write_bytes(content)
     (packed / "restored").replace(packed / FIRST)
     assert_same(read_all(images), whole)
+
+
+def test_what_arrives_damaged_from_a_store_is_fetched_again(
+    packed: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, fetch, times = read_all(ShardSet(str(packed))), StoreFile._fetch, count()
+    storage.copy_tree(str(packed), f"{bucket}/set")
+
+    def damaged(file: StoreFile, begin: int, end: int) -> bytes:
+        content = bytearray(fetch(file, begin, end))
+        content[-1] ^= next(times) < FETCHES - 1
+        return bytes(content)
+
+    monkeypatch.setattr(StoreFile, "_fetch", damaged)
+    assert_same(read_all(ShardSet(f"{bucket}/set")), whole)
 
 
 def test_shards_in_each_others_place_are_noticed(tmp_path: Path) -> None:
