@@ -74,7 +74,8 @@ class RangeReader:
         self._uri, self._ahead = root, ahead
         self._filesystem, self._root = storage.open_uri(root)
         self._opened: tuple[str, Any, int] = ("", None, 0)
-        self._begin, self._content = 0, b""
+        self._held: tuple[str, int, bytes] = ("", 0, b"")
+        """Bytes that were read ahead: their file and their beginning in it."""
 
     def read(self, name: str, start: int, size: int) -> bytes:
         """Return bytes of a file from `start` on, fewer where it ends before.
@@ -86,17 +87,19 @@ class RangeReader:
         return _tried(_shown(self._uri, name), lambda: self._range(name, start, size), READ_AHEAD)
 
     def _range(self, name: str, start: int, size: int) -> bytes:
-        if self._opened[0] != name:
+        opened, file, total = self._opened  # at once: other threads read other files
+        if opened != name:
             file = self._filesystem.open_input_file(f"{self._root}/{name}")
-            self._opened, self._content = (name, file, file.size()), b""
-        _, file, total = self._opened
-        if not self._ahead:
-            return _whole(file, start, min(size, total - start))
+            total = file.size()
+            self._opened = name, file, total
         size = min(size, total - start)
-        if not self._begin <= start <= start + size <= self._begin + len(self._content):
-            self._begin, self._content = start, b""
-            self._content = _whole(file, start, min(max(size, self._ahead), total - start))
-        return self._content[start - self._begin :][:size]
+        if not self._ahead:
+            return _whole(file, start, size)
+        held, begin, content = self._held
+        if held != name or not begin <= start <= start + size <= begin + len(content):
+            begin, content = start, _whole(file, start, min(max(size, self._ahead), total - start))
+            self._held = name, begin, content
+        return content[start - begin :][:size]
 
 
 def _whole(file: Any, start: int, size: int) -> bytes:

@@ -123,13 +123,16 @@ class TorchvisionSet:
         images = _open_set(self)
 
         def read(item: Item) -> bytes:
+            buffer = io.BytesIO()
             try:
                 picture = images[item.at or 0][0]
+                if picture.mode == "CMYK":
+                    picture = picture.convert("RGB")
+                # Some of torchvision's sets leave the decoding to this.
+                picture.save(buffer, format="PNG" if picture.mode in ("LA", "RGBA", "P") else "PPM")
             except Exception as error:
                 # Torchvision decodes by itself, and lets through whatever a decoder raises.
                 raise RejectedError(f"damaged: {error}") from None
-            buffer = io.BytesIO()
-            picture.save(buffer, format="PNG" if picture.mode in ("LA", "RGBA") else "PPM")
             return buffer.getvalue()
 
         return read

@@ -653,6 +653,18 @@ def test_a_set_of_torchvision_keeps_its_order_and_numbering(tmp_path: Path) -> N
     assert names(test) == ["FashionMNIST#0", "FashionMNIST#1", "FashionMNIST#2"]
 
 
+def test_what_torchvision_leaves_undecoded_is_rejected_or_converted_by_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "caltech256" / "256_ObjectCategories" / "001.ak47"
+    folder.mkdir(parents=True)
+    Image.new("CMYK", (64, 64)).save(folder / "001_0002.jpg")
+    (folder / "001_0001.jpg").write_bytes((folder / "001_0002.jpg").read_bytes()[:-20])
+    source = open_source("torchvision://Caltech256", SourceOptions(root=str(tmp_path)))
+    read = source.origin.open()
+    with pytest.raises(RejectedError, match="damaged: "):
+        read(source.items[0])
+    assert decode(read(source.items[1]), Decoding(8)).pixels.min() > 250
+
+
 def test_parts_of_a_set_that_list_alike_are_different_sources() -> None:
     """As DTD's are: as many images in each, of the same classes."""
     source = Source(Files("unused"), [Item("DTD#0", "DTD", 0, 0, -1)], None, [], [])
