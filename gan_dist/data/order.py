@@ -10,7 +10,6 @@ Words, in the whole of `gan_dist.data`:
   stream        one of S interleaved sequences of images: slot i belongs to stream i mod S
   segment       a stream's images of one epoch: consecutive group slices
   window        group slices of a segment whose rows are shuffled together
-  batch slice   consecutive positions of a stream, in one rank's part of a batch
   part          rows of a group as they are read, a few mebibytes at a time
   block         memory of several consecutive batches of a rank
 
@@ -30,7 +29,6 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,14 +68,6 @@ class Window:
     def permutation(self) -> npt.NDArray[np.intp]:
         """Return a permutation of the rows of all slices, laid end to end."""
         return rng.permutation(len(self), self.seed, "window", self.stream, self.start)
-
-
-class BatchSlice(NamedTuple):
-    """Positions [start, stop) of a stream, in a rank's part of a batch."""
-
-    stream: int
-    start: int
-    stop: int
 
 
 def choose_streams(group_count: int) -> int:
@@ -120,26 +110,12 @@ class Order:
 
     def rank_streams(self, rank: int, world_size: int) -> list[int]:
         """Return the streams that have rows for a rank."""
-        # The division of batches among streams repeats after at most S batches.
-        starts = range(0, self.streams * self.batch_size, self.batch_size)
-        batches = (self.batch_slices(start, rank, world_size) for start in starts)
-        return sorted({one.stream for slices in batches for one in slices})
-
-    def batch_slices(self, slot: int, rank: int, world_size: int) -> list[BatchSlice]:
-        """Return a rank's part of the batch that begins at `slot`, in order."""
+        # Batches are sorted by stream, and divide among the streams alike after at most S of them.
+        slots = np.arange(self.streams * self.batch_size).reshape(self.streams, self.batch_size)
+        streams = np.sort(slots % self.streams, axis=1)
         size = self.batch_size // world_size
-        low, high = rank * size, (rank + 1) * size
-        slices = []
-        before = 0
-        begin, end = slot, slot + self.batch_size
-        for stream in range(self.streams):
-            # `position`, written out: this is on every batch's way.
-            start, stop = -((stream - begin) // self.streams), -((stream - end) // self.streams)
-            first, last = max(low - before, 0), min(high - before, stop - start)
-            if first < last:
-                slices.append(BatchSlice(stream, start + first, start + last))
-            before += stop - start
-        return slices
+        own: list[int] = np.unique(streams[:, rank * size : (rank + 1) * size]).tolist()
+        return own
 
     def rank_rows(self, window: Window, rank: int, world_size: int) -> npt.NDArray[np.int64]:
         """Return the rank's row at each position of a window; -1 where the position is another rank's.

@@ -73,17 +73,20 @@ def window_rows(window: Window) -> list[Row]:
     return [laid[index] for index in window.permutation()]
 
 
+def rank_slots(order: Order, slot: int, rank: int, world_size: int) -> list[tuple[int, int]]:
+    """Stream and position of a rank's part of the batch that begins at a slot."""
+    slots = sorted(range(slot, slot + order.batch_size), key=lambda slot: slot % order.streams)
+    size = order.batch_size // world_size
+    return [(slot % order.streams, slot // order.streams) for slot in slots[rank * size : (rank + 1) * size]]
+
+
 def shown(order: Order, rank: int, world_size: int, start: int, stop: int) -> list[list[Row]]:
     """What one rank shows, batch by batch, from nothing but the windows of the streams it asks for."""
     at: dict[tuple[int, int], Row] = {}
     for window in order.windows(order.rank_streams(rank, world_size), start, stop):
         at.update({(window.stream, window.start + i): row for i, row in enumerate(window_rows(window))})
     return [
-        [
-            at[take.stream, position]
-            for take in order.batch_slices(slot, rank, world_size)
-            for position in range(take.start, take.stop)
-        ]
+        [at[place] for place in rank_slots(order, slot, rank, world_size)]
         for slot in range(start, stop, order.batch_size)
     ]
 
@@ -234,9 +237,9 @@ def test_a_rank_asks_for_exactly_the_streams_that_it_shows(plan: Plan, far: int)
     for world_size in divisors(plan.batch)[:6]:
         for rank in range(world_size):
             used = {
-                take.stream
+                stream
                 for batch in range(first, first + 2 * order.streams)
-                for take in order.batch_slices(batch * plan.batch, rank, world_size)
+                for stream, _ in rank_slots(order, batch * plan.batch, rank, world_size)
             }
             assert sorted(used) == order.rank_streams(rank, world_size)
 
@@ -251,10 +254,9 @@ def test_where_a_windows_rows_are_shown_follows_from_what_batches_take(plan: Pla
         share = plan.batch // world_size
         for rank in range(world_size):
             taken = [
-                (take.stream, position)
+                place
                 for slot in range(start, stop, plan.batch)
-                for take in order.batch_slices(slot, rank, world_size)
-                for position in range(take.start, take.stop)
+                for place in rank_slots(order, slot, rank, world_size)
             ]
             expected = {at: first * share + row for row, at in enumerate(taken)}
             found: dict[tuple[int, int], int] = {}
