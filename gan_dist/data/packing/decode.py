@@ -87,7 +87,7 @@ def decode(content: bytes, decoding: Decoding) -> Decoded:
         pixels = np.where(pixels[..., 3:] > 0, pixels, np.array([255, 255, 255, 0], np.uint8))
     if inner != target:
         pixels = _padded(pixels, target, border(decoding.fit, decoding.channels))
-    dark = deep and int(np.asarray(picture)[..., :3].max()) <= DARK
+    dark = deep and int(np.asarray(picture.convert("RGB")).max()) <= DARK
     return Decoded(pixels, right - left < inner.width or bottom - top < inner.height, dark)
 
 

@@ -6,7 +6,6 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -389,6 +388,12 @@ def test_a_picture_that_uses_12_of_16_bits_and_does_not_say_so_is_noticed(colour
         assert not decode(content, Decoding(16)).dark
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_picture_with_a_black_edge_is_not_dark(channels: int) -> None:
+    values = np.where(np.arange(64) < 8, 0, RAMP).astype(np.uint16)
+    assert not decode(encoded(Image.fromarray(values), "PNG"), Decoding(16, channels)).dark
+
+
 def test_a_dark_picture_by_the_standard_is_left_as_it_is() -> None:
     """Declared bits are the upper ones."""
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in RAMP // 16 // 16 * 16)
@@ -495,17 +500,6 @@ def test_pictures_without_alpha_are_opaque_and_grey_values_may_be_transparent() 
     assert (pixels[..., 3] == 0).sum() == 1
 
 
-def test_enlarged_pictures_are_told() -> None:
-    assert decode(PNG, Decoding(64)).enlarged
-    assert not decode(PNG, Decoding(40)).enlarged
-
-
 def test_decoding_warns_of_nothing_and_leaves_warnings_as_they_were(recwarn: pytest.WarningsRecorder) -> None:
     decode(encoded(PHOTO, "JPEG", exif=b"Exif\0\0rubbish"), Decoding(8))
     assert not recwarn.list
-
-
-def test_the_name_plays_no_part(tmp_path: Path) -> None:
-    path = tmp_path / "photo.jpg"
-    path.write_bytes(PNG)
-    np.testing.assert_array_equal(decode(path.read_bytes(), Decoding(16)).pixels, reference(PHOTO))
