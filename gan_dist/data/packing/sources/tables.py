@@ -34,6 +34,7 @@ from gan_dist.data.packing.sources.items import (
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMN = "label"
 BATCH_ROWS = 32
+APART = "pack the files by themselves, or use --no-labels"
 READ_BYTES = 8 * 2**20
 """What is read at a time, about: Arrow would hold the column of a whole row group, gigabytes at worst."""
 
@@ -50,19 +51,20 @@ def open_parquet(root: str, files: Sequence[FoundFile], options: SourceOptions) 
     """
     found: list[Labelled] = []
     columns: dict[str, None] = {}
-    named: tuple[str, ...] | None = None
+    named: dict[tuple[str, ...], str] = {}
     for file in files:
         try:
             with SteadyFile(storage.join(root, file.path)) as stream:
                 reader = pq.ParquetFile(stream)
                 columns[_image_column(file.path, reader.schema_arrow, options)] = None
                 labels, names = _read_labels(file.path, reader, options)
-                named = names or named
                 rows = reader.metadata.num_rows
         except (pa.ArrowException, OSError) as error:  # as Arrow reports some damage
             raise DataError(
                 f"{file.path} of {redact(root)} cannot be read as Parquet ({cut(error)})"
             ) from None
+        if names is not None:
+            named.setdefault(names, file.path)
         found += [
             Labelled(Item(f"{file.path}#{row}", file.path, row, 0, UNLABELLED), label)
             for row, label in enumerate(labels or [None] * rows)
@@ -72,10 +74,17 @@ def open_parquet(root: str, files: Sequence[FoundFile], options: SourceOptions) 
     if not found:
         raise DataError(f"{redact(root)}: the Parquet files hold no rows")
     items, classes, notes = number_items(found, no_labels=options.no_labels)
-    if classes is not None and named is not None:
+    if classes is not None and named:
+        if len(named) > 1:
+            first, second, *_ = named.values()
+            raise DataError(f"{first} and {second} name the classes of {redact(root)} differently", APART)
+        (names,) = named
+        if unknown := [label for label in classes if not (label.isdecimal() and int(label) < len(names))]:
+            what = f"is none of the {len(names)} classes that {named[names]} names"
+            raise DataError(f"{redact(root)}: the label {cut(unknown[0])} {what}", APART)
         # The owner's numbering, in which a class without images keeps its number.
         items = [item._replace(label=int(classes[item.label])) for item in items]
-        classes = named
+        classes = names
     return Source(EncodedColumn(root, next(iter(columns))), items, classes, [], notes)
 
 

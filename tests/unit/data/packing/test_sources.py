@@ -509,6 +509,31 @@ def test_rows_of_parquet_files(tmp_path: Path, struct_of: bool, group: int) -> N
     assert values(source) == list(range(80))
 
 
+@pytest.mark.parametrize(
+    ("classes", "second", "message"),
+    [
+        (["ape", "zebra"], [0, 1], "a.parquet and b.parquet name the classes of .* differently; pack"),
+        (None, [0, 7], "the label 7 is none of the 2 classes that a.parquet names; pack"),
+        (None, ["cow", "ape"], "the label ape is none of the 2 classes that a.parquet names; pack"),
+        (["zebra", "ape"], [1, 1], None),
+        (None, [1, 1], None),
+    ],
+)
+def test_files_that_number_their_classes_differently_are_not_mixed(
+    tmp_path: Path, classes: list[str] | None, second: list[Any], message: str | None
+) -> None:
+    for name, values_, named in (("a", [0, 1], ["zebra", "ape"]), ("b", second, classes)):
+        table = pa.table({"image": [picture(1)] * 2, "label": values_})
+        table = table.replace_schema_metadata(features(label=named) if named else None)
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    if message is None:
+        source = open_source(str(tmp_path), SourceOptions())
+        assert (source.classes, labels(source)) == (("zebra", "ape"), [0, 1, *second])
+    else:
+        with pytest.raises(DataError, match=message):
+            open_source(str(tmp_path), SourceOptions())
+
+
 def test_columns_by_name_and_text_labels(tmp_path: Path) -> None:
     pixels = images_column(0, 3, struct_of=False)
     table = pa.table({"left": pixels, "right": pixels, "kind": ["b", "a", "b"], "label": [0, 1, 2]})
