@@ -89,7 +89,7 @@ def read_given(
 def is_images(source: str) -> bool:
     """Return whether CONFIG is images: a folder, an archive, or a URI that is no YAML file's."""
     from gan_dist.config import preset_names
-    from gan_dist.data.packing.sources import CONTAINER_SUFFIXES
+    from gan_dist.data.packing.sources.items import CONTAINER_SUFFIXES
 
     if source in preset_names():
         if Path(source).is_dir():
@@ -121,9 +121,11 @@ def _were_images(source: str, overrides: Sequence[str]) -> bool:
 
 
 def _uri(source: str) -> str:
-    from gan_dist.data.packing.training_set import local_source
-
-    return source.rstrip("/") if "://" in source else local_source(absolute(source))
+    """Return the source in one spelling, so that the same folder is the same source."""
+    if "://" in source:
+        return source.rstrip("/")
+    path = absolute(source)
+    return os.path.realpath(path) if ".." in path.split("/") else os.path.normpath(path)
 
 
 def _read_images(source: str, overrides: Sequence[str], *, repack: bool) -> Given:
@@ -157,11 +159,10 @@ def _wanted(settings: ConfigBuilder) -> Wanted:
     from gan_dist.config import DataConfig
     from gan_dist.data.packing.training_set import Wanted
 
-    given = {key: settings.values.get(f"data.{key}") for key in Wanted._fields}
-    data = DataConfig.model_validate(
-        {"path": "", **{key: value for key, value in given.items() if value is not None}}
-    )
-    return Wanted(*(None if given[key] is None else getattr(data, key) for key in Wanted._fields))
+    values = {key: settings.values.get(f"data.{key}") for key in Wanted._fields}
+    given = {key: value for key, value in values.items() if value is not None}
+    data = DataConfig.model_validate({"path": "", **given})
+    return Wanted(**{key: getattr(data, key) for key in given})
 
 
 def _settings(uri: str, preset: str, values: Mapping[str, object], overrides: Sequence[str]) -> ConfigBuilder:

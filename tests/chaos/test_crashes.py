@@ -18,7 +18,8 @@ from gan_dist.core.errors import DamagedDataError
 from gan_dist.core.images import image_grid
 from gan_dist.data.packing.decode import Decoding
 from gan_dist.data.packing.plan import finished_set, make_plan
-from gan_dist.data.packing.sources import SourceOptions, open_source
+from gan_dist.data.packing.sources import open_source
+from gan_dist.data.packing.sources.items import SourceOptions
 from gan_dist.data.shards.manifest import MANIFEST
 from gan_dist.data.shards.shard_set import ShardSet
 from gan_dist.data.shards.verify import verify_set

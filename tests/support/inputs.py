@@ -29,7 +29,8 @@ from gan_dist.config import load_config
 from gan_dist.core.errors import GanDistError
 from gan_dist.data.packing import plan as packing_plan
 from gan_dist.data.packing.decode import Decoding
-from gan_dist.data.packing.sources import SourceOptions, open_source
+from gan_dist.data.packing.sources import open_source
+from gan_dist.data.packing.sources.items import SourceOptions
 from gan_dist.data.packing.sources.lmdbs import PRINT_KEYS
 from gan_dist.data.packing.task import _reader
 from gan_dist.data.shards.shard_set import ShardSet

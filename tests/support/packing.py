@@ -15,7 +15,7 @@ from gan_dist.cli.images import read_given
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.data.packing import training_set
 from gan_dist.data.packing.plan import Plan
-from gan_dist.data.packing.sources import Source
+from gan_dist.data.packing.sources.items import Source
 from gan_dist.data.packing.task import begin_packing, finish_packing, make_shard, write_record
 from gan_dist.data.shards.manifest import Manifest
 from gan_dist.training.context import LocalContext

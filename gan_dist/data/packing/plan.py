@@ -25,8 +25,7 @@ from gan_dist.core.image_size import FIT_PATTERN, FITS, ImageSize, WrittenSize
 from gan_dist.core.storage import redact
 from gan_dist.data.packing.decode import PIXEL_LIMIT, Decoding
 from gan_dist.data.packing.resize import FILTERS, resizer
-from gan_dist.data.packing.sources import Rejection, Source, counted
-from gan_dist.data.packing.sources.items import cut
+from gan_dist.data.packing.sources.items import Rejection, Source, counted, cut
 from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION
 from gan_dist.data.shards.manifest import MANIFEST, Manifest
 
@@ -184,7 +183,7 @@ def require_settings(decoding: Decoding, shard_mb: float, max_bad: str) -> None:
         raise DataError(f"--filter must be one of {', '.join(FILTERS)}, not {decoding.filter}")
     if not 0 < decoding.max_pixels <= MAX_PIXELS:
         raise DataError(f"--max-megapixels must be above 0 and at most {MAX_PIXELS // 10**6}")
-    if not (shard_mb > 0 and math.isfinite(shard_mb)):
+    if not (shard_mb > 0 and math.isfinite(shard_mb * 2**20)):
         raise DataError(f"--shard-mb must be above 0, not {shard_mb:g}")
     parse_max_bad(max_bad, 0)
 

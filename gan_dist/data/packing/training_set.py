@@ -13,11 +13,9 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import shutil
 import zlib
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -40,8 +38,8 @@ from gan_dist.data.packing.plan import (
     require_whole,
 )
 from gan_dist.data.packing.resolution import choose_resolution
-from gan_dist.data.packing.sources import CONTAINER_SUFFIXES, Source, SourceOptions, counted, open_source
-from gan_dist.data.packing.sources.items import some
+from gan_dist.data.packing.sources import open_source
+from gan_dist.data.packing.sources.items import CONTAINER_SUFFIXES, Source, SourceOptions, counted, some
 from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION
 from gan_dist.data.shards.manifest import MANIFEST, Manifest, ShardInfo, read_manifest
 
@@ -166,14 +164,12 @@ def find_training_set(
 
 def _newest(first: str, *, repack: bool) -> str:
     """Return the newest set of a plan, whose first is at `first`; with `repack` one that is not finished."""
-    path = first
-    for number in count(2):
-        following = f"{first}-{number}"
-        finished = storage.exists(storage.join(path, MANIFEST))
-        if not (storage.exists(storage.join(following, PLAN)) or (repack and finished)):
-            return path
-        path = following
-    raise AssertionError
+    path, number = first, 2
+    while storage.exists(storage.join(f"{first}-{number}", PLAN)) or (
+        repack and storage.exists(storage.join(path, MANIFEST))
+    ):
+        path, number = f"{first}-{number}", number + 1
+    return path
 
 
 def kept_plan(uri: str, run: Beginning, wanted: Wanted) -> Plan | None:
@@ -302,8 +298,3 @@ def _changes(path: str, kept: Plan, source: Source) -> str:
     }
     found = [f"{len(names):,} {what} ({some(sorted(names))})" for what, names in groups.items() if names]
     return ", ".join(found) or "other images cannot be used"
-
-
-def local_source(path: str) -> str:
-    """Return an absolute local path in one spelling, so that the same folder is the same source."""
-    return os.path.realpath(path) if ".." in path.split("/") else os.path.normpath(path)

@@ -21,7 +21,6 @@ from gan_dist.data.packing.sources.folders import (
     suffixes,
 )
 from gan_dist.data.packing.sources.items import (
-    CONTAINER_SUFFIXES,
     IMAGE_SUFFIXES,
     LMDB_SUFFIXES,
     TABLE_SUFFIX,
@@ -38,16 +37,6 @@ from gan_dist.data.packing.sources.lmdbs import is_lock, open_lmdbs
 from gan_dist.data.packing.sources.splits import choose_split
 from gan_dist.data.packing.sources.torchvision_sets import TORCHVISION, open_torchvision
 from gan_dist.data.packing.sources.zips import open_zips
-
-__all__ = [
-    "CONTAINER_SUFFIXES",
-    "IMAGE_SUFFIXES",
-    "Rejection",
-    "Source",
-    "SourceOptions",
-    "counted",
-    "open_source",
-]
 
 IMAGE, ZIP, TAR, TABLE, LMDB = "image", "ZIP", "tar", "Parquet file", "LMDB"
 ARTICLES = {ZIP: "a ZIP", TAR: "a tar", TABLE: "a Parquet file", LMDB: "an LMDB"}

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from gan_dist.core import storage
@@ -111,8 +112,8 @@ def _list_zip(root: str, file: FoundFile) -> _Archive:
             if path in members:
                 rejected.append(Rejection(name, "replaced by a later member of the same name"))
             members[path] = item, _refusal(info, end)
-    all_folders = {parent for folder in folders if folder for parent in _with_parents(folder)}
-    return _Archive(members, sorted(all_folders), rejected)
+    parents = (accumulate(folder.split("/"), "{}/{}".format) for folder in folders if folder)
+    return _Archive(members, sorted(set(chain.from_iterable(parents))), rejected)
 
 
 def _path(info: zipfile.ZipInfo) -> str:
@@ -142,11 +143,6 @@ def _below_outermost(archive: _Archive) -> tuple[_Archive, list[str]]:
     folders = [folder.partition("/")[2] for folder in archive.folders if "/" in folder]
     note = f"the folder {name}, in which all images are, is no class"
     return _Archive(members, folders, archive.rejected), [note]
-
-
-def _with_parents(folder: str) -> set[str]:
-    parts = folder.split("/")
-    return {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
 
 
 def _refusal(info: zipfile.ZipInfo, end: int) -> str | None:

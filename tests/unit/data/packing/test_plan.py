@@ -157,6 +157,10 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
             "--filter must be one of lanczos, ",
         ),
         (["{folder}", "{dest}", "--resolution", "8", "--shard-mb", "0"], "--shard-mb must be above 0, not 0"),
+        (
+            ["{folder}", "{dest}", "--resolution", "8", "--shard-mb", "1e305"],
+            "--shard-mb must be above 0, not",
+        ),
         (["{dest}", "{dest}", "--resolution", "8", "--max-bad", "-1"], "a percentage such as 1%, not '-1'"),
         (
             ["{folder}", "{dest}", "--resolution", "8", "--max-bad", "101%"],
