@@ -11,6 +11,7 @@ import typer
 from gan_dist.cli.mixture import mix
 from gan_dist.cli.options import AsJson, Backend, Trust
 from gan_dist.cli.paths import absolute, command, load_run, shorten
+from gan_dist.cli.promotion import full_keys
 from gan_dist.cli.train import train_run
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.interrupts import INTERRUPTED
@@ -136,14 +137,14 @@ def check(
 def retraining(found: BestRelease, folder: str, overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
     """Return a run that trains the configuration of a release from the start, beside the search or run.
 
-    `folder` has the release's configuration. Of the overrides, `kimg=N` is short for `train.kimg=N`. The
-    result is the run's configuration, and the arguments of `gan-dist train` for it.
+    `folder` has the release's configuration. The result is the run's configuration, and the arguments of
+    `gan-dist train` for it.
     """
     from gan_dist.config.fields import override, valid_name
     from gan_dist.core import storage
     from gan_dist.models.release import CONFIG
 
-    settings = [f"train.{one}" if one.startswith("kimg=") else one for one in overrides]
+    settings = full_keys(overrides)
     source, name = storage.join(folder, CONFIG), override("name", f"{valid_name(found.name)}-best")
     config = load_run(source, [name, override("storage", found.parent), *settings])
     return config, [shorten(source), name, override("storage", shorten(found.parent)), *settings]

@@ -24,10 +24,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 def doctor(
     config: Annotated[
         str | None,
-        typer.Argument(
-            metavar="CONFIG",
-            help=f"{CONFIG_HELP} What it needs is looked at too.",
-        ),
+        typer.Argument(metavar="CONFIG", help=f"{CONFIG_HELP} What it needs is looked at too."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. storage=s3://b/runs.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend, Trust, with_backend
+from gan_dist.cli.options import AsJson, Backend, ReleaseSource, Trust, with_backend
 from gan_dist.cli.paths import NO_FID, absolute, require_png, shorten
 from gan_dist.core.errors import DataError
 from gan_dist.core.interrupts import INTERRUPTED
@@ -30,9 +30,7 @@ def _finite(value: float) -> float:
 
 
 def evaluate(
-    source: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="A release, a checkpoint, or a run's folder.")
-    ],
+    source: ReleaseSource,
     data: Annotated[
         str | None,
         typer.Option(help="The set to compare with; what the generator was trained on when absent."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend, Trust
+from gan_dist.cli.options import AsJson, Backend, ReleaseSource, Trust
 from gan_dist.cli.paths import absolute, shorten
 
 if TYPE_CHECKING:
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    source: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="A release, a checkpoint, or a run's folder.")
-    ],
+    source: ReleaseSource,
     to: Annotated[
         str, typer.Option(help="The file: .pt2 is written by torch.export, .onnx by torch.onnx.export.")
     ],

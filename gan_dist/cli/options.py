@@ -44,6 +44,10 @@ Trust = Annotated[
 ]
 """Import paths that `import_path.require_trust` lets pass."""
 
+ReleaseSource = Annotated[
+    str, typer.Argument(metavar="RELEASE", help="A release, a checkpoint, or a run's folder.")
+]
+
 
 def complete_config(incomplete: str) -> list[str]:
     """Return what a shell may complete to a CONFIG: presets, and files and folders."""

@@ -15,7 +15,6 @@ from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.core import storage
 from gan_dist.core.errors import DataError
 from gan_dist.core.image_size import ImageSize
-from gan_dist.core.interrupts import INTERRUPTED
 from gan_dist.core.storage.redaction import split_query
 
 if TYPE_CHECKING:
@@ -89,8 +88,10 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Turn images into shards to train from. The same command again continues, --verify DEST checks."""
-    check(dest, resolution, fit, channels, filter, shard_mb, max_bad, max_megapixels, verify=verify)
-    if dest is None or resolution is None:  # with --verify
+    decoding = check(
+        dest, resolution, fit, channels, filter, shard_mb, max_bad, max_megapixels, verify=verify
+    )
+    if dest is None or decoding is None:  # with --verify
         _verify(absolute(source), as_json)
         return
     from gan_dist.data.packing.plan import (
@@ -117,7 +118,6 @@ def pack(
         split=split,
     )
     images = open_source(uri, options)
-    decoding = _decoding(resolution, channels, filter, max_megapixels, fit)
     plan = make_plan(uri, images, decoding, shard_mb)
     for note in images.notes:
         typer.echo(note, err=True)
@@ -157,18 +157,28 @@ def check(
     max_megapixels: float | None,
     *,
     verify: bool,
-) -> None:
-    """Refuse arguments that are missing, superfluous, or out of their range, without a look at any file."""
+) -> Decoding | None:
+    """Return how images are decoded; None with `verify`. No file is looked at.
+
+    Raises:
+        DataError: arguments are missing, superfluous, or out of their range.
+    """
+    from gan_dist.data.packing.decode import PIXEL_LIMIT, Decoding
     from gan_dist.data.packing.plan import require_settings
 
     if verify:
         if dest is not None:
             raise DataError("--verify takes one folder", "call gan-dist pack --verify DEST")
-        return
+        return None
     if dest is None or resolution is None:
         missing = "DEST" if dest is None else "--resolution"
         raise DataError(f"{missing} is missing", "call gan-dist pack SOURCE DEST --resolution 64")
-    require_settings(_decoding(resolution, channels, filter, max_megapixels, fit), shard_mb, max_bad)
+    pixels = PIXEL_LIMIT
+    if max_megapixels is not None:
+        pixels = int(max_megapixels * 10**6) if math.isfinite(max_megapixels) else 0  # which is refused
+    decoding = Decoding(_read_size(resolution), channels, filter, pixels, fit)
+    require_settings(decoding, shard_mb, max_bad)
+    return decoding
 
 
 def _read_size(text: str) -> int | str:
@@ -181,17 +191,6 @@ def _read_size(text: str) -> int | str:
         f"--resolution must be the edge of a square in pixels, such as 64, or WIDTHxHEIGHT, such as 512x384, "
         f"not {text!r}"
     )
-
-
-def _decoding(
-    resolution: str, channels: int, filter: str, max_megapixels: float | None, fit: str
-) -> Decoding:
-    from gan_dist.data.packing.decode import PIXEL_LIMIT, Decoding
-
-    pixels = PIXEL_LIMIT
-    if max_megapixels is not None:
-        pixels = int(max_megapixels * 10**6) if math.isfinite(max_megapixels) else 0  # which is refused
-    return Decoding(_read_size(resolution), channels, filter, pixels, fit)
 
 
 def _verify(uri: str, as_json: bool) -> None:
@@ -254,16 +253,7 @@ def trainable(size: ImageSize) -> int | str:
 
 def _print_dry_run(dest: str, plan: Plan, source: Source, as_json: bool) -> None:
     reasons = dict(Counter(rejection.reason for rejection in source.rejected).most_common(10))
-    print_record(record := _summary(dest, plan, len(source.rejected)), as_json=False)
-    for reason, count in reasons.items():
-        typer.echo(f"  {count:,}: {reason}")
-    typer.echo("a dry run decodes no image: which of them are damaged is found by the run")
-    if as_json:
-        typer.echo(json.dumps({**record, "reasons": reasons}))
-
-
-def _summary(dest: str, plan: Plan, quarantined: int) -> dict[str, object]:
-    return {
+    record = {
         "source": plan.source,
         "dest": storage.redact(dest),
         "images": plan.images,
@@ -274,15 +264,18 @@ def _summary(dest: str, plan: Plan, quarantined: int) -> dict[str, object]:
         "filter": plan.filter,
         "shards": math.ceil(plan.images / plan.shard_items),
         "bytes": plan.images * plan.row_bytes,
-        "quarantined": quarantined,
+        "quarantined": len(source.rejected),
     }
+    print_record(record, as_json=False)
+    for reason, count in reasons.items():
+        typer.echo(f"  {count:,}: {reason}")
+    typer.echo("a dry run decodes no image: which of them are damaged is found by the run")
+    if as_json:
+        typer.echo(json.dumps({**record, "reasons": reasons}))
 
 
 def run_packing(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Manifest, float]:
-    """Pack on the cluster; return the set's manifest and the decoded images per second.
-
-    An interrupt ends the command; the same command again continues.
-    """
+    """Pack on the cluster; return the set's manifest and the decoded images per second."""
     from gan_dist.cluster.connect import connect
     from gan_dist.core.console import CountProgress
     from gan_dist.data.packing.plan import PLAN
@@ -290,12 +283,8 @@ def run_packing(source: Source, dest: str, plan: Plan, max_bad: str) -> tuple[Ma
     from gan_dist.data.packing.sources.items import counted
 
     storage.require_writable(storage.join(dest, PLAN))
-    try:
-        with CountProgress(plan.images, "images") as progress:
-            progress.print(f"packing {counted(plan.images, 'image')} of {plan.source}")
-            with connect():
-                manifest = run(source, dest, plan, max_bad, progress.update)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command again continues", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    with CountProgress(plan.images, "images") as progress:
+        progress.print(f"packing {counted(plan.images, 'image')} of {plan.source}")
+        with connect():
+            manifest = run(source, dest, plan, max_bad, progress.update)
     return manifest, progress.rate

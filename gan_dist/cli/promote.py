@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gan_dist.cli.options import AsJson, Backend, Trust, complete_key
+from gan_dist.cli.options import AsJson, Backend, Trust, complete_key, print_warning
 from gan_dist.cli.paths import absolute, command, shorten
 from gan_dist.cli.promotion import Plan, check, make_plan
 from gan_dist.cli.train import train_run
@@ -17,8 +17,6 @@ from gan_dist.core.errors import BusyError, CheckpointError, GanDistError, exten
 from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gan_dist.training.promotion import Origin, Promotion
 
 TOP = 3
@@ -128,35 +126,24 @@ def _begin(plan: Plan) -> list[tuple[Promotion, Origin]]:
     """Begin the folders of the runs that have none yet, while no other process works on the search."""
     from gan_dist.core.storage.lock import folder_lock
 
-    def warn(text: str) -> None:
-        typer.echo(f"warning: {text}", err=True)
-
     begun = [(one, one.origin()) for one in plan.runs]
     if all(origin is not None for _, origin in begun):
         return [(one, origin) for one, origin in begun if origin is not None]
     found = []
-    with _locked_search(plan.uri):
-        for one in plan.runs:
-            try:
-                with folder_lock(one.config.run_uri, warn):
-                    found.append((one, one.begin(warn)))
-            except CheckpointError as error:
-                plan.refused[one.trial] = error
-                warn(str(error))
-    return found
-
-
-@contextmanager
-def _locked_search(uri: str) -> Iterator[None]:
-    from gan_dist.core.storage.lock import folder_lock
-
-    with ExitStack() as stack:
+    with ExitStack() as search:
         try:
-            stack.enter_context(folder_lock(uri, lambda text: typer.echo(text, err=True)))
+            search.enter_context(folder_lock(plan.uri, lambda text: typer.echo(text, err=True)))
         except BusyError as error:
             remedy = "let the search end, or stop it: its trials go on from their checkpoints later"
             raise BusyError(error.problems[0].what, remedy) from None
-        yield
+        for one in plan.runs:
+            try:
+                with folder_lock(one.config.run_uri, print_warning):
+                    found.append((one, one.begin(print_warning)))
+            except CheckpointError as error:
+                plan.refused[one.trial] = error
+                print_warning(str(error))
+    return found
 
 
 def _record(one: Promotion, origin: Origin | None) -> dict[str, object]:

@@ -35,13 +35,13 @@ def _read_overrides(overrides: Sequence[str]) -> ConfigBuilder:
     from gan_dist.config.load import ConfigBuilder
 
     builder = ConfigBuilder("promote", "promote")
-    for index, text in enumerate(_full_keys(overrides)):
+    for index, text in enumerate(full_keys(overrides)):
         builder.read_override(index, text)
     return builder
 
 
-def _full_keys(overrides: Sequence[str]) -> list[str]:
-    """Return overrides in which `kimg=N` is `train.kimg=N`, as with `best --retrain`."""
+def full_keys(overrides: Sequence[str]) -> list[str]:
+    """Return overrides in which `kimg=N` is `train.kimg=N`."""
     return [f"train.{one}" if one.startswith("kimg=") else one for one in overrides]
 
 
@@ -101,12 +101,13 @@ def make_plan(
         prepare(config)
         plan.runs.append(one)
     if problems:
-        raise ConfigError([_of_trial(trial, problem) for problem, trial in problems.items()])
+        raise ConfigError(
+            [
+                replace(problem, where=": ".join(filter(None, (f"trial {trial}", problem.where))))
+                for problem, trial in problems.items()
+            ]
+        )
     return plan
-
-
-def _of_trial(trial: int, problem: Problem) -> Problem:
-    return replace(problem, where=f"trial {trial}: {problem.where}" if problem.where else f"trial {trial}")
 
 
 def _config_of(best: BestMeasurement) -> str:
@@ -123,7 +124,7 @@ def _settings(uri: str, best: BestMeasurement, overrides: Sequence[str]) -> list
 
     parent, search = split_uri(uri)
     name = _read_overrides(overrides).values.get("name") or valid_name(search)
-    settings = [override("storage", parent), *_full_keys(overrides)]
+    settings = [override("storage", parent), *full_keys(overrides)]
     return [*settings, override("name", f"{name}-{best.trial:05d}")]
 
 

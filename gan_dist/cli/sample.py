@@ -11,7 +11,7 @@ import typer
 
 from gan_dist.cli import styles
 from gan_dist.cli.exploration import Exploration
-from gan_dist.cli.options import AsJson, Backend, Trust
+from gan_dist.cli.options import AsJson, Backend, ReleaseSource, Trust
 from gan_dist.cli.paths import absolute, require_png, shorten
 from gan_dist.core.errors import GanDistError
 from gan_dist.core.interrupts import INTERRUPTED
@@ -25,9 +25,7 @@ MOST_SEEDS = 100_000
 
 
 def sample(
-    source: Annotated[
-        str, typer.Argument(metavar="RELEASE", help="A release, a checkpoint, or a run's folder.")
-    ],
+    source: ReleaseSource,
     out: Annotated[
         str | None,
         typer.Option(
@@ -142,8 +140,6 @@ def sample(
     explored.check(others, n)
     single = single or outdir is not None
     target = _target(outdir or out or explored.name, interpolate, single=single)
-    import torch
-
     from gan_dist.artifacts import points, sampling
     from gan_dist.core import storage
     from gan_dist.core.images import image_grid, write_png
@@ -159,31 +155,25 @@ def sample(
         found = explored.invert(generator, target, seed, number)
         _print_found(found, like, shorten(target), as_json=as_json)
         return
-    elif latents:
-        around = points.of_files(generator, [absolute(file) for file in latents])
-        if explored.name is None:
-            write_png(target, image_grid(around.images))
-        else:
-            told = f"{explored.write(generator, around, target)} "
-    elif explored.name is not None:
-        if chosen is None:
-            around = points.of_numbers(generator, n, seed, number)
-        else:
-            around = points.of_seeds(generator, chosen, number)
-        told = f"{explored.write(generator, around, target)} "
     elif rows_of_seeds and chosen:
         write_png(target, styles.mixed(generator, chosen, rows_of_seeds, mix_from, number))
         n *= len(rows_of_seeds)
     elif interpolate:
         rows = n // interpolate
-        images = sampling.interpolate(generator, rows, interpolate, seed, _labels(number, rows))
+        labels = None if number is None else [number] * rows
+        images = sampling.interpolate(generator, rows, interpolate, seed, labels)
         write_png(target, image_grid(images.flatten(0, 1), columns=interpolate))
     else:
-        if chosen is None:
-            images = generator.sample(n, seed, _labels(number, n))
+        if latents:
+            shown = points.of_files(generator, [absolute(file) for file in latents])
+        elif chosen is None:
+            shown = points.of_numbers(generator, n, seed, number)
         else:
-            images = torch.stack(list(sampling.images_of_seeds(generator, chosen, number)))
-        write_png(target, image_grid(images))
+            shown = points.of_seeds(generator, chosen, number)
+        if explored.name is None:
+            write_png(target, image_grid(shown.images))
+        else:
+            told = f"{explored.write(generator, shown, target)} "
     written = shorten(target)
     told += f"{n} images of {source} are in {written}"
     typer.echo(json.dumps({"out": written}) if as_json else told)
@@ -272,10 +262,6 @@ def _target(out: str | None, interpolate: int | None, *, single: bool) -> str:
 def _folder_error(out: str) -> GanDistError:
     remedy = f"add --single for a file an image, or name a picture, as in {out.rstrip('/')}.png"
     return GanDistError(f"--out {out} is a folder", remedy)
-
-
-def _labels(label: int | None, count: int) -> list[int] | None:
-    return None if label is None else [label] * count
 
 
 def _write_single(

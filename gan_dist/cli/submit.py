@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gan_dist.cluster.jobs.archive import Upload
     from gan_dist.cluster.jobs.client import JobClient, JobDetails
 
-CHECKS: dict[str, Callable[..., None]] = {
+CHECKS: dict[str, Callable[..., object]] = {
     "best": best.check,
     "evaluate": evaluate.check,
     "export": export.check,

@@ -273,9 +273,7 @@ def _record(run_uri: str, result: RunResult) -> dict[str, object]:
     }
 
 
-def _print_result(
-    name: str, result: RunResult, record: dict[str, object], trackers: Sequence[str] = ("tensorboard",)
-) -> None:
+def _print_result(name: str, result: RunResult, record: dict[str, object], trackers: Sequence[str]) -> None:
     from gan_dist.core import storage
 
     run_uri = str(record["run"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import platform
-import re
 import socket
 import time
 import urllib.error
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from packaging.requirements import Requirement
@@ -234,15 +234,15 @@ def clock(storage_path: str, data_path: str, wait_s: float) -> Iterator[Finding]
         remedy = "check the endpoint: AWS_ENDPOINT_URL, AWS_PROFILE, or endpoint_override in the URI"
         yield Finding("clock", "warning", what, "S3 refuses requests that are 15 minutes off", remedy)
         return
-    skew = (before + time.time()) / 2 - date
-    off = f"this machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {_host(url)}"
+    skew, store = (before + time.time()) / 2 - date, urlsplit(url).netloc.rpartition("@")[2]
+    off = f"this machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} {store}"
     if abs(skew) >= SKEW_REFUSED_S:
         why = "the store refuses every request that is 900 s off (RequestTimeTooSkewed)"
         yield Finding("clock", "error", off, why, CLOCK)
     elif abs(skew) >= SKEW_WARNED_S:
         yield Finding("clock", "warning", off, "at 900 s the store refuses every request", CLOCK)
     else:
-        yield Finding("clock", "ok", f"within {max(1, round(abs(skew)))} s of {_host(url)}")
+        yield Finding("clock", "ok", f"within {max(1, round(abs(skew)))} s of {store}")
 
 
 def _date(url: str, wait_s: float) -> float:
@@ -255,10 +255,6 @@ def _date(url: str, wait_s: float) -> float:
     if date is None:
         raise OSError("its answer has no date")
     return parsedate_to_datetime(date).timestamp()
-
-
-def _host(url: str) -> str:
-    return re.sub(r"^\w+://(?:[^/@]*@)?([^/]*).*", r"\1", url)
 
 
 def preflight(config: RunConfig, manifest: Manifest | None = None) -> Iterator[Finding]:

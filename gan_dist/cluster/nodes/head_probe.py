@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -115,20 +115,21 @@ def require_reachable(address: str) -> bytes:
 
 def node_resources(reply: bytes) -> list[tuple[float, float]]:
     """Return the CPUs and GPUs of the nodes that are alive in a serialised GetAllNodeInfoReply."""
+    totals = [node.resources_total for node in _alive_nodes(reply)]
+    return [(total.get("CPU", 0.0), total.get("GPU", 0.0)) for total in totals]
+
+
+def _alive_nodes(reply: bytes) -> list[Any]:
     from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply  # type: ignore[attr-defined]
 
-    nodes = GetAllNodeInfoReply.FromString(reply).node_info_list
-    totals = [node.resources_total for node in nodes if node.state == ALIVE]
-    return [(total.get("CPU", 0.0), total.get("GPU", 0.0)) for total in totals]
+    return [node for node in GetAllNodeInfoReply.FromString(reply).node_info_list if node.state == ALIVE]
 
 
 def _require_own_node(address: str, reply: bytes) -> None:
     """Refuse a machine that is no node; Ray would look for a node here for a minute."""
     from ray._private.services import find_node_ids
-    from ray.core.generated.gcs_service_pb2 import GetAllNodeInfoReply  # type: ignore[attr-defined]
 
-    nodes = GetAllNodeInfoReply.FromString(reply).node_info_list
-    alive = {node.node_id.hex(): node.node_manager_address for node in nodes if node.state == ALIVE}
+    alive = {node.node_id.hex(): node.node_manager_address for node in _alive_nodes(reply)}
     here = any(map(is_local, alive.values())) or alive.keys() & find_node_ids()
     if alive and not here:
         raise ClusterError(

@@ -95,7 +95,7 @@ def test_those_of_train(
     run = shutil.copytree(run_uri, str(tmp_path / name / "run"))
     monkeypatch.chdir(tmp_path)
     result = RunResult(100, finished=True, images_per_second=1.0, value=1.0)
-    train_verb._print_result("run", result, train_verb._record(run, result))
+    train_verb._print_result("run", result, train_verb._record(run, result), ["tensorboard"])
     shown = capsys.readouterr().out
     ((verb, parsed),) = printed(shown)
     assert (verb, absolute(str(parsed["source"]))) == ("report", run)
