@@ -25,6 +25,8 @@ _SUFFIXES = (SUFFIX, ".partial", ".arrow")  # the last is of earlier versions
 _MAGIC = b"gan-dist row group of "
 """Begins a cached file's first line, which ends with the URI of the shard; pixels and labels follow."""
 _LONGEST_LINE = 2**14
+LOCK_S = 10.0
+"""Seconds to wait while another process writes; after that the row group is not cached."""
 ASK_AGAIN_S = 600.0
 """Seconds for which a store that could not say whether it has a shard is not asked again."""
 
@@ -78,10 +80,10 @@ class DiskCached:
     def _save(self, path: Path, rows: Rows, origin: str) -> None:
         line = _MAGIC + origin.encode() + b"\n"
         arrays = _arrays(rows)
-        # A disk that is full, read-only or without locks makes training slower, not impossible.
+        # A disk that is full, read-only, locked or without locks makes training slower, not impossible.
         with suppress(OSError, NotImplementedError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._folder / "lock"):
+            with FileLock(self._folder / "lock", timeout=LOCK_S):
                 if path.exists() or not self._make_room(len(line) + sum(array.nbytes for array in arrays)):
                     return
                 partial = path.with_suffix(".partial")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from gan_dist.core import storage
 from gan_dist.core.errors import StorageError
@@ -101,6 +102,18 @@ def test_a_limit_that_holds_nothing_only_costs_speed(images: ShardSet, tmp_path:
     cached = DiskCached(images, str(tmp_path / "cache"), 100)
     assert_same(cached.read_group(0), images.read_group(0))
     assert held(tmp_path / "cache") == 0
+
+
+def test_a_process_that_is_suspended_while_it_writes_stops_no_other(
+    images: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_cache, "LOCK_S", 0.1)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    with FileLock(folder / "lock"):
+        cached = DiskCached(images, str(folder), 10**9)
+        assert_same(cached.read_group(0), images.read_group(0))
+    assert not any(folder.glob("*.rows"))
 
 
 def test_a_damaged_copy_is_fetched_again(images: ShardSet, tmp_path: Path) -> None:
@@ -240,7 +253,7 @@ def test_a_folder_that_others_own_only_costs_speed(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    def cannot_lock(*_: object) -> None:
+    def cannot_lock(*_: object, **__: object) -> None:
         raise NotImplementedError("FileSystem does not appear to support flock")
 
     monkeypatch.setattr(os, "utime", refuse)
