@@ -57,8 +57,8 @@ def mix(
     for verb in ("sample", "evaluate"):
         typer.echo(f"  {command(verb, shorten(folder))}")
     if as_json:
-        told = [{"trial": one.trial, "weight": weight, "release": one.release} for one, weight in members]
-        typer.echo(json.dumps({"dir": folder, "members": told, **judged, **found.figures}))
+        listed = [{"trial": one.trial, "weight": weight, "release": one.release} for one, weight in members]
+        typer.echo(json.dumps({"dir": folder, "members": listed, **judged, **found.figures}))
 
 
 def _request(best: BestRelease, seed: int, trust: list[str]) -> Request:

@@ -148,7 +148,7 @@ def sample(
     if not single:
         storage.require_writable(target)
     generator = release.load(absolute(source), trust=trust or ()).truncated(truncation)
-    number, told = None if label is None else generator.shape.class_number(label), ""
+    number, sentence = None if label is None else generator.shape.class_number(label), ""
     if single:
         _write_single(generator, target, n, seed, number, chosen)
     elif like is not None:
@@ -173,10 +173,10 @@ def sample(
         if explored.name is None:
             write_png(target, image_grid(shown.images))
         else:
-            told = f"{explored.write(generator, shown, target)} "
+            sentence = f"{explored.write(generator, shown, target)} "
     written = shorten(target)
-    told += f"{n} images of {source} are in {written}"
-    typer.echo(json.dumps({"out": written}) if as_json else told)
+    sentence += f"{n} images of {source} are in {written}"
+    typer.echo(json.dumps({"out": written}) if as_json else sentence)
 
 
 def _print_found(found: dict[str, object], like: str, written: str, *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
-"""What configurations that earlier versions of gan-dist wrote mean, where these lack keys of today.
+"""Values of keys that did not exist when an earlier version of gan-dist wrote a configuration.
 
-A key whose default gives other results than the version before it had stands in EARLIER, so that runs go on,
-and releases load, with what they were begun with.
+A new key whose default changes results stands in EARLIER with the value that keeps them: runs go on, and
+releases load, with what they were begun with.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 EARLIER: Mapping[str, object] = {"model.variant": "tanh"}
-"""Values of keys that did not exist. `model.variant` matters to `model.name=r3gan` alone."""
+"""Values by dotted key. `model.variant` matters to `model.name=r3gan` alone."""
 _ALWAYS_WRITTEN = {
     *("model.name", "model.latent_dim", "model.width", "model.max_width", "model.blocks", "model.attention"),
     *("model.spectral_norm", "model.conditional", "model.pack"),

@@ -26,8 +26,6 @@ BOUNDS = {
     "exclusiveMaximum": "less than",
     "maximum": "of at most",
 }
-
-
 CLASS_KEYS = ("data.augment", "model.name", "loss.name", "eval.extractor")
 """Keys that name a class: one of the package, or of a user as `package.module:Class`."""
 

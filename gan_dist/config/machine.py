@@ -26,7 +26,6 @@ INCEPTION_VARIABLE = "GAN_DIST_INCEPTION_WEIGHTS"
 """Environment variable with the path or URI of that file."""
 DIGITS = ("builtin://digits", "builtin://stacked-digits")
 
-
 Nodes: TypeAlias = tuple[tuple[float, float], ...]
 """CPUs and GPUs of each node."""
 

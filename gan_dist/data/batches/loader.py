@@ -169,8 +169,8 @@ def _scaled(images: torch.Tensor, size: ImageSize) -> torch.Tensor:
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield batches on `device`.
 
-    To a GPU they go as bytes, from pinned memory, on their own stream; a thread puts the next one together
-    while the GPU computes, whose results the caller waits for.
+    Batches for a GPU are copied as bytes, from pinned memory, on a stream of their own. A thread prepares the
+    next one while the GPU computes.
     """
     if device.type != "cuda":
         yield from batches

@@ -155,9 +155,9 @@ def _split_windows(windows: Iterable[Window], tables: Iterator[pa.Table]) -> Ite
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Raise the user's error that made a task fail instead of Ray's, which is of both kinds.
+    """Raise the GanDistError that made a task fail, in place of Ray's error around it.
 
-    Ray takes one of its own that is handed to an actor for a failure of that call.
+    Ray's error is of both classes: handed to an actor, it would count as a failure of that call.
 
     Raises:
         GanDistError: what a task raised.
