@@ -54,12 +54,12 @@ class DataConfig(Section):
     verify: Literal["raise", "quarantine"] = "raise"
     """Reaction to a damaged row group: `raise` names it and stops the run; `quarantine` reads the whole set
     once before training, names what is damaged, and trains on the rest."""
-    disk_cache_gb: Annotated[float, Field(ge=0)] = 0.0
+    disk_cache_gb: Annotated[float, Field(ge=0, le=1e9)] = 0.0
     """Gigabytes (10^9 bytes) of each node's disk that may hold row groups fetched from object storage;
     0 fetches them anew in every epoch."""
     disk_cache_dir: str = "~/.cache/gan-dist"
     """Where a node keeps them."""
-    streams: Positive | None = None
+    streams: Annotated[int, Field(gt=0, le=2**16)] | None = None
     """Number of canonical streams that the global order is woven from; chosen from the set when absent.
     Up to this many workers read disjoint rows."""
     window: Positive = 16384

@@ -26,6 +26,7 @@ slot.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -110,12 +111,12 @@ class Order:
 
     def rank_streams(self, rank: int, world_size: int) -> list[int]:
         """Return the streams that have rows for a rank."""
+        size, own = self.batch_size // world_size, set[int]()
         # Batches are sorted by stream, and divide among the streams alike after at most S of them.
-        slots = np.arange(self.streams * self.batch_size).reshape(self.streams, self.batch_size)
-        streams = np.sort(slots % self.streams, axis=1)
-        size = self.batch_size // world_size
-        own: list[int] = np.unique(streams[:, rank * size : (rank + 1) * size]).tolist()
-        return own
+        for start in range(0, math.lcm(self.streams, self.batch_size), self.batch_size):
+            streams = np.sort(np.arange(start, start + self.batch_size) % self.streams)
+            own.update(streams[rank * size : (rank + 1) * size].tolist())
+        return sorted(own)
 
     def rank_rows(self, window: Window, rank: int, world_size: int) -> npt.NDArray[np.int64]:
         """Return the rank's row at each position of a window; -1 where the position is another rank's.

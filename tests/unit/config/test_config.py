@@ -79,6 +79,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         GOOD + "eval: {target: 0}\ntrain: {keep: 0, checkpoint_every_s: 0}\n",
         ["search.target=-1", "search.space={optim.g.lr: [1e-4, 1e-3]}"],
     ),
+    "sizes out of range": (GOOD + "  streams: 100000\n  disk_cache_gb: 1e300\n", []),
     "choices": (GOOD + "  cache: memry\nmodel: {name: dcgn}\nloss: {name: wasserstein}\n", []),
     "missing": ("train:\n  kimg: 5\n", []),
     "empty file": ("", []),
