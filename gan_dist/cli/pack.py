@@ -170,8 +170,8 @@ def check(
         if dest is not None:
             raise DataError("--verify takes one folder", "call gan-dist pack --verify DEST")
         return None
-    if dest is None or resolution is None:
-        missing = "DEST" if dest is None else "--resolution"
+    if not dest or resolution is None:
+        missing = "--resolution" if dest else "DEST"
         raise DataError(f"{missing} is missing", "call gan-dist pack SOURCE DEST --resolution 64")
     pixels = PIXEL_LIMIT
     if max_megapixels is not None:

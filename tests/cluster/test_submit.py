@@ -217,5 +217,5 @@ def test_a_cluster_of_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resources_are_json() -> None:
-    for wrong in ("driver", "[1]", '{"driver": "one"}'):
+    for wrong in ("driver", "[1]", '{"driver": "one"}', '{"driver": NaN}'):
         assert "is no JSON like" in refusal("--entrypoint-resources", wrong, "train", "digits")

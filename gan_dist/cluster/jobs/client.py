@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import socket
@@ -143,7 +144,9 @@ def parse_resources(text: str) -> dict[str, float]:
     """Return resources to reserve, from JSON as `ray job submit` takes them, or raise a ClusterError."""
     with suppress(ValueError):
         parsed: Any = json.loads(text)
-        if isinstance(parsed, dict) and all(isinstance(value, int | float) for value in parsed.values()):
+        if isinstance(parsed, dict) and all(
+            isinstance(value, int | float) and 0 <= value < math.inf for value in parsed.values()
+        ):
             return {str(name): float(value) for name, value in parsed.items()}
     raise ClusterError(f"--entrypoint-resources {text} is no JSON like '{{\"driver\": 1}}'")
 

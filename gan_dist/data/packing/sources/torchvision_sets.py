@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from gan_dist.core.errors import DataError
 from gan_dist.core.storage.filesystems import expand_home
@@ -48,8 +48,8 @@ def open_torchvision(uri: str, options: SourceOptions) -> Source:
     Raises:
         DataError: torchvision has no such set or part, or its files are not there.
     """
-    parts = urlsplit(uri)
-    name, query = parts.netloc, dict(parse_qsl(parts.query, keep_blank_values=True))
+    name, _, text = uri.removeprefix(TORCHVISION).partition("?")
+    name, query = name.rstrip("/"), dict(parse_qsl(text, keep_blank_values=True))
     if name not in SETS:
         lower = {known.lower(): known for known in SETS}
         near = difflib.get_close_matches(name.lower(), lower, n=1)

@@ -142,6 +142,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     [
         (["{folder}", "{dest}"], "--resolution is missing; call gan-dist pack SOURCE DEST --resolution 64"),
         (["{folder}", "--resolution", "64"], "DEST is missing"),
+        (["{folder}", "", "--resolution", "64"], "DEST is missing"),
         (["{dest}", "{dest}", "--resolution", "0"], "--resolution must be from 1 to 16384, not 0"),
         (["{dest}", "{dest}", "--size", "8x16385"], "--resolution must be from 1 to 16384, not 8x16385"),
         (["{dest}", "{dest}", "--size", "8 x 8"], "or WIDTHxHEIGHT, such as 512x384, not '8 x 8'"),

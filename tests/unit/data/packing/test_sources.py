@@ -701,6 +701,7 @@ def test_parts_of_a_set_that_list_alike_are_different_sources() -> None:
     ("uri", "message"),
     [
         ("torchvision://cifar-10", "did you mean CIFAR10?"),
+        ("torchvision://[", r"there is no set '\[' from torchvision"),
         ("torchvision://os", "it knows CIFAR10, CIFAR100, Caltech101"),
         ("torchvision://CIFAR10?split=val", "the splits of CIFAR10 are train and test, not val"),
         ("torchvision://CIFAR10?root=/etc", "CIFAR10 takes only [?]split="),
