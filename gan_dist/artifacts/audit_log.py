@@ -100,11 +100,10 @@ def read_log(run_uri: str) -> list[Entry]:
     """
     uri = storage.join(run_uri, LOG)
     try:
-        lines = storage.read_bytes(uri).split(b"\n")[
-            :-1
-        ]  # behind the last end of line a kill may leave a part
+        content = storage.read_bytes(uri)
     except AbsentError:
         return []
+    lines = content.split(b"\n")[:-1]  # behind the last end of line a kill may leave a part
     entries = []
     for number, line in enumerate(lines, 1):
         try:
@@ -147,15 +146,16 @@ class AuditLog:
     """
 
     def __init__(self, run_uri: str, loaded: str, *, data: str, machine: str, workers: int) -> None:
-        self._uri, self._run_uri = storage.join(run_uri, LOG), run_uri
+        self._uri = storage.join(run_uri, LOG)
         self._data, self._machine, self._workers, self._code = data, machine, workers, code()
         last = read_entry(loaded) if loaded else None
         self._previous = last.hash if last else ""
+        content = storage.read_bytes(self._uri) if storage.exists(self._uri) else b""
+        self._content = content
         with suppress(CheckpointError):  # a damaged log stays as it is, for an audit to find
-            entries = read_log(run_uri)
-            kept = _until(entries, last)
-            if kept != entries:
-                storage.write_bytes(self._uri, "".join(map(_line, kept)).encode())
+            self._content = b"".join(map(_line, _until(read_log(run_uri), last)))
+        if self._content != content:
+            storage.write_bytes(self._uri, self._content)
 
     def entry(
         self, checkpoint: str, images: int, files: Mapping[str, str], figures: Mapping[str, object]
@@ -176,9 +176,10 @@ class AuditLog:
         ).sealed()
 
     def add(self, entry: Entry) -> None:
-        """Write an entry, whose checkpoint is whole."""
-        storage.append_text(self._uri, _line(entry))
-        self._previous = entry.hash
+        """Write an entry, whose checkpoint is whole; a call that has failed may be repeated."""
+        content = self._content + _line(entry)
+        storage.write_bytes(self._uri, content)
+        self._content, self._previous = content, entry.hash
 
 
 def _until(entries: list[Entry], last: Entry | None) -> list[Entry]:
@@ -192,5 +193,5 @@ def _until(entries: list[Entry], last: Entry | None) -> list[Entry]:
     return [*entries[:before], last]
 
 
-def _line(entry: Entry) -> str:
-    return entry.model_dump_json() + "\n"
+def _line(entry: Entry) -> bytes:
+    return entry.model_dump_json().encode() + b"\n"

@@ -101,6 +101,7 @@ def model_card(found: BestRelease, folder: str, license_name: str | None = None)
         *_loss(config.loss),
         *_augmentation(config.data),
         *_optimizer(config.optim, config.loss, config.data.augment_p),
+        *_changes(config.schedules),
         *_init(config.init),
         ("training", f"{kimg} in batches of {config.train.batch_size}, seed {config.seed}"),
         *_measured(found),

@@ -241,6 +241,10 @@ R3GAN = [
             ],
         ),
         (
+            ["data.augment=ada", "loss.r1={0: 1, 40: 0.1}"],
+            ["constant |", "| `loss.r1` | 1 from 0 kimg on, 0.1 from 40 kimg on |"],
+        ),
+        (
             [
                 "data.augment={ada: {color: 0.5, blit: 1}}",
                 "loss.name=hinge",

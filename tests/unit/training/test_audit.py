@@ -14,13 +14,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gan_dist.artifacts.audit_log import LOG, Entry, first_break, read_log
+from gan_dist.artifacts.audit_log import ENTRY, LOG, TENSORS, AuditLog, Entry, first_break, read_log
 from gan_dist.artifacts.best import find_best
 from gan_dist.artifacts.publish import copy_release
 from gan_dist.cli import app
 from gan_dist.config import RunConfig, load_config
-from gan_dist.core import host
-from gan_dist.core.errors import CheckpointError
+from gan_dist.core import host, storage
+from gan_dist.core.errors import CheckpointError, OutageError
 from gan_dist.data.batches.loader import open_images
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import write_set
@@ -292,6 +292,31 @@ def test_a_run_without_a_log_cannot_be_audited() -> None:
     earlier = Path(__file__).parents[2] / "data" / "version_0_1" / "run"
     with pytest.raises(CheckpointError, match=r"has no audit\.jsonl"):
         Audit(str(earlier))
+
+
+@pytest.mark.parametrize("place", ["local", "bucket"])
+def test_what_a_failure_left_of_a_line_and_a_line_written_twice_break_no_chain(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{request.getfixturevalue('bucket')}/run" if place == "bucket" else str(tmp_path / "run")
+    files = dict.fromkeys([*(f"{name}.safetensors" for name in TENSORS), "state.json", "config.yaml"], "0")
+    loaded, write = "", storage.write_bytes
+
+    def unanswered(uri: str, content: bytes) -> None:
+        write(uri, content)
+        raise OutageError("it has not answered")
+
+    for images in (64, 128):
+        log = AuditLog(uri, loaded, data="", machine="", workers=1)
+        entry, loaded = log.entry(f"checkpoint_{images}", images, files, {}), storage.join(uri, str(images))
+        with monkeypatch.context() as patch, pytest.raises(OutageError):
+            patch.setattr(storage, "write_bytes", unanswered)
+            log.add(entry)
+        log.add(entry)
+        storage.write_bytes(storage.join(loaded, ENTRY), entry.model_dump_json().encode())
+        storage.append_text(storage.join(uri, LOG), '{"checkpoint": "cut')
+    assert [one.images for one in read_log(uri)] == [64, 128]
+    assert first_break(read_log(uri)) == ""
 
 
 def test_a_kill_between_a_checkpoint_and_its_line_leaves_the_chain_whole(
