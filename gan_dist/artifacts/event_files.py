@@ -7,8 +7,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from gan_dist.artifacts.trackers import numbers
 from gan_dist.core import storage
 from gan_dist.core.errors import StorageError
+from gan_dist.core.threads import map_ahead
 
 LOG = logging.getLogger("gan_dist")
 FOLDER, SAMPLES = "tensorboard", "samples"
@@ -138,10 +138,14 @@ class EventFiles:
         folder = storage.join(self._run_uri, SAMPLES)
         found = [match for name in storage.list_names(folder) if (match := _FAKES.fullmatch(name))]
         kept = [match for match in found if round(float(match[1]) * 1000) <= images]
-        with ThreadPoolExecutor(READERS) as pool:
-            contents = pool.map(lambda match: storage.read_bytes(storage.join(folder, match[0])), kept)
+        with ExitStack() as stack:
+            files = (storage.join(folder, match[0]) for match in kept)
+            contents = map_ahead(stack, storage.read_bytes, files, READERS)
             for match, content in zip(kept, contents, strict=True):
-                with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+                with (
+                    suppress(OSError, SyntaxError, ValueError),  # a damaged picture
+                    Image.open(io.BytesIO(content), formats=["PNG"]) as picture,
+                ):
                     self.add_picture("fakes", picture, round(float(match[1]) * 1000))
 
 

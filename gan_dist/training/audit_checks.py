@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,7 +18,7 @@ from gan_dist.artifacts.audit_log import TENSORS, Entry, first_break, read_log, 
 from gan_dist.artifacts.records import read_records
 from gan_dist.config import FREE_ON_RESUME, RunConfig, differing_keys, load_config, named_classes
 from gan_dist.core import storage
-from gan_dist.core.errors import CheckpointError, DataError, GanDistError
+from gan_dist.core.errors import AbsentError, CheckpointError, DataError, GanDistError
 from gan_dist.core.import_path import require_trust
 from gan_dist.core.storage.hashed_folder import checkpoint_names, read_folder, read_manifest
 from gan_dist.data.batches.loader import open_images
@@ -134,7 +135,7 @@ class Audit:
             damage = find_damage(images, range(len(images.group_rows)))
             detail = next(iter(damage.values()), f"{images.manifest.count:,} of {self._config.data.path}")
             yield Check("images", not damage, detail)
-        except (DataError, GanDistError) as error:
+        except GanDistError as error:
             yield Check("images", None, str(error))
 
     def stretches(self) -> list[Stretch]:
@@ -225,21 +226,27 @@ class Audit:
         names = [one.checkpoint for one in (end, start) if one is not None and one.checkpoint in self._kept]
         for place in [*(storage.join(self._uri, name) for name in names), self._uri, *others]:
             file = storage.join(place, CONFIG)
-            if hashlib.sha256(storage.read_bytes(file)).hexdigest() == end.config:
-                return load_config(file)
+            with suppress(AbsentError):
+                if hashlib.sha256(storage.read_bytes(file)).hexdigest() == end.config:
+                    return load_config(file)
         return None
 
     def _difference(self, end: Entry, again: str) -> str:
-        """Return which tensor differs first and by how much, if the checkpoint is kept."""
-        if end.checkpoint not in self._kept:
+        """Return which tensor differs first and by how much, if the checkpoint is as it was logged."""
+        logged = storage.join(self._uri, end.checkpoint)
+        try:
+            contents = [read_folder(uri, ["checkpoint"])[1] for uri in (again, logged)]
+            files = read_manifest(logged, ["checkpoint"]).files
+        except CheckpointError:
+            return ""
+        if state_hash(files) != end.state:
             return ""
         for file in TENSORS:
-            ours, theirs = (
-                load_tensors(storage.read_bytes(storage.join(uri, f"{file}.safetensors")))
-                for uri in (again, storage.join(self._uri, end.checkpoint))
-            )
+            ours, theirs = (load_tensors(content[f"{file}.safetensors"]) for content in contents)
             for name, tensor in theirs.items():
-                if name not in ours or not torch.equal(tensor, ours[name]):
+                if name not in ours or ours[name].shape != tensor.shape:
+                    return f" from {name} of {file} on, which has another shape"
+                if not torch.equal(tensor, ours[name]):
                     error = (tensor.double() - ours[name].double()).norm() / tensor.double().norm()
                     return f" from {name} of {file} on, which differs by {float(error):.2g} of its norm"
         return " of the run's state, not of its tensors"

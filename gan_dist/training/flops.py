@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -55,12 +56,11 @@ def peak_flops(device: torch.device, *, bf16: bool) -> tuple[float | None, str]:
     """Return the most operations a second that a device can do, and what says so; None for an unknown GPU."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        known = next((row for row in PEAKS if row[0] in name), None)
+        known = next((row for row in PEAKS if re.search(rf"\b{row[0]}\b", name)), None)
         if known is None:
             return None, f"{name} is not in the table"
-        return 1e12 * (
-            known[1] if bf16 else known[2]
-        ), f"data sheet of {known[0]}, {'bfloat16' if bf16 else 'TF32'}"
+        kind, flops = ("bfloat16", known[1]) if bf16 else ("TF32", known[2])
+        return 1e12 * flops, f"data sheet of {known[0]}, {kind}"
     matrix = torch.ones(EDGE, EDGE, dtype=torch.bfloat16 if bf16 else torch.float32)
     times = []
     for _ in range(PRODUCTS):

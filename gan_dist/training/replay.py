@@ -80,12 +80,13 @@ def _train_on_ranks(settings: dict[str, Any], workers: int, stop_at: int, folder
     try:
         for rank in ranks:
             rank.start()
-        while any(rank.is_alive() for rank in ranks):
+        running = True
+        while running:
+            running = any(rank.is_alive() for rank in ranks)
+            failed = [rank.exitcode for rank in ranks if rank.exitcode not in (None, 0)]
             _read(messages, show)
-            if failed := [rank.exitcode for rank in ranks if rank.exitcode not in (None, 0)]:
-                _read(messages, show)
+            if failed:
                 raise WorkerError(f"a process of the audit ended with code {failed[0]}")
-        _read(messages, show)
     finally:
         for rank in ranks:
             rank.kill()

@@ -49,6 +49,7 @@ def test_a_resumed_run_has_every_point_once_over_kimg(
     train(uri, 0, 6400, 1000)
     # It is killed, and goes on from the checkpoint at 3.2 kimg; then once more from one at 6.4.
     train(uri, 3200, 6400, 1000)
+    storage.write_bytes(storage.join(uri, "samples", "fakes_000003.000.png"), b"damaged")
     train(uri, 6400, 8192, 1000)
     assert [one["images"] for one in read_records(uri)] == [
         *(1024, 2048, 2560, 3008, 4032, 5056, 6016, 7040, 7552, 8000)

@@ -81,6 +81,27 @@ def test_operations_are_counted_forward_and_backward() -> None:
     assert "products of 1024x1024" in source
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "data sheet of A100"),
+        ("NVIDIA H100 PCIe", "data sheet of H100 PCIe"),
+        ("NVIDIA A10G", "data sheet of A10G"),
+        ("Tesla T4", "data sheet of T4"),
+        ("NVIDIA RTX A1000", "is not in the table"),
+        ("NVIDIA L40", "is not in the table"),
+        ("NVIDIA T400 4GB", "is not in the table"),
+    ],
+)
+def test_a_gpu_has_the_peak_of_its_own_data_sheet(
+    name: str, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    peak, source = peak_flops(torch.device("cuda"), bf16=True)
+    assert source.removesuffix(", bfloat16").endswith(known)
+    assert (peak is None) == (known == "is not in the table")
+
+
 def test_where_records_go_changes_no_weight(tmp_path: Path) -> None:
     usual, nowhere = config(tmp_path / "usual", *LENGTH), config(tmp_path / "nowhere", *LENGTH, "log.to=[]")
     for one in (usual, nowhere):
