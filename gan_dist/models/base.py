@@ -94,8 +94,10 @@ class Generator(nn.Module, ABC):
     def latent_weight(self) -> Tensor | None:
         """Return the weights A of the first layer, float (outputs, latent_dim), which computes A z + b of z.
 
-        Of several layers that take the latents it is all their weights, below one another. None, of a
-        generator that has no such layer: directions (`gan_dist/artifacts/directions.py`) are not for it.
+        Of several layers that take the latents it is all their weights, below one another; of a
+        `StyledGenerator` those of all layers that take a w, (outputs, w_dim), in proportion as they are
+        applied. None, of a generator that has no such layer: directions (`artifacts/directions.py`) are not
+        for it.
         """
         return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +12,13 @@ from torch import Tensor, nn
 
 from gan_dist import models
 from gan_dist.config import ModelConfig
-from gan_dist.core.errors import ConfigError, Problem
+from gan_dist.core.errors import ConfigError
 from gan_dist.models.generator import ImageShape
 
 UNITS = 2
 """Groups of images that the networks are tried on, whose logits may depend on one another."""
+Wrong = tuple[str, str]
+"""What is wrong with a user's code, and how to mend it."""
 
 
 def check_networks(model: ModelConfig, shape: ImageShape, *, penalised: bool) -> None:
@@ -28,23 +32,33 @@ def check_networks(model: ModelConfig, shape: ImageShape, *, penalised: bool) ->
             batch, but for batch normalisation; a parameter gets no gradient; or the code itself fails.
     """
     named = f"model.name={model.name}"
+    with explained("model.name", named):
+        for what, remedy in filter(None, _problems(model, shape, penalised=penalised)):
+            raise ConfigError(f"{named}: {what}", remedy, keys=("model.name",))
+
+
+def _problems(model: ModelConfig, shape: ImageShape, *, penalised: bool) -> Iterator[Wrong | None]:
+    first, second = (models.build_initial(model, shape, seed=0) for _ in range(2))
+    for kind, a, b in zip(("generator", "discriminator"), first, second, strict=True):
+        yield _build_problem(kind, a, b)
+    latents, images, labels = _inputs(model, shape)
+    trial = _Trial(*first, latents, images, labels, model.pack)
+    yield trial.generator_problem()
+    yield trial.discriminator_problem()
+    yield trial.gradient_problem(penalised=penalised)
+
+
+@contextmanager
+def explained(key: str, named: str) -> Iterator[None]:
+    """Turn what a user's code raises into a ConfigError with its place."""
     try:
-        first, second = (models.build_initial(model, shape, seed=0) for _ in range(2))
-        for kind, a, b in zip(("generator", "discriminator"), first, second, strict=True):
-            _refuse(named, _build_problem(kind, a, b))
-        latents, images, labels = _inputs(model, shape)
-        trial = _Trial(*first, latents, images, labels, model.pack)
-        _refuse(named, trial.generator_problem())
-        _refuse(named, trial.discriminator_problem())
-        _refuse(named, trial.gradient_problem(penalised=penalised))
+        yield
     except ConfigError:
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{named} failed when it was tried: {type(error).__name__}: {error}"
-        raise ConfigError(
-            f"{what} ({frame.filename}:{frame.lineno})", "mend it", keys=("model.name",)
-        ) from error
+        raise ConfigError(f"{what} ({frame.filename}:{frame.lineno})", "mend it", keys=(key,)) from error
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ class _Trial:
     labels: Tensor | None
     pack: int
 
-    def generator_problem(self) -> tuple[str, str] | None:
+    def generator_problem(self) -> Wrong | None:
         """Return what is wrong with the images that the generator makes, and how to mend it."""
         made = self.generator(self.latents, self.labels)
         if problem := _tensor_problem("the generator", made, tuple(self.images.shape)):
@@ -67,7 +81,7 @@ class _Trial:
             return _random("generator")
         return self._coupling("generator", self.generator, self.latents, 1)
 
-    def discriminator_problem(self) -> tuple[str, str] | None:
+    def discriminator_problem(self) -> Wrong | None:
         """Return what is wrong with the discriminator's logits, and how to mend it."""
         logits = self.discriminator(self.images, self.labels)
         if problem := _tensor_problem("the discriminator", logits, (len(self.images) // self.pack,)):
@@ -76,7 +90,7 @@ class _Trial:
             return _random("discriminator")
         return self._coupling("discriminator", self.discriminator, self.images, len(self.images) // UNITS)
 
-    def gradient_problem(self, *, penalised: bool) -> tuple[str, str] | None:
+    def gradient_problem(self, *, penalised: bool) -> Wrong | None:
         """Return which parameters training would not reach, and how to mend it."""
         images = self.images.clone().requires_grad_(penalised)
         loss = self.images.new_zeros(())
@@ -112,9 +126,7 @@ class _Trial:
             outputs: Tensor = network(inputs, self.labels)
         return outputs
 
-    def _coupling(
-        self, kind: str, network: nn.Module, inputs: Tensor, together: int
-    ) -> tuple[str, str] | None:
+    def _coupling(self, kind: str, network: nn.Module, inputs: Tensor, together: int) -> Wrong | None:
         """Return whether the first outputs depend on the last of the inputs, `together` of which are one."""
         if models.uses_batch_statistics(network):
             return None
@@ -136,7 +148,7 @@ def _inputs(model: ModelConfig, shape: ImageShape) -> tuple[Tensor, Tensor, Tens
     return latents, images, torch.arange(count) % shape.classes if model.conditional else None
 
 
-def _build_problem(kind: str, network: nn.Module, again: nn.Module) -> tuple[str, str] | None:
+def _build_problem(kind: str, network: nn.Module, again: nn.Module) -> Wrong | None:
     one, other = network.state_dict(), again.state_dict()
     different = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
     if different or one.keys() != other.keys():
@@ -145,7 +157,7 @@ def _build_problem(kind: str, network: nn.Module, again: nn.Module) -> tuple[str
     return None
 
 
-def _tensor_problem(who: str, returned: object, shape: tuple[int, ...]) -> tuple[str, str] | None:
+def _tensor_problem(who: str, returned: object, shape: tuple[int, ...]) -> Wrong | None:
     if not isinstance(returned, Tensor):
         return f"{who} returned a {type(returned).__name__}", f"return a tensor of shape {shape}"
     if tuple(returned.shape) != shape or not returned.is_floating_point():
@@ -156,14 +168,14 @@ def _tensor_problem(who: str, returned: object, shape: tuple[int, ...]) -> tuple
     return None
 
 
-def _random(kind: str) -> tuple[str, str]:
+def _random(kind: str) -> Wrong:
     return (
         f"the {kind} draws random numbers when it is called: such a run could not be continued exactly",
         "leave out dropout and noise, or make the noise a function of the input",
     )
 
 
-def _unreached(kind: str, network: nn.Module) -> tuple[str, str] | None:
+def _unreached(kind: str, network: nn.Module) -> Wrong | None:
     names = [name for name, one in network.named_parameters() if one.requires_grad and one.grad is None]
     if not names:
         return None
@@ -171,9 +183,3 @@ def _unreached(kind: str, network: nn.Module) -> tuple[str, str] | None:
         f"no gradient reaches {', '.join(names[:3])} of the {kind}",
         "use them in the forward pass, or leave them out",
     )
-
-
-def _refuse(named: str, problem: tuple[str, str] | None) -> None:
-    if problem is not None:
-        what, remedy = problem
-        raise ConfigError([Problem(f"{named}: {what}", remedy, ("model.name",))])

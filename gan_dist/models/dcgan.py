@@ -19,24 +19,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from gan_dist.models import base, init
-from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call, spectral
+from gan_dist.models.layers import batch_norm, call, spectral
 from gan_dist.models.sizes import NetworkSize
 
 KERNEL, STRIDE, PADDING = 4, 2, 1
 PRODUCT_POSITIONS = 16
 """Largest number of positions of the kernel at which matrix products are faster than convolutions."""
 
-
-_layer = partial(init.normal, std=0.02)
-_norm = partial(init.norm, std=0.02)
-RECIPE: init.Recipe = {
-    nn.Conv2d: _layer,
-    nn.ConvTranspose2d: _layer,
-    nn.Embedding: _layer,
-    nn.BatchNorm2d: _norm,
-    nn.SyncBatchNorm: _norm,
-    ConditionalBatchNorm: _norm,
-}
+RECIPE = init.with_batch_norm(partial(init.normal, std=0.02), std=0.02)
 """Convolutions N(0, 0.02); batch norm gamma N(1, 0.02), beta 0, running statistics 0 and 1 (section 4 of the
 article; gamma as in its code). The article has no embeddings; they are drawn as convolutions are."""
 
@@ -189,9 +179,8 @@ class _Down(torch.autograd.Function):
         grad_maps = grad_weight = None
         if ctx.needs_input_grad[0]:
             batch, _, height, width = ctx.shape
-            grad_maps = _unpadded(
-                _overlapped(rows @ _matrix(weight), batch, height // STRIDE, width // STRIDE)
-            )
+            patches_grad = rows @ _matrix(weight)
+            grad_maps = _unpadded(_overlapped(patches_grad, batch, height // STRIDE, width // STRIDE))
         if ctx.needs_input_grad[1]:
             grad_weight = _weights(rows.T @ patches, weight)
         return grad_maps, grad_weight

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from gan_dist.models import base
 from gan_dist.models.fastgan_generator import RECIPE, SLOPE
-from gan_dist.models.layers import spectral
+from gan_dist.models.layers import doubled, spectral
 from gan_dist.models.sizes import BASE, NetworkSize
 
 STEM = 256
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Maps float (B, before, h, w) to images (B, channels, 2^doublings h, 2^doublings w)."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            maps = F.glu(norm(conv(F.interpolate(maps, scale_factor=2.0, mode="nearest"))), 1)
+            maps = F.glu(norm(conv(doubled(maps))), 1)
         images: Tensor = self.out(maps).tanh()
         return images
 

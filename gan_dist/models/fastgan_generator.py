@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gan_dist.models import base, init, noise
-from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call
+from gan_dist.models import base, dcgan, init, noise
+from gan_dist.models.layers import batch_norm, call, doubled
 from gan_dist.models.sizes import BASE, NetworkSize
 
 REACH = 16
@@ -87,7 +85,7 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, maps: Tensor, labels: Tensor | None, seeds: Tensor) -> Tensor:
         """Maps float (B, before, H, W) to (B, after, 2H, 2W)."""
-        maps = F.interpolate(maps, scale_factor=2.0, mode="nearest")
+        maps = doubled(maps)
         for conv in self.convs:
             maps = conv(maps, labels, seeds)
         return maps
@@ -97,17 +95,7 @@ def _noise(layer: Noise, generator: torch.Generator) -> None:  # noqa: ARG001
     nn.init.zeros_(layer.scale)
 
 
-_layer = partial(init.normal, std=0.02)
-_norm = partial(init.norm, std=0.02)
-RECIPE: init.Recipe = {
-    Noise: _noise,
-    nn.Conv2d: _layer,
-    nn.Linear: _layer,
-    nn.Embedding: _layer,
-    nn.BatchNorm2d: _norm,
-    nn.SyncBatchNorm: _norm,
-    ConditionalBatchNorm: _norm,
-}
+RECIPE: init.Recipe = {Noise: _noise, **dcgan.RECIPE}
 """DCGAN's: N(0, 0.02^2), batch norm's gain from N(1, 0.02^2); biases and noise 0 (the authors' code)."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
-from gan_dist.models.layers import ConditionalBatchNorm, Norm, SpectralNorm, standard_normal
+from gan_dist.models.layers import ConditionalBatchNorm, Norm, SpectralNorm
 
 Rule: TypeAlias = Callable[[Any, torch.Generator], None]
 """Sets a module, and all modules inside it, from a generator's numbers."""
@@ -65,11 +66,6 @@ def normal(layer: nn.Module, generator: torch.Generator, *, std: float, mean: fl
     _set(layer, values, generator)
 
 
-def normal_tensor(tensor: Tensor, generator: torch.Generator) -> None:
-    """Draw a tensor that is no layer's `weight` from N(0, 1)."""
-    tensor.copy_(standard_normal(tensor.shape, generator))
-
-
 def msr(layer: nn.Module, generator: torch.Generator, *, gain: float) -> None:
     """Draw `layer.weight` from N(0, gain^2 / fan-in) (He et al. 2015, equation 10); the bias becomes 0."""
     fan_in, _ = _fans(_weight(layer))
@@ -92,6 +88,13 @@ def norm(layer: Norm, generator: torch.Generator, *, std: float) -> None:
     statistics = layer.norm if isinstance(layer, ConditionalBatchNorm) else layer
     statistics.reset_running_stats()
     normal(layer, generator, std=std, mean=1.0)
+
+
+def with_batch_norm(layer: Rule, *, std: float) -> dict[type[nn.Module], Rule]:
+    """Return the recipe of convolutions, linear layers and embeddings by one rule, and of batch norm."""
+    weighted: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.Embedding)
+    norms: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.SyncBatchNorm, ConditionalBatchNorm)
+    return {**dict.fromkeys(weighted, layer), **dict.fromkeys(norms, partial(norm, std=std))}
 
 
 def _weight(layer: nn.Module) -> Tensor:

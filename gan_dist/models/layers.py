@@ -53,6 +53,11 @@ def call(layer: nn.Module, maps: Tensor, labels: Tensor | None) -> Tensor:
     return result
 
 
+def doubled(maps: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) at twice the resolution, (B, C, 2H, 2W), by repeating pixels."""
+    return F.interpolate(maps, scale_factor=2.0, mode="nearest")
+
+
 class SpectralNorm(nn.Module):
     """Parametrisation of a weight (out, ...): weight / sigma, the largest singular value of (out, the rest).
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from gan_dist import models
 from gan_dist.config import ModelConfig, load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import AbsentError, CheckpointError, StorageError
+from gan_dist.core.images import to_png
 from gan_dist.core.import_path import require_trust
 from gan_dist.core.json_text import Clock, parse_object
 from gan_dist.core.storage import hub
@@ -46,6 +46,8 @@ WEIGHTS = "generator.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 MEASURED = "metrics.json"
 SAMPLES = "samples.png"
+FILES = (WEIGHTS, CONFIG, SHAPE, MEASURED, SAMPLES)
+"""Files that every release of a run has."""
 KINDS = ("release", "checkpoint")
 """Folders that hold a generator."""
 
@@ -84,15 +86,13 @@ def best_writer(
     release has already, that stays as it is.
     """
     weights = to_safetensors(generator.state_dict())
-    samples = io.BytesIO()
-    picture.save(samples, format="PNG")
     contents = {
         WEIGHTS: weights,
         **({} if discriminator is None else {DISCRIMINATOR: to_safetensors(discriminator.state_dict())}),
         CONFIG: config_yaml.encode(),
         SHAPE: to_json(asdict(shape)),
         MEASURED: to_json(dict(record)),
-        SAMPLES: samples.getvalue(),
+        SAMPLES: to_png(picture),
     }
     images, value = record["images"], record[metric]
 

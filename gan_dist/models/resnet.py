@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from gan_dist.core.errors import Problem
 from gan_dist.models import base, init
-from gan_dist.models.layers import ConditionalBatchNorm, batch_norm, call, spectral
+from gan_dist.models.layers import batch_norm, call, doubled, spectral
 from gan_dist.models.sizes import BASE, NetworkSize
 
 MIN_ATTENTION = 4 * BASE
@@ -69,10 +69,10 @@ class GeneratorBlock(nn.Module):
 
     def forward(self, maps: Tensor, labels: Tensor | None) -> Tensor:
         """Maps float (B, before, H, W) to (B, after, 2H, 2W)."""
-        inner: Tensor = self.conv1(_doubled(F.relu(call(self.norm1, maps, labels))))
+        inner: Tensor = self.conv1(doubled(F.relu(call(self.norm1, maps, labels))))
         inner = self.conv2(F.relu(call(self.norm2, inner, labels)))
         # A 1x1 convolution and this upsampling commute; so it has a quarter of the work.
-        return _doubled(self.shortcut(maps)) + inner
+        return doubled(self.shortcut(maps)) + inner
 
 
 class DiscriminatorBlock(nn.Module):
@@ -99,12 +99,7 @@ class DiscriminatorBlock(nn.Module):
         return shortcut + inner
 
 
-def _doubled(maps: Tensor) -> Tensor:
-    return F.interpolate(maps, scale_factor=2.0, mode="nearest")
-
-
 _layer = partial(init.xavier, gain=1.0)
-_norm = partial(init.norm, std=0.0)
 
 
 def _block(block: GeneratorBlock | DiscriminatorBlock, generator: torch.Generator) -> None:
@@ -125,12 +120,7 @@ RECIPE: init.Recipe = {
     GeneratorBlock: _block,
     DiscriminatorBlock: _block,
     SelfAttention: _attention,
-    nn.Conv2d: _layer,
-    nn.Linear: _layer,
-    nn.Embedding: _layer,
-    nn.BatchNorm2d: _norm,
-    nn.SyncBatchNorm: _norm,
-    ConditionalBatchNorm: _norm,
+    **init.with_batch_norm(_layer, std=0.0),
 }
 """Xavier's uniform distribution, with a gain of sqrt(2) for the convolutions that a ReLU precedes (those of
 3x3 in blocks), as in the code of Miyato and Koyama 2018; batch norm's gain 1, all biases 0."""

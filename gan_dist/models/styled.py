@@ -30,13 +30,6 @@ class StyledGenerator(base.Generator):
     def from_w(self, w: Tensor, latents: Tensor) -> Tensor:
         """Return images, float (B, C, H, W), of w (B, L, w_dim), with the noise (if any) of the latents."""
 
-    def latent_weight(self) -> Tensor | None:
-        """Return what this is of other generators, but of w: the weights of all layers that take one.
-
-        They are float (outputs, w_dim), of all layers relative to one another as they are applied.
-        """
-        return None
-
     def synthesise(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         return self.from_w(self.map(latents, labels), latents)
 

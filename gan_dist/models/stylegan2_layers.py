@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gan_dist.models import init, noise
+from gan_dist.models.layers import standard_normal
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)
@@ -222,23 +224,18 @@ def _linear(layer: Linear, generator: torch.Generator) -> None:
     nn.init.constant_(layer.bias, layer.initial_bias / layer.lr_multiplier)
 
 
-def _conv(layer: Conv2d, generator: torch.Generator) -> None:
-    init.normal(layer, generator, std=1.0)
+_unit = partial(init.normal, std=1.0)
 
 
 def _styled(layer: StyledConv | ToImage, generator: torch.Generator) -> None:
     _linear(layer.affine, generator)
-    init.normal(layer, generator, std=1.0)
+    _unit(layer, generator)
     if isinstance(layer, StyledConv) and layer.strength is not None:
         nn.init.zeros_(layer.strength)
 
 
 def _constant(layer: Constant, generator: torch.Generator) -> None:
-    init.normal_tensor(layer.maps, generator)
-
-
-def _embedding(table: nn.Embedding, generator: torch.Generator) -> None:
-    init.normal(table, generator, std=1.0)
+    layer.maps.copy_(standard_normal(layer.maps.shape, generator))
 
 
 RECIPE: init.Recipe = {
@@ -246,8 +243,8 @@ RECIPE: init.Recipe = {
     ToImage: _styled,
     Constant: _constant,
     Linear: _linear,
-    Conv2d: _conv,
-    nn.Embedding: _embedding,
+    Conv2d: _unit,
+    nn.Embedding: _unit,
 }
 """All weights from N(0, 1), divided by the learning rate's multiplier; biases of styles 1, all others 0;
 strengths of noise 0 (Karras et al. 2019, appendix C)."""

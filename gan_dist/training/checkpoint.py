@@ -48,11 +48,6 @@ def newest_images(run_uri: str) -> int:
     return max(map(images_of, checkpoint_names(run_uri)), default=0)
 
 
-def is_checkpoint(name: str) -> bool:
-    """Return whether a folder's name is that of a checkpoint."""
-    return bool(sorted_checkpoints([name]))
-
-
 def images_of(name: str) -> int:
     """Return the images seen at a checkpoint, by its name."""
     return int(name[11:23])

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from gan_dist.config import DataConfig, LossConfig
 from gan_dist.core.errors import ConfigError
+from gan_dist.models.checks import Wrong, explained
 from gan_dist.training import augment, losses
 
 LOGITS = 16
 """Logits of each kind that a loss is tried on."""
 IMAGES = 4
 """Images that an augmentation is tried on."""
-Wrong = tuple[str, str]
-"""What is wrong, and how to mend it."""
 
 
 def check_loss(loss: LossConfig) -> None:
@@ -44,7 +41,7 @@ def check_loss(loss: LossConfig) -> None:
     def of_generator(real: Tensor, fake: Tensor) -> Tensor:
         return adversarial.generator(fake, real.detach() if adversarial.relativistic else None)
 
-    with _explained("loss.name", named):
+    with explained("loss.name", named):
         for side, judge, reached in (
             ("discriminator", adversarial.discriminator, (True, True)),
             ("generator", of_generator, (False, True)),
@@ -115,7 +112,7 @@ def check_augmentation(data: DataConfig, shape: tuple[int, int, int], *, twice: 
             f"data.augment_p={data.augment_p:g}: {named} does not heed a probability",
             "set data.augment_p=null, or let its class have `adaptive = True`",
         )
-    with _explained("data.augment", named):
+    with explained("data.augment", named):
         columns = augmentation.columns(shape)
         if type(columns) is not int or columns < 1:
             _refuse(
@@ -203,19 +200,6 @@ def _gradient_problem(
             "use operations that can be, or set loss.r1 and loss.r2 to 0",
         )
     return None
-
-
-@contextmanager
-def _explained(key: str, named: str) -> Iterator[None]:
-    """Turn what a user's code raises into a ConfigError with its place."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{named} failed when it was tried: {type(error).__name__}: {error}"
-        raise ConfigError(f"{what} ({frame.filename}:{frame.lineno})", "mend it", keys=(key,)) from error
 
 
 def _refuse(key: str, what: str, remedy: str) -> None:

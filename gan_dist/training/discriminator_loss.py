@@ -18,7 +18,7 @@ from gan_dist.training.lecam import LogitMeans, lecam
 from gan_dist.training.noise import StepNoise
 from gan_dist.training.precision import PrecisionPolicy
 from gan_dist.training.profile import phase
-from gan_dist.training.schedule import lecam_due, penalty_factor
+from gan_dist.training.schedule import penalty_factor
 from gan_dist.training.state import TrainingState
 
 Scalars = dict[str, Tensor]
@@ -101,7 +101,7 @@ class DiscriminatorObjective:
             loss = loss + self._weight * penalty
         if self.loss.lecam:
             self._logit_means.add(real.logits, fake.logits)
-            if lecam_due(self.loss, self.state.images) and self.state.logits.updates:
+            if self.state.images >= 1000 * self.loss.lecam_start_kimg and self.state.logits.updates:
                 loss = loss + self.loss.lecam * lecam(real.logits, fake.logits, self.state.logits)
         if real.error is not None:
             loss = loss + self.state.discriminator.reconstruction * real.error
@@ -150,7 +150,10 @@ class DiscriminatorObjective:
             else:
                 logits, error = [self.discriminator(part, labels) for part in inputs], None
         with phase("penalties"):
-            norms_sq = [_grad_norms_sq(*pair) for pair in zip(logits, images, strict=True)]
+            norms_sq = [
+                penalties.gradient_norms_sq(out, part) if part.requires_grad else part.new_zeros(len(part))
+                for out, part in zip(logits, images, strict=True)
+            ]
         of_both = (
             [half for tensor in tensors for half in tensor.chunk(2 // len(tensors))]
             for tensors in (inputs, logits, norms_sq)
@@ -192,10 +195,3 @@ class DiscriminatorObjective:
             dist.all_reduce(sums)
         sums /= values.numel() * world_size
         return (sums[1] - sums[0].square()).clamp(min=0).sqrt().to(reals[0].dtype)
-
-
-def _grad_norms_sq(logits: Tensor, images: Tensor) -> Tensor:
-    """Return |grad D|^2 at each image, (n,), or zeros for images that require no gradient."""
-    if not images.requires_grad:
-        return images.new_zeros(len(images))
-    return penalties.gradient_norms_sq(logits, images)

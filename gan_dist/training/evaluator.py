@@ -17,7 +17,7 @@ from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.digits import Digits
 from gan_dist.evaluation.extractors.features import Extractor
-from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
+from gan_dist.evaluation.images import GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.class_scores import DigitModes
 from gan_dist.evaluation.metrics.distances import bias_warning
 from gan_dist.evaluation.reference import Reference, ReferenceCache, alpha_setting, statistics_key
@@ -107,9 +107,8 @@ class Evaluator:
         fakes = GeneratedImages(
             generator, self._config.model.latent_dim, self._resolution, labels, self._config.seed, draw
         )
-        for index, part in list(block_slices(0, samples))[context.rank :: context.world_size]:
-            images = fakes.block(index, context.device)[part]
-            statistics.add(self._extractor, BLOCK * index, images, None, "generated")
+        blocks = list(block_slices(0, samples))[context.rank :: context.world_size]
+        statistics.add_blocks(self._extractor, fakes, blocks)
         statistics.all_reduce()
         figures: dict[str, float] = {}
         if context.rank == 0 and self._reference is not None:

@@ -56,68 +56,94 @@ class Adversarial(ABC):
 
 
 class NonSaturating(Adversarial):
-    """`loss.name=nonsaturating`."""
+    """`loss.name=nonsaturating`: Goodfellow et al. 2014, equation 1, and the end of section 3."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        return discriminator_loss(real_logits, fake_logits, self.loss.label_smoothing)
+        """-E[log D(x)] - E[log(1 - D(G(z)))]; log 4 at D = 1/2.
+
+        With label smoothing s the first term is the cross-entropy with a target of 1 - s, -E[(1 - s) log D(x)
+        + s log(1 - D(x))], and the second is unchanged: Salimans et al. 2016, section 3.4.
+        """
+        smoothing = self.loss.label_smoothing
+        real = (1 - smoothing) * logsigmoid(real_logits)
+        if smoothing:
+            real = real + smoothing * logsigmoid(-real_logits)
+        return -real.mean() - logsigmoid(-fake_logits).mean()
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-        return nonsaturating_generator_loss(fake_logits)
+        """-E[log D(G(z))]."""
+        return -logsigmoid(fake_logits).mean()
 
 
 class Minimax(NonSaturating):
-    """`loss.name=minimax`."""
+    """`loss.name=minimax`: Goodfellow et al. 2014, equation 1."""
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-        return minimax_generator_loss(fake_logits)
+        """E[log(1 - D(G(z)))], whose gradient vanishes as D(G(z)) goes to 0."""
+        return logsigmoid(-fake_logits).mean()
 
 
 class LeastSquares(Adversarial):
-    """`loss.name=lsgan`."""
+    """`loss.name=lsgan`: Mao et al. 2017, equation 9."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        return lsgan_discriminator_loss(real_logits, fake_logits, self.loss.label_smoothing)
+        """1/2 E[(D(x) - 1 + s)^2] + 1/2 E[D(G(z))^2], s being the label smoothing."""
+        target = 1 - self.loss.label_smoothing
+        return 0.5 * (real_logits - target).square().mean() + 0.5 * fake_logits.square().mean()
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-        return lsgan_generator_loss(fake_logits)
+        """1/2 E[(D(G(z)) - 1)^2]."""
+        return 0.5 * (fake_logits - 1).square().mean()
 
     def accuracy(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
         return _accuracy(real_logits, fake_logits, threshold=0.5)
 
 
-class Hinge(Adversarial):
-    """`loss.name=hinge`."""
-
-    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        return hinge_discriminator_loss(real_logits, fake_logits)
+class CriticLoss(Adversarial):
+    """A loss whose generator raises the logits of its fakes."""
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-        return critic_generator_loss(fake_logits)
+        """-E[D(G(z))]: Arjovsky et al. 2017, algorithm 1, and Miyato et al. 2018, equation 17."""
+        return -fake_logits.mean()
 
 
-class Wasserstein(Adversarial):
-    """`loss.name=wgan` and `loss.name=wgan-gp`."""
+class Hinge(CriticLoss):
+    """`loss.name=hinge`: Miyato et al. 2018, equation 16, negated."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        return wgan_discriminator_loss(real_logits, fake_logits)
+        """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]."""
+        return relu(1 - real_logits).mean() + relu(1 + fake_logits).mean()
 
-    def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-        return critic_generator_loss(fake_logits)
+
+class Wasserstein(CriticLoss):
+    """`loss.name=wgan` and `loss.name=wgan-gp`: Arjovsky et al. 2017, algorithm 1, negated."""
+
+    def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """E[D(G(z))] - E[D(x)], which is unbounded: clipping or a penalty has to limit its gradient."""
+        return fake_logits.mean() - real_logits.mean()
 
     def accuracy(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
         return _ranking(real_logits, fake_logits)
 
 
 class RelativisticPairs(Adversarial):
-    """`loss.name=rpgan`."""
+    """`loss.name=rpgan`, x and z paired by index: Jolicoeur-Martineau 2018, relativistic GAN.
+
+    Each network's loss is the other's with reals for fakes; the generator's does not saturate, unlike the
+    negated loss of the discriminator. Logits of different shapes are a ValueError.
+    """
 
     relativistic: ClassVar = True
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        return rpgan_discriminator_loss(real_logits, fake_logits)
+        """E[softplus(-(D(x) - D(G(z))))]: Huang et al. 2024 (R3GAN), equation 2, negated."""
+        return -logsigmoid(_margins(real_logits, fake_logits)).mean()
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-        return rpgan_generator_loss(fake_logits, real_logits)
+        """E[softplus(-(D(G(z)) - D(x)))]; a ValueError without real logits."""
+        if real_logits is None:
+            raise ValueError("the generator's side of rpgan needs real logits, one for each fake")
+        return -logsigmoid(-_margins(real_logits, fake_logits)).mean()
 
     def accuracy(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
         return _ranking(real_logits, fake_logits)
@@ -147,84 +173,6 @@ def build(loss: LossConfig) -> Adversarial:
     else:
         kind = LOSSES[loss.name]
     return kind(loss, read_settings(kind.Settings, loss.settings, "loss.settings", named))
-
-
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
-    """-E[log D(x)] - E[log(1 - D(G(z)))]: Goodfellow et al. 2014, equation 1, negated; log 4 at D = 1/2.
-
-    With `smoothing` s the first term is the cross-entropy with a target of 1 - s, -E[(1 - s) log D(x) +
-    s log(1 - D(x))], and the second is unchanged: one-sided label smoothing, Salimans et al. 2016,
-    section 3.4.
-    """
-    real = (1 - smoothing) * logsigmoid(real_logits)
-    if smoothing:
-        real = real + smoothing * logsigmoid(-real_logits)
-    return -real.mean() - logsigmoid(-fake_logits).mean()
-
-
-def minimax_generator_loss(fake_logits: Tensor) -> Tensor:
-    """E[log(1 - D(G(z)))]: Goodfellow et al. 2014, equation 1.
-
-    Its gradient vanishes as D(G(z)) goes to 0.
-    """
-    return logsigmoid(-fake_logits).mean()
-
-
-def nonsaturating_generator_loss(fake_logits: Tensor) -> Tensor:
-    """-E[log D(G(z))]: Goodfellow et al. 2014, end of section 3."""
-    return -logsigmoid(fake_logits).mean()
-
-
-def lsgan_discriminator_loss(real_logits: Tensor, fake_logits: Tensor, smoothing: float = 0.0) -> Tensor:
-    """1/2 E[(D(x) - 1 + s)^2] + 1/2 E[D(G(z))^2], s = `smoothing`: Mao et al. 2017, equation 9 at s = 0."""
-    return 0.5 * (real_logits - (1 - smoothing)).square().mean() + 0.5 * fake_logits.square().mean()
-
-
-def lsgan_generator_loss(fake_logits: Tensor) -> Tensor:
-    """1/2 E[(D(G(z)) - 1)^2]: Mao et al. 2017, equation 9."""
-    return 0.5 * (fake_logits - 1).square().mean()
-
-
-def wgan_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E[D(G(z))] - E[D(x)]: Arjovsky et al. 2017, algorithm 1, negated.
-
-    It is unbounded: clipping or a penalty has to limit the critic's gradient.
-    """
-    return fake_logits.mean() - real_logits.mean()
-
-
-def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]: Miyato et al. 2018, equation 16, negated."""
-    return relu(1 - real_logits).mean() + relu(1 + fake_logits).mean()
-
-
-def critic_generator_loss(fake_logits: Tensor) -> Tensor:
-    """-E[D(G(z))]: Arjovsky et al. 2017, algorithm 1, and Miyato et al. 2018, equation 17."""
-    return -fake_logits.mean()
-
-
-def rpgan_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """E[softplus(-(D(x) - D(G(z))))], x and z paired by index; log 2 at D(x) = D(G(z)).
-
-    Jolicoeur-Martineau 2018, relativistic GAN; Huang et al. 2024 (R3GAN), equation 2, negated.
-
-    Raises:
-        ValueError: when the two have different shapes.
-    """
-    return -logsigmoid(_margins(real_logits, fake_logits)).mean()
-
-
-def rpgan_generator_loss(fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-    """E[softplus(-(D(G(z)) - D(x)))], x and z paired by index: the discriminator's loss, reals for fakes.
-
-    Jolicoeur-Martineau 2018; it does not saturate, unlike the negated loss of the discriminator.
-
-    Raises:
-        ValueError: when real logits are missing, or the two have different shapes.
-    """
-    if real_logits is None:
-        raise ValueError("the generator's side of rpgan needs real logits, one for each fake")
-    return -logsigmoid(-_margins(real_logits, fake_logits)).mean()
 
 
 def _margins(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

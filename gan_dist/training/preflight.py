@@ -27,6 +27,7 @@ from gan_dist.core.distributed import Process
 from gan_dist.core.errors import ConfigError, DamagedDataError, ResumeError
 from gan_dist.core.image_size import ImageSize
 from gan_dist.core.import_path import is_import_path
+from gan_dist.core.storage.hashed_folder import sorted_checkpoints
 from gan_dist.data.batches.loader import image_resolution, open_images
 from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.verify import Without, find_damage
@@ -95,7 +96,7 @@ def require_same_run(config: RunConfig, uri: str, *free: str) -> None:
         free = (*free, "init.sha256")
     earlier, name = load_config(earlier_uri), uri.rpartition("/")[2]
     if earlier.schedules != config.schedules:  # what has not been trained yet may change
-        images = states.images_of(name) if states.is_checkpoint(name) else states.newest_images(uri)
+        images = states.images_of(name) if sorted_checkpoints([name]) else states.newest_images(uri)
         earlier, config = earlier.until(images), config.until(images)
     differing = differing_keys(earlier, config, FREE_ON_RESUME | {*free})
     if differing:

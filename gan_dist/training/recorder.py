@@ -61,10 +61,10 @@ class Recorder:
     def __post_init__(self) -> None:
         self._run_uri, self._config_yaml = self.config.run_uri, to_yaml(self.config)
         self._every = round(1000 * self.config.log.every_kimg)
-        self._scalars = {"loss_d": math.nan, "loss_g": math.nan}
-        self._means = self._scalars
-        self._trained_s, self._trained_images, self._waited_s = 0.0, 0, 0.0
-        self._interval_start = 0.0, 0, 0.0  # of these three
+        self._scalars = self._means = {"loss_d": math.nan, "loss_g": math.nan}
+        self._trained_s = self._waited_s = 0.0
+        self._first_images = self._last_images = self.state.images
+        self._interval_start = 0.0, self.state.images, 0.0
         self._first = self.context.rank == 0
         self._reals: list[Tensor] | None = None
         if self._first:
@@ -93,12 +93,12 @@ class Recorder:
                 self.state.images,
                 self.config.storage.max_outage_s,
                 lambda: self.state.images,
+                self.context.before_writing,
                 self.context.warn,
             )
             if self.state.images == 0:
                 self._write_samples("fakes_init.png")
-        self._last_step, self._last_images = time.perf_counter(), self.state.images
-        self._written_at = self._last_step
+        self._last_step = self._written_at = time.perf_counter()
 
     def __enter__(self) -> Self:
         return self
@@ -107,19 +107,20 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for what is being written, and write the last records; after an error as far as possible."""
+        if not self._first:
+            return
         try:
             with suppress(*(() if error is None else (GanDistError,))):
-                if self._first:
-                    self._add(self._records.write())
-                    self._writer.wait(through_outage=error is None)
+                self._writer.add(self._records.write())
+                self._writer.wait(through_outage=error is None)
         finally:
-            if self._first:
-                self._writer.close()
-                self._records.close()
+            self._writer.close()
+            self._records.close()
 
     @property
     def images_per_second(self) -> float:
-        return self._trained_images / self._trained_s if self._trained_s else 0.0
+        images = self._last_images - self._first_images
+        return images / self._trained_s if self._trained_s else 0.0
 
     def batch(self, images: Tensor) -> None:
         """Write a grid of the first real images, uint8 (n, C, H, W), that rank 0 reads, once a run."""
@@ -136,7 +137,6 @@ class Recorder:
         """
         now, images, before = time.perf_counter(), self.state.images, self._last_images
         self._trained_s += now - self._last_step
-        self._trained_images += images - before
         self._last_step, self._last_images = now, images
         self._scalars = scalars
         self._waited_s += waited_s
@@ -146,12 +146,12 @@ class Recorder:
             self._means = {**self.state.interval.means(), **self._resources()}
         if ends:
             self.state.interval = OpenInterval()
-            self._interval_start = self._trained_s, self._trained_images, self._waited_s
+            self._interval_start = self._trained_s, images, self._waited_s
         if self._first:
             if ends and not measured:
                 self._records.add(self._record({}))
             if self._writer.is_idle() and self._records.is_due():
-                self._add(self._records.write())
+                self._writer.add(self._records.write())
         self._report_progress()
 
     def measured(self, found: Measurement) -> None:
@@ -197,13 +197,12 @@ class Recorder:
         snapshot = states.Snapshot(self.state)
 
         def write() -> None:
-            self.context.before_writing()
             self._save(snapshot, name, figures)
             self._tidy(lambda: states.prune(self._run_uri, self.config.train.keep, self.loaded.damaged))
 
         self._writer.wait()
         # A run goes on after the checkpoint's images, and would not add earlier records again.
-        self._add(self._records.write())
+        self._writer.add(self._records.write())
         self._writer.add_checkpoint(snapshot.images, write)
         self._written_at = time.perf_counter()
 
@@ -231,18 +230,10 @@ class Recorder:
         )
 
         def write() -> None:
-            self.context.before_writing()
             write_release()
             self._tidy(lambda: release.delete_earlier(self._run_uri))
 
         self._writer.add_release(write)
-
-    def _add(self, call: Callable[[], None]) -> None:
-        def write() -> None:
-            self.context.before_writing()
-            call()
-
-        self._writer.add(write)
 
     def _tidy(self, delete: Callable[[], None]) -> None:
         """Delete what nobody needs any more; warn once of a store that refuses, which ends no run."""
@@ -255,7 +246,7 @@ class Recorder:
 
     def _resources(self) -> dict[str, float]:
         """Return time and memory of the open interval, evaluations left out."""
-        ends = self._trained_s, self._trained_images, self._waited_s
+        ends = self._trained_s, self._last_images, self._waited_s
         seconds, images, waited_s = (b - a for a, b in zip(self._interval_start, ends, strict=True))
         return {
             "images_per_second": images / seconds if seconds else 0.0,
@@ -290,7 +281,7 @@ class Recorder:
 
     def _write_picture(self, tag: str, name: str, picture: Image) -> None:
         uri = storage.join(self._run_uri, "samples", name)
-        self._add(lambda: write_png(uri, picture))
+        self._writer.add(lambda: write_png(uri, picture))
         self._records.add_picture(tag, picture, self.state.images)
 
     def _report_progress(self) -> None:

@@ -61,11 +61,6 @@ def instance_noise(loss: LossConfig, images: int) -> float:
     return loss.instance_noise * max(0.0, 1.0 - images / (1000 * loss.instance_noise_kimg))
 
 
-def lecam_due(loss: LossConfig, images: int) -> bool:
-    """Return whether LeCam's regularisation acts after `images` images: from `loss.lecam_start_kimg` on."""
-    return images >= 1000 * loss.lecam_start_kimg
-
-
 def top_k_share(loss: LossConfig, images: int) -> float:
     """Return the share of the fakes from which the generator learns, in (0, 1]: Sinha et al. 2020.
 

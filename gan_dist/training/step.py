@@ -122,7 +122,7 @@ class Step:
         self._discriminator_objective.begin(reals)
         for index, (_, labels) in enumerate(micro_batches):
             with torch.no_grad(), self._precision.networks():
-                fakes = state.generator(self._latents("latents-d", index), labels)
+                fakes = state.generator(latents(self._noise, "latents-d", state.generator, index), labels)
             with self._all_reduce_last(self._discriminator, index):
                 loss, scalars = self._discriminator_objective(reals[index], fakes, labels, index)
                 (loss / config.train.accumulate).backward()
@@ -245,9 +245,6 @@ class Step:
         if micro_batch < self._config.train.accumulate - 1 and isinstance(network, DistributedDataParallel):
             return network.no_sync()
         return reduction(network) if isinstance(network, DistributedDataParallel) else nullcontext()
-
-    def _latents(self, name: str, micro_batch: int) -> Tensor:
-        return latents(self._noise, name, self._state.generator, micro_batch)
 
     def _update(self, optimizer: torch.optim.Optimizer, rate: RateConfig) -> None:
         optim, images = self._config.optim, self._state.images

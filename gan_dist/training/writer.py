@@ -35,6 +35,7 @@ class RunWriter:
         images: Images of the run's newest checkpoint, 0 without one.
         max_outage_s: See `storage.max_outage_s`.
         trained: Returns the images that the run has trained with.
+        before: Called before each write, in the thread; what it raises ends the writing.
         warn: Called with a sentence for the user, in the thread.
     """
 
@@ -44,9 +45,11 @@ class RunWriter:
         images: int,
         max_outage_s: float,
         trained: Callable[[], int],
+        before: Callable[[], None],
         warn: Callable[[str], None],
     ) -> None:
-        self._uri, self._max_outage_s, self._trained, self._warn = run_uri, max_outage_s, trained, warn
+        self._uri, self._max_outage_s = run_uri, max_outage_s
+        self._trained, self._before, self._warn = trained, before, warn
         self._saved = images
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         self._changed = threading.Condition()
@@ -160,6 +163,7 @@ class RunWriter:
 
     def _write_next(self) -> None:
         written = self._waiting[0]
+        self._before()
         written[1]()
         with self._changed:
             self._waiting = [one for one in self._waiting if one is not written]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
 
@@ -16,23 +14,9 @@ COLUMNS = 7
 
 
 class DiffAugment(Augmentation):
-    """`data.augment=diffaugment`, or some of its policies; an image's numbers do not depend on the choice."""
+    """`data.augment=diffaugment`, or some of its policies: Zhao et al. 2020.
 
-    def __init__(self, data: DataConfig, settings: Section) -> None:
-        super().__init__(data, settings)
-        self._policies = DIFFAUGMENT if isinstance(data.augment, str) else data.augment["diffaugment"]
-
-    def columns(self, shape: tuple[int, int, int]) -> int:
-        return COLUMNS
-
-    def __call__(self, images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
-        return diffaugment(images, draws, self._policies)
-
-
-def diffaugment(images: Tensor, draws: Tensor, policies: Collection[str] = DIFFAUGMENT) -> Tensor:
-    """DiffAugment with its policies `color`, `translation` and `cutout`: Zhao et al. 2020.
-
-    Every image gets those of `policies`, in this order:
+    Every image gets those that were chosen, in this order; its numbers do not depend on the choice:
 
     - `color`: brightness, a shift of all values by U(-0.5, 0.5); saturation, the distance of each pixel to
       the mean of its channels times U(0, 2); contrast, the distance of each value to the mean of the image
@@ -43,21 +27,25 @@ def diffaugment(images: Tensor, draws: Tensor, policies: Collection[str] = DIFFA
     - `cutout`: a part of half the height and half the width set to zero, its centre uniform over the image,
       so that it may stick out of it.
 
-    Args:
-        images: Float (B, C, H, W) around [-1, 1], any C and memory format; twice differentiable.
-        draws: Float (B, COLUMNS) uniform in [0, 1), on any device.
-
-    Returns:
-        Images of the same shape, type and device, not clamped.
+    Images that it returns are not clamped.
     """
-    draws = draws.to(images.device, torch.float64)
-    if "color" in policies:
-        images = _recolour(images, draws)
-    if "translation" in policies:
-        images = _translate(images, draws[:, 3], draws[:, 4])
-    if "cutout" in policies:
-        images = _cut_out(images, draws[:, 5], draws[:, 6])
-    return images
+
+    def __init__(self, data: DataConfig, settings: Section) -> None:
+        super().__init__(data, settings)
+        self._policies = DIFFAUGMENT if isinstance(data.augment, str) else data.augment["diffaugment"]
+
+    def columns(self, shape: tuple[int, int, int]) -> int:
+        return COLUMNS
+
+    def __call__(self, images: Tensor, draws: Tensor, p: float | Tensor) -> Tensor:
+        draws = draws.to(images.device, torch.float64)
+        if "color" in self._policies:
+            images = _recolour(images, draws)
+        if "translation" in self._policies:
+            images = _translate(images, draws[:, 3], draws[:, 4])
+        if "cutout" in self._policies:
+            images = _cut_out(images, draws[:, 5], draws[:, 6])
+        return images
 
 
 def _recolour(images: Tensor, draws: Tensor) -> Tensor:

@@ -231,6 +231,6 @@ def test_all_problems_are_told_at_once() -> None:
 
 def test_layers_outside_the_recipe_are_refused() -> None:
     generator, _ = models.build(ModelConfig(width=2), ImageShape(8, 1))
-    generator.extra = nn.Linear(2, 2)
-    with pytest.raises(TypeError, match="Linear"):
+    generator.extra = nn.LayerNorm(2)
+    with pytest.raises(TypeError, match="LayerNorm"):
         models.initialise(generator, torch.Generator())

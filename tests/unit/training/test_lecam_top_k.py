@@ -97,13 +97,13 @@ def _averages(chosen: RunConfig, accumulate: int = 1, count: int = 2) -> list[di
 def test_the_averages_are_those_of_every_update_s_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = config("loss.lecam=0.5", "loss.lecam_decay=0.5")
     seen: list[tuple[float, float]] = []
-    judged = losses.hinge_discriminator_loss
+    judged = losses.Hinge.discriminator
 
-    def note(real: Tensor, fake: Tensor) -> Tensor:
+    def note(loss: losses.Hinge, real: Tensor, fake: Tensor) -> Tensor:
         seen.append((float(real.detach().double().mean()), float(fake.detach().double().mean())))
-        return judged(real, fake)
+        return judged(loss, real, fake)
 
-    monkeypatch.setattr(losses, "hinge_discriminator_loss", note)
+    monkeypatch.setattr(losses.Hinge, "discriminator", note)
     found = _averages(chosen)
     expected = LogitAverages()
     for number, (real, fake) in enumerate(seen):

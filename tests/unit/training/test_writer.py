@@ -44,7 +44,7 @@ def store() -> Store:
 
 
 def begun(store: Store, uri: str = URI, max_outage_s: float = 60.0) -> RunWriter:
-    return RunWriter(uri, 1000, max_outage_s, lambda: 5000, store.warnings.append)
+    return RunWriter(uri, 1000, max_outage_s, lambda: 5000, lambda: None, store.warnings.append)
 
 
 @pytest.fixture
