@@ -27,19 +27,7 @@ from gan_dist.core.errors import AbsentError, CheckpointError, ConfigError
 from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import MANIFEST, parse_file, read_folder
 from gan_dist.core.storage.redaction import split_query
-from gan_dist.models.release import (
-    BEST,
-    CONFIG,
-    MEASURED,
-    SAMPLES,
-    SEARCH,
-    SHAPE,
-    WEIGHTS,
-    best_name,
-    read_best,
-)
-
-_FILES = (WEIGHTS, CONFIG, SHAPE, MEASURED, SAMPLES)
+from gan_dist.models.release import BEST, CONFIG, FILES, MEASURED, SEARCH, best_name, read_best
 
 
 @dataclass(frozen=True)
@@ -290,7 +278,7 @@ def _nothing_measured(uri: str, runs: Sequence[RecordedRun], metric: str | None)
 def _read_release(best: BestMeasurement, metric: str) -> tuple[dict[str, bytes], RunConfig]:
     uri = best.release
     _, contents = read_folder(uri, ["release"])
-    if missing := [name for name in _FILES if name not in contents]:
+    if missing := [name for name in FILES if name not in contents]:
         raise CheckpointError(f"{uri} is not complete: its {MANIFEST} lists no {', '.join(missing)}")
     record = parse_file(uri, contents, MEASURED, parse_object)
     images, value = record.get("images"), record.get(metric)

@@ -16,7 +16,7 @@ from gan_dist.core import rng, storage
 from gan_dist.core.errors import DataError, NonFiniteError
 from gan_dist.data.packing.decode import Decoding, RejectedError, decode
 from gan_dist.models.base import Generator
-from gan_dist.models.generator import BLOCK, Release
+from gan_dist.models.generator import BLOCK, Release, pieces
 from gan_dist.models.styled import StyledGenerator
 
 STEPS = 300
@@ -105,8 +105,7 @@ def invert(
     if steps < 1:
         raise DataError(f"{steps} steps: 1 or more are needed")
     generator = cast(Generator, release.generator)
-    device = next(generator.parameters()).device
-    target = picture.to(device).float() / 127.5 - 1
+    target = picture.to(release.device).float() / 127.5 - 1
     # No TF32, and no kernels that add in another order each time.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         latents, classes = _starts(release, target, label, seed)
@@ -132,13 +131,8 @@ def _starts(release: Release, target: Tensor, label: int | None, seed: int) -> t
     latents = rng.normal((count, release.latent_dim), seed, "inversion").to(device)
     classes = release.classes(count, None if label is None else [label] * count)
     classes = None if classes is None else classes.to(device)
-    distances = []
-    size = max(BLOCK, min(256, 2**22 // area))
-    for start in range(0, count, size):
-        part = slice(start, start + size)
-        images = release.generator(latents[part], None if classes is None else classes[part])
-        distances.append(_distances(images, target))
-    nearest = torch.cat(distances).argsort(stable=True)[:STARTS]
+    made = pieces(release.generator, latents, classes, area)
+    nearest = torch.cat([_distances(images, target) for images in made]).argsort(stable=True)[:STARTS]
     return latents[nearest], None if classes is None else classes[nearest]
 
 

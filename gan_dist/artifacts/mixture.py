@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -20,7 +19,7 @@ from gan_dist.artifacts.publish import place_release
 from gan_dist.artifacts.search_folder import is_search
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError
-from gan_dist.core.images import image_grid
+from gan_dist.core.images import image_grid, to_png
 from gan_dist.core.storage.hashed_folder import parse_file, read_folder, to_json
 from gan_dist.core.storage.redaction import split_query
 from gan_dist.models.generator import ImageShape, Release
@@ -107,14 +106,12 @@ def write_mixture(
         parts.append(part)
         contents |= {CONFIG: files[CONFIG], SHAPE: files[SHAPE]} if number == 0 else {}
     described = MixtureFile.model_validate({"members": parts, **judged})
-    samples = io.BytesIO()
-    image_grid(mixed.sample(GRID)).save(samples, format="PNG")
     name = split_query(to)[0].rstrip("/").rpartition("/")[2]
     card = _card(mixed, [found for found, _ in members], described, measured, name)
     contents |= {
         MIXTURE: to_json(described.model_dump()),
         MEASURED: to_json(dict(measured)),
-        SAMPLES: samples.getvalue(),
+        SAMPLES: to_png(image_grid(mixed.sample(GRID))),
         CARD: card.encode(),
     }
     return place_release(to, contents)

@@ -197,20 +197,12 @@ def find_set(path: str) -> Manifest | None:
 
 def images_and_data(shape: ImageShape, path: str, manifest: Manifest | None) -> Rows:
     """Yield the rows of what a release makes, and of the set at `path` that it was trained on."""
-    yield from _images(shape, manifest)
-    yield from _data(path, manifest)
-
-
-def _images(shape: ImageShape, manifest: Manifest | None) -> Rows:
     channels = CHANNELS.get(shape.channels, f"{shape.channels} channels")
     yield "makes", f"images of {shape.size} pixels, {channels}"
     if shape.classes:
         names = manifest.classes if manifest and manifest.classes else ()
         listed = f": {', '.join(names)}" if 0 < len(names) <= MANY else ""
         yield "classes", f"{shape.classes}{listed}"
-
-
-def _data(path: str, manifest: Manifest | None) -> Rows:
     count = f", {manifest.count:,} images" if manifest else ""
     yield "data", f"`{storage.redact(path)}`{count}"
     if manifest and manifest.license:

@@ -175,7 +175,7 @@ def w_of(release: Release, latents: Tensor, classes: Tensor | None) -> Tensor:
     The generator has styles.
     """
     generator = cast(StyledGenerator | Truncated, release.generator)
-    device = next(generator.parameters()).device
+    device = release.device
     w = generator.map(latents.to(device), None if classes is None else classes.to(device))
     return w[:, 0].to(latents.device)
 
@@ -217,7 +217,7 @@ def images_of_w(release: Release, w: Tensor, latent: Tensor) -> Tensor:
         NonFiniteError: a pixel is NaN or infinite.
     """
     generator = cast(StyledGenerator, release.truncated(1).generator)
-    device = next(generator.parameters()).device
+    device = release.device
     if release.truncation == 0:  # all its images have this noise
         latent = torch.zeros_like(latent)
 

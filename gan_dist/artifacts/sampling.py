@@ -83,9 +83,9 @@ def interpolate(
     return torch.stack(images)
 
 
-def file_name(number: int) -> str:
+def file_name(number: int, digits: int = 8) -> str:
     """Return the name of an image's file; names sort as the numbers do."""
-    return f"{number:08d}.png"
+    return f"{number:0{digits}d}.png"
 
 
 def write_images(
@@ -153,7 +153,7 @@ def write_images_of_seeds(
     release.classes(1, None if label is None else [label])
     record = _record(release, label) | {"seeds": "one image each"}
     names = _require_free(folder, record)
-    missing = [seed for seed in dict.fromkeys(seeds) if f"{seed:010d}.png" not in names]
+    missing = [seed for seed in dict.fromkeys(seeds) if file_name(seed, 10) not in names]
     done = len(seeds) - len(missing)
     numbered = zip(missing, images_of_seeds(release, missing, label), strict=True)
     _write_all(folder, names, record, numbered, lambda more: progress(done + more), digits=10)
@@ -180,7 +180,7 @@ def _write_all(
 
     def write(pair: tuple[int, Tensor]) -> None:
         number, image = pair
-        write_png(storage.join(folder, f"{number:0{digits}d}.png"), to_picture(image))
+        write_png(storage.join(folder, file_name(number, digits)), to_picture(image))
 
     with ExitStack() as stack:
         for done, _ in enumerate(map_ahead(stack, write, numbered, WRITERS), start=1):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import cast
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -21,12 +21,12 @@ from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_
 from gan_dist.evaluation.scores import compute_scores, require_possible
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
 from gan_dist.evaluation.tasks import (
-    CountingRunner,
     EvaluationWorker,
     FindNearest,
     MeasureGenerated,
     MeasureReal,
     Request,
+    Task,
     TaskRunner,
     split_row_groups,
     worker_for,
@@ -38,6 +38,9 @@ QUERIES = 2_000
 """Generated and real images whose nearest training images are searched."""
 PAIRS = 16
 """Generated images in the picture, each beside its nearest training image."""
+
+Run = Callable[[Sequence[Task]], Iterator[Any]]
+"""Runs tasks of one request, and yields their results in the order of the tasks."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,17 @@ def _assess(request: Request, run_tasks: TaskRunner, progress: Callable[[int, in
     total = request.samples * request.repeats
     total += real.total * (reference is None)
     total += local.real_images(local.trained_on).total if copying else 0
-    runner = CountingRunner(request, run_tasks, total, progress)
+    run = _counted(request, run_tasks, total, progress)
 
     warnings = [bias_warning(count, local.extractor.dim) for count in (request.samples, real.total)]
     if reference is None:
-        reference = _measure_real(local, real, runner)
+        reference = _measure_real(local, real, run)
         warnings.append(cache.save(reference))
-    repeats = [_measure_generated(local, reference, runner, draw) for draw in range(request.repeats)]
+    repeats = [_measure_generated(local, reference, run, draw) for draw in range(request.repeats)]
     figures = _over_repeats([scores for _, scores in repeats])
     picture = None
     if copying:
-        results, pairs = _find_copies(local, reference, repeats[0][0], runner)
+        results, pairs = _find_copies(local, reference, repeats[0][0], run)
         figures |= results
         picture = image_grid(pairs, columns=8)
     figures |= {
@@ -102,15 +105,32 @@ def _assess(request: Request, run_tasks: TaskRunner, progress: Callable[[int, in
     return Assessment(figures, picture, tuple(warning for warning in warnings if warning))
 
 
-def _measure_real(local: EvaluationWorker, real: RealImages, runner: CountingRunner) -> Reference:
+def _counted(
+    request: Request, run_tasks: TaskRunner, total: int, progress: Callable[[int, int], None]
+) -> Run:
+    """Return what runs tasks and calls `progress` with the images of all its calls so far, and `total`."""
+    processed = 0
+    progress(0, total)
+
+    def run(tasks: Sequence[Task]) -> Iterator[Any]:
+        nonlocal processed
+        for task, result in zip(tasks, run_tasks(request, tasks), strict=True):
+            yield result
+            processed += task.images
+            progress(processed, total)
+
+    return run
+
+
+def _measure_real(local: EvaluationWorker, real: RealImages, run: Run) -> Reference:
     statistics = local.empty_statistics(real.total, classes=real.classes)
-    for part in runner([MeasureReal(groups, images) for groups, images in split_row_groups(real)]):
-        statistics.merge(cast(FeatureStatistics, part))
+    for part in run([MeasureReal(*part) for part in split_row_groups(real)]):
+        statistics.merge(part)
     return Reference.of(statistics)
 
 
 def _measure_generated(
-    local: EvaluationWorker, reference: Reference, runner: CountingRunner, draw: int
+    local: EvaluationWorker, reference: Reference, run: Run, draw: int
 ) -> tuple[FeatureStatistics, dict[str, float]]:
     """Return the statistics and scores of one set of latents, with the extrapolated distance among them."""
     request, extractor = local.request, local.extractor
@@ -121,8 +141,8 @@ def _measure_generated(
         MeasureGenerated(draw, start, min(start + step, request.samples), reference.labels)
         for start in range(0, request.samples, step)
     ]
-    for part in runner(tasks):
-        statistics.merge(cast(FeatureStatistics, part))
+    for part in run(tasks):
+        statistics.merge(part)
         if statistics.moments.count >= extractor.dim:
             distances[statistics.moments.count] = frechet_distance(statistics.moments, reference.moments)
     scores = compute_scores(statistics, reference, extractor, request.metrics)
@@ -143,7 +163,7 @@ def _over_repeats(repeats: list[dict[str, float]]) -> dict[str, object]:
 
 
 def _find_copies(
-    local: EvaluationWorker, reference: Reference, statistics: FeatureStatistics, runner: CountingRunner
+    local: EvaluationWorker, reference: Reference, statistics: FeatureStatistics, run: Run
 ) -> tuple[dict[str, object], Tensor]:
     """Compare the distances of generated images to the training set with those of real images.
 
@@ -163,10 +183,8 @@ def _find_copies(
     queries = torch.cat([features, real_features])
 
     nearest = NearestNeighbours(queries, excluded)
-    for part in runner(
-        [FindNearest(queries, excluded, groups, images) for groups, images in split_row_groups(trained)]
-    ):
-        nearest.merge(cast(NearestNeighbours, part))
+    for part in run([FindNearest(queries, excluded, *part) for part in split_row_groups(trained)]):
+        nearest.merge(part)
     distances = nearest.distances[: len(features)]
     test = copying_test(distances, nearest.distances[len(features) :])
     figures: dict[str, object] = {

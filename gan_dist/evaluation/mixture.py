@@ -15,7 +15,7 @@ import torch
 from gan_dist.core.errors import DataError
 from gan_dist.core.memory import explain_out_of_memory
 from gan_dist.core.rng import permutation
-from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
+from gan_dist.evaluation.images import GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.distances import frechet_distance
 from gan_dist.evaluation.metrics.moments import Moments
 from gan_dist.evaluation.statistics import to_cpu
@@ -146,9 +146,8 @@ class _Judge:
         generated = GeneratedImages(measured.generator, measured.latent_dim, resolution, classes, seed, draw)
         statistics = local.empty_statistics(samples)
         for index, part in block_slices(0, samples):
-            images = generated.block(index, local.device)[part]
-            statistics.add(local.extractor, BLOCK * index, images, None, "generated")
-            self._advance(len(images))
+            statistics.add_blocks(local.extractor, generated, [(index, part)])
+            self._advance(part.stop)
         return to_cpu(statistics).moments
 
     def _advance(self, images: int) -> None:

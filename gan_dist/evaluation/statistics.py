@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from gan_dist.core import rng
 from gan_dist.core.errors import DataError
 from gan_dist.core.images import lay_on_white
 from gan_dist.evaluation.extractors.features import Extractor, require_finite
-from gan_dist.evaluation.images import RealImages
+from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages
 from gan_dist.evaluation.metrics.checks import check_batch
 from gan_dist.evaluation.metrics.class_scores import DigitModes, InceptionScore
 from gan_dist.evaluation.metrics.moments import Moments, PixelSpread
@@ -171,6 +172,14 @@ class FeatureStatistics:
                 self.modes.update(chunk)
         if labels is not None and len(self.labels):
             self.labels += torch.bincount(labels.to(device), minlength=len(self.labels))
+
+    def add_blocks(
+        self, extractor: Extractor, generated: GeneratedImages, blocks: Iterable[tuple[int, slice]]
+    ) -> None:
+        """Add the first images of some blocks, as from `block_slices`. Raises as `add` does."""
+        for index, part in blocks:
+            images = generated.block(index, self.moments.mean.device)[part]
+            self.add(extractor, BLOCK * index, images, None, "generated")
 
     def add_row_groups(self, extractor: Extractor, real: RealImages, groups: range) -> None:
         """Add the images of some row groups of a set. Raises as `add` does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -173,9 +173,7 @@ class MeasureGenerated:
         request = worker.request
         statistics = worker.empty_statistics(request.samples, inception_score="is" in request.metrics)
         generated = worker.generated_images(self.draw, self.frequencies)
-        for index, part in block_slices(self.start, self.stop):
-            images = generated.block(index, worker.device)[part]
-            statistics.add(worker.extractor, BLOCK * index, images, None, "generated")
+        statistics.add_blocks(worker.extractor, generated, block_slices(self.start, self.stop))
         return to_cpu(statistics)
 
 
@@ -214,33 +212,14 @@ class FindNearest:
         return to_cpu(nearest)
 
 
-TaskRunner = Callable[[Request, Sequence[Task]], Iterator[object]]
+TaskRunner = Callable[[Request, Sequence[Task]], Iterator[Any]]
 """Runs tasks, in any processes, and yields their results in the order of the tasks."""
 
 
-def run_here(request: Request, tasks: Sequence[Task]) -> Iterator[object]:
+def run_here(request: Request, tasks: Sequence[Task]) -> Iterator[Any]:
     """Run tasks in this process, one after another."""
     for task in tasks:
         yield task(worker_for(request))
-
-
-class CountingRunner:
-    """Runs tasks; calls `progress` with the images of all its calls so far, and with their `total`."""
-
-    def __init__(
-        self, request: Request, run_tasks: TaskRunner, total: int, progress: Callable[[int, int], None]
-    ) -> None:
-        self._request, self._run_tasks = request, run_tasks
-        self._total, self._progress = total, progress
-        self._processed = 0
-        progress(0, total)
-
-    def __call__(self, tasks: Sequence[Task]) -> Iterator[object]:
-        """Yield the results of tasks, in their order."""
-        for task, result in zip(tasks, self._run_tasks(self._request, tasks), strict=True):
-            yield result
-            self._processed += task.images
-            self._progress(self._processed, self._total)
 
 
 def split_row_groups(real: RealImages) -> list[tuple[range, int]]:
