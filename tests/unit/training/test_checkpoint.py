@@ -154,7 +154,7 @@ def test_a_crash_at_any_moment_leaves_every_record_that_was_written(trained: Pat
     before = read_records(str(trained))
 
     def write(folder: Path) -> None:
-        records = RecordWriter(str(folder), 128)
+        records = RecordWriter(str(folder), 128, tensorboard=False)
         for images in (160, 192):
             records.add({"images": images, "loss_d": 0.5})
             records.write()()
@@ -165,7 +165,7 @@ def test_a_crash_at_any_moment_leaves_every_record_that_was_written(trained: Pat
         assert found[: len(before)] == before
         assert [record["images"] for record in found[len(before) :]] in ([], [160], [160, 192])
         assert crashed or len(found) == len(before) + 2
-        RecordWriter(str(folder), 128).close()
+        RecordWriter(str(folder), 128, tensorboard=False).close()
         assert read_records(str(folder)) == before
 
 

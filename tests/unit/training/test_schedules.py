@@ -13,9 +13,8 @@ from gan_dist.core.errors import ResumeError
 from gan_dist.training.context import LocalContext
 from gan_dist.training.schedule import rate_factor
 from gan_dist.training.step import Step
-from tests.support.gloo import run_gloo
 from tests.unit.training.test_step import batches, fresh, settings
-from tests.unit.training.test_training import assert_same_bits, config, run, run_on_ranks, tensors
+from tests.unit.training.test_training import assert_same_bits, config, run, tensors
 
 ROUNDS = ["train.batch_size=8", "eval.every_kimg=1", "eval.samples=8"]
 END, SWITCH = 0.064, 0.024
@@ -94,14 +93,6 @@ def test_a_run_whose_values_change_has_the_bits_of_one_that_goes_on_with_new_one
     first = config(tmp_path / "parts", *ROUNDS, f"train.kimg={SWITCH}", *overrides(*keys, changing=False))
     for one in (whole, first, parts):
         run(one)
-    assert_same_bits(tensors(whole), tensors(parts))
-
-
-def test_two_workers_resume_across_a_change_to_the_same_bits(tmp_path: Path) -> None:
-    two = [*ROUNDS, *overrides(*TOGETHER["penalties"], changing=True), f"train.kimg={END}", "scale.workers=2"]
-    whole, parts = config(tmp_path / "whole", *two), config(tmp_path / "parts", *two)
-    first = config(tmp_path / "parts", *two, f"train.kimg={SWITCH + 0.008}")
-    run_gloo(run_on_ranks, 2, whole, first, parts)
     assert_same_bits(tensors(whole), tensors(parts))
 
 
