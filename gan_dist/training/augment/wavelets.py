@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gan_dist.training.augment.draws import gated, log_normal
@@ -153,7 +155,7 @@ def filter_bands(images: Tensor, gains: Tensor) -> Tensor:
         gains: (B, 4), of any type.
     """
     weights = gains[:, :, None].double()
-    bands = torch.tensor(BANDS, dtype=torch.float64, device=gains.device)
+    bands = torch.tensor(BANDS, device=gains.device)
     taps = sum(weights[:, band] * bands[band] for band in range(1, len(BANDS))) + weights[:, 0] * bands[0]
     taps = taps.to(images)[:, :, None, None, None]
     filtered = _filter(_filter(images, taps, 2), taps, 3)
@@ -172,28 +174,22 @@ def _filter(images: Tensor, taps: Tensor, dim: int) -> Tensor:
     return total
 
 
-def _bands() -> list[list[float]]:
+def _bands() -> NDArray[np.float64]:
     """Return each band's symmetric filter, its middle and one side.
 
     With L(z) = H(z) H(1/z) / 2 for the low-pass filter H of sym2, and 1 - L(z) for what it leaves, the bands
     from the highest on are 1 - L(z), L(z) (1 - L(z^2)), L(z) L(z^2) (1 - L(z^4)) and L(z) L(z^2) L(z^4).
     """
-    low = {-3: -1 / 32, -1: 9 / 32, 0: 1 / 2, 1: 9 / 32, 3: -1 / 32}
-    high = {place: (place == 0) - weight for place, weight in low.items()}
-    bands, below = [], {0: 1.0}
+    low = np.array([-1, 0, 9, 16, 9, 0, -1]) / 32
+    high = (np.arange(len(low)) == len(low) // 2) - low
+    bands, below = [], np.ones(1)
     for step in (1, 2, 4):
-        bands.append(_product(below, {step * place: weight for place, weight in high.items()}))
-        below = _product(below, {step * place: weight for place, weight in low.items()})
-    filters = [below, *reversed(bands)]
-    return [[one.get(place, 0.0) for place in range(max(below) + 1)] for one in filters]
-
-
-def _product(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
-    product: dict[int, float] = {}
-    for i, x in a.items():
-        for j, y in b.items():
-            product[i + j] = product.get(i + j, 0.0) + x * y
-    return product
+        spread = np.zeros((2, step * (len(low) - 1) + 1))
+        spread[:, ::step] = low, high
+        bands.append(np.convolve(below, spread[1]))
+        below = np.convolve(below, spread[0])
+    sides = [whole[len(whole) // 2 :] for whole in (below, *reversed(bands))]
+    return np.stack([np.pad(side, (0, len(sides[0]) - len(side))) for side in sides])
 
 
 BANDS = _bands()
