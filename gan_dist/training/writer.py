@@ -63,13 +63,11 @@ class RunWriter:
 
     def add(self, call: Callable[[], None]) -> None:
         """Write by a call that may be repeated after it has failed."""
-        with self._changed:
-            self._waiting = sorted([*self._waiting, (_FILE, call)], key=itemgetter(0))
-            self._changed.notify_all()
+        self._add(_FILE, call)
 
     def add_release(self, write: Callable[[], None]) -> None:
         """Write the best release, in place of one that waits."""
-        self._replace(_RELEASE, write)
+        self._add(_RELEASE, write)
 
     def add_checkpoint(self, images: int, write: Callable[[], None]) -> None:
         """Write a checkpoint, in place of one that waits, after what was added before."""
@@ -78,11 +76,11 @@ class RunWriter:
             write()
             self._saved = images
 
-        self._replace(_CHECKPOINT, call)
+        self._add(_CHECKPOINT, call)
 
-    def _replace(self, kind: int, call: Callable[[], None]) -> None:
+    def _add(self, kind: int, call: Callable[[], None]) -> None:
         with self._changed:
-            others = [one for one in self._waiting if one[0] != kind]
+            others = [one for one in self._waiting if kind == _FILE or one[0] != kind]
             self._waiting = sorted([*others, (kind, call)], key=itemgetter(0))
             self._changed.notify_all()
 
