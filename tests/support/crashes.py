@@ -24,7 +24,7 @@ class Died(BaseException):
 class Disk:
     """While it is entered, `os` dies at the call numbered `moment`, from 0.
 
-    With `lose_power` what was not synchronised is then lost: the content of files, and names in folders.
+    With `lose_power` what is not synchronised at the end is lost: content of files, and names in folders.
     Deletions are never lost, which is the worst for whoever deletes before the new is safe.
     """
 
@@ -50,7 +50,7 @@ class Disk:
     def __exit__(self, *_: object) -> None:
         for each in self._patches:
             each.stop()
-        if self._dead and self._lose_power:
+        if self._lose_power:
             for path, content in self._unsynced.items():
                 if Path(path).exists():
                     Path(path).write_bytes(content)

@@ -16,7 +16,7 @@ from gan_dist.config import load_config
 from gan_dist.config.fields import override
 from gan_dist.config.machine import INCEPTION_VARIABLE
 from gan_dist.core import storage
-from gan_dist.core.errors import GanDistError, StorageError
+from gan_dist.core.errors import GanDistError, NonFiniteError, StorageError, WorkerError
 from gan_dist.data.packing.sources.items import SourceOptions
 from gan_dist.data.packing.sources.torchvision_sets import open_torchvision
 from gan_dist.search.plan import plan_search
@@ -171,3 +171,16 @@ def test_a_working_directory_that_was_removed_is_said(
     assert capsys.readouterr().err == (
         "gan-dist: the working directory does not exist any more; cd to one that does\n"
     )
+
+
+@pytest.mark.parametrize(("kind", "code"), [(GanDistError, 2), (WorkerError, 1), (NonFiniteError, 3)])
+def test_an_error_has_the_exit_code_of_its_kind(
+    kind: type[GanDistError], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise kind("no")
+
+    monkeypatch.setattr("gan_dist.cli.app", fails)
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == code

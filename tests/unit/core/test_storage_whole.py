@@ -15,6 +15,7 @@ from gan_dist.core import storage
 from gan_dist.core.errors import StorageError
 from gan_dist.core.storage import StorageOptions
 from gan_dist.core.storage.redaction import reason
+from tests.support.crashes import Disk
 from tests.support.faults import Proxy, proxy
 from tests.support.s3 import refusing_server
 
@@ -146,6 +147,15 @@ def test_a_secret_in_a_uri_is_refused_and_not_repeated(uri: str, shown: str) -> 
 @pytest.mark.parametrize("uri", ["s3://b/us@er:x", "hdfs://h:8020/p@q", "abfs://c@account/x", "/a?b=c@d"])
 def test_other_uris_are_shown_as_they_are(uri: str) -> None:
     assert storage.redact(uri) == uri
+
+
+def test_what_a_call_has_written_outlasts_the_loss_of_power(tmp_path: Path) -> None:
+    new, log = f"{tmp_path}/a/b/file", f"{tmp_path}/c/log"
+    with Disk(10**6, lose_power=True):
+        storage.write_bytes(new, b"1")
+        storage.append_text(log, "1")
+        storage.append_text(log, "2")
+    assert (storage.read_text(new), storage.read_text(log)) == ("1", "12")
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from gan_dist.config import InitConfig, load_config
 from gan_dist.core.errors import CheckpointError, ConfigError, StorageError
 from gan_dist.core.storage.hashed_folder import read_manifest
 from gan_dist.models import Discriminator, dcgan, fastgan_discriminator, r3gan, resnet, stylegan2, transfer
+from gan_dist.models.fit import compare
 from gan_dist.models.sizes import NetworkSize
 from gan_dist.training.state import TrainingState
 from tests.support.crashes import every_crash
@@ -104,6 +106,10 @@ def test_tensors_of_another_shape_stay_random_and_are_named(tmp_path: Path) -> N
     whole = check(tmp_path, *given)
     assert whole["init_discriminator"] == "all 9 tensors"
     assert "init_model" not in whole
+    counted = nn.Module()
+    counted.register_buffer("number", torch.tensor(3))
+    fit = compare(counted, save({"number": torch.tensor(0.5)}), "source", "generator.safetensors")
+    assert fit.left == {"number": "a number there and a number of torch.int64 here"}
     narrower = check(tmp_path, given[0], "model.latent_dim=6")
     assert narrower["init_model"] == "latent_dim was 8, is 6; conditional was true, is false"
 
