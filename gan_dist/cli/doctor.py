@@ -29,7 +29,9 @@ def doctor(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings, e.g. storage=s3://b/runs.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds after which a check is given up.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(min=1.0, max=86_400.0, help="Seconds after which a check is given up.")
+    ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Look for what is wrong, before a run finds it.

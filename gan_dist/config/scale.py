@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gan_dist.config.section import ConflictError, Positive, PositiveFloat, Section
+from gan_dist.config.section import ConflictError, Positive, PositiveFloat, Seconds, Section
 
 
 class ScaleConfig(Section):
@@ -19,9 +19,9 @@ class ScaleConfig(Section):
     """Smallest number of processes with which the run goes on while nodes are missing; `workers` when absent.
     It uses as many as there is room for and the batch divides by, and more again when nodes come back. The
     fewer they are, the more of the batch each holds."""
-    wait_s: PositiveFloat = 1800.0
+    wait_s: Seconds = 1800.0
     """Seconds that the run waits for room for its workers before it ends; it can be continued."""
-    collective_timeout_s: PositiveFloat = 600.0
+    collective_timeout_s: Seconds = 600.0
     """Seconds that workers wait for one that does not answer, rounded up; it may write files or compare
     features meanwhile."""
     cpus_per_worker: PositiveFloat = 1.0

@@ -23,6 +23,7 @@ from gan_dist.config.section import (
     NotNegative,
     Positive,
     PositiveFloat,
+    Seconds,
     Section,
 )
 from gan_dist.core.storage import BACKENDS, StorageOptions, join
@@ -35,7 +36,7 @@ class StorageConfig(Section):
     """Folder or bucket prefix in which runs are kept."""
     backend: BACKENDS = "pyarrow"
     """What talks to object stores; `s3fs` reaches some that `pyarrow` does not."""
-    timeout_s: PositiveFloat = 60.0
+    timeout_s: Seconds = 60.0
     """Seconds after which an operation on an object store that does not succeed is given up, its retries
     included."""
     max_outage_s: NotNegative = 600.0
@@ -91,7 +92,7 @@ class TrainConfig(Section):
     compile: Literal["auto", "never", "always"] = "auto"
     """torch.compile: `auto` on GPUs with a C compiler and Python's headers beside them, for losses without
     gradient penalties and, on several workers, for networks without batch normalisation."""
-    checkpoint_every_s: PositiveFloat | None = 300.0
+    checkpoint_every_s: Seconds | None = 300.0
     """Seconds after the last checkpoint at which another is written between evaluations; null: only
     evaluations write them."""
     keep: Positive = 3
@@ -137,7 +138,7 @@ class LogConfig(Section):
     project: Annotated[str, Field(min_length=1)] | None = None
     """MLflow's experiment and W&B's project; when absent, what MLFLOW_EXPERIMENT_NAME and WANDB_PROJECT name,
     or `gan-dist`."""
-    every_s: PositiveFloat = 10.0
+    every_s: Seconds = 10.0
     """Seconds between progress lines where standard output is not a terminal."""
 
 

@@ -11,6 +11,8 @@ from gan_dist.core.errors import Problem
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
+"""A time to wait; for longer ones threads have no number."""
 MOST_KIMG = 1e12
 """Thousands of images: their number has an exact float."""
 Kimg = Annotated[float, Field(gt=0, le=MOST_KIMG)]

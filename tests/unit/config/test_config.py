@@ -79,7 +79,10 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         GOOD + "eval: {target: 0}\ntrain: {keep: 0, checkpoint_every_s: 0}\n",
         ["search.target=-1", "search.space={optim.g.lr: [1e-4, 1e-3]}"],
     ),
-    "sizes out of range": (GOOD + "  streams: 100000\n  disk_cache_gb: 1e300\n", []),
+    "sizes out of range": (
+        GOOD + "  streams: 100000\n  disk_cache_gb: 1e300\n",
+        ["storage.timeout_s=1e300", "scale.collective_timeout_s=1e10"],
+    ),
     "choices": (GOOD + "  cache: memry\nmodel: {name: dcgn}\nloss: {name: wasserstein}\n", []),
     "missing": ("train:\n  kimg: 5\n", []),
     "empty file": ("", []),
@@ -599,7 +602,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
             path=draw(text | st.just("")),
             resolution=draw(st.none() | positive),
             cache=draw(st.sampled_from(["auto", "memory", "stream"])),
-            streams=draw(st.none() | positive),
+            streams=draw(st.none() | st.integers(1, 2**16)),
             window=draw(positive),
         ),
         model=ModelConfig(latent_dim=draw(positive), width=draw(positive)),
@@ -620,7 +623,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
         scale=ScaleConfig(
             workers=workers, cpus_per_worker=draw(real), gpus_per_worker=draw(real | st.just(0.0))
         ),
-        log=LogConfig(every_s=draw(real)),
+        log=LogConfig(every_s=draw(st.floats(1e-3, 1e9))),
     )
 
 
