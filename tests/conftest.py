@@ -25,24 +25,23 @@ LONGEST_FIRST = (
     "tests/e2e/test_hosts.py",
     "tests/unit/training/test_training.py",
     "tests/unit/core/test_storage.py",
+    "tests/e2e/test_commands.py",
+    "tests/unit/artifacts/test_trackers.py",
     "tests/unit/artifacts/test_export.py",
     "tests/unit/data/packing/test_sources_stores.py",
-    "tests/unit/training/test_step.py",
-    "tests/e2e/test_serving.py",
-    "tests/unit/core/test_storage_whole.py",
-    "tests/unit/evaluation/test_evaluation.py",
-    "tests/e2e/test_autoscaling.py",
     "tests/unit/training/test_audit.py",
-    "tests/unit/core/test_storage_signed.py",
+    "tests/unit/training/test_step.py",
+    "tests/unit/core/test_storage_whole.py",
+    "tests/unit/cli/test_printed_commands.py",
     "tests/unit/training/test_checkpoint.py",
-    "tests/chaos/test_kills.py",
-    "tests/chaos/test_inputs.py",
-    "tests/unit/cluster/test_shadows.py",
-    "tests/chaos/test_stores.py",
-    "tests/chaos/test_hostile.py",
+    "tests/e2e/test_serving.py",
+    "tests/e2e/test_autoscaling.py",
+    "tests/unit/core/test_storage_signed.py",
+    "tests/unit/core/test_storage_clouds.py",
+    "tests/unit/test_packaging.py",
 )
 """Scopes by the seconds that they were measured to take: from 6 minutes down to 15 s."""
-WITHOUT_THE_HEAD = ("autoscaling", "hosts", "ray_up", "serving")
+WITHOUT_THE_HEAD = ("autoscaling", "commands", "hosts", "ray_up", "serving", "slurm")
 
 
 class _LongestFirst(LoadScopeScheduling):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from tests.support.inputs import write_run
 def test_what_an_attacker_made_is_refused_and_runs_no_code(chaos: Chaos, tmp_path: Path) -> None:
     write_run(tmp_path / "good" / "run")
     names = [case.name for case in hostile.cases()]
-    numbers = sorted(chaos.random.sample(range(len(names)), chaos.rounds(8, len(names))))
+    numbers = sorted(chaos.random.sample(range(len(names)), chaos.rounds(5, len(names))))
     outcomes, wrong = fence.results(
         "tests.support.hostile:Hostile", "", tmp_path / "good", tmp_path / "work", numbers
     )

@@ -12,7 +12,7 @@ from tests.support import fence, inputs
 def test_mutated_inputs_are_read_or_refused_by_a_named_error(chaos: Chaos, tmp_path: Path) -> None:
     """No other exception, signal, hang, write outside, process, connection or gigabyte of memory."""
     inputs.write_examples(tmp_path / "good")
-    count = chaos.rounds(2 * len(inputs.KINDS), 5000)
+    count = chaos.rounds(len(inputs.KINDS), 5000)
     outcomes, wrong = fence.results(
         "tests.support.inputs:Mutations", str(chaos.seed), tmp_path / "good", tmp_path / "work", range(count)
     )

@@ -63,7 +63,7 @@ def test_a_run_that_is_killed_anywhere_ends_with_the_bits_of_one_that_was_not(
     expected, records = tensors(undisturbed), recorded(undisturbed)
 
     kills = runs = 0
-    wanted = chaos.rounds(4, 200)
+    wanted = chaos.rounds(2, 200)
     while kills < wanted:
         runs += 1
         settings = config(tmp_path / f"run{runs}", *LENGTH)

@@ -137,7 +137,7 @@ def test_faults_of_a_store_corrupt_nothing(
     chance, outcomes, longest = chaos.random, Counter[str](), 0.0
     work = Work(root, bucket, chance)
     use(backend, TIMEOUT_S)
-    wanted = chaos.rounds(6, 500)
+    wanted = chaos.rounds(4, 500)
     done = Counter[str]()
     while done.total() < wanted:
         kind, before = chance.choice(KINDS), running.counts.copy()

@@ -139,7 +139,13 @@ def test_a_run_ends_after_four_failures_without_a_checkpoint_between_them(
     assert told == ["lost 10.0.0.7; the run goes on from 0.064 kimg"] * 4
 
 
-@pytest.mark.usefixtures("a_busy_cpu")
+@pytest.fixture
+def no_room(a_busy_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    """One of the two CPUs is reserved, and a run soon sees that it has no room."""
+    monkeypatch.setattr(placement, "PLACED_S", 1.0)
+
+
+@pytest.mark.usefixtures("no_room")
 def test_a_run_without_room_says_what_it_waits_for_and_ends_to_be_continued(tmp_path: Path) -> None:
     news: list[RunStatus] = []
     with pytest.raises(
@@ -150,16 +156,15 @@ def test_a_run_without_room_says_what_it_waits_for_and_ends_to_be_continued(tmp_
     assert waits.startswith("no room for 2 workers of 1 CPU: the run waits for nodes, 1 s at most")
 
 
-@pytest.mark.usefixtures("a_busy_cpu")
+@pytest.mark.usefixtures("no_room")
 def test_a_run_that_waits_for_room_can_be_stopped(tmp_path: Path) -> None:
     news: list[RunStatus] = []
     outcome = driver.run(config(tmp_path, "scale.workers=2"), news.append, should_stop=lambda: len(news) > 2)
     assert (outcome.finished, outcome.images) == (False, 0)
 
 
-@pytest.mark.usefixtures("a_busy_cpu")
-def test_room_is_the_largest_number_of_workers_that_can_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "PLACED_S", 2.0)  # what has no room waits as long
+@pytest.mark.usefixtures("no_room")
+def test_room_is_the_largest_number_of_workers_that_can_be_placed() -> None:
     half = ScaleConfig(cpus_per_worker=0.5)
     assert placeable_workers(half, (4, 2, 1)) == 2
     assert placeable_workers(half, (4, 3)) is None

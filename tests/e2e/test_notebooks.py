@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from gan_dist.artifacts.records import read_records
 from tests.support.heads import ROOT, Head
 
 NOTEBOOKS = ROOT / "docs/notebooks"
@@ -46,3 +47,7 @@ def test_every_cell_of_a_notebook_works(
     assert {"first_run": "torch.Size([16, 1, 8, 8])", "a_search": "gan-dist best runs/search-"}[
         name
     ] in printed, printed
+    if name == "a_search":
+        (promoted,) = tmp_path.glob("runs/search-*")
+        measured = [one["images"] for one in read_records(str(promoted)) if "fd_digits" in one]
+        assert measured == [64, 128, 192, 256]

@@ -26,10 +26,10 @@ def config(root: Path, *overrides: str) -> RunConfig:
     return load_config("digits", [f"storage={root}", "name=run", *SMALL, *overrides])
 
 
-def state_of(settings: RunConfig, classes: int = 10, channels: int = 1) -> TrainingState:
-    """Return the state of a run before its first image, in which all networks differ."""
+def fresh(settings: RunConfig, classes: int = 10, channels: int = 1) -> TrainingState:
+    """Return the state of a run before its first image."""
     shape = ImageShape(16, channels, classes if settings.model.conditional else 0)
-    state = new_state(
+    return new_state(
         settings.model,
         settings.optim,
         shape,
@@ -38,6 +38,11 @@ def state_of(settings: RunConfig, classes: int = 10, channels: int = 1) -> Train
         channels_last=settings.train.channels_last,
         freeze_d=settings.init.freeze_d,
     )
+
+
+def state_of(settings: RunConfig, classes: int = 10, channels: int = 1) -> TrainingState:
+    """Return the state of a run before its first image, in which all networks differ."""
+    state = fresh(settings, classes, channels)
     for name, weights in state.average.state_dict().items():
         if weights.is_floating_point():
             weights += 0.01 * rng.normal(tuple(weights.shape), 1, name)

@@ -151,7 +151,8 @@ def _s3_by_s3fs(
             config_kwargs={
                 "connect_timeout": request_s,
                 "read_timeout": answer_s,
-                "retries": {"max_attempts": 2, "mode": "standard"},
+                # Its own waits are ten times those of `retrying`.
+                "retries": {"total_max_attempts": 2, "mode": "standard"},
                 "s3": style,
             },
             default_block_size=PART_BYTES,

@@ -86,13 +86,17 @@ def inputs(count: int, conditional: bool) -> tuple[Tensor, ...]:
     return (latents, torch.arange(count) % CLASSES) if conditional else (latents,)
 
 
-def run_file(path: Path, given: tuple[Tensor, ...]) -> Tensor:
+def opened(path: Path) -> Callable[..., Tensor]:
+    """Return a file's generator: a function of latents, and of labels."""
     if path.suffix == ".pt2":
-        images: Tensor = torch.export.load(path).module()(*given)
-        return images
+        return torch.export.load(path).module()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    named = zip(("latents", "labels"), given, strict=False)
-    return torch.from_numpy(session.run(["images"], {name: one.numpy() for name, one in named})[0])
+
+    def run(*given: Tensor) -> Tensor:
+        named = zip(("latents", "labels"), given, strict=False)
+        return torch.from_numpy(session.run(["images"], {name: one.numpy() for name, one in named})[0])
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -122,21 +126,20 @@ def test_a_file_makes_the_generators_images(
     variant: str, conditional: bool, suffix: str, exported: Callable[..., Path]
 ) -> None:
     to = exported(suffix, variant, conditional=conditional)
-    generator = gan_dist.load(str(to.parents[1] / "tiny")).generator
+    generator, of_file = gan_dist.load(str(to.parents[1] / "tiny")).generator, opened(to)
     for count in (1, 2, 3, 17):
         given = inputs(count, conditional)
-        expected, images = generator(*given), run_file(to, given)
+        expected, images = generator(*given), of_file(*given)
         assert (images.shape, images.dtype) == (expected.shape, torch.float32)
         assert expected.std() > 0.01
         assert (images - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
     assert b"/gan_dist/" not in to.read_bytes()  # no paths of the machine that made it
-    if suffix == ".pt2":
-        require_movable(to, inputs(4, conditional))
+    if isinstance(of_file, torch.nn.Module):
+        require_movable(of_file, inputs(4, conditional))
 
 
-def require_movable(to: Path, given: tuple[Tensor, ...]) -> None:
+def require_movable(module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
     """Refuse an archive that names the device that it was made on."""
-    module = torch.export.load(to).module()
     # Tensors without contents: what an operator needs of its device is checked without one.
     with FakeTensorMode(allow_non_fake_inputs=True):
         moved = module.to("cuda")(*(tensor.to("cuda") for tensor in given))
@@ -297,5 +300,5 @@ def test_a_file_of_a_mixture_has_all_its_members(suffix: str, tmp_path: Path) ->
     latents = torch.randn(40, LATENT_DIM + 1, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         images = told.release.generator(latents)
-    assert torch.allclose(run_file(to, (latents,)), images, atol=1e-4)
+    assert torch.allclose(opened(to)(latents), images, atol=1e-4)
     assert export.describe(told.release)["mixture"] == (0.7, 0.3)

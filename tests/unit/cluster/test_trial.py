@@ -13,6 +13,7 @@ from gan_dist.artifacts.records import read_records
 from gan_dist.cluster.tune.trial import _TrialRun, release_memory, trial_device
 from gan_dist.core import storage
 from gan_dist.core.errors import CapacityError
+from gan_dist.core.storage import outage
 from gan_dist.training.checkpoint import newest_images
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
@@ -67,7 +68,10 @@ def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(
     assert trial_device(0.0) == "cpu"
 
 
-def test_a_search_is_told_of_no_measurement_that_the_store_does_not_have(bucket: str, s3_url: str) -> None:
+def test_a_search_is_told_of_no_measurement_that_the_store_does_not_have(
+    bucket: str, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage, "PAUSE_S", 1.0)
     with proxy(s3_url) as between:
         place = f"{bucket}?endpoint_override=127.0.0.1:{between.port}&scheme=http"
         waiting = ["storage.timeout_s=2", "storage.max_outage_s=60", "storage.backend=s3fs"]
@@ -76,7 +80,7 @@ def test_a_search_is_told_of_no_measurement_that_the_store_does_not_have(bucket:
         between.faults.planned = ["unavailable"] * 1000
         trial = _TrialRun(settings, "fd_digits")
         wait_until(lambda: between.counts["unavailable"] > 0)
-        time.sleep(5)  # by then the run trains on without the store
+        time.sleep(3)  # by then the run trains on without the store
         assert trial._results.empty()
         between.faults.planned.clear()
         measured = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,9 +13,8 @@ from gan_dist.config import load_config
 from gan_dist.config.scale import ScaleConfig, worker_counts
 from gan_dist.config.section import ConflictError
 from gan_dist.core.errors import ConfigError
-from gan_dist.models.generator import ImageShape
-from gan_dist.training.state import new_state
 from tests.support.gloo import run_gloo
+from tests.support.sources import fresh
 from tests.unit.training.test_training import config, run_on_ranks, tensors
 
 
@@ -86,14 +84,7 @@ def test_a_run_that_loses_a_worker_goes_on_as_if_it_had_never_had_it(tmp_path: P
     run_gloo(run_on_ranks, 2, fewer[0])
     run_gloo(run_on_ranks, 1, alone, fewer[1])
     ended = tensors(alone), tensors(fewer[-1])
-    begun = new_state(
-        alone.model,
-        alone.optim,
-        ImageShape(16, 1),
-        torch.device("cpu"),
-        seed=alone.seed,
-        channels_last=alone.train.channels_last,
-    ).tensors()
+    begun = fresh(alone).tensors()
     moved = apart = 0.0
     for part_name in ("generator", "discriminator"):
         for key, weight in begun[part_name].items():

@@ -16,6 +16,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from benchmarks.simulated_population import ENDS, EVERY, KEY, Simulation, best_constant, config
+from gan_dist.config.search import SearchConfig
 from gan_dist.core.errors import ConfigError
 from gan_dist.search import explore
 from gan_dist.search.display import _cells
@@ -72,21 +73,26 @@ def outcome(simulation: Simulation) -> dict[int, tuple[Any, ...]]:
     }
 
 
+def continued(search: SearchConfig, seed: int) -> Simulation:
+    """Run a search to its end whose process is killed at random writes."""
+    storage, places, kills = KilledStorage(), random.Random(seed), 0
+    while True:
+        storage.left = places.choice([0, 0.5]) + places.randint(5, 60)
+        try:
+            (simulation := Simulation(search, storage)).run()
+        except KilledError:
+            kills += 1
+        else:
+            assert kills >= 5
+            return simulation
+
+
 @pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
 def test_a_search_killed_at_random_writes_decides_as_one_that_was_not(scheduler: str) -> None:
     search = config(1, scheduler, trials=4 if scheduler == "pb2" else 6)
     whole = Simulation(search, InMemoryStorage())
     whole.run()
-    storage, places, kills = KilledStorage(), random.Random(0), 0
-    while True:
-        storage.left = places.choice([0, 0.5]) + places.randint(1, 60)
-        try:
-            simulation = Simulation(search, storage)
-            simulation.run()
-            break
-        except KilledError:
-            kills += 1
-    assert kills >= 5
+    simulation = continued(search, 0)
     assert outcome(simulation) == outcome(whole)
     assert {trial.state for trial in simulation.study.trials()} == {TrialState.COMPLETE}
     for trial in simulation.study.trials():
@@ -94,17 +100,7 @@ def test_a_search_killed_at_random_writes_decides_as_one_that_was_not(scheduler:
 
 
 def test_asynchronous_members_that_are_killed_are_all_trained_to_the_end() -> None:
-    search = config(2, synch=False)
-    storage, places, kills = KilledStorage(), random.Random(1), 0
-    for _ in range(1000):
-        storage.left = places.choice([0, 0.5]) + places.randint(5, 60)
-        try:
-            simulation = Simulation(search, storage)
-            simulation.run()
-            break
-        except KilledError:
-            kills += 1
-    assert kills >= 5
+    simulation = continued(config(2, synch=False), 1)
     assert {trial.state for trial in simulation.study.trials()} == {TrialState.COMPLETE}
     assert any(len(Member.of(trial).branches) > 1 for trial in simulation.study.trials())
 

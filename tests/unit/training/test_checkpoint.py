@@ -20,13 +20,13 @@ from gan_dist.core.errors import CheckpointError, ResumeError
 from gan_dist.core.images import image_grid
 from gan_dist.core.storage.hashed_folder import checkpoint_names
 from gan_dist.models import release
-from gan_dist.models.generator import ImageShape
 from gan_dist.training import checkpoint as states
 from gan_dist.training.context import LocalContext
 from gan_dist.training.loop import train
-from gan_dist.training.state import TrainingState, new_state
+from gan_dist.training.state import TrainingState
 from tests.support.crashes import every_crash
 from tests.support.releases import rewrite
+from tests.support.sources import fresh
 
 SMALL = [
     *("data.resolution=16", "model.name=dcgan", "model.max_width=null", "loss.name=nonsaturating"),
@@ -42,17 +42,6 @@ def config(storage_path: Path, *overrides: str) -> RunConfig:
 def run(settings: RunConfig) -> None:
     torch.set_num_threads(1)
     train(settings, LocalContext(settings.run_uri))
-
-
-def fresh(settings: RunConfig) -> TrainingState:
-    return new_state(
-        settings.model,
-        settings.optim,
-        ImageShape(16, 1),
-        torch.device("cpu"),
-        seed=settings.seed,
-        channels_last=settings.train.channels_last,
-    )
 
 
 def assert_same_tensors(a: TrainingState, b: TrainingState) -> None:
