@@ -27,7 +27,9 @@ METRICS = "metrics.jsonl"
 LOCAL_S, REMOTE_S = 5.0, 30.0
 """Seconds after which added records are written, to local disks and to object stores, where each time the
 whole file is."""
-_SCORE = re.compile(r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|diversity|modes")
+_SCORE = re.compile(
+    r"(fid|fd|kid|is|precision|recall|density|coverage)(_\w+)?|copying_z|copied_share|diversity|modes"
+)
 
 
 class RecordWriter:

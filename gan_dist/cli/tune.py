@@ -61,7 +61,7 @@ def tune(
     plan = plan_search(images.settings)
     require_trackers(plan.config.log.to, print_warning, ask=not dry_run)
     summary = summarise(plan.config, images.manifest)
-    plan = with_objectives(plan, summary.metric, summary.scores)
+    plan = with_objectives(plan, summary.metric, summary.scores, summary.more_scores)
     for trial in plan.with_own_code():
         summarise(trial, images.manifest)
     require_sources(beginnings(plan), plan.config.data, images.manifest)
@@ -73,7 +73,7 @@ def tune(
     from gan_dist.core.storage.lock import folder_lock
 
     with packed(images) as settings:
-        plan = with_objectives(plan_search(settings), summary.metric, summary.scores)
+        plan = with_objectives(plan_search(settings), summary.metric, summary.scores, summary.more_scores)
         with folder_lock(plan.uri, LiveConsole().print):
             plan = prepared(pinned(plan), summary.metric)
             outcome = _run(plan, summary.metric, [config, *given])

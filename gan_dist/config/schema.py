@@ -113,9 +113,10 @@ class EvalConfig(Section):
     inception_weights: str | None = None
     """File or URI of `inception`'s weights; when absent, that in GAN_DIST_INCEPTION_WEIGHTS, or what
     torch-fidelity has downloaded."""
-    metrics: tuple[Literal["kid", "is", "pr", "dc"], ...] = ()
+    metrics: tuple[Literal["kid", "is", "pr", "dc", "memorisation"], ...] = ()
     """What is measured beside the Frechet distance: `kid`, `is` (Inception Score), `pr` (precision and
-    recall), `dc` (density and coverage)."""
+    recall), `dc` (density and coverage), `memorisation` (a test of copying, by as many training images as
+    `samples`, 10,000 at most)."""
     patience: Positive | None = None
     """The run ends early when the median of this many evaluations is no better than that of as many before
     them, as far as the measurement's noise tells; a sixth of the run's evaluations is a good choice. Those

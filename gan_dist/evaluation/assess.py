@@ -13,10 +13,9 @@ from torch import Tensor
 
 from gan_dist.core.images import image_grid
 from gan_dist.core.memory import explain_out_of_memory
-from gan_dist.core.rng import permutation
 from gan_dist.evaluation.images import BLOCK, RealImages
 from gan_dist.evaluation.metrics.distances import bias_warning, extrapolate, frechet_distance
-from gan_dist.evaluation.metrics.memorisation import NearestNeighbours, copying_test
+from gan_dist.evaluation.metrics.memorisation import NearestNeighbours, choose_queries, copying_test
 from gan_dist.evaluation.reference import Reference, ReferenceCache, statistics_key
 from gan_dist.evaluation.scores import compute_scores, require_possible
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
@@ -34,8 +33,6 @@ from gan_dist.evaluation.tasks import (
 
 STAGES = 10
 """Numbers of images from whose distances that of infinitely many images is extrapolated."""
-QUERIES = 2_000
-"""Generated and real images whose nearest training images are searched."""
 PAIRS = 16
 """Generated images in the picture, each beside its nearest training image."""
 
@@ -172,8 +169,10 @@ def _find_copies(
     """
     if statistics.reservoir is None:
         raise ValueError("a test of copying needs the features of the generated images")
-    features, numbers = _choose(statistics.reservoir.features.cpu(), statistics.reservoir.indices.cpu())
-    real_features, real_numbers = _choose(reference.features, reference.numbers)
+    features, numbers = choose_queries(
+        statistics.reservoir.features.cpu(), statistics.reservoir.indices.cpu()
+    )
+    real_features, real_numbers = choose_queries(reference.features, reference.numbers)
     trained = local.real_images(local.trained_on)
     # Each image of the training set itself is compared with all others, which are as near to it as held-out
     # images would be. Sets are compared by content: here a path may be another than in training.
@@ -199,9 +198,3 @@ def _find_copies(
         image = generated.block(block, local.device)[place].cpu()
         pairs += [image, trained.image(int(nearest.indices[query]))]
     return figures, torch.stack(pairs)
-
-
-def _choose(features: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a uniform choice of QUERIES rows; a set may be in the order of its classes."""
-    chosen = torch.from_numpy(permutation(len(numbers), 0, "copying")[:QUERIES])
-    return features[chosen], numbers[chosen]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -20,6 +21,12 @@ from gan_dist.data.builtin import PREFIX
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.data.shards.verify import Without
 from gan_dist.evaluation.extractors.features import Extractor
+from gan_dist.evaluation.metrics.memorisation import (
+    CopyingTest,
+    NearestNeighbours,
+    choose_queries,
+    copying_test,
+)
 from gan_dist.evaluation.metrics.moments import Moments
 from gan_dist.evaluation.statistics import FeatureStatistics
 
@@ -58,6 +65,21 @@ class Reference:
         return cls(
             moments, statistics.spread.distance, statistics.labels.cpu(), features.cpu(), numbers.cpu()
         )
+
+    @cached_property
+    def spacing(self) -> Tensor:
+        """float64 (q,): distances of some of the images with features to the nearest other one."""
+        features, numbers = choose_queries(self.features, self.numbers)
+        nearest = NearestNeighbours(features, numbers)
+        nearest.update(self.numbers, self.features)
+        return nearest.distances
+
+    def copying(self, features: Tensor) -> CopyingTest:
+        """Return whether images with features (n, d) are copies of those whose features are here."""
+        queries, _ = choose_queries(features.cpu(), torch.arange(len(features)))
+        nearest = NearestNeighbours(queries)
+        nearest.update(self.numbers, self.features)
+        return copying_test(nearest.distances, self.spacing)
 
 
 def statistics_key(

@@ -53,11 +53,22 @@ def compute_scores(
 
 
 def score_names(extractor: Extractor, metrics: tuple[str, ...], *, modes: bool) -> tuple[str, ...]:
-    """Return the names of the scores that `compute_scores` returns; `modes` says whether they are counted."""
+    """Return the names of the scores of an evaluation in training; `modes` says whether they are counted.
+
+    These are those of `compute_scores`, and those of the test of copying.
+    """
     suffix = "" if extractor.metric == "fid" else f"_{extractor.name}"
     own = {"pr": ("precision", "recall"), "dc": ("density", "coverage")}
-    further = (f"{name}{suffix}" for metric in metrics for name in own.get(metric, (metric,)))
+    names = {one: [f"{name}{suffix}" for name in own.get(one, (one,))] for one in metrics}
+    names |= {"memorisation": ["copying_z", "copied_share"]} if "memorisation" in metrics else {}
+    further = (name for one in metrics for name in names[one])
     return extractor.metric, "diversity", *(("modes",) if modes else ()), *further
+
+
+def possible_metrics(extractor: Extractor, images: int) -> list[str]:
+    """Return those of `eval.metrics` that can be computed; `images` as for `require_possible`."""
+    known = ("kid", "is", "pr", "dc", "memorisation")
+    return [name for name in known if images >= FEWEST.get(name, 2) and (name != "is" or extractor.classes)]
 
 
 def require_possible(extractor: Extractor, metrics: tuple[str, ...], images: int) -> None:

@@ -155,26 +155,32 @@ def plan_search(settings: ConfigBuilder) -> Plan:
     return plan
 
 
-def with_objectives(plan: Plan, metric: str, scores: Sequence[str]) -> Plan:
-    """Return a plan whose objectives its trials report, those of `scores` and `images_per_second`.
+def with_objectives(plan: Plan, metric: str, scores: Sequence[str], more: Mapping[str, str]) -> Plan:
+    """Return a plan whose trials report its objectives, those of `scores` and `images_per_second`.
 
-    The distance, `metric`, as the only objective is a search without objectives.
+    `more` are values that trials report with more of `eval.metrics`, and with which: what objectives need of
+    these is added. The distance, `metric`, as the only objective is a search without objectives.
 
     Raises:
-        ConfigError: trials report no such value, with those that they report.
+        ConfigError: trials cannot report such a value, with those that they can.
     """
-    given, able = plan.search.objectives or {}, (*scores, "images_per_second")
+    given, able = plan.search.objectives or {}, (*scores, *more, "images_per_second")
     if unknown := [name for name in given if name not in able]:
-        evaluation = plan.config.eval
+        extractor = plan.config.eval.extractor
         raise ConfigError(
-            f"search.objectives: no trial reports {', '.join(unknown)}; with eval.extractor="
-            f"{evaluation.extractor} and eval.metrics={[*evaluation.metrics]} they report {', '.join(able)}",
-            "name some of these, or change eval.metrics",
-            keys=("search.objectives", "eval.metrics", "eval.extractor"),
+            f"search.objectives: no trial reports {', '.join(unknown)}; with eval.extractor={extractor} they "
+            f"can report {', '.join(able)}",
+            "name some of these",
+            keys=("search.objectives", "eval.extractor"),
         )
     if given == {metric: "min"} or not given:
         return replace(plan, search=plan.search.model_copy(update={"objectives": None}))
-    return plan
+    needed = {more[name]: None for name in given if name in more}
+    metrics = [*dict.fromkeys((*plan.config.eval.metrics, *needed))]
+    evaluation = plan.config.eval.model_copy(update={"metrics": tuple(metrics)})
+    config = plan.config.model_copy(update={"eval": evaluation})
+    settings = plan.settings.with_values({"eval.metrics": metrics}) if needed else plan.settings
+    return replace(plan, settings=settings, config=config)
 
 
 def pinned(plan: Plan) -> Plan:

@@ -113,6 +113,9 @@ class Evaluator:
         figures: dict[str, float] = {}
         if context.rank == 0 and self._reference is not None:
             figures = compute_scores(statistics, self._reference, self._extractor, self._config.eval.metrics)
+            if "memorisation" in self._config.eval.metrics and statistics.reservoir is not None:
+                test = self._reference.copying(statistics.reservoir.features)
+                figures |= {"copying_z": test.z, "copied_share": test.share}
         figures = broadcast_from_rank0(context, figures)
         return Measurement(figures[self.metric], figures)
 

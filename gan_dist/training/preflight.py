@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ from gan_dist.data.batches.loader import image_resolution, open_images
 from gan_dist.data.shards.manifest import ImageSet, Manifest
 from gan_dist.data.shards.verify import Without, find_damage
 from gan_dist.evaluation.extractors import load_extractor
-from gan_dist.evaluation.scores import require_possible, score_names
+from gan_dist.evaluation.scores import possible_metrics, require_possible, score_names
 from gan_dist.models import release, transfer
 from gan_dist.models.checks import check_networks
 from gan_dist.models.generator import ImageShape
@@ -63,6 +63,8 @@ class RunSummary:
     metric: str
     scores: tuple[str, ...]
     """Names of what an evaluation records."""
+    more_scores: Mapping[str, str]
+    """Names of what it would record with more of `eval.metrics`, and with which."""
     init: transfer.Beginning
 
     @property
@@ -157,7 +159,10 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
     extractor = load_extractor(
         config.eval.extractor, torch.device("cpu"), inception_weights=config.eval.inception_weights
     )
-    require_possible(extractor, config.eval.metrics, min(config.eval.samples, manifest.count))
+    fewest = min(config.eval.samples, manifest.count)
+    require_possible(extractor, config.eval.metrics, fewest)
+    modes = counts_modes(extractor, manifest)
+    scores = score_names(extractor, config.eval.metrics, modes=modes)
     generator, discriminator = (sum(p.numel() for p in network.parameters()) for network in networks)
     return RunSummary(
         image_count=manifest.count,
@@ -167,7 +172,13 @@ def summarise(config: RunConfig, manifest: Manifest | None = None) -> RunSummary
         discriminator_parameters=discriminator,
         images=total_images(config.train, config.optim),
         metric=extractor.metric,
-        scores=score_names(extractor, config.eval.metrics, modes=counts_modes(extractor, manifest)),
+        scores=scores,
+        more_scores={
+            name: one
+            for one in possible_metrics(extractor, fewest)
+            for name in score_names(extractor, (one,), modes=modes)
+            if name not in scores
+        },
         init=init,
     )
 

@@ -10,11 +10,22 @@ from scipy import stats
 from torch import Tensor
 
 from gan_dist.core.errors import DataError
+from gan_dist.core.rng import permutation
 from gan_dist.evaluation.metrics.checks import check_batch, check_finite
 
 _PAIRS = 2**22  # distances computed at once: 32 MiB, and some temporaries of that size
 _NO_ROW = torch.iinfo(torch.int64).max
 _NEAREST = 0.01
+
+
+QUERIES = 2_000
+"""Generated and real images whose nearest training images are searched."""
+
+
+def choose_queries(features: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a uniform choice of QUERIES rows, always the same; a set may be in the order of its classes."""
+    chosen = torch.from_numpy(permutation(len(numbers), 0, "copying")[:QUERIES])
+    return features[chosen], numbers[chosen]
 
 
 class NearestNeighbours:

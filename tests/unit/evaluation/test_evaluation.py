@@ -224,7 +224,7 @@ def test_a_second_run_does_not_read_the_set_again(digits: str, monkeypatch: pyte
 
 
 def config(path: str, *overrides: str) -> RunConfig:
-    every = ["eval.metrics=[kid,is,pr,dc]", "eval.samples=700", "model.latent_dim=4", "name=x"]
+    every = ["eval.metrics=[kid,is,pr,dc,memorisation]", "eval.samples=700", "model.latent_dim=4", "name=x"]
     return load_config("digits", [f"data.path={path}", *every, *overrides])
 
 
@@ -239,7 +239,8 @@ def test_all_metrics_of_several_ranks_are_those_of_one(world_size: int) -> None:
     settings = config("builtin://digits")
     one = measured(settings)
     scores = ("kid", "is", "precision", "recall", "density", "coverage", "fd")
-    assert set(one.figures) == {f"{name}_digits" for name in scores} | {"diversity", "modes"}
+    others = {"diversity", "modes", "copying_z", "copied_share"}
+    assert set(one.figures) == {f"{name}_digits" for name in scores} | others
     for found in run_gloo(measured, world_size, settings):  # three blocks: of four ranks one has none
         assert found.figures == pytest.approx(one.figures, rel=1e-9)
 
@@ -336,6 +337,15 @@ def test_a_set_that_was_not_trained_on_is_held_out(trained: str, tmp_path: Path)
     write_set(str(tmp_path), iter([negatives]), group_rows=64, height=8, width=8, channels=1, classes=None)
     found = assess(request_of(trained, ("memorisation",), str(tmp_path)), run_here)
     assert found.figures["copying_reference"] == "held-out"
+
+
+def test_copying_in_training_is_that_of_an_evaluation_where_the_set_has_no_more_images(trained: str) -> None:
+    settings = load_config("digits", ["eval.samples=1797", "seed=1", "eval.metrics=[memorisation]"])
+    evaluator = Evaluator(settings, open_images("builtin://digits"), LocalContext("unused"))
+    asked = evaluator(release.load(trained).generator).figures
+    found = assess(replace(request_of(trained, ("memorisation",)), samples=1797), run_here).figures
+    for name in ("copying_z", "copied_share"):
+        assert asked[name] == pytest.approx(found[name], rel=1e-9)
 
 
 def test_a_copy_of_the_training_set_is_the_training_set(trained: str, digits: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 
 from benchmarks import simulated
 from gan_dist.artifacts.objectives import Objectives, Point
+from gan_dist.artifacts.records import read_records
 from gan_dist.cli import app
 from gan_dist.core.errors import ConfigError, ResumeError
 from gan_dist.search.display import SearchView
@@ -28,6 +30,9 @@ from gan_dist.search.plan import make_plan, with_objectives
 from gan_dist.search.start import begin
 from gan_dist.search.study import SearchStudy
 from gan_dist.search.study_storage import study_storage
+from gan_dist.training.context import LocalContext
+from gan_dist.training.loop import train
+from gan_dist.training.preflight import summarise
 from tests.support.searches import trial_uri, write_run
 from tests.unit.search.test_study import interrupt
 
@@ -229,10 +234,9 @@ def test_what_was_stored_and_not_judged_goes_on_and_what_was_to_stop_stops() -> 
         (["search.scheduler=median"], "use search.scheduler=asha or none"),
         (["search.replicates=2"], "search.replicates=2 is for one objective"),
         (
-            ["search.objectives={fid: min, coverage_digits: max, copying_z: {above: -3}}"],
-            "no trial reports fid, coverage_digits, copying_z; with eval.extractor=digits and "
-            "eval.metrics=['kid'] they report fd_digits, diversity, modes, kid_digits, "
-            "images_per_second; name some of these",
+            ["search.objectives={fid: min, coverage_digits: max, copied: {above: -3}}"],
+            "no trial reports fid, copied; with eval.extractor=digits they can report fd_digits, diversity, "
+            "modes, kid_digits, coverage_digits, copying_z, images_per_second; name some of these",
         ),
     ],
 )
@@ -246,8 +250,24 @@ def test_objectives_that_cannot_be_are_said_before_anything_starts(
     assert list(tmp_path.iterdir()) == []
 
 
-def _reported() -> tuple[str, tuple[str, ...]]:
-    return "fd_digits", ("fd_digits", "diversity", "modes", "kid_digits")
+def _reported() -> tuple[str, tuple[str, ...], dict[str, str]]:
+    more = {"coverage_digits": "dc", "copying_z": "memorisation"}
+    return "fd_digits", ("fd_digits", "diversity", "modes", "kid_digits"), more
+
+
+def test_trials_measure_what_objectives_ask_for(tmp_path: Path) -> None:
+    objectives = "search.objectives={fd_digits: min, coverage_digits: max, copying_z: {above: -3}}"
+    given_settings = [f"storage={tmp_path}", objectives, "eval.metrics=[kid]", "train.kimg=0.064"]
+    plan = make_plan("search-digits", [*given_settings, "eval.every_kimg=0.064", "eval.samples=64"])
+    summary = summarise(plan.config)
+    plan = with_objectives(plan, summary.metric, summary.scores, summary.more_scores)
+    trial = plan.trial(0, {"optim.g.lr": 1e-3})
+    assert plan.config.eval.metrics == trial.eval.metrics == ("kid", "dc", "memorisation")
+    torch.set_num_threads(1)
+    train(trial, LocalContext(trial.run_uri))
+    measured = Objectives.parse(plan.search.objectives)
+    assert measured is not None
+    assert any(measured.point(record) for record in read_records(trial.run_uri))
 
 
 def test_a_search_that_has_ended_prints_its_front(tmp_path: Path) -> None:
