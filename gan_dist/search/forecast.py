@@ -36,8 +36,10 @@ SHAPE = 0.25
 """Of the tail: it ends at 1 / SHAPE of its scale below the lowest value."""
 GAIN = 1.5
 """Trials at random that are worth one of a sampler that learns."""
-DRIFT = 0.45
+DRIFT = 0.8
 """How much longer or shorter later trials are than earlier ones, as a standard deviation of the logarithm."""
+RULE = 3.0
+"""Trials as which the rule of the scheduler counts."""
 UNLIMITED = 100
 """Trials by which the rule of the scheduler is reckoned where their number has no limit."""
 _LEVELS = 21
@@ -127,36 +129,56 @@ def forecast(
         more: Trials that may still begin; infinite without a limit.
         every: Images between measurements.
         length: Images of a whole trial.
-        mean: Images of a trial, on average, as long as none has ended (`mean_images`).
+        mean: Images of a trial, on average, by the scheduler's rule (`mean_images`).
         images_left: Images until the budget is spent.
         learns: Whether the sampler learns from earlier trials.
     """
     recent = ended[-RECENT:]
     spent = sum(one.trained for one in (*ended, *running))
-    ends = [_ends(one, recent, length, number) for number, one in enumerate(running)]
+    longer = np.exp(DRIFT * _normal("drift"))
+    lengths, staying = _lengths(recent, running, length, mean)
+    ends = [_ends(one, lengths, staying ** (1 / longer), number) for number, one in enumerate(running)]
     rest = np.sum([end - one.trained for end, one in zip(ends, running, strict=True)], axis=0, initial=0.0)
-    # Each trial has a random weight, as in the Bayesian bootstrap (Rubin 1981); the rule counts as one more.
-    lengths = np.array([np.full(DRAWS, mean), *(np.full(DRAWS, one.trained) for one in recent), *ends])
-    weights = -np.log(_uniform(lengths.size, "weights")).reshape(lengths.shape)
-    weights /= weights.sum(0)
-    each = np.maximum(1.0, (weights * lengths).sum(0) * np.exp(DRIFT * _normal("drift")))
-    spread = np.sqrt((weights * (lengths - each) ** 2).sum(0))
+    reached = np.cumprod(np.vstack([np.ones(DRAWS), staying]), axis=0)
+    shares = reached - np.vstack([reached[1:], np.zeros(DRAWS)])
+    mean_length = (shares * lengths[:, None]).sum(0)
+    each = np.clip(mean_length * longer, 1.0, length)
+    spread = np.sqrt((shares * (lengths[:, None] - mean_length) ** 2).sum(0)) * each / mean_length
     to_come = np.minimum(more, np.maximum(0.0, images_left - rest) / each)
     known = np.isfinite(to_come).all()
     totals = np.full(DRAWS, math.inf)
     if known:
-        sums = np.maximum(0.0, to_come * each + np.sqrt(to_come) * spread * _normal("sums"))
+        sums = np.clip(to_come * each + np.sqrt(to_come) * spread * _normal("sums"), 0.0, to_come * length)
         totals = spent + np.minimum(rest + sums, images_left)
     low, middle, high = np.quantile(totals, ((1 - MASS) / 2, 0.5, (1 + MASS) / 2)) if known else totals[:3]
     value = _value(ended, running, ends, to_come, every, learns=learns) if known else None
     return Forecast(Interval(float(low), float(middle), float(high)), value)
 
 
-def _ends(one: Curve, ended: Sequence[Curve], length: int, number: int) -> _Floats:
-    """Return where a trial that runs may end: where ended trials did that came further, or at its length."""
-    later = np.array([other.trained for other in ended if other.trained > one.trained] or [length], float)
-    drawn = later[(_uniform(DRAWS, "ends", number) * len(later)).astype(int)]
-    return np.asarray(np.maximum(drawn, one.trained))
+def _lengths(
+    ended: Sequence[Curve], running: Sequence[Curve], length: int, mean: float
+) -> tuple[_Floats, _Floats]:
+    """Return the lengths that trials may have, and the shares that go on where each but the last ends.
+
+    These are Kaplan and Meier's (1958): a trial that runs counts as long as it has come, so that those that
+    ended, the short ones, do not stand for all. There is a share (lengths - 1, DRAWS) for each draw of random
+    weights of the trials, the Bayesian bootstrap (Rubin 1981). The rule counts as `RULE` trials more.
+    """
+    came = np.array([mean, *(one.trained for one in (*ended, *running))], float)
+    over = np.arange(len(came)) <= len(ended)
+    weights = -np.log(_uniform(came.size * DRAWS, "weights")).reshape(-1, DRAWS)
+    weights[0] *= RULE
+    lengths = np.unique(came[over & (came < length)])
+    ending = [weights[over & (came == end)].sum(0) / weights[came >= end].sum(0) for end in lengths]
+    return np.append(lengths, length), 1 - np.array(ending).reshape(-1, DRAWS)
+
+
+def _ends(one: Curve, lengths: _Floats, staying: _Floats, number: int) -> _Floats:
+    """Return where a trial that runs may end: by the shares that go on at the lengths before it."""
+    later = lengths[:-1] > one.trained
+    reached = np.cumprod(staying[later], axis=0)
+    passed = (reached > _uniform(DRAWS, "ends", number)).sum(0)
+    return np.maximum(np.append(lengths[:-1][later], lengths[-1])[passed], one.trained)
 
 
 def _value(
