@@ -77,7 +77,7 @@ def _arguments(
     source: str, overrides: Sequence[str], top: int, optuna_storage: str | None, trust: Sequence[str]
 ) -> list[str]:
     """Return the arguments of the same command."""
-    from gan_dist.search.study_storage import ENV
+    from gan_dist.search.database import ENV
 
     database = []
     if optuna_storage is not None:

@@ -130,10 +130,12 @@ def _settings(uri: str, best: BestMeasurement, overrides: Sequence[str]) -> list
 
 def _choose(plan: Plan, top: int, optuna_storage: str | None) -> list[BestMeasurement]:
     """Return the best trials that have not failed, and note what a user may not expect."""
+    from optuna.trial import TrialState
+
     from gan_dist.config import load_config
     from gan_dist.core.storage import join
     from gan_dist.models.release import CONFIG
-    from gan_dist.search.study import failed_trials
+    from gan_dist.search.study import REASON
     from gan_dist.search.study_storage import read_study
 
     name = load_config(join(plan.uri, CONFIG)).name if optuna_storage else ""
@@ -143,13 +145,14 @@ def _choose(plan: Plan, top: int, optuna_storage: str | None) -> list[BestMeasur
             "the study is not in the search's folder, so a trial that has failed may be among these; "
             "--optuna-storage env:NAME reads it from a database"
         )
-    failed = {} if study is None else failed_trials(study)
+    failed = study.get_trials(deepcopy=False, states=[TrialState.FAIL]) if study else []
+    reasons = {trial.number: str(trial.user_attrs.get(REASON, "")) for trial in failed}
     chosen: list[BestMeasurement] = []
     for best in plan.ranking.best:
         if len(chosen) == top:
             break
-        if best.trial in failed:
-            reason = failed[best.trial].partition("\n")[0]
+        if best.trial in reasons:
+            reason = reasons[best.trial].partition("\n")[0]
             plan.notes.append(f"trial {best.trial} is passed over: it has failed ({reason})")
         else:
             chosen.append(best)

@@ -17,11 +17,12 @@ from gan_dist.core.json_text import parse_object
 from gan_dist.core.storage.hashed_folder import to_json
 from gan_dist.models.release import CONFIG, SEARCH
 from gan_dist.search.budget import require_time_left
+from gan_dist.search.database import require_database
 from gan_dist.search.plan import Plan
 from gan_dist.search.population import changed_settings, settings_of
 from gan_dist.search.space import Space
 from gan_dist.search.study import lowest_value
-from gan_dist.search.study_storage import JOURNAL, read_study, require_database
+from gan_dist.search.study_storage import JOURNAL, read_study
 
 WARM_START_POINTS = 5
 """Points that a search takes from an earlier one."""

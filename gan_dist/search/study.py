@@ -222,12 +222,6 @@ class SearchStudy:
         self._ended.append(self._running.pop(number)._trial_id)
 
 
-def failed_trials(study: Study) -> dict[int, str]:
-    """Return the trials that have failed, by number, each with the reason."""
-    every = study.get_trials(deepcopy=False, states=[TrialState.FAIL])
-    return {trial.number: str(trial.user_attrs.get(REASON, "")) for trial in every}
-
-
 def images_trained(trial: FrozenTrial) -> int:
     """Return the images that a trial has trained with, up to its last measurement."""
     return max(trial.intermediate_values, default=0)

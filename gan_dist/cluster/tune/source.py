@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from gan_dist.cluster.tune.spending import Spending
 from gan_dist.core.errors import GanDistError
-from gan_dist.search.study_storage import plain_study_errors
+from gan_dist.search.database import plain_study_errors
 
 LOG = logging.getLogger("gan_dist")
 T = TypeVar("T")
