@@ -178,7 +178,7 @@ def _ends(one: Curve, lengths: _Floats, staying: _Floats, number: int) -> _Float
     later = lengths[:-1] > one.trained
     reached = np.cumprod(staying[later], axis=0)
     passed = (reached > _uniform(DRAWS, "ends", number)).sum(0)
-    return np.maximum(np.append(lengths[:-1][later], lengths[-1])[passed], one.trained)
+    return np.asarray(np.maximum(np.append(lengths[:-1][later], lengths[-1])[passed], one.trained))
 
 
 def _value(

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from gan_dist.artifacts.best import find_best
 from gan_dist.artifacts.model_card import model_card
-from gan_dist.cli import app, pack, tune
+from gan_dist.cli import app, pack
 from gan_dist.cli import train as train_verb
 from gan_dist.cli.paths import absolute, load_run, read_run
+from gan_dist.cli.search_summary import Outcome, print_result
 from gan_dist.config.fields import override
 from gan_dist.core.errors import CheckpointError
 from gan_dist.core.image_size import ImageSize
@@ -118,8 +119,8 @@ def test_those_of_tune(
     study = SearchStudy(database, "search-digits", plan.space, plan.search, plan.grace)
     outlook = Outlook(plan, study, Ledger(plan.uri, None, 0), 81_000, "fd_digits")
     reached = Reached("images", 90_000, "search.budget.images=90000 is reached")
-    for outcome in (tune.Outcome(study, outlook, False, reached), tune.Outcome(study, outlook, True, None)):
-        tune._print_result(plan, outcome, "fd_digits", given, as_json=False)
+    for outcome in (Outcome(study, outlook, False, reached), Outcome(study, outlook, True, None)):
+        print_result(plan, outcome, "fd_digits", given, as_json=False)
         shown = capsys.readouterr().out
         commands = dict(printed(shown))
         larger = "search.budget.images=180000" in commands["tune"]["overrides"]  # type: ignore[operator]
