@@ -228,6 +228,8 @@ def _folder_labels(tree: Tree, paths: list[str]) -> tuple[list[str] | None, list
         )
     labels = [path.split("/")[depth - 1] for path in paths]
     classes = set(labels)
+    splits = {path.split("/")[0] for path in paths}
     deep = [folder.split("/") for folder in tree.folders if folder.count("/") == depth - 1]
-    empty = sorted({names[-1] for names in deep if names[-1] not in classes})
+    own = {names[-1] for names in deep if depth == 1 or names[0] in splits}
+    empty = sorted(own - classes)
     return labels, [f"folders without an image are no classes: {some(empty)}"] if empty else []

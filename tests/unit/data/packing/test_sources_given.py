@@ -401,12 +401,14 @@ def test_splits_without_train_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_folders_of_splits_are_no_classes(tmp_path: Path) -> None:
-    put(tmp_path, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png")
+    put(tmp_path, "train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/emu/d.png")
+    (tmp_path / "train/bee").mkdir()
     source = open_source(str(tmp_path), SourceOptions())
     assert names(source) == ["train/cat/a.png", "train/dog/b.png"]
     assert source.classes == ("cat", "dog")
+    assert source.notes[0] == "folders without an image are no classes: bee"
     mixed = open_source(str(tmp_path), SourceOptions(split="all"))
-    assert (mixed.classes, labels(mixed)) == (("cat", "dog"), [0, 0, 1])
+    assert (mixed.classes, labels(mixed)) == (("cat", "dog", "emu"), [0, 2, 0, 1])
 
 
 def test_a_class_that_is_named_like_a_split_is_a_class(tmp_path: Path) -> None:
