@@ -107,13 +107,24 @@ class EvaluationWorker:
         return open_images(self.request.data)
 
     def real_images(self, data: str) -> RealImages:
-        """Return a set's images in the generator's resolution. Raises DataError for other channels."""
+        """Return a set's images in the generator's resolution.
+
+        Raises:
+            DataError: they have other channels, or other classes than a conditional generator.
+        """
         images = self.images if data == self.request.data else open_images(data)
         shape, channels = self.release.shape, images.manifest.channels
         if channels != shape.channels:
             raise DataError(
                 f"the images of {data} have {channels} channels and the generator's have {shape.channels}",
                 f"pack the set with --channels {shape.channels}",
+            )
+        classes = len(images.manifest.classes or ())
+        if shape.classes and classes != shape.classes:
+            raise DataError(
+                f"the images of {data} have {classes} classes and the generator's have {shape.classes}, "
+                "which it makes as often as the set has them",
+                "pack the set with the labels that the generator was trained with",
             )
         return RealImages(images, shape.resolution, self.release.config.data.fit)
 

@@ -358,6 +358,12 @@ def test_a_copy_of_the_training_set_is_the_training_set(trained: str, digits: st
     assert here_and_there[0]["copying_z"] == here_and_there[1]["copying_z"]
 
 
+def test_a_set_without_the_classes_of_a_conditional_generator_is_refused(tmp_path: Path) -> None:
+    made = untrained(tmp_path, "model.conditional=true")
+    with pytest.raises(DataError, match=r"have 5 classes and the generator's have 10, .* with the labels"):
+        assess(request_of(made, data="builtin://digits?classes=5-9"), run_here)
+
+
 def test_another_number_of_channels_is_refused(trained: str) -> None:
     with pytest.raises(DataError, match="have 3 channels and the generator's have 1; pack the set with"):
         assess(request_of(trained, data="builtin://shapes?count=64&resolution=8"), run_here)
