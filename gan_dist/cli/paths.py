@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gan_dist.core.errors import GanDistError
-from gan_dist.core.storage.filesystems import expand_home
+from gan_dist.core.storage.filesystems import expand_home, open_uri
 from gan_dist.core.storage.redaction import as_argument, split_query
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def complete(settings: ConfigBuilder, timeout_s: float = math.inf) -> ConfigBuil
     settings = replace(settings, machine=cache(find_machine), recorded=recorded)
     config = settings.config()
     warm_start = config.search and config.search.warm_start
+    open_uri(config.storage.path)  # a dry run refuses what a run would
     return settings.with_values(
         {
             "storage.path": absolute(config.storage.path),

@@ -66,9 +66,10 @@ def submit(
 ) -> None:
     """Run a verb as a job on a cluster. It has the files of this folder; options come before the verb."""
     from gan_dist.artifacts.trackers.checks import SECRETS, VARIABLES
-    from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, secrets_here, write_zip
+    from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, write_zip
     from gan_dist.cluster.jobs.client import ADDRESSES, JobClient, parse_resources
     from gan_dist.cluster.shadows import require_no_shadows
+    from gan_dist.core.storage.redaction import secrets_here
 
     given = arguments or []
     known = secrets_here()

@@ -19,6 +19,7 @@ from gan_dist.config.machine import AUTO, AUTO_KEYS
 from gan_dist.config.schedules import CHANGEABLE, written
 from gan_dist.config.schema import SECTION_SHORTCUTS, RunConfig
 from gan_dist.config.yaml12 import dump
+from gan_dist.core.storage.redaction import without_password
 
 BOUNDS = {
     "exclusiveMinimum": "greater than",
@@ -234,8 +235,8 @@ def valid_name(text: str) -> str:
 
 
 def shorten(text: str) -> str:
-    """Return `text` on one line, cut to 80 characters, without what UTF-8 cannot hold."""
-    line = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
+    """Return `text` on one line, cut to 80 characters, without passwords and what UTF-8 cannot hold."""
+    line = " ".join(map(without_password, text.encode("utf-8", "backslashreplace").decode().split()))
     return line if len(line) <= 80 else f"{line[:79]}…"
 
 

@@ -26,6 +26,7 @@ from gan_dist.config.schema import RunConfig
 from gan_dist.config.section import ConflictError
 from gan_dist.config.yaml12 import is_number
 from gan_dist.core.errors import Problem, closest
+from gan_dist.core.storage.redaction import CREDENTIALS, CREDENTIALS_REMEDY, holds_secret, redact
 
 SPACE = "search.space"
 
@@ -77,9 +78,15 @@ def _check_plain(values: Mapping[str, object]) -> tuple[RunConfig | None, list[P
         inner[name] = value
     try:
         # Strict, and as JSON: lists may then stand for tuples, while text still cannot stand for numbers.
-        return RunConfig.model_validate_json(json.dumps(tree), strict=True), []
+        config = RunConfig.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         return None, _problems(error.errors(), values)
+    open_secrets = [
+        Problem(f"{key}={redact(value)} {CREDENTIALS}", CREDENTIALS_REMEDY, (key,))
+        for key, value in values.items()
+        if isinstance(value, str) and holds_secret(value) and key != "search.optuna_storage"
+    ]
+    return (None, open_secrets) if open_secrets else (config, [])
 
 
 def unknown_key(written: str, is_section: bool) -> Problem:
@@ -134,7 +141,10 @@ def _wrong_value(key: str, value: object, error: ErrorDetails) -> Problem:
     allowed = describe_allowed(schema)
     if error["type"] == "finite_number":
         allowed = allowed.replace("number", "finite number", 1)
-    return Problem(f"{name} must be {allowed}{found}", _remedy(value, error["type"], choices(schema)), (key,))
+    remedy = _remedy(value, error["type"], choices(schema))
+    if schema.get("type") == "array" and isinstance(value, str) and {*value.split(",")} <= {*choices(schema)}:
+        remedy = f"write {name}=[{value}]"
+    return Problem(f"{name} must be {allowed}{found}", remedy, (key,))
 
 
 def _remedy(value: object, kind: str, words: Sequence[str]) -> str:

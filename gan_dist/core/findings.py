@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,14 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gan_dist.core.errors import GanDistError, Problem
-from gan_dist.core.storage.redaction import reason
+from gan_dist.core.storage.redaction import reason, without_secrets
 from gan_dist.core.threads import abandon
-
-SECRETS = (
-    *("RAY_AUTH_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "GAN_DIST_TOKEN"),
-)
-"""Environment variables whose values no finding contains."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ def _run(name: str, check: Check, found: list[Finding]) -> None:
     except GanDistError as error:
         found += findings_of(name, error.problems, "a run stops at it")
     except BaseException as error:
-        what = f"it could not be checked: {type(error).__name__}: {without_secrets(reason(error))}"
+        what = f"it could not be checked: {type(error).__name__}: {reason(error)}"
         why = "what is not known to be right may be wrong"
         found.append(Finding(name, "error", what, why, "look at what is named"))
 
@@ -82,13 +75,6 @@ def findings_of(
     for problem in problems:
         what = f"{problem.where}: {problem.what}" if problem.where else problem.what
         yield Finding(name, level, without_secrets(what), why, without_secrets(problem.remedy))
-
-
-def without_secrets(text: str) -> str:
-    """Return `text` with the values of `SECRETS` replaced by dots."""
-    for value in filter(None, (os.environ.get(name) for name in SECRETS)):
-        text = text.replace(value, "...")
-    return text
 
 
 def wrong_interface(name: str, where: str, given: str | None, known: Sequence[str]) -> Iterator[Finding]:

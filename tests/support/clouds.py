@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ from pathlib import Path
 from gan_dist.core import storage
 from tests.support.heads import ROOT
 from tests.support.ports import free_port
+from tests.support.servers import server
 
 FOLDER = ROOT / ".venv-clouds"
 INSTALLED = FOLDER / ".installed"
@@ -49,18 +47,8 @@ def cloud(scheme: str, folder: Path) -> Iterator[Cloud]:
         command = [str(FOLDER / "node_modules" / ".bin" / "azurite-blob"), "--blobHost", "127.0.0.1"]
         command += ["--blobPort", port, "--inMemoryPersistence", "--skipApiVersionCheck", "--silent"]
         command += ["--disableTelemetry"]
-    with (folder / f"{scheme}.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ})
-    try:
-        deadline = time.monotonic() + 120
-        while not _is_ready(running):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((folder / f"{scheme}.log").read_text())
-            time.sleep(0.2)
+    with server(command, folder, lambda: _is_ready(running)):
         yield running
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def _is_ready(running: Cloud) -> bool:

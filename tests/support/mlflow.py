@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +10,7 @@ import requests
 
 from tests.support.heads import ROOT
 from tests.support.ports import free_ports
+from tests.support.servers import server
 
 INSTALLED = ROOT / ".venv-mlflow" / ".installed"
 ABSENT = "MLflow's server is not installed: make mlflow"
@@ -27,21 +24,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     command = [str(ROOT / ".venv-mlflow" / "bin" / "mlflow"), "server", "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--port", str(port)]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=output, stderr=output, start_new_session=True, env={**os.environ}
-        )
-    try:
-        deadline = time.monotonic() + 90
-        while not _answers(url):
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError(f"MLflow's server did not start: {log.read_text()}")
-            time.sleep(0.2)
+    with server(command, folder, lambda: _answers(url)):
         yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
 
 
 def _answers(url: str) -> bool:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 from tests.support.ports import free_port
+from tests.support.servers import server
 from tests.support.web import serving
 
 KEYS = {
@@ -28,19 +28,9 @@ def s3_server() -> Iterator[str]:
     """Run moto's server in a process of its own; yields its URL."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    environment = {**os.environ, **KEYS}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 180
-        while not _answers(url):
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise RuntimeError(f"the S3 server did not start (exit code {process.poll()})")
-            time.sleep(0.1)
+    with tempfile.TemporaryDirectory() as folder, server(command, Path(folder), lambda: _answers(url), KEYS):
         yield url
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def _answers(url: str) -> bool:

@@ -9,7 +9,6 @@ import getpass
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from tests.support.heads import ROOT
 from tests.support.ports import free_ports
+from tests.support.servers import wait_for
 
 PROGRAMS = ROOT / ".venv-swift" / "bin"
 INSTALLED = ROOT / ".venv-swift" / ".installed"
@@ -104,12 +104,7 @@ def swift_server(folder: Path) -> Iterator[Swift]:
         (folder / f"{name}.conf").write_text(text)
     with ExitStack() as running:
         processes = [running.enter_context(_server(name, folder)) for name in ports]
-        deadline = time.monotonic() + 60
-        while not all(map(_listens, ports.values())):
-            if time.monotonic() > deadline or any(process.poll() is not None for process in processes):
-                logs = "\n".join(log.read_text() for log in folder.glob("*.log"))
-                raise RuntimeError(f"Swift did not start: {logs}")
-            time.sleep(0.1)
+        wait_for(lambda: all(map(_listens, ports.values())), processes, [*folder.glob("*.log")])
         yield Swift(f"http://127.0.0.1:{ports['proxy']}", f"http://127.0.0.1:{ports['ahead']}")
 
 

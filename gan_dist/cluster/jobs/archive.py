@@ -24,7 +24,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 from pathspec import GitIgnoreSpec
 
 from gan_dist.core.errors import ClusterError
-from gan_dist.core.storage.redaction import holds_secret
+from gan_dist.core.storage.redaction import SECRET_WORDS, holds_secret
 
 LOG = logging.getLogger("gan_dist")
 MAX_BYTES = 100 * 1024**2
@@ -197,18 +197,8 @@ def _mib(size: int) -> str:
     return f"{size / 1024**2:,.1f} MiB"
 
 
-_WORDS = "secret|password|passwd|pass|token|apikey|api_key|access_key|private_key"
-_VARIABLE = re.compile(rf"(?i)(?:^|_)(?:{_WORDS})(?:_id)?$")
-_SETTING = re.compile(rf"(?i)://[^\s]*[?&][^=&]*(?:{_WORDS}|signature)[^=&]*=[^&\s]")
+_SETTING = re.compile(rf"(?i)://[^\s]*[?&][^=&]*(?:{SECRET_WORDS}|signature|\bsig\b)[^=&]*=[^&\s]")
 _AWS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
-_SHORTEST = 8
-"""Characters; a shorter value may occur anywhere by chance."""
-
-
-def secrets_here() -> dict[str, str]:
-    """Return this process's environment variables whose names are those of secrets."""
-    variables = os.environ.items()
-    return {name: value for name, value in variables if _VARIABLE.search(name) and len(value) >= _SHORTEST}
 
 
 def require_no_secrets(texts: Iterable[tuple[str, str]], known: Mapping[str, str]) -> None:

@@ -30,13 +30,16 @@ def join(uri: str, *parts: str) -> str:
     """Return the URI of something inside a folder; a query such as `?region=...` stays at the end.
 
     Raises:
-        StorageError: its name has a question mark, by which another object would be meant.
+        StorageError: the URI names no bucket, or the name has a question mark: another object would be meant.
     """
+    base, mark, query = split_query(uri)
+    scheme, separator, path = base.rpartition("://")
+    if separator and scheme != "file" and not path.strip("/"):
+        raise StorageError(f"{uri} names no bucket", f"write {scheme}://BUCKET/FOLDER")
     if "://" in uri and (odd := [part for part in parts if "?" in part]):
         what = f"a key of {redact(uri)} has a question mark, which begins the settings of a URI: {odd[0]}"
         raise StorageError(what, "rename it")
-    base, mark, query = split_query(uri)
-    return "/".join([base.rstrip("/"), *parts]) + mark + query
+    return scheme + separator + "/".join([path.rstrip("/"), *parts]) + mark + query
 
 
 def exists(uri: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from gan_dist.core.errors import StorageError
 from gan_dist.core.storage.aws_settings import addressing, endpoint_and_region, needs_s3fs
 from gan_dist.core.storage.clouds import SCHEMES, open_cloud
-from gan_dist.core.storage.redaction import holds_secret, redact
+from gan_dist.core.storage.redaction import CREDENTIALS, CREDENTIALS_REMEDY, holds_secret, redact
 
 PART_BYTES = 8 * 2**20
 """Bytes of the parts in which s3fs uploads an object."""
@@ -68,10 +68,7 @@ def open_uri(uri: str) -> tuple[Any, str]:
     if "://" not in uri:
         return fs.LocalFileSystem(), str(expand_home(uri).absolute())
     if holds_secret(uri):
-        raise StorageError(
-            f"{redact(uri)} holds credentials, which every record of the run would show",
-            "take them out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-        )
+        raise StorageError(f"{redact(uri)} {CREDENTIALS}", CREDENTIALS_REMEDY)
     scheme, _, rest = uri.partition("://")
     try:
         if scheme == "s3":
@@ -83,6 +80,8 @@ def open_uri(uri: str) -> tuple[Any, str]:
             return _s3(_current, query, _settings(), os.getpid()), path.rstrip("/")
         if scheme in SCHEMES:
             return open_cloud(scheme, rest)
+        if scheme == "hf":  # which pyarrow would open, and ask over and over where nobody answers
+            raise ValueError("a model repository is no folder of runs or images")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         what = f"{redact(uri)} cannot be opened ({str(error).replace(uri, redact(uri))})"

@@ -12,8 +12,9 @@ from zipfile import ZipFile
 import pytest
 
 from gan_dist.cluster.jobs import archive
-from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, secrets_here, write_zip
+from gan_dist.cluster.jobs.archive import collect_files, require_no_secrets, write_zip
 from gan_dist.core.errors import ClusterError
+from gan_dist.core.storage.redaction import reason, secrets_here
 from tests.support.heads import ROOT
 from tests.support.privileges import permissions
 
@@ -191,13 +192,36 @@ def test_variables_that_hold_secrets_are_known_by_their_names(monkeypatch: pytes
         "AWS_SESSION_TOKEN",
         "RAY_AUTH_TOKEN",
         "DB_PASSWORD",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "WANDB_API_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "AZURE_STORAGE_KEY",
+        "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "AZURE_CLIENT_SECRET",
+        "GAN_DIST_TOKEN",
+        "PGPASSWORD",
+        "MYSQL_PWD",
     ]
-    others = ["PATH", "RAY_AUTH_TOKEN_PATH", "TOKENIZERS_PARALLELISM", "AWS_DEFAULT_REGION"]
+    others = [
+        "PWD",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "PATH",
+        "RAY_AUTH_TOKEN_PATH",
+        "TOKENIZERS_PARALLELISM",
+        "AWS_DEFAULT_REGION",
+    ]
     for name in [*held, *others]:
         monkeypatch.setenv(name, f"value-of-{name}")
     monkeypatch.setenv("GITHUB_TOKEN", "short")
     assert set(held) <= secrets_here().keys()
     assert not {*others, "GITHUB_TOKEN"} & secrets_here().keys()
+    assert (
+        reason(OSError("it refused value-of-HF_TOKEN and value-of-PATH"))
+        == "it refused ... and value-of-PATH"
+    )
 
 
 @pytest.mark.parametrize(

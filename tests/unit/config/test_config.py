@@ -58,6 +58,12 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "override without =": (GOOD, ["train.kimg", "=5", "train.kimg=3"]),
     "override without value": (GOOD, ["storage=", "train="]),
     "override that is not YAML": (GOOD, ["storage=[a", "name=@x", "storage=a #b", "data.resolution=#5"]),
+    "password in a URI": (
+        GOOD,
+        ["storage=s3://AKIA:sec/ret@b/x", "init.from=https://me:pw@h/x", "nokey=https://me:pw@h"],
+    ),
+    "password in a file": ("data: {path: https://me:pw@h/x}", []),
+    "word for a list": (GOOD, ["log.to=mlflow", "eval.metrics=kid,pr"]),
     "override with a mapping": (GOOD, ["train={kimg: 0, lrr: 2, batch_size: 8, batch_size: 9}"]),
     "override long": (GOOD, ["name=" + "x " * 200]),
     "later override mends, and another breaks": (GOOD, ["train.kimg=abc", "train.kimg=1", "train.kimg=-1"]),

@@ -349,15 +349,15 @@ def faulty(s3_url: str, bucket: str) -> Iterator[tuple[Proxy, str]]:
 
 @pytest.mark.parametrize(
     "faults",
-    [{"errors": 0.3}, {"reset": 0.2}, {"truncate": 0.2}, {"errors": 0.05, "latency_s": 0.05}],
-    ids=["errors", "resets", "truncated", "slow"],
+    [{"errors": 0.3}, {"reset": 0.2, "truncate": 0.2, "latency_s": 0.02}],
+    ids=["errors", "cut-off"],
 )
 def test_faults_are_survived_and_contents_are_exact(
     faulty: tuple[Proxy, str], backend: str, faults: dict[str, float]
 ) -> None:
     running, root = faulty
     use(backend)
-    contents = {f"file{number}": os.urandom(200_000) for number in range(8)}
+    contents = {f"file{number}": os.urandom(200_000) for number in range(6)}
     for name, value in faults.items():
         setattr(running.faults, name, value)
     for name, content in contents.items():
@@ -367,8 +367,14 @@ def test_faults_are_survived_and_contents_are_exact(
     assert sum(running.counts.values()) > running.counts["pass"]
 
 
-@pytest.mark.parametrize("kind", ["throttled", "unavailable", "internal"])
-@pytest.mark.parametrize("method", ["open_input_stream", "open_input_file"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("throttled", "open_input_stream"),
+        ("unavailable", "open_input_file"),
+        ("internal", "open_input_stream"),
+    ],
+)
 def test_a_store_that_gives_no_answer_does_not_say_that_a_file_is_gone(
     faulty: tuple[Proxy, str], bucket: str, backend: str, method: str, kind: str
 ) -> None:
