@@ -54,7 +54,11 @@ def submit(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the log.")] = False,
     entrypoint_num_cpus: Annotated[
         float,
-        typer.Option(min=0, help="CPUs reserved for the job's own process, which may then leave the head."),
+        typer.Option(
+            min=0,
+            max=1_000_000,
+            help="CPUs reserved for the job's own process, which may then leave the head.",
+        ),
     ] = 0.0,
     entrypoint_resources: Annotated[
         str | None, typer.Option(metavar="JSON", help="Other resources reserved for it.")

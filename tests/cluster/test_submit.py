@@ -217,5 +217,6 @@ def test_a_cluster_of_other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resources_are_json() -> None:
-    for wrong in ("driver", "[1]", '{"driver": "one"}', '{"driver": NaN}'):
+    huge = f'{{"driver": 1{"0" * 400}}}'
+    for wrong in ("driver", "[1]", '{"driver": "one"}', '{"driver": NaN}', '{"driver": -1}', huge):
         assert "is no JSON like" in refusal("--entrypoint-resources", wrong, "train", "digits")

@@ -134,9 +134,8 @@ def _walk(folder: _Folder) -> Iterator[Path]:
     left_out: set[str] = set()
     for name in IGNORE_FILES:
         try:
-            ignored = (*ignored, (folder.path, _patterns((folder.path / name).read_bytes())))
-        except (FileNotFoundError, IsADirectoryError):
-            continue
+            if (folder.path / name).is_file():
+                ignored = (*ignored, (folder.path, _patterns((folder.path / name).read_bytes())))
         except OSError as error:
             LOG.warning("warning: %s is passed over, as by git: %s", folder.path / name, error.strerror)
             left_out.add(name)

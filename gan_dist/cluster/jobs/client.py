@@ -142,7 +142,7 @@ class JobClient:
 
 def parse_resources(text: str) -> dict[str, float]:
     """Return resources to reserve, from JSON as `ray job submit` takes them, or raise a ClusterError."""
-    with suppress(ValueError):
+    with suppress(TypeError, ValueError, OverflowError, RecursionError):
         parsed: Any = json.loads(text)
         if isinstance(parsed, dict) and all(
             isinstance(value, int | float) and 0 <= value < math.inf for value in parsed.values()

@@ -100,7 +100,8 @@ def _azure(host: str, endpoint: tuple[str, str], environment: tuple[str, ...], _
 def read_object(filesystem: Any, path: str, start: int) -> bytes:
     """Return the content of an object of Google's store from byte `start` on.
 
-    pyarrow's `open_input_file` would request the whole object once more, and not read the answer.
+    A file of pyarrow's `open_input_file` asks for the whole object before anything else, while no other
+    thread runs, and does not read the answer.
 
     Raises:
         OSError: it cannot be read, or was cut off.

@@ -19,6 +19,8 @@ _NOT_POSSIBLE = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.E
 """Errors of filesystems that cannot synchronise a folder, and of folders that this user may not open."""
 NEW_FILE = 0o666
 """Mode of a new file, less the process's umask."""
+NULL = (1, 3)
+"""Numbers of Linux's /dev/null; other devices of the first number are its memory, zeros and random bytes."""
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux's fcntl.h and fs.h."""
 
@@ -57,13 +59,16 @@ def write_file(path: str, content: bytes) -> None:
 def require_file(path: str) -> None:
     """Refuse a device or a pipe where a file is read: it may have no end, or never begin.
 
-    Those of /dev, such as the pipe of a shell's `<(...)`, are meant by whoever names them.
+    Those of /dev, such as the pipe of a shell's `<(...)`, are meant by whoever names them, but for disks and
+    for /dev/zero and its like, which would fill all memory.
 
     Raises:
         OSError: it is a device or a pipe, or there is nothing.
     """
-    mode = Path(path).stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.startswith("/dev/")):
+    status = Path(path).stat()
+    mode, device = status.st_mode, (os.major(status.st_rdev), os.minor(status.st_rdev))
+    endless = stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and device[0] == 1 and device != NULL)
+    if endless or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or path.startswith("/dev/")):
         raise OSError("it is a device or a pipe, where there should be a file")
 
 

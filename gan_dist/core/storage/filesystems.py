@@ -45,6 +45,8 @@ def options() -> StorageOptions:
 
 def expand_home(path: str) -> Path:
     """Return a local path with a home for `~` or `~user`; raise a StorageError if there is no such home."""
+    if "\0" in path:
+        raise StorageError(f"{path!r} holds the character NUL, which no path does", "correct it")
     expanded = os.path.expanduser(path)  # noqa: PTH111  # Path's own also takes ./~x for a user's home
     if expanded.startswith("~"):
         user = path[1:].partition("/")[0]

@@ -116,7 +116,7 @@ class StoreFile(MemoryFile):
         with self._filesystem.open_input_file(self._path) as source:
             if source.size() != self.size:
                 raise _other_size(source.size(), self.size)
-            # `seek` in Google's store asks for all from there on, and other threads wait for the answer.
+            # After `seek` Google's store would be asked for all that follows.
             content = source.read_at(end - begin, begin)
         if len(content) != end - begin:
             raise OSError(f"{len(content)} of {end - begin} bytes arrived")

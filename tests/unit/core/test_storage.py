@@ -22,6 +22,7 @@ from gan_dist.config import load_config
 from gan_dist.core import storage
 from gan_dist.core.errors import ConfigError, DataError, StorageError
 from gan_dist.core.storage import StorageOptions
+from gan_dist.core.storage.durable import require_file
 from gan_dist.data.shards import verify
 from gan_dist.data.shards.manifest import MANIFEST, read_manifest
 from gan_dist.data.shards.rows import Rows
@@ -198,6 +199,10 @@ def test_a_device_or_a_pipe_in_place_of_a_file_is_not_read(tmp_path: Path) -> No
             storage.read_bytes(str(tmp_path / name))
         with pytest.raises(ConfigError, match="it is a device or a pipe"):
             load_config(str(tmp_path / name))
+    for name in ("zero", "urandom"):
+        with pytest.raises(OSError, match="it is a device or a pipe"):
+            require_file(f"/dev/{name}")
+    assert storage.read_bytes("/dev/null") == b""
     reader, writer = os.pipe()
     os.write(writer, b"path,label\n")
     os.close(writer)
