@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
 from gan_dist.core import storage
@@ -12,8 +10,7 @@ from tests.support.faults import proxy
 from tests.support.s3 import put_object
 
 
-@pytest.mark.parametrize("status", [501, 400])
-@pytest.mark.parametrize("backend", get_args(BACKENDS))
+@pytest.mark.parametrize(("status", "backend"), [(501, "pyarrow"), (400, "s3fs")])
 def test_a_folder_is_deleted_object_by_object(
     status: int, backend: BACKENDS, bucket: str, s3_url: str
 ) -> None:
@@ -22,7 +19,7 @@ def test_a_folder_is_deleted_object_by_object(
         store.faults.delete_status = status
         root = f"{bucket}?endpoint_override=127.0.0.1:{store.port}&scheme=http"
         storage.configure(StorageOptions(backend))
-        for number in range(20):
+        for number in range(10):
             storage.write_bytes(storage.join(root, "run", "old", f"{number}"), b"x")
         storage.write_bytes(storage.join(root, "run", "older"), b"x")
         put_object(s3_url, f"{name}/run/old/empty/", b"")  # as some clients leave for a folder
