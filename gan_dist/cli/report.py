@@ -75,10 +75,11 @@ def _serve(
         live = LivePage(read)
         reached = socket.gethostname() if host in ("0.0.0.0", "::") else host
         at = f"[{reached}]" if ":" in reached else reached
-        url = f"http://{at}:{listener.getsockname()[1]}/"
-        address = f"{url}?token={quote(token, safe='')}" if token else url
+        address = f"http://{at}:{listener.getsockname()[1]}/"
+        if token:
+            address += f"?token={quote(token, safe='')}"
         if as_json:
-            typer.echo(json.dumps({"url": url, "kind": kind}))
+            typer.echo(json.dumps({"url": address, "kind": kind}))
         else:
             typer.echo(f"the {kind} {source} is at {address} (Ctrl-C ends it)")
         serve(live, listener, token)

@@ -18,7 +18,7 @@ from gan_dist.core.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from gan_dist.cluster.train.status import RunStatus
-    from gan_dist.config import EvalConfig, RunConfig
+    from gan_dist.config import RunConfig
     from gan_dist.training.preflight import RunSummary
     from gan_dist.training.progress import ProgressLine, RunResult
 
@@ -187,11 +187,6 @@ def train_run(config: RunConfig, arguments: list[str]) -> dict[str, object]:
         _print_profile(config.run_uri)
     if result.ended_by is not None:
         typer.echo(f"ended early: {_END_REASONS[result.ended_by].format(config.eval)}")
-        if result.ended_by == "eval.target" and _is_halves(config.data.path, config.eval):
-            images = f"so {config.eval.samples:,} images of it"
-            typer.echo(
-                f"{images} are as near to the real digits as two random halves of these are to each other"
-            )
         arguments = [*without(result.ended_by, arguments), f"{result.ended_by}=null"]
     elif result.finished:
         arguments = [*without("train.kimg", arguments), f"train.kimg={2 * config.train.kimg:g}"]
@@ -244,18 +239,11 @@ def _write_report(run_uri: str) -> None:
         typer.echo(f"note: {REPORT} was not written: {error}", err=True)
 
 
-def _is_halves(data_path: str, evaluation: EvalConfig) -> bool:
-    """Return whether `eval.target` is the distance of two halves of the real digits."""
-    from gan_dist.evaluation.extractors.digits import HALVES
-
-    settings = (data_path, evaluation.extractor, evaluation.target)
-    return settings == ("builtin://digits", "digits", HALVES)
-
-
 def _record(run_uri: str, result: RunResult) -> dict[str, object]:
     from gan_dist.core import storage
     from gan_dist.core.storage.hashed_folder import checkpoint_names
     from gan_dist.models import release
+    from gan_dist.report.series import last_finite, read_sorted
 
     best = release.read_best(run_uri) if storage.exists(storage.join(run_uri, release.BEST)) else None
     checkpoints = checkpoint_names(run_uri)
@@ -268,6 +256,7 @@ def _record(run_uri: str, result: RunResult) -> dict[str, object]:
         "metric": best and best["metric"],
         "value": result.value,
         "best": best and {**best, "release": storage.join(run_uri, str(best["release"]))},
+        "halves": last_finite(read_sorted(run_uri)[0], "halves"),
         "checkpoint": storage.join(run_uri, checkpoints[0]) if checkpoints else None,
         "report": page if storage.exists(page := storage.join(run_uri, REPORT)) else None,
     }
@@ -284,7 +273,8 @@ def _print_result(name: str, result: RunResult, record: dict[str, object], track
     best = record["best"]
     if isinstance(best, dict):
         kimg = best["images"] / 1000
-        typer.echo(f"  {best['metric']} {best['value']:.3f} at its best, after {kimg:g} kimg")
+        halves = f"; two halves of the real images: {record['halves']:.3f}" if record["halves"] else ""
+        typer.echo(f"  {best['metric']} {best['value']:.3f} at its best, after {kimg:g} kimg{halves}")
         typer.echo(f"  best        {shorten(best['release'])}")
     if storage.exists(storage.join(run_uri, "samples")):
         typer.echo(f"  samples     {run}/samples")

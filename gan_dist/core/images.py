@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import math
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from gan_dist.core import storage
+from gan_dist.core.image_size import ImageSize
 
 GAP = 2
 """Pixels between the pictures of a grid."""
@@ -33,8 +36,8 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
     Small images are enlarged by an integer factor to be readable. Those with alpha are laid on white.
     """
     height, width = images.shape[-2:]
-    columns = min(len(images), columns or math.ceil(math.sqrt(len(images) * height / width)))
-    factor = max(1, 64 // max(height, width))
+    columns = min(len(images), columns or _columns(len(images), height, width))
+    factor = _factor(height, width)
     size = width * factor, height * factor
     steps = size[0] + GAP, size[1] + GAP
     rows = -(-len(images) // columns)
@@ -45,6 +48,30 @@ def image_grid(images: Tensor, columns: int | None = None) -> Image.Image:
         row, column = divmod(number, columns)
         grid.paste(picture, (column * steps[0] + GAP, row * steps[1] + GAP))
     return grid
+
+
+def split_grid(grid: Image.Image, size: ImageSize, count: int) -> Tensor:
+    """Return the images of a near-square grid that `image_grid` made: uint8 (count, 3, H, W).
+
+    Raises ValueError if the picture is not such a grid.
+    """
+    height, width = size.height, size.width
+    columns, factor = _columns(count, height, width), _factor(height, width)
+    rows, steps = -(-count // columns), (height * factor + GAP, width * factor + GAP)
+    if grid.size != (columns * steps[1] + GAP, rows * steps[0] + GAP):
+        raise ValueError(f"the picture of {grid.size} pixels is not a grid of {count} images of {size}")
+    pixels = torch.from_numpy(np.asarray(grid.convert("RGB")).copy()).movedim(-1, 0)[:, GAP:, GAP:]
+    cells = pixels.unflatten(1, (rows, steps[0])).unflatten(3, (columns, steps[1]))
+    cells = cells[:, :, : steps[0] - GAP : factor, :, : steps[1] - GAP : factor]  # (3, rows, H, columns, W)
+    return cells.permute(1, 3, 0, 2, 4).flatten(0, 1)[:count]
+
+
+def _columns(count: int, height: int, width: int) -> int:
+    return math.ceil(math.sqrt(count * height / width))
+
+
+def _factor(height: int, width: int) -> int:
+    return max(1, 64 // max(height, width))
 
 
 def write_png(uri: str, picture: Image.Image) -> None:

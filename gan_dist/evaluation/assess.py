@@ -98,6 +98,7 @@ def _assess(request: Request, run_tasks: TaskRunner, progress: Callable[[int, in
         "seed": request.seed,
         "reference": request.data,
         "reference_images": reference.moments.count,
+        **reference.floor,
     }
     return Assessment(figures, picture, tuple(warning for warning in warnings if warning))
 
@@ -120,7 +121,7 @@ def _counted(
 
 
 def _measure_real(local: EvaluationWorker, real: RealImages, run: Run) -> Reference:
-    statistics = local.empty_statistics(real.total, classes=real.classes)
+    statistics = local.empty_reference(real)
     for part in run([MeasureReal(*part) for part in split_row_groups(real)]):
         statistics.merge(part)
     return Reference.of(statistics)

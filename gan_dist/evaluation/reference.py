@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from gan_dist.evaluation.metrics.memorisation import (
     copying_test,
 )
 from gan_dist.evaluation.metrics.moments import Moments
+from gan_dist.evaluation.metrics.subsets import halves_distance
 from gan_dist.evaluation.statistics import FeatureStatistics
 
 FOLDER = "statistics"
@@ -48,6 +50,14 @@ class Reference:
     """float32 (k, d): features of k of the images; k may be 0."""
     numbers: Tensor
     """int64 (k,): numbers of these images."""
+    halves: float = math.nan
+    """Mean Frechet distance between two random halves of the set; NaN of fewer than 4 images, and in
+    statistics of an earlier version."""
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """`halves` as a figure of a record; nothing where it is NaN."""
+        return {} if math.isnan(self.halves) else {"halves": self.halves}
 
     @classmethod
     def of(cls, statistics: FeatureStatistics) -> Reference:
@@ -62,9 +72,9 @@ class Reference:
             )
         none = (torch.zeros(0, len(moments.mean)), torch.zeros(0, dtype=torch.int64))
         features, numbers = none if reservoir is None else (reservoir.features, reservoir.indices)
-        return cls(
-            moments, statistics.spread.distance, statistics.labels.cpu(), features.cpu(), numbers.cpu()
-        )
+        halves, labels = statistics.subsets, statistics.labels.cpu()
+        between = math.nan if halves is None else halves_distance(moments, halves)
+        return cls(moments, statistics.spread.distance, labels, features.cpu(), numbers.cpu(), between)
 
     @cached_property
     def spacing(self) -> Tensor:
@@ -121,6 +131,7 @@ def _parse(content: bytes) -> Reference:
         tensors["labels"],
         tensors["features"],
         tensors["numbers"],
+        float(tensors.get("halves", math.nan)),
     )
 
 
@@ -160,6 +171,7 @@ class ReferenceCache:
             "labels": reference.labels,
             "features": reference.features,
             "numbers": reference.numbers,
+            "halves": torch.tensor(reference.halves, dtype=torch.float64),
         }
         content = save_tensors({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         try:

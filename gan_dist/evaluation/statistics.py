@@ -19,6 +19,7 @@ from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages
 from gan_dist.evaluation.metrics.checks import check_batch
 from gan_dist.evaluation.metrics.class_scores import DigitModes, InceptionScore
 from gan_dist.evaluation.metrics.moments import Moments, PixelSpread
+from gan_dist.evaluation.metrics.subsets import Subsets
 
 MAX_STORED = 10_000
 """Images of a set whose features are stored, for the metrics that compare single images."""
@@ -110,6 +111,7 @@ class FeatureStatistics:
     inception_score: InceptionScore | None
     reservoir: Reservoir | None
     modes: DigitModes | None
+    subsets: Subsets | None = None
 
     @classmethod
     def empty(
@@ -122,6 +124,7 @@ class FeatureStatistics:
         classes: int = 0,
         inception_score: bool = False,
         modes: DigitModes | None = None,
+        members: Tensor | None = None,
         device: torch.device,
     ) -> FeatureStatistics:
         """Return the statistics of no image.
@@ -134,6 +137,7 @@ class FeatureStatistics:
             classes: Number of classes; 0 if labels are not to be counted.
             inception_score: Whether to compute the Inception Score.
             modes: Empty counts of modes, where modes are to be counted.
+            members: bool (subsets, total), of subsets whose moments are to be had as well.
             device: Device of the statistics.
         """
         return cls(
@@ -143,6 +147,7 @@ class FeatureStatistics:
             InceptionScore(extractor.classes, total, device=device) if inception_score else None,
             Reservoir(total, stored, extractor.dim, device=device) if stored else None,
             modes,
+            None if members is None else Subsets(members, extractor.dim, device),
         )
 
     def add(self, extractor: Extractor, first: int, images: Tensor, labels: Tensor | None, kind: str) -> None:
@@ -164,6 +169,8 @@ class FeatureStatistics:
             require_finite(features, f"{kind} images {numbers[0]} to {numbers[-1]}")
             self.moments.update(features)
             self.spread.update(chunk)
+            if self.subsets is not None:
+                self.subsets.update(numbers, features)
             if self.reservoir is not None:
                 self.reservoir.update(numbers, features)
             if self.inception_score is not None and logits is not None:
@@ -201,7 +208,10 @@ class FeatureStatistics:
                 part.all_reduce()
 
     def _parts(self) -> list[Any]:
-        parts = (self.moments, self.spread, self.inception_score, self.reservoir, self.modes)
+        parts = (
+            *(self.moments, self.spread, self.inception_score),
+            *(self.reservoir, self.modes, self.subsets),
+        )
         return [part for part in parts if part is not None]
 
 
@@ -210,6 +220,8 @@ def to_cpu(part: T) -> T:
     for name, value in vars(part).items():
         if isinstance(value, Tensor):
             setattr(part, name, value.cpu())
+        elif isinstance(value, list):
+            setattr(part, name, [to_cpu(one) for one in value])
         elif hasattr(value, "__dict__"):
             to_cpu(value)
     return part

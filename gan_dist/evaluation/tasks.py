@@ -21,6 +21,7 @@ from gan_dist.evaluation.extractors import load_extractor
 from gan_dist.evaluation.extractors.features import Extractor
 from gan_dist.evaluation.images import BLOCK, GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.memorisation import NearestNeighbours
+from gan_dist.evaluation.metrics.subsets import halves
 from gan_dist.evaluation.reference import alpha_setting
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features, to_cpu
 from gan_dist.models import release
@@ -128,6 +129,11 @@ class EvaluationWorker:
             )
         return RealImages(images, shape.resolution, self.release.config.data.fit)
 
+    def empty_reference(self, real: RealImages) -> FeatureStatistics:
+        """Return statistics to which the images of the set to compare with will be added."""
+        members = halves(real.total, self.extractor.dim)
+        return self.empty_statistics(real.total, classes=real.classes, members=members)
+
     def generated_images(self, draw: int, frequencies: Tensor) -> GeneratedImages:
         """Return the generator's images of one set of latents, with classes as frequent as in the set."""
         shape, latent_dim = self.release.shape, self.release.latent_dim
@@ -135,7 +141,7 @@ class EvaluationWorker:
         return GeneratedImages(self.release.generator, latent_dim, shape.resolution, classes, seed, draw)
 
     def empty_statistics(
-        self, total: int, *, classes: int = 0, inception_score: bool = False
+        self, total: int, *, classes: int = 0, inception_score: bool = False, members: Tensor | None = None
     ) -> FeatureStatistics:
         """Return statistics to which `total` images will be added, by this task and others."""
         shape, metrics = self.release.shape, self.request.metrics
@@ -146,6 +152,7 @@ class EvaluationWorker:
             image_values=shape.channels * shape.size.area,
             classes=classes,
             inception_score=inception_score,
+            members=members,
             device=self.device,
         )
 
@@ -197,7 +204,7 @@ class MeasureReal:
 
     def __call__(self, worker: EvaluationWorker) -> FeatureStatistics:
         real = worker.real_images(worker.request.data)
-        statistics = worker.empty_statistics(real.total, classes=real.classes)
+        statistics = worker.empty_reference(real)
         statistics.add_row_groups(worker.extractor, real, self.groups)
         return to_cpu(statistics)
 

@@ -39,9 +39,7 @@ def grids(run_uri: str, words: Mapping[float, str], version: str = "") -> list[B
         words: What is to be said of a grid by its kimg, such as the distance at that time.
         version: A picture that was read with this text is not read again.
     """
-    folder = storage.join(run_uri, "samples")
-    matches = map(_GRID.fullmatch, storage.list_names(folder))
-    names = sorted((float(match[1]), match[0]) for match in matches if match)
+    folder, names = storage.join(run_uri, "samples"), _names(run_uri)
     if not names:
         return [Note("No samples yet: the first come with the first evaluation.")]
     *earlier, newest = names
@@ -63,6 +61,18 @@ def grids(run_uri: str, words: Mapping[float, str], version: str = "") -> list[B
         text += f" {damaged} of them cannot be read as pictures."
     beside = Picture(reals, "Real images") if reals else None
     return [*([Slider(pictures, beside)] if pictures else []), Note(text)]
+
+
+def newest_grid(run_uri: str) -> tuple[float, str] | None:
+    """Return the kimg and the URI of a run's newest grid, or None where there is none."""
+    names = _names(run_uri)
+    return (names[-1][0], storage.join(run_uri, "samples", names[-1][1])) if names else None
+
+
+def _names(run_uri: str) -> list[tuple[float, str]]:
+    """Return the grids of a run by their kimg, the newest last."""
+    matches = map(_GRID.fullmatch, storage.list_names(storage.join(run_uri, "samples")))
+    return sorted((float(match[1]), match[0]) for match in matches if match)
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +13,6 @@ from gan_dist.config.fields import override
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError
 from gan_dist.core.storage import lock
-from gan_dist.evaluation.extractors.digits import HALVES
 from gan_dist.models.release import CONFIG, SAMPLES
 from gan_dist.report.blocks import (
     Block,
@@ -30,8 +28,9 @@ from gan_dist.report.blocks import (
     number,
 )
 from gan_dist.report.charts import curves
+from gan_dist.report.nearest import nearest_training_images
 from gan_dist.report.pictures import SMALL, grids, reduce
-from gan_dist.report.series import Record, constants, finite, groups, read_sorted, speed
+from gan_dist.report.series import BESIDE, Record, constants, finite, groups, last_finite, read_sorted, speed
 from gan_dist.report.settings import settings
 from gan_dist.training.checkpoint import read_history
 from gan_dist.training.preflight import total_images
@@ -54,7 +53,7 @@ def run_page(uri: str) -> Page:
     end = history.ended_by(config.eval, config.ema)
     length = total_images(config.train, config.optim)
     state, word, ended = _state(uri, length, end and f"{end}={values[end]:g}", records)
-    floor = HALVES if (config.data.path, config.eval.extractor) == ("builtin://digits", "digits") else None
+    floor, noise = (last_finite(records, key) for key in BESIDE)
     scale = config.scale
     workers = f"{scale.workers} workers of {scale.cpus_per_worker:g} CPUs and {scale.gpus_per_worker:g} GPUs"
     facts = [
@@ -74,13 +73,15 @@ def run_page(uri: str) -> Page:
         first.append(Note("Nothing was measured yet: there is no evaluation with a finite distance."))
     if damaged:
         first.append(Note(f"{damaged} lines of metrics.jsonl are damaged; they were left out."))
-    main, rest = _charts(records, best, history.spread, floor)
+    beside = nearest_training_images(uri, config.data, _version(records))
+    main, rest = _charts(records, best, history.spread if noise is None else noise, floor)
     return Page(
         title=config.name,
         subtitle="a run",
         sections=[
             Section("Run", first),
             Section("Samples", run_grids(uri, records)),
+            *([Section("Nearest training images", beside)] if beside else []),
             Section("Curves", main),
             *([Section("More curves", rest, folded=True)] if rest else []),
             Section("Best release", release_blocks(found, reason)),
@@ -99,7 +100,11 @@ def run_grids(uri: str, records: Sequence[Record]) -> list[Block]:
     for record in records:
         if (value := finite(record.get(metric))) is not None:
             words[round(record["images"] / 1000, 3)] = f"{metric} {number(value)}"
-    return grids(uri, words, version=str(records[0].get("time", "")) if records else "")
+    return grids(uri, words, _version(records))
+
+
+def _version(records: Sequence[Record]) -> str:
+    return str(records[0].get("time", "")) if records else ""
 
 
 _found: dict[str, tuple[tuple[str, float], BestRelease]] = {}
@@ -177,7 +182,7 @@ def _headline(
 ) -> Iterator[tuple[str, str, str]]:
     metric, images = distance_name(records), records[-1]["images"] if records else 0
     if best is not None and metric is not None:
-        real = f"; two halves of the reals: {floor:g}" if floor is not None else ""
+        real = f"; two halves of the reals: {floor:.2g}" if floor is not None else ""
         yield f"best {metric}", f"{best[metric]:.4g}", f"after {kimg(best['images'])}{real}"
         last = next(record for record in reversed(records) if finite(record.get(metric)) is not None)
         yield f"last {metric}", f"{last[metric]:.4g}", f"after {kimg(last['images'])}"
@@ -203,6 +208,7 @@ def _charts(
     records: Sequence[Record], best: Record | None, spread: float | None, floor: float | None
 ) -> tuple[list[Block], list[Block]]:
     """Return the charts that matter, and the others."""
+    spread = finite(spread)
     if not records:
         return [Note("Nothing was recorded yet.")], []
     metric = distance_name(records) or ""
@@ -213,7 +219,7 @@ def _charts(
         title, unit, series = group.title, group.unit, group.series
         if metric in series:
             main.append(curves(title, unit, series, best=mark, spread=spread, floor=floor))
-            if spread is not None and math.isfinite(spread):
+            if spread is not None:
                 main.append(Note(f"The band is two standard deviations, {2 * spread:.1%}, {_NOISE}"))
         else:
             (main if group.main else rest).append(curves(title, unit, series))

@@ -16,6 +16,8 @@ Record = Mapping[str, Any]
 CLOCK = ("images", "kimg")
 LEFT_OUT = ("checkpoint", "time")
 """Keys whose values change from record to record and are no numbers."""
+BESIDE = ("halves", "noise")
+"""Keys whose values stand in the chart of the distance."""
 SUFFIX = r"(_[a-z]\w*)?"
 """Suffix of a score's name: an extractor other than that of FID."""
 GROUPS = (
@@ -85,7 +87,7 @@ def finite(value: object) -> float | None:
 
 def groups(records: Sequence[Record]) -> list[Group]:
     """Return all series of numbers in groups: the distance first, series without a group last."""
-    keys = dict.fromkeys(key for record in records for key in record if key not in CLOCK)
+    keys = dict.fromkeys(key for record in records for key in record if key not in (*CLOCK, *BESIDE))
     varying = [key for key in keys if not _constant(records, key)]
     left = {key: _series(records, key) for key in varying}
     left = {key: one for key, one in left.items() if any(value is not None for value in one.values)}
@@ -117,6 +119,12 @@ def speed(records: Sequence[Record]) -> float | None:
     """Return the median images per second of the records; None if they have none."""
     rates = [rate for record in records if (rate := finite(record.get("images_per_second")))]
     return statistics.median(rates) if rates else None
+
+
+def last_finite(records: Sequence[Record], key: str) -> float | None:
+    """Return the last finite value of a key; None if there is none."""
+    values = (finite(record.get(key)) for record in reversed(records))
+    return next((value for value in values if value is not None), None)
 
 
 def _series(records: Sequence[Record], key: str) -> Series:

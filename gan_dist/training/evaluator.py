@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from statistics import mean, stdev
 
 from torch import Tensor, nn
 
@@ -20,12 +19,10 @@ from gan_dist.evaluation.extractors.features import Extractor
 from gan_dist.evaluation.images import GeneratedImages, RealImages, block_slices
 from gan_dist.evaluation.metrics.class_scores import DigitModes
 from gan_dist.evaluation.metrics.distances import bias_warning
+from gan_dist.evaluation.metrics.subsets import distance_noise, groups, halves
 from gan_dist.evaluation.reference import Reference, ReferenceCache, alpha_setting, statistics_key
 from gan_dist.evaluation.scores import compute_scores, require_possible
 from gan_dist.evaluation.statistics import FeatureStatistics, stored_features
-
-DRAWS = 5
-"""Sets of latents for the estimate of a measurement's noise."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Measurement:
     distance: float
     """The Frechet distance."""
     figures: dict[str, float]
-    """All values by name, the distance included: see `gan_dist.evaluation.scores`."""
+    """All values by name, the distance included: see `gan_dist.evaluation.scores`; and perhaps `noise`."""
 
 
 def counts_modes(extractor: Extractor, manifest: Manifest) -> bool:
@@ -86,13 +83,15 @@ class Evaluator:
             "extractor_sha256": extractor.hash,
             "resize": extractor.resize,
             **alpha_setting(self._reals.channels),
+            **(self._reference.floor if self._reference else {}),
             "samples": self._config.eval.samples,
         }
 
-    def __call__(self, generator: nn.Module, draw: int = 0) -> Measurement:
+    def __call__(self, generator: nn.Module, draw: int = 0, *, noise: bool = False) -> Measurement:
         """Return the measurement of a generator; every rank calls it and returns the same.
 
-        The latents of a draw are the same at every call, so that only the weights change the result.
+        The latents of a draw are the same at every call, so that only the weights change the result. With
+        `noise` the figure of that name is the relative standard deviation of the distance over draws.
 
         Raises:
             NonFiniteError: an image or a feature is infinite or not a number.
@@ -102,6 +101,7 @@ class Evaluator:
             samples,
             inception_score="is" in self._config.eval.metrics,
             modes=self._modes and self._modes(),
+            members=groups(samples) if noise else None,
         )
         labels = self._labels if self._config.model.conditional else None
         fakes = GeneratedImages(
@@ -112,20 +112,16 @@ class Evaluator:
         statistics.all_reduce()
         figures: dict[str, float] = {}
         if context.rank == 0 and self._reference is not None:
+            real, own = self._reference.moments, statistics.moments
             figures = compute_scores(statistics, self._reference, self._extractor, self._config.eval.metrics)
             if "memorisation" in self._config.eval.metrics and statistics.reservoir is not None:
                 test = self._reference.copying(statistics.reservoir.features)
                 figures |= {"copying_z": test.z, "copied_share": test.share}
+            if statistics.subsets is not None:
+                distance = figures[self.metric]
+                figures["noise"] = distance_noise(distance, own, statistics.subsets, real)
         figures = broadcast_from_rank0(context, figures)
         return Measurement(figures[self.metric], figures)
-
-    def noise(self, generator: nn.Module, found: Measurement) -> float:
-        """Return the relative standard deviation of the distance over sets of latents; all ranks call it.
-
-        `found` is the measurement of draw 0.
-        """
-        values = [found.distance, *(self(generator, draw).distance for draw in range(1, DRAWS))]
-        return stdev(values) / mean(values)
 
     def _known_or_computed(self, images: ImageSet) -> tuple[Reference | None, Tensor]:
         """Return the set's statistics (None on other ranks if cached), and the images of each class."""
@@ -138,7 +134,8 @@ class Evaluator:
         labels: Tensor | None = broadcast_from_rank0(context, reference and reference.labels)
         if labels is not None:
             return reference, labels
-        statistics = self._empty_statistics(self._reals.total)
+        members = halves(self._reals.total, self._extractor.dim)
+        statistics = self._empty_statistics(self._reals.total, members=members)
         mine = self._reals.groups[context.rank :: context.world_size]
         statistics.add_row_groups(self._extractor, self._reals, mine)
         statistics.all_reduce()
@@ -148,7 +145,12 @@ class Evaluator:
         return reference, reference.labels
 
     def _empty_statistics(
-        self, total: int, *, inception_score: bool = False, modes: DigitModes | None = None
+        self,
+        total: int,
+        *,
+        inception_score: bool = False,
+        modes: DigitModes | None = None,
+        members: Tensor | None = None,
     ) -> FeatureStatistics:
         return FeatureStatistics.empty(
             self._extractor,
@@ -158,5 +160,6 @@ class Evaluator:
             classes=self._reals.classes,
             inception_score=inception_score,
             modes=modes,
+            members=members,
             device=self._context.device,
         )

@@ -183,11 +183,15 @@ def _measure(state: TrainingState, evaluator: Evaluator, patience: int | None, *
     The extra evaluation at the end of a run is not due: a longer run would not have made it, and early
     stopping must not depend on it.
     """
-    found = evaluator(state.average)
-    if patience is not None and state.measured.spread is None:
-        state.measured.spread = evaluator.noise(state.average, found)
+    history = state.measured
+    count = len(history.values) + 1
+    first = patience is not None and history.spread is None
+    # Often at first, and then as rarely as it changes: at evaluations 1, 2, 4, 8, ...
+    found = evaluator(state.average, noise=first or count & (count - 1) == 0)
+    if first:
+        history.spread = found.figures["noise"]
     if due:
-        state.measured.values.append((state.images, found.distance))
+        history.values.append((state.images, found.distance))
     return found
 
 

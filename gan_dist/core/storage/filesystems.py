@@ -72,6 +72,11 @@ def open_uri(uri: str) -> tuple[Any, str]:
     if holds_secret(uri):
         raise StorageError(f"{redact(uri)} {CREDENTIALS}", CREDENTIALS_REMEDY)
     scheme, _, rest = uri.partition("://")
+    if scheme == "hf":
+        raise StorageError(
+            f"{redact(uri)} is a model repository, which holds a release: no run, search or images are in it",
+            "`sample`, `evaluate`, `export`, `serve` and init.from read it; here give a folder or a bucket",
+        )
     try:
         if scheme == "s3":
             path, _, query = rest.partition("?")

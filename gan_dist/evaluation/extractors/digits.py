@@ -19,10 +19,6 @@ LENET_PATH = Path(__file__).parents[2] / "assets" / "lenet.safetensors"
 LENET_SHA256 = "e0ad31e8e0e2ff08d15ffd3aba4b26bf7562d4fde696e37c6b507fcc19971837"
 """Hash of that file: other weights give other distances."""
 
-HALVES = 5.8
-"""Distance between two random halves of the 1,797 real digits: the mean over 200 splits, whose standard
-deviation is 1.7 (`python -m benchmarks halves`)."""
-
 
 class LeNet(nn.Module):
     """A small relative of LeNet-5 (LeCun et al. 1998) for 16x16 grey images: 46,730 parameters.

@@ -92,6 +92,14 @@ class Moments:
             self.m2 += other.m2.to(self.m2.device)
             self._shift(other.count, other.mean.to(self.mean.device))
 
+    def without(self, other: Moments) -> Moments:
+        """Return the moments of the rows that are not in `other`, whose rows are some of these."""
+        count = self.count - other.count
+        mean = (self.count * self.mean - other.count * other.mean) / count
+        delta = other.mean - mean
+        m2 = self.m2 - other.m2
+        return Moments(count, mean, m2.addr_(delta, delta, alpha=-count * other.count / self.count))
+
     def all_reduce(self) -> None:
         """Add the rows of all ranks, in place; every rank then has the same bits.
 

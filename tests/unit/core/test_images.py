@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from gan_dist.core.images import image_grid, lay_on_white, to_picture
+from gan_dist.core.image_size import ImageSize
+from gan_dist.core.images import image_grid, lay_on_white, split_grid, to_picture
 
 
 def test_a_grid_shows_every_image_in_reading_order() -> None:
@@ -29,6 +31,14 @@ def test_a_grid_of_oblong_images_is_near_square_and_lies_on_white() -> None:
     assert picture.shape == (4 * (32 + 2) + 2, 2 * (64 + 2) + 2, 3)
     assert tuple(picture[10, 10]) == (255, 255, 255)
     assert tuple(picture[-10, -10]) == (200, 0, 0)
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(64, 16, 16), (7, 8, 16), (5, 96, 40), (1, 3, 90)])
+def test_a_grid_is_taken_apart_into_its_images(count: int, height: int, width: int) -> None:
+    images = torch.arange(count * 3 * height * width).view(count, 3, height, width).mul(37).to(torch.uint8)
+    assert torch.equal(split_grid(image_grid(images), ImageSize(height, width), count), images)
+    with pytest.raises(ValueError, match="is not a grid of"):
+        split_grid(image_grid(images), ImageSize(height, width + 7), count)
 
 
 def test_images_on_white_are_those_of_pillow() -> None:

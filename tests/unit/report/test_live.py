@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, CookieJar, web
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -64,7 +64,8 @@ class Growing:
 
 
 async def get(url: str, **more: Any) -> tuple[int, str]:
-    async with ClientSession() as session, session.get(url, **more) as answer:
+    jar = CookieJar(unsafe=True)  # also of addresses that are numbers, as browsers do
+    async with ClientSession(cookie_jar=jar) as session, session.get(url, **more) as answer:
         return answer.status, await answer.text(errors="replace")
 
 
@@ -144,7 +145,8 @@ def test_a_run_in_a_bucket_is_served(bucket: str, trained: str, tmp_path: Path) 
     async def look() -> None:
         async with served(f"{bucket}/runs/live") as url:
             status, page = await get(url)
-            assert (status, "0.128 kimg of 0.256 kimg" in page, page.count("pictures/")) == (200, True, 3)
+            shown = page.count('src="pictures/')
+            assert (status, "0.128 kimg of 0.256 kimg" in page, shown) == (200, True, 4)
 
     asyncio.run(look())
     assert storage.list_names(f"{bucket}/runs/live") == names
@@ -190,6 +192,7 @@ def test_without_a_token_no_other_name_leads_to_the_page(trained: str) -> None:
         (["RUN", "--port", "TAKEN"], "cannot be listened at"),
         (["RUN", "--port", "0", "--optuna-storage", "env:STUDY_URL"], "is a run, which has no study"),
         (["/absent/run", "--port", "0"], "is neither a search nor a run"),
+        (["hf://ann/digits", "--port", "0"], "is a model repository, which holds a release: no run, search"),
     ],
 )
 def test_what_cannot_be_served_is_told_at_once(trained: str, arguments: list[str], said: str) -> None:
@@ -202,6 +205,7 @@ def test_what_cannot_be_served_is_told_at_once(trained: str, arguments: list[str
 
 def test_ctrl_c_ends_the_server_in_order(trained: str) -> None:
     command = [sys.executable, "-m", "gan_dist", "report", trained, "--serve", "--port", "0", "--json"]
+    command += ["--token", "a token: 16 & more"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())

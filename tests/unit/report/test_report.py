@@ -29,7 +29,11 @@ from gan_dist.cli import app
 from gan_dist.config import load_config, to_yaml
 from gan_dist.core import storage
 from gan_dist.core.errors import CheckpointError, GanDistError, StorageError
+from gan_dist.core.image_size import ImageSize
+from gan_dist.core.images import split_grid
 from gan_dist.core.storage.hashed_folder import to_json
+from gan_dist.data.batches.loader import open_images
+from gan_dist.evaluation.images import RealImages
 from gan_dist.report.blocks import Chart, Table
 from gan_dist.report.charts import curves
 from gan_dist.report.lineage_charts import lineage_blocks
@@ -166,7 +170,8 @@ def test_the_page_of_a_run_has_all_that_it_recorded(trained: str, tmp_path: Path
     assert facts["best fd_digits"].startswith(f"{best['fd_digits']:.6g} after {best['images'] / 1000:g} kimg")
     assert (facts["extractor"], facts["samples"]) == ("digits", "64")
     # Every series is drawn as it was recorded.
-    measured = {key for one in records for key, value in one.items() if isinstance(value, float)} - {"kimg"}
+    measured = {key for one in records for key, value in one.items() if isinstance(value, float)}
+    measured -= {"kimg", "halves", "noise"}
     assert {"fd_digits", "kid_digits", "recall_digits", "loss_d", "augment_p", "weight_norm_g"} <= measured
     assert {"wait_share", "s_per_kimg", "peak_memory_gib"} <= measured
     for key in measured:
@@ -174,6 +179,12 @@ def test_the_page_of_a_run_has_all_that_it_recorded(trained: str, tmp_path: Path
         assert list(zip(seen.traces[key]["x"], seen.traces[key]["y"], strict=True)) == points
         assert len(points) == (8 if key.startswith(("loss_", "grad_norm_")) else len(points))
     assert (seen.traces["best"]["x"], seen.traces["best"]["y"]) == ([best["kimg"]], [best["fd_digits"]])
+    # The noise was measured at evaluations 1, 2 and 4; the band has the last one.
+    noises = [one["noise"] for one in evaluations if "noise" in one]
+    assert (len(noises), evaluations[3]["noise"]) == (3, noises[-1])
+    distance = seen.traces["fd_digits"]
+    assert distance["high"][0] / distance["y"][0] == pytest.approx(1 + 2 * noises[-1])
+    assert seen.traces["two halves of the reals"]["y"] == [pytest.approx(evaluations[0]["halves"])] * 2
 
 
 def test_the_distance_has_a_band_of_its_noise_and_the_floor_of_two_halves() -> None:
@@ -189,8 +200,8 @@ def test_the_distance_has_a_band_of_its_noise_and_the_floor_of_two_halves() -> N
 
 def test_it_shows_what_fixed_latents_became_and_what_was_set(trained: str, tmp_path: Path) -> None:
     seen = page(trained, tmp_path)
-    # Four grids, the newest last, the reals, and the best release's.
-    assert len(seen.pictures) == 6
+    # Four grids, the newest last, the reals, samples with their nearest reals, and the best release's.
+    assert len(seen.pictures) == 7
     newest = Image.open(max(Path(trained, "samples").glob("fakes_0*")))
     assert seen.pictures[3].tobytes() == newest.tobytes()
     assert seen.pictures[4].tobytes() == Image.open(Path(trained, "samples/reals.png")).tobytes()
@@ -206,6 +217,27 @@ def test_it_shows_what_fixed_latents_became_and_what_was_set(trained: str, tmp_p
         f"gan-dist train {trained}/config.yaml storage={Path(trained).parent} continue it for" in seen.shown
     )
     assert f"gan-dist best {trained} --to releases/faces" in seen.shown
+
+
+def test_samples_stand_above_the_training_images_nearest_to_them(trained: str, tmp_path: Path) -> None:
+    seen = page(trained, tmp_path)
+    reals = RealImages(open_images("builtin://digits"), 16)
+    rows = torch.cat([reals.row_group(index)[1].images for index in reals.groups]).flatten(1).int()
+    with Image.open(max(Path(trained, "samples").glob("fakes_0*"))) as grid:
+        samples = split_grid(grid, ImageSize.of(16), 64)[:, :1]
+    for column, sample in enumerate(samples[[round(place * 63 / 7) for place in range(8)]]):
+        squares = (rows - sample.flatten().int()).square().sum(1)
+        assert f"{(squares.min() / 256) ** 0.5:.3g}" in seen.shown
+        for row, expected in enumerate((sample, rows[squares.argmin()].reshape(1, 16, 16))):
+            box = (2 + 66 * column, 2 + 66 * row, 66 + 66 * column, 66 + 66 * row)
+            shown = seen.pictures[5].convert("L").crop(box).resize((16, 16), Image.Resampling.NEAREST)
+            assert shown.tobytes() == expected.numpy().astype("uint8").tobytes()
+    elsewhere = tmp_path / "faces"
+    shutil.copytree(trained, elsewhere)
+    file = elsewhere / "config.yaml"
+    file.write_text(file.read_text().replace("builtin://digits", str(tmp_path / "absent")))
+    said = f"They were not searched: data.path={tmp_path}/absent holds no image set"
+    assert said in page(str(elsewhere), tmp_path).shown
 
 
 def test_a_copy_is_continued_where_it_lies(trained: str, tmp_path: Path) -> None:

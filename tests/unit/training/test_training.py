@@ -47,7 +47,6 @@ from gan_dist.data.batches.loader import (
 )
 from gan_dist.data.batches.readers import InMemoryReader
 from gan_dist.data.builtin import DIGITS
-from gan_dist.evaluation.extractors.digits import HALVES
 from gan_dist.search.plan import make_plan
 from gan_dist.search.start import begin
 from gan_dist.training import checkpoint as states
@@ -576,10 +575,6 @@ def test_a_run_that_reaches_its_target_says_so_and_how_it_goes_on(
     *_, reason, _, command = capsys.readouterr().out.splitlines()
     assert reason == "ended early: two evaluations, one after another, were at or below eval.target=6.5"
     assert command.endswith("train digits eval.target=null")
-
-    assert load_config("digits").eval.target == HALVES
-    train_run(config(tmp_path, f"eval.target={HALVES}"), ["digits"])
-    assert "as near to the real digits as two random halves of these" in capsys.readouterr().out
 
 
 BY_TIME = ["eval.every_kimg=10", "train.checkpoint_every_s=100", "log.every_kimg=0.096"]
