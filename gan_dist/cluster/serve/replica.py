@@ -19,19 +19,16 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from gan_dist.cluster.serve.passes import Passes
 from gan_dist.cluster.serve.query import ImageQuery, parse_image, parse_images
 from gan_dist.cluster.serve.served import Served, find_place
 from gan_dist.core import storage
 from gan_dist.core.access import is_loopback
 from gan_dist.core.errors import GanDistError
-from gan_dist.models.generator import BLOCK
 
 LOG = logging.getLogger("ray.serve")
 ONGOING = 256
 """Requests that are accepted at the same time; as many more wait before the replica, others get 503."""
-WINDOW = 0.125
-"""How long a block that is not full waits for more images, as a part of the time that a pass takes."""
-SHORTEST_S, LONGEST_S = 0.002, 0.05
 HEADERS = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 POLICY = (
     "default-src 'none'; img-src 'self' data:; connect-src 'self'; "
@@ -56,17 +53,10 @@ class Images:
         torch.set_num_threads(threads)
         self._uri, self._trust, self._token_hash = uri, trust, token_hash
         self._served, self._problem = Served(uri, trust), ""
-        self._room, self._idle = asyncio.Semaphore(BLOCK), asyncio.Event()
-        self._idle.set()
-        self._make_once()
-        threading.Thread(target=self._renew_forever, args=(renew_s,), daemon=True).start()
-
-    def _make_once(self) -> None:
-        """Set the window by the time that a pass takes."""
         began = time.perf_counter()
         self._served.pictures([ImageQuery(0, 0)])
-        window_s = min(max(WINDOW * (time.perf_counter() - began), SHORTEST_S), LONGEST_S)
-        self._pass.set_batch_wait_timeout_s(window_s)  # type: ignore[attr-defined]
+        self._passes = Passes(time.perf_counter() - began)
+        threading.Thread(target=self._renew_forever, args=(renew_s,), daemon=True).start()
 
     def _renew_forever(self, renew_s: float) -> None:
         while True:
@@ -121,13 +111,13 @@ class Images:
         query = parse_image(request.query_params.multi_items(), served.release.shape)
         served.truncated(query.truncation)
         headers = {**HEADERS, "X-Release": served.hash}
-        return Response(await self._make(served, query), media_type="image/png", headers=headers)
+        return Response(await self._passes.image(served, query), media_type="image/png", headers=headers)
 
     async def _images(self, request: Request) -> Response:
         served = self._served
         queries = parse_images(request.query_params.multi_items(), served.release.shape)
         served.truncated(queries[0].truncation)
-        pictures = await asyncio.gather(*(self._make(served, query) for query in queries))
+        pictures = await asyncio.gather(*(self._passes.image(served, query) for query in queries))
         images = [
             {"seed": query.seed, "class": query.label, "png": base64.b64encode(picture).decode()}
             for query, picture in zip(queries, pictures, strict=True)
@@ -144,36 +134,6 @@ class Images:
         )
         page = template.render(release=self._served.description)
         return HTMLResponse(page, headers={**HEADERS, "Content-Security-Policy": POLICY})
-
-    async def _make(self, served: Served, query: ImageQuery) -> bytes:
-        """Return an image as PNG, made in one pass with those of other requests that wait.
-
-        No block is begun during a pass, in which Ray Serve would begin one with the few that have come by
-        then: those that wait go into the next one together.
-        """
-        async with self._room:
-            await self._idle.wait()
-            made: bytes | GanDistError = await self._pass((served, query))
-        if isinstance(made, GanDistError):
-            raise made
-        return made
-
-    @serve.batch(max_batch_size=BLOCK, batch_wait_timeout_s=SHORTEST_S)
-    async def _pass(self, wanted: list[tuple[Served, ImageQuery]]) -> list[bytes | GanDistError]:
-        self._idle.clear()
-        try:
-            return await asyncio.to_thread(make_together, wanted)
-        finally:
-            self._idle.set()
-
-
-def make_together(wanted: Sequence[tuple[Served, ImageQuery]]) -> list[bytes | GanDistError]:
-    """Return the images of queries; of a block around a renewal, some are of the earlier release."""
-    made: dict[int, bytes | GanDistError] = {}
-    for served in dict.fromkeys(one for one, _ in wanted):
-        indices = [index for index, (one, _) in enumerate(wanted) if one is served]
-        made |= zip(indices, served.pictures([wanted[index][1] for index in indices]), strict=True)
-    return [made[index] for index in range(len(wanted))]
 
 
 def hash_token(token: str) -> bytes:

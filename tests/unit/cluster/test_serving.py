@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -10,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from gan_dist.cli import app
+from gan_dist.cluster.serve.passes import Passes
 from gan_dist.cluster.serve.query import ImageQuery, parse_image, parse_images
 from gan_dist.cluster.serve.served import Served, find_place
 from gan_dist.core.access import require_protected
@@ -83,6 +85,31 @@ def test_an_image_that_is_not_finite_takes_no_other_with_it(tmp_path: Path) -> N
     made = served.pictures([ImageQuery(seed, None) for seed in range(6)])
     assert [isinstance(one, NonFiniteError) for one in made] == [seed == 3 for seed in range(6)]
     assert made[4] == sampled(served.release, ImageQuery(4, None))
+
+
+def test_those_who_ask_again_at_once_go_into_the_next_pass_together(tmp_path: Path) -> None:
+    served = Served(untrained(tmp_path))
+    before = served.passes
+    passes = Passes(pass_s=20.0)  # of a large network: 10 s to ask again, and 0.05 s otherwise
+
+    async def client(number: int) -> None:
+        for one in range(3):
+            seed = 8 * one + number
+            assert await passes.image(served, ImageQuery(seed, None)) == images[seed]
+            await asyncio.sleep(0.02 * number)
+
+    async def ask() -> None:
+        gone = asyncio.create_task(passes.image(served, ImageQuery(99, None)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(*map(client, range(8)))
+        assert served.passes - before == 3
+        broken = passes.image(served, ImageQuery(-1, None))
+        with pytest.raises(ValueError, match="non-negative"):
+            await broken
+
+    images = {seed: sampled(served.release, ImageQuery(seed, None)) for seed in range(24)}
+    asyncio.run(ask())
 
 
 def test_where_the_place_in_a_block_matters_images_are_made_alone(
