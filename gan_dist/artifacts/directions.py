@@ -2,7 +2,7 @@
 
 Shen and Zhou 2021, "Closed-Form Factorization of Latent Semantics in GANs" (SeFa), section 2.2: the first
 layer that takes latents z computes A z + b, and a step a n from z changes its output by a A n whatever z is.
-The unit vectors n with the largest |A n| are the leading eigenvectors of A^T A (equation 8). Generators that
+The unit vectors n with the largest |A n| are the leading eigenvectors of A^T A. Generators that
 map z to styles w first have their directions in w, and A is of all layers that take one.
 """
 

@@ -63,7 +63,8 @@ def split_grid(grid: Image.Image, size: ImageSize, count: int) -> Tensor:
     pixels = torch.from_numpy(np.asarray(grid.convert("RGB")).copy()).movedim(-1, 0)[:, GAP:, GAP:]
     cells = pixels.unflatten(1, (rows, steps[0])).unflatten(3, (columns, steps[1]))
     cells = cells[:, :, : steps[0] - GAP : factor, :, : steps[1] - GAP : factor]  # (3, rows, H, columns, W)
-    return cells.permute(1, 3, 0, 2, 4).flatten(0, 1)[:count]
+    images: Tensor = cells.permute(1, 3, 0, 2, 4).flatten(0, 1)[:count]
+    return images
 
 
 def _columns(count: int, height: int, width: int) -> int:

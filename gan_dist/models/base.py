@@ -186,7 +186,7 @@ class ProjectionDiscriminator(Discriminator):
     """A discriminator that compares its features with the class.
 
     Where it is conditional, the inner product of the features and the class's embedding is added to the
-    logit: Miyato and Koyama 2018, equation 3; the embedding of a pack is the sum over its images. This is in
+    logit: Miyato and Koyama 2018; the embedding of a pack is the sum over its images. This is in
     float32 under autocast too.
     """
 

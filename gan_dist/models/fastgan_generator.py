@@ -21,7 +21,7 @@ SLOPE = 0.2
 
 
 class Excitation(nn.Module):
-    """Skip-layer excitation: equation 1. Maps times gates in (0, 1), one a channel, from lower maps.
+    """Skip-layer excitation. Maps times gates in (0, 1), one a channel, from lower maps.
 
     The lower maps, averaged to the size of the first ones (4x4), become a vector by a convolution of that
     size; a leaky ReLU, a 1x1 convolution and a sigmoid follow.

@@ -67,7 +67,7 @@ def normal(layer: nn.Module, generator: torch.Generator, *, std: float, mean: fl
 
 
 def msr(layer: nn.Module, generator: torch.Generator, *, gain: float) -> None:
-    """Draw `layer.weight` from N(0, gain^2 / fan-in) (He et al. 2015, equation 10); the bias becomes 0."""
+    """Draw `layer.weight` from N(0, gain^2 / fan-in) (He et al. 2015); the bias becomes 0."""
     fan_in, _ = _fans(_weight(layer))
     normal(layer, generator, std=gain / math.sqrt(fan_in))
 
@@ -75,7 +75,7 @@ def msr(layer: nn.Module, generator: torch.Generator, *, gain: float) -> None:
 def xavier(layer: nn.Module, generator: torch.Generator, *, gain: float) -> None:
     """Draw `layer.weight` uniformly with variance 2 gain^2 / (fan-in + fan-out); the bias becomes 0.
 
-    Glorot and Bengio 2010, equation 16.
+    Glorot and Bengio 2010, the normalized initialization.
     """
     weight = _weight(layer)
     bound = gain * math.sqrt(6 / sum(_fans(weight)))

@@ -34,7 +34,7 @@ TANH = "tanh"
 """The `model.variant` of versions up to 0.2."""
 SLOPE = 0.2
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
-"""Gain that preserves the second moment through a leaky ReLU (He et al. 2015, equation 15)."""
+"""Gain that preserves the second moment through a leaky ReLU (He et al. 2015)."""
 
 
 class Block(nn.Module):

@@ -26,7 +26,7 @@ MIN_ATTENTION = 4 * BASE
 
 
 class SelfAttention(nn.Module):
-    """Attention of every position to all: Zhang et al. 2019 (SAGAN), equations 1 to 3.
+    """Attention of every position to all: Zhang et al. 2019 (SAGAN), section 3.
 
     `scale` (their gamma) starts at 0, so that the layer starts as the identity. Queries, keys and values have
     an eighth of the channels. Memory grows with the square of the maps' area.

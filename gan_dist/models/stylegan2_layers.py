@@ -107,8 +107,8 @@ class Filter(nn.Module):
 class StyledConv(nn.Module):
     """Convolution 3x3 whose weights depend on w, noise, bias, leaky ReLU: Karras et al. 2020, section 2.2.
 
-    Input channel i of the weights is multiplied by the style s_i (equation 1), and output channel o divided
-    by its norm sqrt(sum_ik (s_i w_oik)^2 + epsilon) (equation 3). Here the maps are multiplied instead,
+    Input channel i of the weights is multiplied by the style s_i, and output channel o divided
+    by its norm sqrt(sum_ik (s_i w_oik)^2 + epsilon). Here the maps are multiplied instead,
     before and after the convolution, which is the same: one convolution serves the whole batch, and an image
     does not depend on the others. With `up` the convolution doubles the edge, and the filter follows. Noise
     is one number for each position, common to all channels, times a learned strength.

@@ -40,7 +40,7 @@ class DiscriminatorOutput(NamedTuple):
 class DiscriminatorObjective:
     """The discriminator's loss with its penalties: `begin` a phase, call for each micro-batch, `end` it.
 
-    A discriminator that reconstructs the reals learns this too: Liu et al. 2021 (FastGAN), equation 3.
+    A discriminator that reconstructs the reals learns this too: Liu et al. 2021 (FastGAN).
     """
 
     loss: LossConfig

@@ -114,14 +114,15 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
                     with phase("data"):
                         batch = next(rank_batches)
                     waited_s += time.perf_counter() - asked
-                    recorder.batch(batch.images)
+                    with phase("records"):
+                        recorder.batch(batch.images)
                     with phase("D"):
                         scalars = step.discriminator_phase(batch)
                 with phase("G"):
                     scalars |= step.generator_phase(batch)
-            reached = stop_at is not None and state.images >= stop_at
-            asked_to_stop = context.rank == 0 and (reached or context.stop_requested())
             with phase("reduce"):
+                reached = stop_at is not None and state.images >= stop_at
+                asked_to_stop = context.rank == 0 and (reached or context.stop_requested())
                 means, stop = step.average_over_ranks(scalars, stop=asked_to_stop)
             with phase("EMA"):
                 step.update_average()
@@ -137,10 +138,12 @@ def train(config: RunConfig, context: Context, stop_at: int | None = None) -> Ru
                 ended_by = state.measured.ended_by(config.eval, config.ema)
                 # A search may have answered the report by a request to stop.
                 stop = stop or broadcast_from_rank0(context, context.stop_requested())
-            elif stop:
-                recorder.checkpoint()
-            else:
-                recorder.checkpoint_if_due()
+                continue
+            with phase("records"):
+                if stop:
+                    recorder.checkpoint()
+                else:
+                    recorder.checkpoint_if_due()
     return RunResult(
         images=state.images,
         finished=state.images >= total or ended_by is not None,

@@ -56,7 +56,7 @@ class Adversarial(ABC):
 
 
 class NonSaturating(Adversarial):
-    """`loss.name=nonsaturating`: Goodfellow et al. 2014, equation 1, and the end of section 3."""
+    """`loss.name=nonsaturating`: Goodfellow et al. 2014, and the end of section 3."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """-E[log D(x)] - E[log(1 - D(G(z)))]; log 4 at D = 1/2.
@@ -76,7 +76,7 @@ class NonSaturating(Adversarial):
 
 
 class Minimax(NonSaturating):
-    """`loss.name=minimax`: Goodfellow et al. 2014, equation 1."""
+    """`loss.name=minimax`: Goodfellow et al. 2014."""
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
         """E[log(1 - D(G(z)))], whose gradient vanishes as D(G(z)) goes to 0."""
@@ -84,7 +84,7 @@ class Minimax(NonSaturating):
 
 
 class LeastSquares(Adversarial):
-    """`loss.name=lsgan`: Mao et al. 2017, equation 9."""
+    """`loss.name=lsgan`: Mao et al. 2017."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """1/2 E[(D(x) - 1 + s)^2] + 1/2 E[D(G(z))^2], s being the label smoothing."""
@@ -103,12 +103,12 @@ class CriticLoss(Adversarial):
     """A loss whose generator raises the logits of its fakes."""
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:
-        """-E[D(G(z))]: Arjovsky et al. 2017, algorithm 1, and Miyato et al. 2018, equation 17."""
+        """-E[D(G(z))]: Arjovsky et al. 2017, algorithm 1, and Miyato et al. 2018."""
         return -fake_logits.mean()
 
 
 class Hinge(CriticLoss):
-    """`loss.name=hinge`: Miyato et al. 2018, equation 16, negated."""
+    """`loss.name=hinge`: Miyato et al. 2018, negated."""
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))]."""
@@ -136,7 +136,7 @@ class RelativisticPairs(Adversarial):
     relativistic: ClassVar = True
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """E[softplus(-(D(x) - D(G(z))))]: Huang et al. 2024 (R3GAN), equation 2, negated."""
+        """E[softplus(-(D(x) - D(G(z))))]: Huang et al. 2024 (R3GAN), negated."""
         return -logsigmoid(_margins(real_logits, fake_logits)).mean()
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None) -> Tensor:

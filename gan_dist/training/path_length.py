@@ -92,7 +92,7 @@ class PathLengthPenalty:
         return self.noise.normal("path-g", (shape.channels, *shape.size), micro_batch)
 
     def penalty(self, lengths: Tensor) -> Tensor:
-        """Return E[(|J^T y| - a)^2], with its weight: Karras et al. 2020, equation 4.
+        """Return E[(|J^T y| - a)^2], with its weight: Karras et al. 2020, path length regularisation.
 
         a is the running mean of the lengths. The paper's includes those of this update, which here enter it
         afterwards: so the portions of a batch need not wait for one another. As y is divided by R and squares

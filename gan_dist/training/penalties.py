@@ -23,9 +23,9 @@ Critic: TypeAlias = Callable[[Tensor], Tensor]
 def gradient_penalty(
     critic: Critic, reals: Tensor, fakes: Tensor, mix: Tensor, *, one_sided: bool, pack: int = 1
 ) -> Tensor:
-    """E[(|grad D(x^)| - 1)^2], x^ = mix x + (1 - mix) G(z): Gulrajani et al. 2017, equation 3.
+    """E[(|grad D(x^)| - 1)^2], x^ = mix x + (1 - mix) G(z): Gulrajani et al. 2017.
 
-    One-sided, E[max(0, |grad D(x^)| - 1)^2]: Petzka et al. 2018, equation 8. Where the gradient is zero the
+    One-sided, E[max(0, |grad D(x^)| - 1)^2]: Petzka et al. 2018. Where the gradient is zero the
     norm's derivative is taken to be zero.
 
     Args:
@@ -68,7 +68,7 @@ def dragan(
 
 
 def gradient_norms_sq(logits: Tensor, images: Tensor) -> Tensor:
-    """|grad D(x)|^2: Mescheder et al. 2018, equation 9 at reals (R1), 10 at fakes (R2), no gamma/2, no mean.
+    """|grad D(x)|^2: Mescheder et al. 2018, R1 at reals and R2 at fakes, no gamma/2, no mean.
 
     The caller makes the forward pass and shares it with the loss.
 

@@ -10,7 +10,7 @@ from gan_dist.config import DataConfig, EmaConfig, LossConfig, OptimConfig, Rate
 def remaining(optim: OptimConfig, images: int) -> float:
     """Return the remaining part of the schedule: 1 at the start, 0 from `decay_kimg` on.
 
-    `linear` is 1 - t and `cosine` (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017, equation 5, without
+    `linear` is 1 - t and `cosine` (1 + cos(pi t)) / 2 (Loshchilov and Hutter 2017, without
     restarts), t being the part of `optim.decay_kimg` that has passed, at most 1. `constant` stays at 1.
     """
     if optim.schedule == "constant" or optim.decay_kimg is None:

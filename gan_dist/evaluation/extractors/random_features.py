@@ -31,7 +31,7 @@ class RandomFeatures:
     """Channel means after each of five 3x3 convolutions with stride 2 and ReLU, 512 in all.
 
     Early layers describe texture and colour, late ones the composition. Weights are uniform with variance
-    2 / fan-in (He et al. 2015, equation 10), without biases. Uniform and not normal or orthogonal: PyTorch's
+    2 / fan-in (He et al. 2015), without biases. Uniform and not normal or orthogonal: PyTorch's
     normal numbers differ in the last bit between CPUs, and so do LAPACK's factors.
     """
 

@@ -20,7 +20,7 @@ _Array = npt.NDArray[np.float64]
 def frechet_distance(a: Moments, b: Moments) -> float:
     """Return the squared Frechet distance, >= 0, between the Gaussians N(mean, covariance) of two sets.
 
-    |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2): Dowson and Landau 1982, equation 4; the distance
+    |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^(1/2): Dowson and Landau 1982; the distance
     that Heusel et al. 2017 use in FID. Symmetric up to rounding, computed on the CPU in float64.
 
     With S = L L^T for both, the last trace is the sum of the singular values of L_a^T L_b. Pivoting reveals

@@ -22,7 +22,7 @@ class Moments:
 
     Sums of x and of x x^T lose all digits of the variance once the mean is large beside it. So these moments
     are centred, M2 = sum of (x - mean)(x - mean)^T, and two of them are merged by Chan, Golub and LeVeque
-    1983 (equations 2.1), all in float64.
+    1983, all in float64.
 
     All methods stay on the device of `mean` and need memory for two (d, d) matrices besides this one at most,
     however many rows there are.

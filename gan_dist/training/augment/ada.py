@@ -98,7 +98,7 @@ def _covered(centre: Tensor, size: int) -> Tensor:
 def adjusted(p: float, sign_mean: float, images: int, *, target: float = 0.6, kimg: float = 500) -> float:
     """Strength after one adjustment: Karras et al. 2020 (ADA), section 3.
 
-    The measure of overfitting is r_t = E[sign(D(real))], equation 1: 0 for a discriminator that is right half
+    The measure of overfitting is r_t = E[sign(D(real))]: 0 for a discriminator that is right half
     of the time, 1 for one that is right about all training images. p moves by a fixed step towards
     r_t = target. For losses that do not fix the middle between reals and fakes (`wgan`, `wgan-gp`, `rpgan`)
     the sign is that of D(real) - D(fake), pair by pair. Either way r_t is 2 a - 1, a being the accuracy on
