@@ -58,6 +58,7 @@ class Passes:
             block, self._waiting = waiting[:BLOCK], waiting[BLOCK:]
             if not block:
                 continue
+            made: Sequence[bytes | Exception]
             try:
                 made = await asyncio.to_thread(make_together, [wanted for wanted, _ in block])
             except Exception as error:
