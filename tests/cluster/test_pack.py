@@ -376,7 +376,7 @@ def test_a_killed_or_interrupted_packing_continues_to_the_same_bytes(
     slow_photos: Path, tmp_path: Path
 ) -> None:
     signals = [signal.SIGKILL, signal.SIGTERM]
-    stop_and_continue(slow_photos / "a", tmp_path, signals, seed=1)
+    stop_and_continue(slow_photos, tmp_path, signals, seed=1)
 
 
 @pytest.mark.soak
