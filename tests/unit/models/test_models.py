@@ -69,6 +69,28 @@ def test_layers_are_the_articles(article: tuple[dcgan.Generator, dcgan.Discrimin
     assert torch.equal(generator(latents), generator.layers(latents[:, :, None, None]).tanh())
 
 
+def test_feature_maps_are_the_articles(article: tuple[dcgan.Generator, dcgan.Discriminator]) -> None:
+    generator, discriminator = article
+    shapes: list[tuple[int, ...]] = []
+
+    def record(module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        del module, args
+        shapes.append(tuple(output.shape[1:]))
+
+    hooks = [
+        layer.register_forward_hook(record)
+        for network in article
+        for layer in network.layers
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    with torch.no_grad():
+        discriminator(generator(torch.randn(2, 100)))
+    for hook in hooks:
+        hook.remove()
+    assert shapes[:5] == [(512, 4, 4), (256, 8, 8), (128, 16, 16), (64, 32, 32), (3, 64, 64)]
+    assert shapes[5:] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4), (1, 1, 1)]
+
+
 @pytest.mark.parametrize("resolution", [8, 16, 32, 64, 128, 256])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_every_resolution_and_channel_count(resolution: int, channels: int) -> None:

@@ -135,6 +135,13 @@ def neutral_diffaugment(**values: float) -> Tensor:
     return torch.tensor([list({**neutral, **values}.values())])
 
 
+def test_neutral_draws_leave_all_but_the_cutout() -> None:
+    images, _ = sample((1, 3, 16, 16), 1)
+    expected = images.clone()
+    expected[:, :, :4, :4] = 0
+    torch.testing.assert_close(diffaugment(images, neutral_diffaugment()), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("draw", "shift"), [(0.0, -2), (0.25, -1), (0.5, 0), (0.7, 1), (1 - 2**-24, 2)])
 def test_translation_is_a_shift_with_zeros(draw: float, shift: int) -> None:
     images, _ = sample((1, 3, 16, 16), 1)
@@ -157,6 +164,16 @@ def test_cutout_is_half_the_size_with_its_centre_anywhere() -> None:
     areas = (diffaugment(images, draws) == 0).sum((1, 2, 3)).view(17, 17)
     side = torch.tensor([4, 5, 6, 7] + [8] * 9 + [7, 6, 5, 4])
     assert torch.equal(areas, side[:, None] * side)
+
+
+def test_mean_area_of_cutouts_is_that_of_uniform_centres() -> None:
+    count = 20_000
+    draws = torch.rand(count, DIFFAUGMENT_COLUMNS, generator=torch.Generator().manual_seed(1))
+    draws[:, :5] = 0.5
+    areas = (diffaugment(torch.ones(count, 1, 16, 16), draws) == 0).sum((1, 2, 3)).double()
+    side = np.array([4, 5, 6, 7] + [8] * 9 + [7, 6, 5, 4])
+    deviation = math.sqrt((side**2).mean() ** 2 - side.mean() ** 4)
+    assert abs(areas.mean().item() - side.mean() ** 2) < 5 * deviation / math.sqrt(count)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -272,6 +289,20 @@ def test_ada_is_the_slow_reference(shape: tuple[int, ...], p: float) -> None:
     assert_relative(ada(images.double(), draws, torch.tensor(p, dtype=torch.float64)), expected, 1e-13)
 
 
+@pytest.mark.parametrize("name", GATES)
+def test_each_transform_alone_is_the_slow_reference(name: str) -> None:
+    images, draws = sample((6, 3, 8, 8), ADA_COLUMNS)
+    alone = torch.full_like(draws, 0.75)
+    alone[:, GATES[name]] = 0.25
+    for value in range(2 if name in ("shift", "drift") else 1):
+        alone[:, GATES[name] + 1 + value] = draws[:, value]
+    rows = zip(images.double().numpy(), alone.double().numpy(), strict=True)
+    expected = np.stack([ada_one(image, row, 0.5) for image, row in rows])
+    result = ada(images, alone, 0.5)
+    assert_relative(result, expected, 5e-6)
+    assert not torch.equal(result, images)
+
+
 @pytest.mark.parametrize("size", [8, 15, 32])
 def test_quarter_turns_and_flips_are_those_of_torch(size: int) -> None:
     images, _ = sample((1, 3, size, size), 1)
@@ -294,7 +325,39 @@ def test_whole_translations_are_shifts_with_reflection(x: int, y: int) -> None:
     torch.testing.assert_close(result[inside], images.roll((y, x), (2, 3))[inside], rtol=0, atol=1e-5)
 
 
+def test_a_constant_image_has_no_geometry() -> None:
+    _, draws = sample((50, 1, 8, 8), ADA_COLUMNS)
+    draws[:, GATES["brightness"] :] = 1 - 2**-24
+    images = torch.full((50, 3, 8, 8), 0.3)
+    torch.testing.assert_close(ada(images, draws, 0.99), images)
+
+
 # Colour of ADA
+
+
+def test_luma_flip_twice_is_the_identity() -> None:
+    images, _ = sample((1, 3, 8, 8), 1)
+    draws = only({"luma_flip": (0.5,)})
+    flipped = ada(images, draws, 0.5)
+    torch.testing.assert_close(flipped.mean(1), -images.mean(1))
+    torch.testing.assert_close(ada(flipped, draws, 0.5), images)
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.1, 0.35, 0.8])
+def test_hue_rotation_keeps_luma_and_length(draw: float) -> None:
+    images, _ = sample((1, 3, 8, 8), 1)
+    result = ada(images, only({"hue": (draw,)}), 0.5)
+    assert not torch.allclose(result, images, atol=1e-2)
+    torch.testing.assert_close(result.mean(1), images.mean(1))
+    torch.testing.assert_close(result.norm(dim=1), images.norm(dim=1))
+    back = ada(result, only({"hue": (1 - draw,)}), 0.5)
+    torch.testing.assert_close(back, images, rtol=1e-5, atol=1e-5)
+
+
+def test_a_third_of_a_turn_of_the_hue_moves_the_channels_round() -> None:
+    images, _ = sample((1, 3, 8, 8), 1)
+    result = ada(images, only({"hue": (0.5 + 1 / 3,)}), 0.5)
+    torch.testing.assert_close(result, images.roll(1, 1), rtol=1e-5, atol=1e-5)
 
 
 def test_saturation_leaves_grey_alone() -> None:
@@ -336,6 +399,19 @@ def test_geometry_passes_exactly_where_only_colour_changes() -> None:
     images, _ = sample((1, 1, 8, 8), 1)
     result = ada(images, only({"luma_flip": (0.9,)}), 0.5)
     assert torch.equal(result, -images)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.6])
+@pytest.mark.parametrize("name", GATES)
+def test_gates_open_with_their_probability(name: str, p: float) -> None:
+    count = 4000
+    images, _ = sample((1, 3, 4, 8), 1)
+    images = images.expand(count, -1, -1, -1)
+    draws = torch.full((count, ADA_COLUMNS), 0.8)
+    draws[:, GATES[name]] = torch.rand(count, generator=torch.Generator().manual_seed(2))
+    changed = int((ada(images, draws, p) != images).flatten(1).any(1).sum())
+    chance = 1 - math.sqrt(1 - p) if name in ("before", "after") else p
+    assert abs(changed - count * chance) < 4 * math.sqrt(count * chance * (1 - chance))
 
 
 def test_some_rotation_is_applied_with_probability_p() -> None:

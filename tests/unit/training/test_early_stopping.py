@@ -173,6 +173,11 @@ def test_a_slow_decay_adds_up(patience: int) -> None:
     assert stops((needed + 0.001) ** (time / patience), patience) == 2 * patience
 
 
+def test_a_rising_distance_stops() -> None:
+    fall_and_rise = np.abs(np.arange(100.0) - 40) + 10
+    assert 40 < stops(fall_and_rise, 10) <= 40 + 2 * 10
+
+
 @pytest.mark.parametrize("bad", [1e6, math.inf, -math.inf, math.nan])
 def test_bad_values_in_less_than_half_of_the_evaluations_do_not_count(bad: float) -> None:
     falling = 0.99 ** np.arange(200.0)
@@ -197,6 +202,12 @@ def test_evaluations_before_the_end_of_the_warm_up_do_not_count() -> None:
     # Low ones are no mark for the others either.
     late = [1.0] * 3 + [7.0] * 5 + [6.0] * 4
     assert not should_stop(history([*late, 6.0]), patience=5, spread=NOISE, warm_up=WARM_UP)
+
+
+def test_with_a_patience_of_one_two_evaluations_are_compared() -> None:
+    assert not should_stop(history([1.0]), patience=1, spread=NOISE, warm_up=0)
+    assert should_stop(history([1.0, 0.975]), patience=1, spread=NOISE, warm_up=0)
+    assert not should_stop(history([1.0, 0.965]), patience=1, spread=NOISE, warm_up=0)
 
 
 def test_patience_must_be_positive() -> None:

@@ -102,6 +102,34 @@ def test_pairs_are_by_index() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_both_sides_are_minimised(name: Name) -> None:
+    """A step down the gradient raises D on reals, lowers it on fakes, and raises it for the generator."""
+    loss = build(LossConfig(name=name))
+    # Between the targets, where every objective has a slope and lsgan does not overshoot.
+    real, fake = (torch.sigmoid(values).requires_grad_() for values in logits())
+    down_real, down_fake = torch.autograd.grad(-loss.discriminator(real, fake), [real, fake])
+    assert (down_real > 0).all()
+    assert (down_fake < 0).all()
+    (down,) = torch.autograd.grad(-loss.generator(fake, real.detach()), [fake])
+    assert (down > 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_undecided_discriminator(name: Name) -> None:
+    loss = build(LossConfig(name=name))
+    zeros = torch.zeros(8)
+    discriminator, generator = {
+        "minimax": (math.log(4), -math.log(2)),
+        "nonsaturating": (math.log(4), math.log(2)),
+        "lsgan": (0.5, 0.5),
+        "hinge": (2.0, 0.0),
+        "rpgan": (math.log(2), math.log(2)),
+    }.get(name, (0.0, 0.0))
+    assert loss.discriminator(zeros, zeros).item() == pytest.approx(discriminator, rel=1e-6)
+    assert loss.generator(zeros, zeros).item() == pytest.approx(generator, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("extreme", [-1e30, -1e4, -100.0, 100.0, 1e4, 1e30])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -155,6 +183,19 @@ def test_only_the_saturating_loss_loses_its_gradient() -> None:
         loss = build(LossConfig(name=name)).generator(fake, torch.zeros_like(fake))
         (gradient,) = torch.autograd.grad(loss, [fake])
         assert gradient.item() == pytest.approx(expected.get(name, -1.0), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_gradients(name: Name, scale: float, smoothing: float) -> None:
+    loss = build(LossConfig(name=name, label_smoothing=smoothing))
+    real, fake = (values.requires_grad_() for values in logits(8, scale))
+    assert torch.autograd.gradcheck(loss.discriminator, (real, fake))
+    if loss.relativistic:
+        assert torch.autograd.gradcheck(loss.generator, (fake, real))
+    else:
+        assert torch.autograd.gradcheck(lambda values: loss.generator(values, None), (fake,))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -225,6 +225,19 @@ def test_images_are_left_alone(name: str) -> None:
         assert torch.equal(tensor, copy)
 
 
+def test_the_forward_pass_can_be_shared() -> None:
+    critic = small()
+    images = Inputs().reals.requires_grad_()
+    logits = critic(images)
+    (logits.mean() + gradient_norms_sq(logits, images).mean()).backward()
+    alone = small()
+    (alone(images.detach()).mean() + zero_centred(alone, images)).backward()
+    for shared, apart in zip(critic.parameters(), alone.parameters(), strict=True):
+        assert shared.grad is not None
+        assert apart.grad is not None
+        assert (shared.grad - apart.grad).norm() <= 1e-13 * apart.grad.norm()
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_mixed_precision_is_switched_off(name: str) -> None:
     critic = small(scale=6.0).float()
@@ -237,6 +250,24 @@ def test_mixed_precision_is_switched_off(name: str) -> None:
     assert torch.equal(result, expected)
 
 
+def test_ends_of_the_line() -> None:
+    critic, _, _ = quadratic()
+    x = Inputs()
+    for value, images in ((0.0, x.fakes), (1.0, x.reals)):
+        x.mix = torch.full_like(x.mix, value)
+        on_line = gradient_penalty(critic, x.reals, x.fakes, x.mix, one_sided=False)
+        there = gradient_penalty(critic, images, images, x.mix, one_sided=False)
+        assert on_line.item() == pytest.approx(there.item(), rel=1e-13)
+
+
+def test_a_batch_that_is_not_whole_packs_is_refused() -> None:
+    x = Inputs().part(slice(0, 3))
+    with pytest.raises(RuntimeError):
+        gradient_penalty(
+            lambda images: images.flatten(1).sum(1), x.reals, x.fakes, x.mix, one_sided=False, pack=2
+        )
+
+
 @pytest.mark.parametrize("every", [1, 2, 4, 16])
 @pytest.mark.parametrize("batch", [1, 64, 96])
 @pytest.mark.parametrize("start", [0, 5])
@@ -245,3 +276,18 @@ def test_lazy_penalties_weigh_as_much(every: int, batch: int, start: int) -> Non
     starts = [batch * (start + update) for update in range(every)]
     assert sum(every * penalties_due(images_seen, batch, every) for images_seen in starts) == every
     assert penalties_due(0, batch, every)
+
+
+def test_lazy_penalties_have_the_mean_gradient() -> None:
+    """At the same weights, the mean over a cycle's updates is the gradient of a penalty each time."""
+    critic = small(scale=6.0)
+    parameters = list(critic.parameters())[:3]
+    every, batch = 4, 8
+    plain = torch.autograd.grad(PENALTIES["r1"](critic, Inputs(), 1), parameters)
+    totals = [torch.zeros_like(each) for each in plain]
+    for update in range(every):
+        if penalties_due(update * batch, batch, every):
+            lazy = torch.autograd.grad(every * PENALTIES["r1"](critic, Inputs(), 1), parameters)
+            totals = [total + each / every for total, each in zip(totals, lazy, strict=True)]
+    for total, expected in zip(totals, plain, strict=True):
+        assert (total - expected).norm() <= 1e-13 * expected.norm()
