@@ -37,8 +37,8 @@ class Passes:
         self._return_s = max(RETURN * pass_s, SHORTEST_S)
         self._waiting: list[tuple[Wanted, asyncio.Future[bytes]]] = []
         self._came = asyncio.Event()
-        self._answered, self._ended = 0, -float("inf")
-        """Images of the last pass, and when it ended."""
+        self._expected, self._ended = 0, -float("inf")
+        """Images that waited when the last pass ended, with those of the pass itself; and when it ended."""
         self._working: asyncio.Task[None] | None = None
 
     async def image(self, served: Served, query: ImageQuery) -> bytes:
@@ -63,7 +63,7 @@ class Passes:
                 made = await asyncio.to_thread(make_together, [wanted for wanted, _ in block])
             except Exception as error:
                 made = [error] * len(block)
-            self._answered, self._ended = len(block), time.monotonic()
+            self._expected, self._ended = len(self._waiting) + len(block), time.monotonic()
             for (_, future), one in zip(block, made, strict=True):
                 if future.done():
                     continue
@@ -76,7 +76,7 @@ class Passes:
         """Wait for the images that go into the next pass together."""
         now = time.monotonic()
         if now < self._ended + self._return_s:
-            expected, until = min(BLOCK, len(self._waiting) + self._answered), self._ended + self._return_s
+            expected, until = min(BLOCK, self._expected), self._ended + self._return_s
         else:
             expected, until = BLOCK, now + self._window_s
         while len(self._waiting) < expected and (left := until - time.monotonic()) > 0:

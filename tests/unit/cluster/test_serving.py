@@ -104,6 +104,10 @@ def test_those_who_ask_again_at_once_go_into_the_next_pass_together(tmp_path: Pa
         gone.cancel()
         await asyncio.gather(*map(client, range(8)))
         assert served.passes - before == 3
+        alone = Passes(pass_s=20.0)
+        async with asyncio.timeout(9):  # nobody else is waited for
+            for seed in range(2):
+                await alone.image(served, ImageQuery(seed, None))
         broken = passes.image(served, ImageQuery(-1, None))
         with pytest.raises(ValueError, match="non-negative"):
             await broken
