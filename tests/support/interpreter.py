@@ -68,11 +68,14 @@ def interpreter(printed: Path, env: Mapping[str, str]) -> Iterator[Interpreter]:
 
 def _train_here(config: Any, *_: object) -> Any:
     """Do what the driver of a run does on a cluster, in this process alone."""
+    import torch
+
     from gan_dist.core import storage
     from gan_dist.models import transfer
     from gan_dist.training.context import LocalContext
     from gan_dist.training.loop import train
 
+    torch.set_num_threads(config.scale.threads)
     storage.configure(config.storage.options)
     config = config.model_copy(update={"init": transfer.keep(config.init, config.run_uri)})
     return train(config, LocalContext(config.run_uri))

@@ -72,7 +72,7 @@ def open_uri(uri: str) -> tuple[Any, str]:
     if holds_secret(uri):
         raise StorageError(f"{redact(uri)} {CREDENTIALS}", CREDENTIALS_REMEDY)
     scheme, _, rest = uri.partition("://")
-    if scheme == "hf":
+    if scheme == "hf":  # which pyarrow would open, and ask over and over where nobody answers
         raise StorageError(
             f"{redact(uri)} is a model repository, which holds a release: no run, search or images are in it",
             "`sample`, `evaluate`, `export`, `serve` and init.from read it; here give a folder or a bucket",
@@ -87,8 +87,6 @@ def open_uri(uri: str) -> tuple[Any, str]:
             return _s3(_current, query, _settings(), os.getpid()), path.rstrip("/")
         if scheme in SCHEMES:
             return open_cloud(scheme, rest)
-        if scheme == "hf":  # which pyarrow would open, and ask over and over where nobody answers
-            raise ValueError("a model repository is no folder of runs or images")
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         what = f"{redact(uri)} cannot be opened ({str(error).replace(uri, redact(uri))})"

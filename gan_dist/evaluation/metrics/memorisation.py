@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from gan_dist.core.errors import DataError
@@ -117,6 +116,8 @@ def copying_test(generated: Tensor, reference: Tensor) -> CopyingTest:
     Raises:
         DataError: a set is empty or a distance is not finite.
     """
+    from scipy import stats  # which who only loads and samples does not have
+
     if not len(generated) or not len(reference):
         raise DataError(
             f"a test of copying compares {len(generated)} generated images with {len(reference)} real ones",

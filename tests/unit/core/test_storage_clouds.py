@@ -162,7 +162,7 @@ def test_an_address_where_nobody_answers_is_an_outage(scheme: str) -> None:
         ("gs://bucket/runs?region=here", "it has the setting region; there are endpoint_override and scheme"),
         (f"abfs://c:{KEY[:20]}@{ACCOUNT}.dfs.core.windows.net/runs", "holds credentials"),
         ("a\0b", "holds the character NUL, which no path does"),
-        ("hf://user/model", "a model repository is no folder of runs or images"),
+        ("hf://user/model", "is a model repository, which holds a release"),
     ],
 )
 def test_a_uri_that_cannot_be_meant_is_refused(uri: str, said: str) -> None:
