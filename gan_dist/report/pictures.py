@@ -18,7 +18,7 @@ GRIDS = 24
 """Grids at most."""
 LARGE, SMALL = 1024, 512
 """Largest edges in pixels of the newest grid and of the reals, and of earlier grids."""
-BUDGET = 800_000
+BUDGET = 700_000
 """Bytes of all pictures of a page, of which there are fewer if they are large."""
 FEWEST = 4
 """Grids that are there at any rate."""
