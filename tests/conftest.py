@@ -25,8 +25,9 @@ LONGEST_FIRST = (
     "tests/e2e/test_hosts.py",
     "tests/unit/training/test_training.py",
     "tests/unit/core/test_storage.py",
-    "tests/e2e/test_commands.py",
+    "tests/e2e/test_notebooks.py",
     "tests/unit/artifacts/test_trackers.py",
+    "tests/e2e/test_commands.py",
     "tests/unit/artifacts/test_export.py",
     "tests/unit/data/packing/test_sources_stores.py",
     "tests/unit/training/test_audit.py",
@@ -41,7 +42,8 @@ LONGEST_FIRST = (
     "tests/unit/test_packaging.py",
 )
 """Scopes by the seconds that they were measured to take: from 6 minutes down to 15 s."""
-WITHOUT_THE_HEAD = ("autoscaling", "commands", "hosts", "ray_up", "serving", "slurm")
+ALONE = ("autoscaling", "commands", "hosts", "notebooks", "ray_up", "serving", "slurm")
+"""Files of tests/e2e/ that need no head, or take so long that they have one of their own."""
 
 
 class _LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
@@ -54,7 +56,7 @@ class _LongestFirst(LoadScopeScheduling):  # type: ignore[misc]
         file = nodeid.partition("::")[0]
         if file.startswith("tests/cluster/"):
             return "tests/cluster/"
-        shares_head = file.startswith("tests/e2e/") and not any(name in file for name in WITHOUT_THE_HEAD)
+        shares_head = file.startswith("tests/e2e/") and not any(name in file for name in ALONE)
         return "head of tests/e2e/" if shares_head else file
 
     def _assign_work_unit(self, node: Any) -> None:
@@ -80,8 +82,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than CPUs, four at most: those with a cluster wait for it much of their time."""
-    return min(len(os.sched_getaffinity(0)) + 1, 4)
+    """Two processes more than CPUs, four at most: those with a cluster wait for it much of their time."""
+    return min(len(os.sched_getaffinity(0)) + 2, 4)
 
 
 def pytest_configure() -> None:
