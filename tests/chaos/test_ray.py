@@ -162,7 +162,7 @@ def test_a_command_whose_workers_are_killed_for_hours_trains_as_if_nothing_was_a
         run = tmp_path / "runs/digits"
         while running.process.poll() is None:
             lines = _lines(run)
-            wait_until(lambda: _lines(run) > lines or running.process.poll() is not None)  # noqa: B023
+            wait_until(lambda: _lines(run) > lines or running.process.poll() is not None, 900)  # noqa: B023
             with suppress(subprocess.TimeoutExpired):
                 running.process.wait(chaos.random.uniform(30.0, 90.0))
             if running.process.poll() is None and (victim := _process(running, "worker")):

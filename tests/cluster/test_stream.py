@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from gan_dist.data.order import Order
 from gan_dist.data.shards.manifest import ImageSet
 from gan_dist.data.shards.rows import Rows
 from gan_dist.data.shards.shard_set import ShardSet, write_set
+from tests.support.commands import wait_until
 from tests.support.faults import proxy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -53,11 +56,31 @@ def test_ray_data_gives_the_images_of_memory_in_their_order(world_size: int) -> 
     assert_same(resumed, expected[40:])
 
 
-def test_many_tasks_come_in_several_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+class Overtaken(ShardSet):
+    """A set whose first reader waits until another one has read."""
+
+    folder: Path
+
+    def read_parts(self, group: int) -> Iterator[tuple[int, Rows]]:
+        try:
+            (self.folder / "first").touch(exist_ok=False)
+        except FileExistsError:
+            (self.folder / "another").touch()
+        else:
+            wait_until((self.folder / "another").exists)
+            time.sleep(0.5)  # it hands its rows over
+        return super().read_parts(group)
+
+
+def test_many_tasks_come_in_several_datasets_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream_module, "TASK_ROWS", 600)
     monkeypatch.setattr(stream_module, "TASKS", 2)
-    images = open_builtin("builtin://digits")
-    expected = stream(images, InMemoryReader(images), world_size=1, start=0, stop=6000)
+    monkeypatch.setattr(stream_module, "SMALL_TASK_BYTES", 0)
+    images = Overtaken(str(DIGITS))
+    images.folder = tmp_path
+    expected = stream(images, InMemoryReader(ShardSet(str(DIGITS))), world_size=1, start=0, stop=6000)
     assert_same(stream(images, RayDataReader(images), world_size=1, start=0, stop=6000), expected)
 
 
