@@ -82,8 +82,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than CPUs, four at most: those with a cluster wait for it much of their time."""
-    return min(len(os.sched_getaffinity(0)) + 2, 4)
+    """One process more than CPUs, four at most: those with a cluster wait for it much of their time."""
+    return min(len(os.sched_getaffinity(0)) + 1, 4)
 
 
 def pytest_configure() -> None:
