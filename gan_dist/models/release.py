@@ -281,7 +281,6 @@ def _no_generator(uri: str, there: Sequence[str]) -> CheckpointError:
         what = "a run without a checkpoint so far"
         remedy = "wait for its first evaluation (eval.every_kimg), or interrupt it: both write one"
     else:
-        other = f"not a release or checkpoint: it has no {MANIFEST}"
-        what = other if there else "not a folder that holds anything"
-        remedy = "give the folder of a release, a checkpoint or a run, <storage>/<name>"
+        what = f"not a release or checkpoint: it has no {MANIFEST}"
+        remedy = "give the folder of one, or of a run, <storage>/<name>"
     return CheckpointError(f"{shown} is {what}", remedy)

@@ -195,8 +195,8 @@ def test_what_cannot_be_begun_with_is_refused(tmp_path: Path) -> None:
     checkpoint(tmp_path / "source")
     given = f"init.from={tmp_path / 'source'}"
     assert refusal(tmp_path, f"init.from={tmp_path / 'nothing'}") == (
-        f"init.from: {tmp_path / 'nothing'} is not a folder that holds anything; give the folder "
-        "of a release, a checkpoint or a run, <storage>/<name>"
+        f"init.from: {tmp_path / 'nothing'} is not a release or checkpoint: it has no manifest.json; give "
+        "the folder of one, or of a run, <storage>/<name>"
     )
     assert refusal(tmp_path, given, "model.name=r3gan", "model.width=8") == (
         f"{tmp_path / 'source'} has networks of model.name=dcgan, and this run of model.name=r3gan; 0 of 88 "
